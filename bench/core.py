@@ -1,0 +1,278 @@
+"""The types everything else speaks: `Site`, `Plan`, `Reducer`, `Schedule`, `Observer`.
+
+Deciding is not applying. A method (`Reducer`) looks at a `Site` and answers with a `Plan`; the
+harness (`bench.reduce`) moves the tokens, their sizes and the bookkeeping.
+
+Shape suffixes: B batch, N tokens in, M tokens kept, R tokens merged away, E tokens appended,
+C channels, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from bench.errors import Unsupported as Unsupported  # methods say with it where they cannot run
+
+
+def take(x_BNC: Tensor, index_BM: Tensor) -> Tensor:
+    """Rows of each sample: (B,N,C) and (B,M) -> (B,M,C).
+
+    One `index_select` over the flattened batch copies whole rows, which on a CPU is several times
+    faster than `gather` with an index expanded to every channel.
+    """
+    B, N, C = x_BNC.shape
+    flat = _flatten(index_BM, N)
+    return x_BNC.reshape(B * N, C).index_select(0, flat).view(B, index_BM.shape[1], C)
+
+
+def add_rows(out_BMC: Tensor, index_BR: Tensor, rows_BRC: Tensor) -> Tensor:
+    """Add rows (B,R,C) at indices (B,R) into `out` (B,M,C), in place; targets may repeat."""
+    B, M, C = out_BMC.shape
+    out_BMC.view(B * M, C).index_add_(0, _flatten(index_BR, M), rows_BRC.reshape(-1, C))
+    return out_BMC
+
+
+def _flatten(index: Tensor, n: int) -> Tensor:
+    return (index + torch.arange(index.shape[0], device=index.device)[:, None] * n).flatten()
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a method may look at: one block of one tower, after attention, before the MLP.
+
+    Attributes:
+        x: (B,N,C) residual stream, the attention's output already added.
+        q: (B,H,N,D) queries of this block's attention (k and v alike).
+        size: (B,N,1) how many input tokens each token stands for.
+        protect: (B,N) bool, tokens that must survive and must not receive others.
+        n_protected: how many tokens a sample protects (the same for all samples).
+        layer: 0-based block index; `depth` the number of blocks.
+        tower: "vision" or "text".
+        scale: factor on the attention logits.
+        bias: what was added to the logits, broadcastable to (B,H,N,N), or None.
+        anchor: (B,) position of the token that is read out (class, end of text), or None.
+        prefix: leading tokens that are not patches (class, distillation, registers).
+        grid: (rows, columns) of the patches while they still form one, else None.
+        guide: (B,G,C) tokens of the other modality, where the model has them.
+    """
+
+    x: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    size: Tensor
+    protect: Tensor
+    layer: int
+    depth: int
+    n_protected: int = 1
+    tower: str = "vision"
+    scale: float | None = None
+    bias: Tensor | None = None
+    anchor: Tensor | None = None
+    prefix: int = 1
+    grid: tuple[int, int] | None = None
+    guide: Tensor | None = None
+
+    def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Attention probabilities of some query rows, computed on demand.
+
+        Args:
+            rows: a slice of the N queries, or (B,) one query a sample.
+
+        Returns:
+            (B,H,rows,N), softmax over all N keys, with the bias that the block itself used.
+        """
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        if isinstance(rows, slice):
+            q, bias = self.q[:, :, rows], self._bias_rows(rows)
+        else:
+            at = torch.arange(len(rows), device=rows.device)
+            q = self.q[at, :, rows][:, :, None]
+            bias = self.bias
+            if bias is not None and bias.shape[-2] > 1:
+                bias = bias.expand(len(rows), -1, -1, -1)[at, :, rows][:, :, None]
+        logits = (q * scale) @ self.k.transpose(-2, -1)
+        return (logits if bias is None else logits + bias).softmax(-1)
+
+    def _bias_rows(self, rows: slice) -> Tensor | None:
+        whole = self.bias is None or self.bias.shape[-2] == 1
+        return self.bias if whole else self.bias[:, :, rows]  # type: ignore[index]
+
+    def anchor_attention(self) -> Tensor:
+        """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.
+
+        Raises:
+            ValueError: the tower has no such token (methods that need one set `needs_anchor`).
+        """
+        if self.anchor is None:
+            raise ValueError("this tower has no class or end-of-text token")
+        return self.attention(self.anchor).mean(1)[:, 0]
+
+    def keys(self) -> Tensor:
+        """(B,N,H*D) keys over the whole width, heads side by side (a view where layout permits)."""
+        return self.k.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method answers: which tokens stay, which merge into which, with what weight.
+
+    With sizes s and gains (g_src, g_dst), by default 1, an output token is
+    `(s_d (1 + sum(g_dst - 1)) x_d + sum s_i g_src_i x_i) / (s_d + sum s_i)`.
+
+    Attributes:
+        keep: (B,M) indices into N, in output order.
+        src: (B,R) indices into N, merged away; None for a pruner.
+        dst: (B,R) indices into M, where each source goes.
+        gain: (B,R) weights on the source and on its destination, once a source.
+        extra: (B,E,N) weights of tokens made of input tokens, appended after the kept ones.
+        grid: (rows, columns) when the kept patches form a grid again.
+    """
+
+    keep: Tensor
+    src: Tensor | None = None
+    dst: Tensor | None = None
+    gain: tuple[Tensor, Tensor] | None = None
+    extra: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def apply(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1)."""
+        out, new = take(x, self.keep), take(size, self.keep)
+        if self.src is not None and self.dst is not None:
+            out, new = self._merge(x, size, out, new)
+        if self.extra is not None:
+            out = torch.cat([out, self.extra.to(x.dtype) @ x], 1)
+            stands_for = (self.extra != 0).to(size.dtype) @ size
+            new = torch.cat([new, stands_for], 1)
+        return out, new
+
+    def _merge(self, x: Tensor, size: Tensor, out: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        src, dst = self.src, self.dst
+        assert src is not None and dst is not None
+        moved = take(size, src)
+        new = add_rows(kept.clone(), dst, moved)
+        weight_src, weight_dst = moved, kept
+        if self.gain is not None:
+            g_src, g_dst = (g[..., None].to(size.dtype) for g in self.gain)
+            weight_src = moved * g_src
+            weight_dst = kept * add_rows(torch.ones_like(kept), dst, g_dst - 1)
+        dtype = x.dtype
+        out = out * weight_dst.to(dtype)
+        out = add_rows(out, dst, take(x, src) * weight_src.to(dtype))
+        # padding has size 0; a token made of padding alone stays zero instead of 0/0
+        return out / new.clamp_min(torch.finfo(new.dtype).tiny).to(dtype), new
+
+    def slots(self, n: int) -> Tensor:
+        """(B,N) output slot of each input token; -1 where it was dropped.
+
+        An appended token is the slot of the dropped tokens it is made of.
+        """
+        B, M = self.keep.shape
+        slot = self.keep.new_full((B, n), -1)
+        if self.extra is not None:
+            member, which = (self.extra != 0).max(1)
+            slot = torch.where(member, M + which, slot)
+        slot = slot.scatter(1, self.keep, torch.arange(M, device=slot.device).expand(B, M))
+        if self.src is not None and self.dst is not None:
+            slot = slot.scatter(1, self.src, self.dst)
+        return slot
+
+    def reorder(self, key_BM: Tensor) -> Plan:
+        """The same plan with the kept tokens in ascending, stable order of `key`."""
+        order = key_BM.argsort(dim=1, stable=True)
+        dst = self.dst
+        if dst is not None:
+            dst = order.argsort(1).gather(1, dst)
+        return replace(self, keep=self.keep.gather(1, order), dst=dst)
+
+
+class Schedule(Protocol):
+    """How many tokens to remove at a layer."""
+
+    def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
+        """Removable tokens to take away at `layer`, of `tokens` now and `initial` at the start."""
+        ...
+
+
+class Reducer:
+    """A token-reduction method: a frozen dataclass whose fields are its parameters.
+
+    The class attributes say what it is; `@register` fills `name`, `summary`, `source` and `url`.
+
+    Attributes:
+        proportional: attention gets `log size` added to its logits after the first merge.
+        needs_anchor: ranks tokens by the class / end-of-text token, so the tower must have one.
+        max_share: largest share of the unprotected tokens that one layer can remove.
+        budget: what it takes when the user names none, e.g. `{"r": 8}`.
+        keeps: what a keep rate is a share of: the "current" tokens (ceil, as EViT), or the
+            "initial" ones, compounding over the layers (floor, as TopK).
+        appends: tokens that the method adds at the end of the sequence and that never merge.
+    """
+
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    acts: ClassVar[str] = "every layer, after attention"
+    trained: ClassVar[bool] = False
+    proportional: ClassVar[bool] = False
+    needs_anchor: ClassVar[bool] = False
+    max_share: ClassVar[float] = 0.5
+    budget: ClassVar[dict[str, Any]] = {"r": 8}
+    keeps: ClassVar[str] = "current"
+    appends: ClassVar[int] = 0
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """Decide which `r` >= 1 unprotected tokens of `site` go, and where."""
+        raise NotImplementedError
+
+    def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
+        """The removal nearest to `r` that this method can make of `tokens` removable ones."""
+        return min(r, int(tokens * self.max_share))
+
+    def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
+        """(B,N,C) -> (B,appends,C): tokens to add before the first block (if `appends`)."""
+        raise NotImplementedError
+
+    def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
+        """(B,N,C) -> (B,N,C): the sequence as this layer shall see it (if `appends`)."""
+        return x
+
+    def resize(
+        self, keep_rate: float, height: int, width: int, patch: tuple[int, int]
+    ) -> tuple[int, int]:
+        """The image size to run at, in pixels, for methods that act on the input."""
+        return height, width
+
+
+class Observer(Protocol):
+    """Something that watches a reduced forward pass: a counter, a timer, a trace."""
+
+    def enter(self, region: str) -> None:
+        """A region ("reduction") begins."""
+
+    def exit(self, region: str) -> None:
+        """The region ends."""
+
+    def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
+        """A block ran: its attention on `n_in` tokens, its MLP on `n_out`."""
+
+
+OBSERVERS: list[Any] = []
+
+
+@contextlib.contextmanager
+def observing(observer: Any) -> Iterator[Any]:
+    """Let `observer` watch every reduced forward pass in the block."""
+    OBSERVERS.append(observer)
+    try:
+        yield observer
+    finally:
+        OBSERVERS.remove(observer)

@@ -1,0 +1,228 @@
+"""A reduced forward pass through one tower: sizes, protected tokens, positions, attention bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import core
+from bench.adapters.base import Tower
+from bench.core import Plan, Reducer, Schedule, Site
+
+_CHANNEL_PAD = 8  # flash kernels want head widths in steps of 8
+
+
+class Pass:
+    """The state of one tower during a forward pass: sizes, protected tokens, positions."""
+
+    def __init__(self, tower: Tower, reducer: Reducer, schedule: Schedule) -> None:
+        """Nothing is known about the input yet; `begin` sets the state at the first block."""
+        self.tower, self.reducer, self.schedule = tower, reducer, schedule
+        self.depth = len(tower.blocks)
+        self.input_ids: Tensor | None = None
+        self.attention_path = "plain"
+
+    def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
+        B, N, _ = x.shape
+        tower, appends = self.tower, self.reducer.appends
+        self.initial = N
+        self.padded = mask is not None and tower.name == "text"
+        self.changed = self.merged = False
+        self.anchor = tower.anchor(self, x)
+        self.grid = tower.grid(N - tower.prefix)
+        self.size = torch.ones(B, N, 1, device=x.device)
+        if self.padded:
+            self.size = _visible(mask)[..., None]  # padding stands for nothing: it has size 0
+            x = x * self.size.to(x.dtype)
+            self.padded = not bool(self.size.all()) if not torch.compiler.is_compiling() else True
+        position = torch.arange(N, device=x.device)
+        self.protect = (position < tower.prefix).expand(B, N)
+        if tower.name == "text" and self.anchor is not None:
+            self.protect = self.protect | (position == self.anchor[:, None])
+        self.slot: Tensor | None = position.expand(B, N)
+        if appends:
+            x = torch.cat([x, self.reducer.append(x, self.anchor, tower.name)], 1)
+            self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)
+            self.protect = torch.cat([self.protect, self.protect.new_ones(B, appends)], 1)
+            self.changed = True
+        return x
+
+    def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        """One block: attend, reduce, feed. (B,N,C) -> (B,M,C)."""
+        mask = kw.pop("attention_mask", args[0] if args else None)
+        if layer == 0:
+            x = self.begin(x, mask)
+        if self.reducer.appends:
+            x = self.reducer.refresh(x, self.anchor, layer, self.tower.name)
+        n_in = x.shape[1]
+        x = self.tower.attend(block, x, self, self._mask(mask, x), kw)
+        r = self._amount(layer, n_in)
+        if r:
+            x = self._reduce(layer, x, r)
+        x = self.tower.feed(block, x)
+        for observer in core.OBSERVERS:
+            observer.block(self.tower.name, layer, n_in, x.shape[1])
+        return self._finish(x) if layer == self.depth - 1 else x
+
+    def _amount(self, layer: int, n: int) -> int:
+        fixed = self.tower.n_protected + self.reducer.appends
+        free, initial = max(n - fixed, 0), max(self.initial - self.tower.n_protected, 0)
+        wanted = self.schedule(layer, self.depth, free, initial)
+        return self.reducer.feasible(wanted, free, self.grid) if wanted > 0 else 0
+
+    def _reduce(self, layer: int, x: Tensor, r: int) -> Tensor:
+        for observer in core.OBSERVERS:
+            observer.enter("reduction")
+        n = x.shape[1]
+        plan = self._ordered(self.reducer.plan(self._site(layer, x), r))
+        x, self.size = plan.apply(x, self.size)
+        self._follow(plan, n, layer)
+        for observer in core.OBSERVERS:
+            observer.exit("reduction")
+        return x
+
+    def _site(self, layer: int, x: Tensor) -> Site:
+        q, k, v = self.qkv
+        return Site(
+            x,
+            q,
+            k,
+            v,
+            self.size,
+            self.protect,
+            layer,
+            self.depth,
+            n_protected=self.tower.n_protected + self.reducer.appends,
+            tower=self.tower.name,
+            scale=self.scale,
+            bias=self.bias,
+            anchor=self.anchor,
+            prefix=self.tower.prefix,
+            grid=self.grid,
+        )
+
+    def _ordered(self, plan: Plan) -> Plan:
+        """Prefix tokens stay in front; where order means something, all survivors keep theirs."""
+        if self.tower.name == "text":
+            return plan.reorder(plan.keep)
+        return (
+            plan.reorder(plan.keep.clamp(max=self.tower.prefix)) if self.tower.prefix > 1 else plan
+        )
+
+    def _follow(self, plan: Plan, n: int, layer: int) -> None:
+        """Carry protection, anchor, grid and (where someone reads them) positions along."""
+        self.changed, self.grid = True, plan.grid
+        self.merged = self.merged or plan.src is not None
+        self.protect = self.protect.gather(1, plan.keep)
+        if plan.extra is not None:
+            new = self.protect.new_zeros(self.protect.shape[0], plan.extra.shape[1])
+            self.protect = torch.cat([self.protect, new], 1)
+        watchers = [o for o in core.OBSERVERS if hasattr(o, "slots")]
+        if not (watchers or self.tower.restores or self.tower.name == "text"):
+            return
+        slots = plan.slots(n)
+        for observer in watchers:
+            observer.slots(self.tower.name, layer, slots, self.size)
+        assert self.slot is not None
+        self.slot = torch.where(self.slot < 0, -1, slots.gather(1, self.slot.clamp(min=0)))
+        if self.anchor is not None:
+            self.anchor = slots.gather(1, self.anchor[:, None])[:, 0]
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """Appended tokens leave the sequence after the last block."""
+        appends = self.reducer.appends
+        if appends:
+            x, self.size = self._without_appended(x), self._without_appended(self.size)
+        return x
+
+    def _without_appended(self, x: Tensor) -> Tensor:
+        return x[:, : x.shape[1] - self.reducer.appends]
+
+    def restore(self, x: Tensor) -> Tensor:
+        """(B,M,C) -> (B,N,C): every input position shows the token that stands for it.
+
+        Dropped positions show the size-weighted mean of the patches, so that a plain mean over
+        positions is the size-weighted mean over survivors.
+        """
+        assert self.slot is not None
+        size = self.size[:, self.tower.prefix :].to(x.dtype)
+        mean = (x[:, self.tower.prefix :] * size).sum(1, keepdim=True) / size.sum(1, keepdim=True)
+        index = torch.where(self.slot < 0, x.shape[1], self.slot)
+        return core.take(torch.cat([x, mean], 1), index)
+
+    # --- attention -----------------------------------------------------------------------------
+
+    def size_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """(B,1,1,N) to add to the logits: log size (proportional attention), -inf on padding."""
+        if not (self.padded or (self.merged and self.reducer.proportional)):
+            return None
+        size = self.size if self.reducer.proportional else (self.size > 0).float()
+        return size.log().to(dtype).transpose(1, 2)[:, None]
+
+    def _mask(self, given: Tensor | None, x: Tensor) -> Tensor | None:
+        """The causal mask of the present length; the model's own while nothing has changed."""
+        if not self.changed or self.tower.name != "text":
+            return given
+        if not self.tower.causal:
+            return None
+        n = x.shape[1]
+        return x.new_full((n, n), float("-inf")).triu(1)[None, None]
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        inner: Callable[..., Tensor],
+        fused: bool,
+    ) -> Tensor:
+        """The tower's attention with the size bias in it; notes q, k, v for the method.
+
+        On a GPU a mask would knock fused attention off its flash kernel; there the bias travels as
+        one more channel of q and k, which is exact: `q.k + (1/scale) * (log size)`, scaled.
+        """
+        self.qkv, self.scale = (q, k, v), scale
+        bias = self.size_bias(q.dtype) if self.changed else None
+        self.bias = _sum(_additive(mask, q.dtype), bias)
+        if bias is None:
+            return inner(q, k, v, mask, scale)
+        if fused and mask is None and (q.is_cuda or self.attention_path == "channel"):
+            self.attention_path = "channel"
+            return channel_attention(q, k, v, bias, scale)
+        self.attention_path = "mask"
+        return inner(q, k, v, self.bias, scale)
+
+
+def channel_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """SDPA with a per-key bias (B,1,1,N) carried as an extra channel instead of a mask."""
+    D = q.shape[-1]
+    q = F.pad(F.pad(q, (0, 1), value=1 / scale), (0, _CHANNEL_PAD - 1))
+    column = bias.transpose(-2, -1).expand(*k.shape[:3], 1)
+    k = F.pad(torch.cat([k, column], -1), (0, _CHANNEL_PAD - 1))
+    v = F.pad(v, (0, _CHANNEL_PAD))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :D]
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
+def _visible(mask: Any) -> Tensor:
+    """(B,1,N,N) attention mask -> (B,N) 1.0 where the last query may see the key."""
+    last = mask[:, 0, -1]
+    return (last if last.dtype == torch.bool else last == 0).float()

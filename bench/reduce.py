@@ -1,0 +1,135 @@
+"""`reduced()`: run a model with a token-reduction method in it, and have the model back after.
+
+The blocks' `forward` is overridden on the instances inside a context manager and removed again, so
+parameters, hooks, state-dict keys and fused attention stay what they were, and `torch.compile`
+sees plain code. Accuracy and cost are taken from this same forward pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from bench.adapters import adapter_for
+from bench.adapters.base import Tower, override
+from bench.core import Reducer, Schedule
+from bench.errors import BenchError, Unsupported
+from bench.forward import Pass
+from bench.registry import method as lookup
+from bench.registry import near_miss
+from bench.schedules import as_schedule, removes_nothing
+
+
+@contextlib.contextmanager
+def reduced(
+    model: nn.Module,
+    method: str | Reducer,
+    *,
+    r: Any = None,
+    keep_rate: Any = None,
+    layers: Any = None,
+    **params: Any,
+) -> Iterator[nn.Module]:
+    """Run `model` with a token-reduction method inside the block; it is as before afterwards.
+
+    Args:
+        model: a model that an adapter knows (`bench.adapter_for`).
+        method: a registered name or a `Reducer`.
+        r: tokens to remove a layer: an int, a list with one int a block, a schedule, or a mapping
+            by tower (`{"vision": 16, "text": 6}`). Without a mapping the image tower is meant
+            where the model has one.
+        keep_rate: share of the removable tokens kept at each of `layers` (float, one a layer, or a
+            mapping by tower). Give `r` or `keep_rate`; with neither, the method's default.
+        layers: 0-based blocks to reduce at; default 3, 6, 9 of 12 for `keep_rate`, all for `r`.
+        **params: the method's own parameters.
+
+    Yields:
+        The model itself.
+
+    Raises:
+        BenchError: unknown method, parameter, tower or budget; unsupported model.
+    """
+    reducer = _reducer(method, params)
+    towers = adapter_for(model).towers(model)
+    budgets = _budgets(reducer, towers, r, keep_rate, layers)
+    with contextlib.ExitStack() as stack:
+        if reducer.acts == "input":
+            _resize(stack, reducer, towers, budgets)
+        elif not all(removes_nothing(s) for s in budgets.values()):
+            for name, tower in towers.items():
+                schedule = budgets.get(name)
+                if schedule is None and reducer.appends:
+                    schedule = as_schedule(reducer, 0)  # its tokens ride along in every tower
+                if schedule is not None:
+                    _install(stack, tower, reducer, schedule)
+        yield model
+
+
+def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
+    if isinstance(method, Reducer):
+        if params:
+            raise BenchError(f"parameters {sorted(params)} belong to the {method.name} instance")
+        return method
+    cls = lookup(method)
+    known = list(getattr(cls, "__dataclass_fields__", {}))
+    for name in params:
+        if name not in known:
+            raise BenchError(f"method '{method}' has no parameter '{name}'{near_miss(name, known)}")
+    return cls(**params)
+
+
+def _budgets(
+    reducer: Reducer, towers: Mapping[str, Tower], r: Any, keep_rate: Any, layers: Any
+) -> dict[str, Schedule]:
+    """The schedule of each tower that the user's budget names."""
+    if r is None and keep_rate is None:
+        r, keep_rate = reducer.budget.get("r"), reducer.budget.get("keep_rate")
+    named = [b for b in (r, keep_rate, layers) if isinstance(b, Mapping)]
+    wanted = list(dict.fromkeys(name for b in named for name in b))
+    if not wanted:
+        wanted = ["vision"] if "vision" in towers else list(towers)
+    for name in wanted:
+        if name not in towers:
+            raise BenchError(f"this model has no '{name}' tower{near_miss(name, towers)}")
+
+    def of(budget: Any, name: str) -> Any:
+        return budget.get(name) if isinstance(budget, Mapping) else budget
+
+    return {
+        name: as_schedule(reducer, of(r, name), of(keep_rate, name), of(layers, name))
+        for name in wanted
+    }
+
+
+def _install(
+    stack: contextlib.ExitStack, tower: Tower, reducer: Reducer, schedule: Schedule
+) -> None:
+    if reducer.needs_anchor and not tower.has_anchor:
+        raise Unsupported(
+            f"method '{reducer.name}' ranks tokens by the class token, and this model's "
+            f"{tower.name} tower has none"
+        )
+    if "forward" in tower.blocks[0].__dict__:
+        raise BenchError("the model is already inside reduced(); leave that block first")
+    run = Pass(tower, reducer, schedule)
+    stack.enter_context(tower.install(run))
+    for layer, block in enumerate(tower.blocks):
+        stack.enter_context(override(block, "forward", partial(run.block, layer, block)))
+
+
+def _resize(
+    stack: contextlib.ExitStack,
+    reducer: Reducer,
+    towers: Mapping[str, Tower],
+    budgets: Mapping[str, Schedule],
+) -> None:
+    for name, schedule in budgets.items():
+        rate = getattr(schedule, "rate", None)
+        if not isinstance(rate, float):
+            raise BenchError(f"method '{reducer.name}' takes keep_rate= (one number), not r=")
+        if rate < 1:
+            stack.enter_context(towers[name].resize(partial(reducer.resize, rate)))

@@ -1,0 +1,102 @@
+"""`trace()`: token counts per block, and which input tokens each output token stands for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.adapters import adapter_for
+from bench.core import observing
+
+
+@dataclass
+class Trace:
+    """What happened to the tokens in one forward pass.
+
+    Attributes:
+        tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
+            appended ones (cross tokens, fused tokens) counted.
+        slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
+            block that reduced.
+        sizes: per tower, (layer, (B,n_after,1) input tokens represented).
+    """
+
+    tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    layer_slots: dict[str, list[tuple[int, Tensor]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    sizes: dict[str, list[tuple[int, Tensor]]] = field(default_factory=lambda: defaultdict(list))
+
+    def enter(self, region: str) -> None:
+        """Regions are not of interest here."""
+
+    def exit(self, region: str) -> None:
+        """Regions are not of interest here."""
+
+    def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
+        """Note a block's token counts."""
+        self.tokens[tower].append((n_in, n_out))
+
+    def slots(self, tower: str, layer: int, slots: Tensor, size: Tensor) -> None:
+        """Note where a reduction put each token."""
+        self.layer_slots[tower].append((layer, slots.clone()))
+        self.sizes[tower].append((layer, size.clone()))
+
+    def position(self, tower: str = "vision", layer: int | None = None) -> Tensor | None:
+        """(B,N) slot of each input token after `layer` (default: the last), -1 where dropped.
+
+        None when nothing was reduced up to there.
+        """
+        at: Tensor | None = None
+        for i, slots in self.layer_slots[tower]:
+            if layer is not None and i > layer:
+                break
+            at = slots if at is None else torch.where(at < 0, -1, slots.gather(1, at.clamp(min=0)))
+        return at
+
+    def source(self, tower: str = "vision", layer: int | None = None) -> Tensor:
+        """(B,M,N) bool: which input tokens each output token stands for."""
+        at = self.position(tower, layer)
+        if at is None:
+            n = self.tokens[tower][0][0]
+            return torch.eye(n, dtype=torch.bool)[None]
+        last = [s for i, s in self.sizes[tower] if layer is None or i <= layer][-1]
+        return torch.arange(last.shape[1], device=at.device)[None, :, None] == at[:, None]
+
+
+def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
+    """Run one forward pass of `model` (inside or outside `reduced()`) and watch its tokens.
+
+    Args:
+        model: a model that an adapter knows.
+        *args: what its forward takes.
+        **kwargs: likewise.
+    """
+    found = Trace()
+    plain = Trace()
+    with torch.no_grad(), observing(found), _block_counts(model, plain):
+        model(*args, **kwargs)
+    for name, tokens in plain.tokens.items():
+        if name not in found.tokens:  # a tower without reduction is not observed
+            found.tokens[name] = tokens
+    return found
+
+
+@contextlib.contextmanager
+def _block_counts(model: nn.Module, into: Trace) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name, tower in adapter_for(model).towers(model).items():
+            for layer, block in enumerate(tower.blocks):
+
+                def note(_: Any, args: Any, out: Any, name: str = name, layer: int = layer) -> None:
+                    y = out[0] if isinstance(out, tuple) else out
+                    into.block(name, layer, args[0].shape[1], y.shape[1])
+
+                stack.callback(block.register_forward_hook(note).remove)
+        yield

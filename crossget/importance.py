@@ -1,0 +1,39 @@
+"""How much each token matters to the cross token (CrossGET, §3.1), in the two forms of the code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def importance_from_query(key_BNC: Tensor, query_BC: Tensor) -> Tensor:
+    """Cosine of every key with the cross token's query, over the whole width (the CLIP code).
+
+    Args:
+        key_BNC: keys, heads side by side.
+        query_BC: the query of the cross token (text: of the end-of-text token).
+
+    Returns:
+        (B,N).
+    """
+    key, query = F.normalize(key_BNC, dim=-1), F.normalize(query_BC, dim=-1)
+    return (key @ query[..., None])[..., 0]
+
+
+def importance_from_attention(attention_BNN: Tensor) -> Tensor:
+    """Attention that a token receives (the LLaVA code); the cross token is the last one.
+
+    Args:
+        attention_BNN: probabilities, mean over heads; rows are queries, columns keys.
+
+    Returns:
+        (B,N): mean over the queries of all other tokens, plus what the cross token pays.
+    """
+    return attention_BNN[:, :-1].mean(1) + attention_BNN[:, -1]
+
+
+def query_at(query_BHND: Tensor, at_B: Tensor) -> Tensor:
+    """(B,H,N,D), (B,) -> (B,H*D): one token's query, heads side by side."""
+    rows = torch.arange(len(at_B), device=at_B.device)
+    return query_BHND[rows, :, at_B].flatten(1)

@@ -1,0 +1,1 @@
+"""Token-reduction methods, one file each; the registry finds them by itself."""

@@ -1,0 +1,77 @@
+"""CrossGET: cross-guided matching and ensemble of tokens.
+
+Source: Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating Vision-Language
+Transformers", ICML 2024 (arXiv:2305.17455), §3, and its CLIP and LLaVA code.
+Departures: ties are broken stably (lower position first), which the code leaves to the sort; on a
+tower without class token the cross token starts as the mean token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bench.core import Plan, Reducer, Site, take
+from bench.registry import register
+from crossget import importance, matching
+from crossget.ensemble import pair_weights
+
+
+@register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
+@dataclass(frozen=True)
+class CrossGET(Reducer):
+    """Merges along a complete graph of tokens, guided by what the cross token finds important.
+
+    A cross token rides along last in every tower and never merges. `cross_tokens` maps a tower to
+    its learned vectors (L,C), one a layer; without them they are zeros, and the cross token is a
+    copy of the class (text: end-of-text) token that nothing merges.
+    """
+
+    cross_tokens: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    importance: Literal["query", "attention"] = "query"
+    guided_matching: bool = True
+    guided_ensemble: bool = True
+
+    proportional: ClassVar[bool] = True
+    appends: ClassVar[int] = 1
+
+    def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
+        """A copy of the class or end-of-text token; the mean where there is none."""
+        return x.mean(1, keepdim=True) if anchor is None else take(x, anchor[:, None])
+
+    def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
+        """Last token <- detached running token + this layer's learned vector."""
+        text = tower == "text" and anchor is not None
+        current = take(x, anchor[:, None]) if text and anchor is not None else x[:, -1:]
+        cross = (self.cross_tokens or {}).get(tower)
+        value = current.detach()
+        if cross is not None:
+            value = value + cross[layer].to(value)
+        return torch.cat([x[:, :-1], value], 1)
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """Match all pairs by key similarity, less importance; weigh pairs by importance."""
+        matters = self._importance(site)
+        keys = site.k.mean(1) if self.importance == "attention" else site.keys()
+        src, dst = matching.complete_graph_soft_matching(
+            matching.cosine_similarity(keys),
+            r,
+            site.protect,
+            matters if self.guided_matching else None,
+        )
+        gain = pair_weights(matters, src, dst) if self.guided_ensemble else None
+        gone = torch.zeros_like(site.protect).scatter(1, src, True)
+        keep = gone.to(torch.int8).argsort(dim=1, stable=True)[:, : gone.shape[1] - r]
+        slot = (~gone).cumsum(1) - 1
+        return Plan(keep, src, slot.gather(1, dst), gain)
+
+    def _importance(self, site: Site) -> Tensor:
+        if self.importance == "attention":
+            return importance.importance_from_attention(site.attention().mean(1))
+        last = site.x.new_full((len(site.x),), site.x.shape[1] - 1, dtype=torch.long)
+        at = site.anchor if site.tower == "text" and site.anchor is not None else last
+        return importance.importance_from_query(site.keys(), importance.query_at(site.q, at))

@@ -1,0 +1,40 @@
+"""A smaller input image: the plainest way to have fewer tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bench.core import Plan, Reducer, Site
+from bench.registry import register
+
+
+@register("downsample", source="standard baseline")
+@dataclass(frozen=True)
+class Downsample(Reducer):
+    """Shrinks the image, and with it the patch grid, before the model sees it.
+
+    `keep_rate` is the share of patches; each side is rounded to whole patches. The position table
+    is resampled by the model's own code, and nothing is retrained.
+    """
+
+    acts: ClassVar[str] = "input"
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5}
+
+    def resize(
+        self, keep_rate: float, height: int, width: int, patch: tuple[int, int]
+    ) -> tuple[int, int]:
+        """The new height and width in pixels, at least one patch each."""
+        share = math.sqrt(keep_rate)
+        rows = max(round(height / patch[0] * share), 1)
+        columns = max(round(width / patch[1] * share), 1)
+        return rows * patch[0], columns * patch[1]
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """It acts on the image, before there are tokens.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("downsample acts on the input image and never sees a block")

@@ -1,0 +1,41 @@
+"""Random pruning: the baseline that a method has to beat to mean anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from bench.core import Plan, Reducer, Site
+from bench.registry import register
+
+# a 31-bit multiplicative hash: exact in int64, so every device and torch.compile draw the same
+_A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31
+
+
+@register("random", source="standard baseline")
+@dataclass(frozen=True)
+class Random(Reducer):
+    """Drops tokens at seeded random positions, the same ones for every sample of a batch.
+
+    Departures: none; a draw depends on seed, layer and position only, so that a sample's result
+    does not depend on its batch.
+    """
+
+    seed: int = 0
+
+    acts: ClassVar[str] = "chosen layers, after attention"
+    max_share: ClassVar[float] = 1.0
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """Keep the N - r tokens of highest random rank, in their order."""
+        n = site.x.shape[1]
+        draw = torch.arange(n, device=site.x.device) + 1
+        key = (self.seed * 8191 + site.layer + 1) * _C % _MOD
+        for _ in range(3):
+            draw = ((draw ^ (draw >> 13)) * _A + key * _B) % _MOD
+        rank = draw.masked_fill(site.protect, _MOD)
+        keep = rank.argsort(dim=1, descending=True, stable=True)[:, : n - r]
+        return Plan(keep.sort(1).values)

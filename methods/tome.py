@@ -1,0 +1,53 @@
+"""ToMe: merge the most similar tokens by bipartite soft matching.
+
+Source: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (arXiv:2210.09461), §3;
+tome/merge.py. Departures: ties are broken stably (lower position first); any protected token, not
+only class and distillation, is excluded; on a text tower survivors keep their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.core import Plan, Reducer, Site
+from bench.registry import register
+
+
+@register("tome", source="Bolya et al., ICLR 2023, §3", url="https://arxiv.org/abs/2210.09461")
+@dataclass(frozen=True)
+class ToMe(Reducer):
+    """Merges the r most similar pairs between even and odd positions, weighted by token size."""
+
+    proportional: ClassVar[bool] = True
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """Match on the keys, averaged over heads."""
+        return bipartite_soft_matching(site.k.mean(1), r, site.protect)
+
+
+def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect_BN: Tensor) -> Plan:
+    """Each token at an even position proposes its most similar one at an odd position; r merge.
+
+    Args:
+        metric_BNC: what similarity is taken of; cosine.
+        r: pairs to merge, at most half of the unprotected tokens.
+        protect_BN: tokens that neither leave nor receive.
+    """
+    metric = F.normalize(metric_BNC, dim=-1)
+    a, b = metric[:, ::2], metric[:, 1::2]
+    blocked = protect_BN[:, ::2, None] | protect_BN[:, None, 1::2]
+    score_BAb = (a @ b.transpose(-1, -2)).masked_fill(blocked, -torch.inf)
+    best_BA, to_BA = score_BAb.max(-1)
+    order = best_BA.argsort(dim=1, descending=True, stable=True)
+    merged, stay = order[:, :r], order[:, r:].sort(1).values
+    odd = torch.arange(1, metric.shape[1], 2, device=metric.device).expand(len(metric), -1)
+    return Plan(
+        keep=torch.cat([2 * stay, odd], 1),
+        src=2 * merged,
+        dst=to_BA.gather(1, merged) + stay.shape[1],
+    )
