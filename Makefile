@@ -1,0 +1,84 @@
+# make bench   set up, run the default suite, write its report     (a bare machine with Python 3.11 or newer)
+# make test    set up, run the tests on the CPU
+# make check   set up, ruff + mypy + the import walls
+# make gpu     GPU tests, then the cost suites in bf16 and fp16    (no network; one line where there is no GPU)
+# make report  rebuild the report from the records, without torch
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+GPU_SECONDS ?= 420
+LAST_LINE_REPORT := import json, sys; lines = sys.stdin.read().splitlines(); \
+	print(*lines, sep="\n"); print("report:", json.loads(lines[-1])["report"]) if lines else None
+GPU_REACHED := import sys, torch; sys.exit(not torch.cuda.is_available())
+GPU_NEEDS := pytest pydantic rich safetensors timm transformers typer yaml
+MISSING := import sys; from importlib.util import find_spec as f; \
+	print(*[name for name in sys.argv[1:] if not f(name)])
+
+# The first interpreter that is new enough and can make a virtual environment; `make PYTHON=…` overrides it.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo "$$p"; break; fi; done)
+
+.PHONY: help bench test check gpu report readme format clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# Installed once; again only when the dependencies may have changed. pip's output is cut to what shows progress.
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "error: no Python 3.11 or newer that can make a virtual environment; install python3.11 and" \
+	       "python3.11-venv (Debian, Ubuntu) or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@echo "setting up $(VENV) with $(PYTHON): a few minutes the first time, most of it the download of torch"
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off --editable '.[dev]' 2>&1 \
+	  | tee $(VENV)/install.log \
+	  | while IFS= read -r line; do case "$$line" in \
+	      Collecting*|ERROR*) echo "  $${line%% (from*}";; \
+	      Installing*) echo "  Installing them";; esac; done \
+	  || { echo "error: pip could not install the project; see $(VENV)/install.log" >&2; exit 1; }
+	@touch $@
+
+# The last line of the run is its summary in JSON, which knows where the report went.
+bench: $(STAMP)
+	@$(PY) run_bench.py | $(PY) -c '$(LAST_LINE_REPORT)'
+
+test: $(STAMP)
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not gpu"
+
+check: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_walls.py
+
+format: $(STAMP)
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+# The method table is made from the register.
+readme: $(STAMP)
+	@$(PY) tests/test_readme.py
+
+report: $(STAMP)
+	@$(PY) run_bench.py report
+
+# Takes the python3 that already reaches the GPU, so that a machine without network installs nothing.
+gpu:
+	@py=; for p in python3 $(PY); do \
+	  if [ -z "$$py" ] && "$$p" -c '$(GPU_REACHED)' 2>/dev/null; then py="$$p"; fi; done; \
+	if [ -z "$$py" ]; then echo "make gpu: skipped, no python3 here reaches a CUDA GPU"; exit 0; fi; \
+	missing=$$("$$py" -c '$(MISSING)' $(GPU_NEEDS)); if [ -n "$$missing" ]; then \
+	  echo "error: $$py reaches the GPU but lacks: $$missing; add them with pip" >&2; exit 1; fi; \
+	export PYTHONPATH="$$PWD$${PYTHONPATH:+:$$PYTHONPATH}" HF_HUB_OFFLINE=1; \
+	"$$py" -m pytest -q tests/gpu; rc=0; \
+	timeout --signal=INT $(GPU_SECONDS) "$$py" run_bench.py run --suite cost-gpu || rc=$$?; \
+	if [ $$rc -eq 124 ]; then echo "stopped after $(GPU_SECONDS) s: make gpu goes on from there" >&2; fi; \
+	exit $$rc
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""What a model costs: multiply-accumulates, time, memory. Units are in every name or docstring."""

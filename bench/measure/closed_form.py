@@ -1,0 +1,164 @@
+"""The second MAC counter: a formula over the recorded token counts, blind to operators.
+
+A transformer block's cost follows from its layers' sizes and from how many tokens it attends over
+(before the reduction) and feeds to its MLP (after it). Where this disagrees with the operator
+counter, one of the two looked at the wrong thing: reduction that was only masked, an attention
+backend nobody counted, a trace that missed a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.measure.macs import MacCount
+
+TOLERANCE = 0.005
+# `bench.reduce` may carry the token sizes through fused attention as so many extra channels of
+# q, k and v (one used, the rest to please flash kernels).
+SIZE_CHANNELS = 8
+_QUERY = ("qkv", "q_proj", "query")
+
+
+class CountersDisagree(BenchError):
+    """The two MAC counters differ by more than 0.5 %; neither figure is to be trusted."""
+
+
+def block_macs(
+    block: nn.Module,
+    n_in: int,
+    n_out: int,
+    attn_parts: Iterable[str],
+    mlp_parts: Iterable[str],
+    size_channels: int = 0,
+) -> int:
+    """MACs of one Transformer block on one sample.
+
+    Args:
+        block: a block of nn.Linear and nn.LayerNorm around one self-attention.
+        n_in: tokens its attention sees.
+        n_out: tokens its MLP sees.
+        attn_parts: names of the submodules on the attention branch, its norm included.
+        mlp_parts: likewise of the MLP branch.
+        size_channels: extra channels of q, k and v.
+
+    Raises:
+        BenchError: no query projection was found, so the attention's width is unknown.
+    """
+    before = [module for name in attn_parts for module in getattr(block, name).modules()]
+    after = [module for name in mlp_parts for module in getattr(block, name).modules()]
+    width, heads = _queries(block, before)
+    per_token = [
+        sum(_layer_macs(layer, width, heads) for layer in half) for half in (before, after)
+    ]
+    products = 2 * n_in * n_in * (width + heads * size_channels)
+    return n_in * per_token[0] + n_out * per_token[1] + products
+
+
+def _layer_macs(layer: nn.Module, width: int, heads: int) -> int:
+    """MACs of one layer on one token; other modules than these cost nothing themselves."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features * layer.out_features
+    if isinstance(layer, nn.LayerNorm):
+        size = layer.normalized_shape[0]
+        times = heads if size * heads == width else 1  # a norm of q or k runs once a head
+        return (5 if layer.elementwise_affine else 4) * size * times
+    return 0
+
+
+def _queries(block: nn.Module, modules: Iterable[nn.Module]) -> tuple[int, int]:
+    """Width of all queries together, and the number of heads (1 where no module tells)."""
+    width, heads = 0, 1
+    for module in modules:
+        heads = getattr(module, "num_heads", getattr(module, "num_attention_heads", heads))
+        for name, layer in module.named_children():
+            if name in _QUERY and isinstance(layer, nn.Linear):
+                width = layer.out_features // (3 if name == "qkv" else 1)
+    if not width:
+        raise BenchError(
+            f"no query projection ({', '.join(_QUERY)}) in {type(block).__name__}; "
+            "add its name to bench/measure/closed_form.py"
+        )
+    return width, heads
+
+
+def block_forms(
+    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
+) -> dict[str, int]:
+    """MACs of every block by its dotted name, from the trace alone.
+
+    Args:
+        model: a model with an adapter.
+        trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)].
+        count: decides one thing: whether sizes went through attention as extra channels.
+        batch: samples in the pass, or samples by tower (one image against many texts).
+
+    Raises:
+        CountersDisagree: the trace is of another model.
+    """
+    from bench import adapter_for
+
+    names = {id(module): name for name, module in model.named_modules()}
+    forms: dict[str, int] = {}
+    for tower, part in adapter_for(model).towers(model).items():
+        counts = trace.tokens[tower]
+        if len(counts) != len(part.blocks):
+            raise CountersDisagree(
+                f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
+                f"{len(part.blocks)}; trace and model do not belong together"
+            )
+        samples = batch if isinstance(batch, int) else batch[tower]
+        for block, (n_in, n_out) in zip(part.blocks, counts, strict=True):
+            name = names[id(block)]
+            counted = _counted(count, name)
+            plain, wider = (
+                samples * block_macs(block, n_in, n_out, part.attn_parts, part.mlp_parts, extra)
+                for extra in (0, SIZE_CHANNELS)
+            )
+            forms[name] = wider if abs(wider - counted) < abs(plain - counted) else plain
+    return forms
+
+
+def _counted(count: MacCount, block: str) -> int:
+    """What the operators say a block costs, the reduction in it left out."""
+    return count.by_module.get(block, 0) - count.reduction_by_module.get(block, 0)
+
+
+def closed_form(
+    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
+) -> int:
+    """Total MACs with every block's share from the formula.
+
+    What lies outside the blocks (embedding, final norm, heads) and the reduction's own cost have no
+    closed form worth having: they are taken from `count`. Arguments as for `block_forms`.
+    """
+    forms = block_forms(model, trace, count, batch)
+    return count.total - sum(_counted(count, name) for name in forms) + sum(forms.values())
+
+
+def check_counters(
+    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
+) -> int:
+    """Compare both counters, block by block and in total; return the closed form's total.
+
+    Raises:
+        CountersDisagree: they differ by more than 0.5 %; the message names the block.
+    """
+    for name, form in block_forms(model, trace, count, batch).items():
+        _agree(f"block '{name}'", _counted(count, name), form)
+    total = closed_form(model, trace, count, batch)
+    _agree("the whole model", count.total, total)
+    return total
+
+
+def _agree(where: str, counted: int, form: int) -> None:
+    if abs(counted - form) > TOLERANCE * max(counted, form):
+        raise CountersDisagree(
+            f"the MAC counters differ in {where}: the operators say {counted:,}, the closed form "
+            f"from the recorded token counts {form:,}; use neither before this is explained"
+        )

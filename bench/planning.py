@@ -1,0 +1,140 @@
+"""From a suite to this machine's cells, each with the key of all that its result depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench import models, profiles, registry, tasks
+from bench.errors import BenchError
+from bench.profiles import Profile
+from bench.record import COST_ONLY, SCHEMA, Cell
+from bench.session import Session, settings
+from bench.spec import Document, Options, Suite, Where
+from bench.tasks import Task
+
+# Raise it when the harness itself begins to measure differently: results taken before are retired.
+MEASUREMENT_VERSION = 1
+BUDGETS = ("r", "keep_rate", "layers")  # what `reduced()` takes beside a method's own parameters
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell ready to run."""
+
+    cell: Cell
+    key: str
+    profile: Profile
+    provenance: dict[str, Any]
+
+
+@dataclass
+class Plan:
+    """Cells in running order, the tasks they need, and a model that planning had to load."""
+
+    cells: list[Planned]
+    tasks: dict[str, Task]
+    session: Session | None = None
+
+
+def check(suite: Suite, origin: Document | Options) -> None:
+    """Raise BenchError, with its line, for a name or a parameter that does not exist."""
+    for i, model in enumerate(suite.models):
+        random = suite.random_weights if model.random_weights is None else model.random_weights
+        _at(origin, ("models", i), models.check_name, model.name, random)
+        for j, task in enumerate(model.tasks or []):
+            if task != COST_ONLY:
+                _at(origin, ("models", i, "tasks", j), tasks.check_name, task)
+    for j, task in enumerate(suite.tasks):
+        if task != COST_ONLY:
+            _at(origin, ("tasks", j), tasks.check_name, task)
+    for i, profile in enumerate(suite.profiles):
+        _at(origin, ("profiles", i), profiles.load, profile)
+    for i, entry in enumerate(suite.methods):
+        method = _at(origin, ("methods", i), registry.method, entry.name)
+        known = [f.name for f in dataclasses.fields(method)]
+        for key in entry.model_extra or {}:
+            if key not in (*known, *BUDGETS):
+                hint = registry.near_miss(key, [*BUDGETS, *known, "models"])
+                message = f"method '{entry.name}' has no parameter '{key}'{hint}"
+                raise origin.error(("methods", i, key), message)
+        for j, name in enumerate(entry.models or []):
+            names = [model.name for model in suite.models]
+            if name not in names:
+                hint = registry.near_miss(name, names)
+                raise origin.error(
+                    ("methods", i, "models", j), f"no model '{name}' in this suite{hint}"
+                )
+
+
+def _at(origin: Document | Options, where: Where, look: Any, *arguments: Any) -> Any:
+    try:
+        return look(*arguments)
+    except BenchError as error:
+        raise origin.error(where, str(error)) from error
+
+
+def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
+    """Return the suite's cells with their keys, and the machine name of each profile.
+
+    Raises:
+        BenchError: data or weights are missing, broken or out of reach.
+    """
+    from bench import machine as this
+
+    found = Plan([], {})
+    machines: dict[str, str] = {}
+    hashes: dict[Any, str] = {}
+    for cell in suite.cells():
+        profile = profiles.load(cell.profile)
+        machines[profile.name] = machine or this.slug(profile.device, _threads(profile))
+        dtype, backend = settings(cell, profile)
+        cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
+        if cell.task != COST_ONLY and cell.task not in found.tasks and not cell.random_weights:
+            found.tasks[cell.task] = tasks.load(cell.task)
+        task = found.tasks.get(cell.task)
+        which = (cell.model, cell.random_weights, cell.seed)
+        if which not in hashes:
+            hashes[which] = _weights(cell, profile, found)
+        provenance = {
+            "weights_sha256": hashes[which],
+            "method_source_sha256": registry.source_hash(cell.method),
+            "task_version": task.version if task else None,
+        }
+        key = key_of(cell, profile, machines[profile.name], provenance)
+        found.cells.append(Planned(cell, key, profile, provenance))
+    return found, machines
+
+
+def _threads(profile: Profile) -> int:
+    import torch
+
+    return profile.threads or torch.get_num_threads()
+
+
+def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
+    sha = models.fingerprint(cell.model, random_weights=cell.random_weights, seed=cell.seed)
+    if sha is not None:
+        return sha
+    session = Session.open(cell, profile)  # weights from a hub: only loading them tells
+    found.session = found.session or session
+    return str(session.loaded.provenance["sha256"])
+
+
+def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, str | None]) -> str:
+    """Return the sha256 over everything that a result depends on; the suite's name is not."""
+    parts = {
+        "schema": SCHEMA,
+        "measurement": MEASUREMENT_VERSION,
+        "machine": machine,
+        "cell": {k: v for k, v in dataclasses.asdict(cell).items() if k not in ("suite", "label")},
+        "profile": dataclasses.asdict(profile),
+        "threads": _threads(profile),
+        **provenance,
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

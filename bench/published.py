@@ -1,0 +1,168 @@
+"""Costs as their authors printed them, and how to build what they belong to.
+
+Everything is data: `bench/data/published.json` names the model, method and parameters of each cost,
+so that a new figure is a new row. A cost depends on shapes alone: the models are built on the meta
+device, where tensors have no values and a ViT-H runs in a second.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = Decimal("0.01")  # of the published value
+UNITS = {
+    "gmacs": "GMACs",
+    "params_m": "M params",
+    "gmacs_share": "of unreduced",
+    "gmacs_per_layer": "GMACs/layer",
+    "tflops": "TFLOPs",
+    "ratio": "times",
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One published cost, and what to build to recompute it.
+
+    Attributes:
+        figure: id of the figure it belongs to, such as "deit-s/tome".
+        label: which of the figure's costs, such as "r=13".
+        quantity: a key of `UNITS`.
+        published: the number as printed.
+        source: where it stands.
+        model: key of the data file's `models`; empty where unsupported.
+        method: registry name of the method.
+        params: keyword arguments for `bench.reduced`.
+        part: submodule to count alone; empty for the whole model.
+        inputs: the model's inputs that `part` takes, by name; empty for all.
+        unsupported: why this cost is not recomputed; empty where it is.
+    """
+
+    figure: str
+    label: str
+    quantity: str
+    published: str
+    source: str
+    model: str = ""
+    method: str = "none"
+    params: dict[str, Any] = field(default_factory=dict)
+    part: str = ""
+    inputs: tuple[str, ...] = ()
+    unsupported: str = ""
+
+    @property
+    def decimals(self) -> int:
+        """Digits printed after the point."""
+        return -int(Decimal(self.published).as_tuple().exponent)
+
+    @property
+    def rounding(self) -> Decimal:
+        """Half a unit of the last printed digit."""
+        return Decimal((0, (5,), -self.decimals - 1))
+
+    def within(self, ours: float) -> bool:
+        """Whether `ours` agrees: within 1 % or within the rounding, whichever is larger."""
+        published = Decimal(self.published)
+        return abs(Decimal(repr(ours)) - published) <= max(TOLERANCE * published, self.rounding)
+
+
+@lru_cache(maxsize=1)
+def _data() -> dict[str, Any]:
+    text = files("bench.data").joinpath("published.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def costs(only: str | None = None) -> list[Cost]:
+    """The published costs, in the order of the data file.
+
+    Args:
+        only: keep figures whose id contains this text.
+
+    Raises:
+        BenchError: no figure's id contains `only`.
+    """
+    figures = [f for f in _data()["figures"] if only is None or only in f["id"]]
+    if not figures:
+        known = ", ".join(f["id"] for f in _data()["figures"])
+        raise BenchError(f"no published figure matches '{only}' — known: {known}")
+    return [
+        Cost(f["id"], source=f["source"], **{**cost, "inputs": tuple(cost.get("inputs", ()))})
+        for f in figures
+        for cost in f["costs"]
+    ]
+
+
+@lru_cache(maxsize=1)  # the costs of one model stand together in the data
+def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Build a model of the data file on the meta device, and one sample of input.
+
+    Args:
+        name: a key of the data file's `models`.
+
+    Returns:
+        The model in eval mode, and its inputs by name (timm's only one is called "x").
+    """
+    import torch
+
+    spec = _data()["models"][name]
+    with torch.device("meta"):
+        if spec["library"] == "timm":
+            import timm
+
+            model: Any = timm.create_model(name, pretrained=False)
+            shapes: Any = {"x": {"shape": [1, *model.pretrained_cfg["input_size"]]}}
+        else:
+            import transformers
+
+            model_class = getattr(transformers, spec["class"])
+            model = model_class(model_class.config_class(**spec["config"]))
+            shapes = spec["inputs"]
+        return model.eval(), {key: _sample(**shape) for key, shape in shapes.items()}
+
+
+def _sample(shape: list[int], fill: int | None = None, last: int | None = None) -> Tensor:
+    """Noise of that shape, or token ids `fill` that end in `last`."""
+    import torch
+
+    if fill is None:
+        return torch.randn(shape)
+    ids = torch.full(shape, fill, dtype=torch.long)
+    if last is not None:
+        ids[:, -1] = last
+    return ids
+
+
+def recompute(cost: Cost) -> float:
+    """Count one cost by this project's own code, in the unit of `cost.quantity`."""
+    from bench import reduced
+
+    model, inputs = build(cost.model)
+    with reduced(model, cost.method, **cost.params):
+        if cost.quantity == "params_m":
+            return sum(p.numel() for p in model.parameters()) / 1e6
+        macs = _macs(model, inputs, cost)
+    if cost.quantity == "gmacs_share":
+        return macs / _macs(model, inputs, cost)
+    return macs / 1e9
+
+
+def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: Cost) -> int:
+    import torch
+
+    from bench import count_macs
+
+    chosen = {key: inputs[key] for key in cost.inputs or inputs}
+    args = [chosen.pop("x")] if "x" in chosen else []
+    with torch.inference_mode():
+        return int(count_macs(model.get_submodule(cost.part), *args, **chosen).total)

@@ -1,0 +1,213 @@
+"""The tables of one model on one task: the main comparison, all accuracies, all timings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.record import COST_ONLY
+from bench.report.frame import Frames, Row
+from bench.report.tables import (
+    Column,
+    Table,
+    digits_for,
+    escape,
+    group_rows,
+    known,
+    name_columns,
+    number,
+    rows_of,
+    signed,
+    table_of,
+    with_half_width,
+    with_interval,
+)
+from bench.report.timings import batches, conditions, latency_of, with_timings
+
+METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "i2t": "image→text", "t2i": "text→image"}
+
+
+def metric_name(name: str) -> str:
+    """Write a metric's name for people: ``i2t_r1`` is ``image→text R@1``."""
+    if name in METRIC_NAMES:
+        return METRIC_NAMES[name]
+    way, _, rest = name.partition("_")
+    if way in METRIC_NAMES and rest.startswith("r"):
+        return f"{METRIC_NAMES[way]} R@{rest[1:]}"
+    return name
+
+
+def task_name(task: str) -> str:
+    """Write a task's name for people."""
+    return "cost only" if task == COST_ONLY else task
+
+
+def title(rows: Sequence[Row], frames: Frames) -> str:
+    """Name a group by its model and task, and by whatever else tells it from the other groups."""
+    row, cells = rows[0], frames.cells
+    cells = cells[(cells["model"] == row["model"]) & (cells["task"] == row["task"])]
+    parts = [f"{row['model']} · {task_name(row['task'])}"]
+    for name in ("machine", "profile", "dtype", "backend", "how", "macs_scope"):
+        if cells[name].nunique(dropna=False) > 1 and row[name]:
+            parts.append(str(row[name]))
+    if cells["random_weights"].nunique() > 1 and row["random_weights"]:
+        parts.append("random weights")
+    if cells["limit"].nunique(dropna=False) > 1:
+        limit = row["limit"]
+        parts.append("all samples" if limit is None else f"limit of {int(limit)} samples")
+    return " · ".join(parts)
+
+
+def main_table(frames: Frames, group: str) -> Table:
+    """Return the main comparison of a group: what each method keeps, costs and gains."""
+    rows = group_rows(frames, group)
+    latency = latency_of(frames, rows)
+    condition = next(iter(conditions(latency)), None)
+    latency = latency[latency["condition"] == condition]
+    rows = with_timings(rows, latency)
+    sizes = batches(latency)
+    ends = list(dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    columns = name_columns(rows) + _accuracy_columns(rows, frames.baseline) + _cost_columns(rows)
+    columns += _timing_columns(rows, ends)
+    return table_of(f"{group}--main", _caption(rows, condition), columns, rows)
+
+
+def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
+    columns = []
+    for metric, unit in dict.fromkeys((row["metric"], row["accuracy_unit"]) for row in rows):
+        if metric is None:
+            continue
+        own = [row for row in rows if (row["metric"], row["accuracy_unit"]) == (metric, unit)]
+        suffix = f"_{metric}_{unit}" if len({row["metric"] for row in rows} - {None}) > 1 else ""
+        for row in own if suffix else []:
+            for name in ("accuracy_value", "accuracy_low", "accuracy_high"):
+                row[name + suffix] = row[name]
+            for name in ("delta", "delta_low", "delta_high"):
+                row[name + suffix] = row[name]
+        ends = [f"accuracy_{name}{suffix}" for name in ("value", "low", "high")]
+        digits = 1 if unit == "%" else digits_for([row[ends[0]] for row in own])
+        deltas = [f"delta{name}{suffix}" for name in ("", "_low", "_high")]
+        head = f"{metric_name(metric)} {unit}"
+        columns += [
+            Column(head, ends[0], with_half_width(ends, digits), better=1),
+            Column(f"Δ to {escape(baseline)}", deltas[0], with_interval(deltas, digits, sign=True)),
+        ]
+    return columns
+
+
+def _cost_columns(rows: Sequence[Row]) -> list[Column]:
+    def values(key: str) -> list[Any]:
+        return [row[key] for row in rows]
+
+    columns = [
+        Column("GMACs", "gmacs", number("gmacs", digits_for(values("gmacs")))),
+        Column("% of unreduced", "gmacs_pct_of_unreduced", number("gmacs_pct_of_unreduced", 1)),
+        Column("% reducing", "reduction_pct_of_macs", number("reduction_pct_of_macs", 2)),
+        Column("Params M", "params_m", number("params_m", digits_for(values("params_m")))),
+    ]
+    kinds = dict.fromkeys((row["peak_batch"], row["peak_how"]) for row in rows)
+    for batch, how in kinds:
+        if batch is None:
+            continue
+        key = f"peak_mib_batch{int(batch)}" + (f"_{how}" if len(kinds) > 1 else "")
+        for row in rows:
+            if (row["peak_batch"], row["peak_how"]) == (batch, how):
+                row[key] = row["peak_mib"]
+        columns.append(Column(f"peak MiB, b{int(batch)}", key, number(key, 0), better=-1))
+    return columns
+
+
+def _timing_columns(rows: Sequence[Row], sizes: Sequence[int]) -> list[Column]:
+    columns = []
+    for size in sizes:
+        key = f"p50_ms_batch{size}"
+        digits = digits_for([row.get(key) for row in rows])
+        columns.append(Column(f"p50 ms, b{size}", key, number(key, digits), better=-1))
+    for size in sizes[-1:]:
+        key = f"throughput_per_s_batch{size}"
+        digits = min(1, digits_for([row.get(key) for row in rows]))
+        columns.append(Column(f"per s, b{size}", key, number(key, digits), better=1))
+    for size in sizes:
+        keys = [f"speedup{end}_x_batch{size}" for end in ("", "_low", "_high")]
+        write = with_interval(keys, 2, suffix="×")
+        columns.append(Column(f"speed-up, b{size}", keys[0], write, better=1))
+    for size in sizes:
+        key = f"bound_share_pct_batch{size}"
+        columns.append(Column(f"of MAC bound %, b{size}", key, number(key, 0), better=1))
+    return columns
+
+
+def _caption(rows: Sequence[Row], condition: str | None) -> str:
+    parts = [f"MACs: {', '.join(dict.fromkeys(r['macs_scope'] for r in rows if r['macs_scope']))}"]
+    samples = sorted({int(row["accuracy_n"]) for row in rows if row["accuracy_n"]})
+    if samples:
+        parts.append(f"accuracy on {' / '.join(map(str, samples))} samples")
+    how = dict.fromkeys(row["peak_how"] for row in rows if row["peak_how"])
+    parts += [f"peak memory: {', '.join(how)}"] if how else []
+    parts += [f"timing: {condition}"] if condition else ["no timings recorded"]
+    weights = dict.fromkeys(str(row["weights"]) for row in rows if row["weights"])
+    parts += [f"weights: {', '.join(weights)}"] if weights else []
+    return escape("; ".join(parts)) + "."
+
+
+def accuracy_table(frames: Frames, group: str) -> Table | None:
+    """Return every metric of a group with its difference to the baseline, or None for cost only."""
+    rows = group_rows(frames, group)
+    metrics = frames.metrics[frames.metrics["key"].isin([row["key"] for row in rows])]
+    kinds = list(dict.fromkeys(zip(metrics["metric"], metrics["unit"], strict=True)))
+    if not kinds:
+        return None
+    entries = {(row["key"], row["metric"], row["unit"]): row for row in rows_of(metrics)}
+    keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
+    rows = [{name: row[name] for name in keep} for row in rows]
+    columns = name_columns(rows)
+    for metric, unit in kinds:
+        stem = f"{metric}_pct" if unit == "%" else f"{metric}_{unit}"
+        for row in rows:
+            entry = entries.get((row["key"], metric, unit), {})
+            names = ("value", "low", "high", "n", "delta", "delta_low", "delta_high", "delta_p")
+            row |= {f"{stem}_{name}": entry.get(name) for name in names}
+        ends = [f"{stem}_{name}" for name in ("value", "low", "high")]
+        deltas = [f"{stem}_{name}" for name in ("delta", "delta_low", "delta_high")]
+        digits = 1 if unit == "%" else digits_for([row[ends[0]] for row in rows])
+        write = with_interval(deltas, digits, sign=True)
+        head = f"{metric_name(metric)} {unit}"
+        columns.append(Column(head, ends[0], with_half_width(ends, digits), better=1))
+        columns.append(Column("Δ", deltas[0], write))
+    caption = f"Δ: paired difference to {escape(frames.baseline)}, in the metric's unit."
+    return table_of(f"{group}--accuracy", caption, columns, rows)
+
+
+def headline(frames: Frames, group: str) -> str | None:
+    """Say in one sentence who is most accurate near half the MACs, and what it gains there."""
+    rows = [row for row in group_rows(frames, group) if not row["is_baseline"]]
+    rows = [row for row in rows if known(row["accuracy_value"]) and known(row["mac_bound_x"])]
+    peers: dict[str, list[Row]] = {}
+    for row in rows:
+        peers.setdefault(row["band"], []).append(row)
+    peers = {name: own for name, own in peers.items() if len({r["method"] for r in own}) > 1}
+    if not peers:
+        return None
+    name = min(peers, key=lambda name: _from_half(peers[name]))
+    best = peers[name][0]
+    unit = best["accuracy_unit"]
+    text = f"At {name} of the MACs the most accurate of {len(peers[name])} settings is "
+    text += (
+        f"**{escape(best['method'])} {escape(best['setting'])}**: {metric_name(best['metric'])} "
+    )
+    text += f"{best['accuracy_value']:.1f} {unit}"
+    if known(best["delta"]):
+        text += f" ({signed(best['delta'], 1)} to {escape(frames.baseline)})"
+    latency = latency_of(frames, [best])
+    timed = rows_of(latency[latency["condition"].isin(conditions(latency)[:1])])
+    if timed:
+        last = max(timed, key=lambda row: int(row["batch"]))
+        text += f", measured speed-up {last['speedup_x']:.2f}× at batch {int(last['batch'])}"
+        text += f" (MAC bound {best['mac_bound_x']:.2f}×)"
+    return text + "."
+
+
+def _from_half(rows: Sequence[Row]) -> float:
+    """Return how far some cells are from half the MACs on average, in points."""
+    shares = [row["gmacs_pct_of_unreduced"] for row in rows]
+    return float(abs(sum(shares) / len(shares) - 50))

@@ -1,0 +1,145 @@
+"""The report's figures: PNG for the page, SVG for the paper, one pair a figure.
+
+Figures are drawn without pyplot, so that drawing changes no global state, needs no display and no
+writable configuration folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.report import style
+from bench.report.comparison import title
+from bench.report.drawing import View, joined, overview
+from bench.report.frame import Frames, Row
+from bench.report.tables import known, rows_of
+from bench.report.timings import conditions, latency_of
+from bench.report.token_lines import token_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_PANELS = 8  # of an overview; more would not be read
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure's file name without suffix, its caption, and how it is drawn."""
+
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def save(plot: Plot, folder: Path) -> None:
+    """Draw a figure and write it as ``NAME.png`` and ``NAME.svg``, the same bytes every time."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    settings: Any = style.rc()
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        mpl.rcdefaults()
+        mpl.rcParams.update(settings)
+        figure = plot.draw()
+        # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
+        png = {"Software": None}
+        agg: Any = FigureCanvasAgg(figure)
+        agg.print_png(folder / f"{plot.name}.png", metadata=png)
+        figure.set_layout_engine("none")
+        svg = {"Date": None, "Creator": None}
+        vector: Any = FigureCanvasSVG(figure)
+        vector.print_svg(folder / f"{plot.name}.svg", metadata=svg)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a group's figures are made from: its cells, those with accuracy, and timings."""
+
+    title: str
+    condition: str | None
+    rows: list[Row]
+    scored: list[Row]
+    timed: list[Row]
+
+
+def _data(frames: Frames, group: str) -> Data:
+    rows = rows_of(frames.cells[frames.cells["group"] == group])
+    latency = latency_of(frames, rows)
+    condition = next(iter(conditions(latency)), None)
+    timed = rows_of(latency[latency["condition"] == condition])
+    scored = [row for row in rows if known(row["accuracy_value"])]
+    metric = next((row["metric"] for row in scored), None)
+    scored = [row for row in scored if row["metric"] == metric]
+    return Data(title(rows, frames), condition, rows, scored, timed)
+
+
+def _view(frames: Frames, head: str) -> View:
+    looks = style.looks(record.cell.method for record in frames.records)
+    return View(frames.baseline, head, looks)
+
+
+def overviews(frames: Frames) -> list[Plot]:
+    """Return the figures that set all models and tasks side by side, where there are several."""
+    data = [_data(frames, group) for group in frames.groups()]
+    view, result = _view(frames, ""), []
+    counted = [(d.title, [row for row in d.scored if known(row["gmacs"])]) for d in data]
+    counted = [(name, rows) for name, rows in counted if len(rows) > 1]
+    if 1 < len(counted) <= MAX_PANELS:
+        caption = "Accuracy against MACs, with 95 % intervals; dashed: the baseline."
+        draw = partial(overview, view, counted, view.macs_panel)
+        result.append(Plot("accuracy_vs_gmacs", caption, draw))
+    fast = [(d.title, _largest_batch(joined(d.scored, d.timed))) for d in data]
+    fast = [(name, rows) for name, rows in fast if len(rows) > 1]
+    if 1 < len(fast) <= MAX_PANELS:
+        sizes = sorted({int(row["batch"]) for _, rows in fast for row in rows})
+        caption = "Accuracy against measured paired speed-up at batch "
+        caption += f"{' or '.join(map(str, sizes))}, with 95 % intervals; dashed: the baseline."
+        draw = partial(overview, view, fast, view.speed_panel)
+        result.append(Plot("accuracy_vs_speedup", caption, draw))
+    return result
+
+
+def _largest_batch(points: list[Row]) -> list[Row]:
+    largest = max((row["batch"] for row in points), default=0)
+    return [row for row in points if row["batch"] == largest]
+
+
+def plots(frames: Frames, group: str) -> list[Plot]:
+    """Return the figures that a group's data allow."""
+    data = _data(frames, group)
+    rows, scored, timed, condition = data.rows, data.scored, data.timed, data.condition
+    view = _view(frames, data.title)
+    result = []
+
+    def add(name: str, caption: str, draw: Callable[[], Figure]) -> None:
+        result.append(Plot(f"{group}--{name}", caption, draw))
+
+    if len([row for row in scored if known(row["gmacs"])]) > 1:
+        caption = "Accuracy against MACs, with 95 % intervals; dashed: the baseline."
+        add("accuracy-gmacs", caption, partial(view.macs, scored))
+    if len(joined(scored, timed)) > 1:
+        caption = f"Accuracy against measured paired speed-up ({condition}), with 95 % intervals; "
+        caption += "dashed: the baseline."
+        add("accuracy-speedup", caption, partial(view.speed, scored, timed))
+    if any(known(row["mac_bound_x"]) for row in joined(rows, timed)):
+        caption = f"Measured speed-up against what the saved MACs allow ({condition}); "
+        caption += "on the diagonal a method keeps its whole promise."
+        add("speedup-bound", caption, partial(view.bound, rows, timed))
+    tokens = frames.tokens[frames.tokens["key"].isin([row["key"] for row in rows])]
+    for tower in dict.fromkeys(tokens["tower"]):
+        own = rows_of(tokens[tokens["tower"] == tower])
+        if len({entry["tokens"] for entry in own}) > 1:  # else a tower that nobody reduced
+            caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
+            caption += "dashed: the baseline."
+            draw = partial(token_lines, view, rows, own, tower)
+            add(f"tokens-{style.file_word(tower)}", caption, draw)
+    return result

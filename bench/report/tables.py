@@ -1,0 +1,218 @@
+"""The report's tables: Markdown for reading, CSV with every digit beside it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.report.frame import Frames, Row
+
+MISSING = "–"
+BAND_POINTS = (
+    10  # width of a band of MACs within which methods are compared, in points of a percent
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table.
+
+    Attributes:
+        name: File name without suffix.
+        caption: What holds for every number in it.
+        shown: Markdown.
+        data: The same rows unrounded, for the CSV file.
+    """
+
+    name: str
+    caption: str
+    shown: str
+    data: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its header, the value behind it, how that is written, and which way is better."""
+
+    header: str
+    key: str
+    write: Callable[[Row], str]
+    better: int = 0  # 1: more, -1: less, 0: no contest
+    text: bool = False
+
+
+def known(value: Any) -> bool:
+    """Whether a value is there: neither None nor NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """Return a frame's rows as dicts, missing values as None."""
+    records: list[dict[Any, Any]] = frame.to_dict("records")
+    return [
+        {str(name): value if known(value) else None for name, value in row.items()}
+        for row in records
+    ]
+
+
+def escape(text: Any) -> str:
+    """Make any text safe inside a cell of a Markdown table."""
+    plain = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
+    return plain.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def signed(value: float, digits: int) -> str:
+    """Write a number with its sign (a true minus), and zero without one."""
+    text = f"{value:+.{digits}f}"
+    if not float(text):
+        return text[1:]
+    return text.replace("-", "−")
+
+
+def digits_for(values: Sequence[Any], significant: int = 3) -> int:
+    """Return the decimals that give the smallest number so many significant digits."""
+    sizes = [abs(value) for value in values if known(value) and value]
+    if not sizes:
+        return 0
+    return min(6, max(0, significant - 1 - math.floor(math.log10(min(sizes)))))
+
+
+def number(key: str, digits: int, suffix: str = "") -> Callable[[Row], str]:
+    """Return a writer of one value."""
+    return lambda row: f"{row[key]:.{digits}f}{suffix}" if known(row.get(key)) else MISSING
+
+
+def with_half_width(ends: Sequence[str], digits: int) -> Callable[[Row], str]:
+    """Return a writer of ``87.1 ±1.9``: half the width of the 95 % interval.
+
+    Args:
+        ends: The fields of the value, of its lower and of its upper end.
+        digits: Decimals.
+    """
+    key, low, high = ends
+
+    def write(row: Row) -> str:
+        if not known(row.get(key)):
+            return MISSING
+        text = f"{row[key]:.{digits}f}"
+        if not (known(row.get(low)) and known(row.get(high))):
+            return text
+        return f"{text} ±{(row[high] - row[low]) / 2:.{digits}f}"
+
+    return write
+
+
+def with_interval(
+    ends: Sequence[str], digits: int, *, sign: bool = False, suffix: str = ""
+) -> Callable[[Row], str]:
+    """Return a writer of ``1.52× [1.48, 1.55]``: value and 95 % interval.
+
+    Args:
+        ends: The fields of the value, of its lower and of its upper end.
+        digits: Decimals.
+        sign: Write a plus before gains.
+        suffix: Unit behind the value.
+    """
+    key, low, high = ends
+
+    def one(value: float) -> str:
+        return signed(value, digits) if sign else f"{value:.{digits}f}"
+
+    def write(row: Row) -> str:
+        if not known(row.get(key)):
+            return MISSING
+        text = one(row[key]) + suffix
+        if not (known(row.get(low)) and known(row.get(high))):
+            return text
+        return f"{text} [{one(row[low])}, {one(row[high])}]"
+
+    return write
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Write rows as a Markdown table; within a band of rows the best of each column is bold."""
+    texts = [[column.write(row) for column in columns] for row in rows]
+    for place, column in enumerate(columns):
+        for index in _best(column, rows, [line[place] for line in texts]):
+            texts[index][place] = f"**{texts[index][place]}**"
+    heads = [column.header for column in columns]
+    rule = [":--" if column.text else "--:" for column in columns]
+    # Not padded: one changed number must not rewrite the whole table in a diff.
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *texts])
+
+
+def _best(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> list[int]:
+    """Return the rows that are best in their band, with those that print the same number."""
+    bands: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if column.better and known(row.get(column.key)) and not row["is_baseline"]:
+            bands.setdefault(row["band"], []).append(index)
+    best = []
+    for members in bands.values():
+        top = max(members, key=lambda index: column.better * rows[index][column.key])
+        printed = [texts[index].split()[0] for index in members]
+        if len(set(printed)) > 1:  # a contest of equals has no winner
+            winner = texts[top].split()[0]
+            best += [i for i, text in zip(members, printed, strict=True) if text == winner]
+    return best
+
+
+def band(row: Row) -> str:
+    """Name the band of MACs a cell falls in, like ``50–60 %`` of the unreduced model's."""
+    share = row.get("gmacs_pct_of_unreduced")
+    if share is None:
+        return "MACs unknown"
+    if share >= 100:
+        return "100 % or more"
+    low = int(share // BAND_POINTS) * BAND_POINTS
+    return f"{low}–{low + BAND_POINTS} %"
+
+
+def group_rows(frames: Frames, group: str) -> list[Row]:
+    """Return a table's rows by band, the baseline first, the most accurate first within a band."""
+    rows = rows_of(frames.cells[frames.cells["group"] == group])
+    for row in rows:
+        row["band"] = frames.baseline if row["is_baseline"] else band(row)
+    rows.sort(key=_by_band)
+    return rows
+
+
+def _by_band(row: Row) -> tuple[Any, ...]:
+    share = row["gmacs_pct_of_unreduced"]
+    level = math.inf if share is None else -min(share // BAND_POINTS, 100 / BAND_POINTS)
+    accuracy = row["accuracy_value"]
+    return (
+        not row["is_baseline"],
+        level,
+        accuracy is None,
+        -(accuracy or 0.0),
+        -(share or 0.0),
+        row["method"],
+        row["setting"],
+    )
+
+
+def name_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that say what a row is: its band (once), method and setting."""
+    first = {id(row) for i, row in enumerate(rows) if not i or rows[i - 1]["band"] != row["band"]}
+    columns = [
+        Column(
+            "MACs left",
+            "band_shown",
+            lambda row: escape(row["band"]) if id(row) in first and not row["is_baseline"] else "",
+            text=True,
+        ),
+        Column("Method", "method", lambda row: escape(row["method"]), text=True),
+        Column("Setting", "setting", lambda row: escape(row["setting"]) or MISSING, text=True),
+    ]
+    return columns
+
+
+def table_of(name: str, caption: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    """Make a table from columns that all rows share; the CSV gets every field of the rows."""
+    return Table(name, caption, markdown(columns, rows), pd.DataFrame(rows))

@@ -1,0 +1,103 @@
+"""Timings: picking them from the frames, and their tables by condition and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.report.frame import Frames, Row
+from bench.report.rows import TIMING_COLUMNS
+from bench.report.tables import (
+    MISSING,
+    Column,
+    Table,
+    digits_for,
+    escape,
+    group_rows,
+    known,
+    name_columns,
+    number,
+    rows_of,
+    table_of,
+    with_interval,
+)
+
+
+def latency_of(frames: Frames, rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the timings of some rows."""
+    return frames.latency[frames.latency["key"].isin([row["key"] for row in rows])]
+
+
+def conditions(latency: pd.DataFrame) -> list[str]:
+    """Return the conditions of some timings, the one with most of them first."""
+    counts: dict[str, int] = {}
+    for condition in latency["condition"]:
+        counts[condition] = counts.get(condition, 0) + 1
+    return sorted(counts, key=lambda name: (-counts[name], list(counts).index(name)))
+
+
+def batches(latency: pd.DataFrame) -> list[int]:
+    """Return the batch sizes of some timings, ascending."""
+    return sorted({int(batch) for batch in latency["batch"]})
+
+
+def with_timings(rows: Sequence[Row], latency: pd.DataFrame) -> list[Row]:
+    """Add the timings to the rows, one field a batch size: ``p50_ms_batch8``."""
+    result = [dict(row) for row in rows]
+    by_key = {row["key"]: row for row in result}
+    for entry in rows_of(latency):
+        for name in TIMING_COLUMNS:
+            by_key[entry["key"]][f"{name}_batch{int(entry['batch'])}"] = entry[name]
+    return result
+
+
+def timing_tables(frames: Frames, group: str) -> list[Table]:
+    """Return one table for each condition and batch size: every percentile and where time went."""
+    rows = group_rows(frames, group)
+    latency = latency_of(frames, rows)
+    tables = []
+    for index, condition in enumerate(conditions(latency), 1):
+        timed = latency[latency["condition"] == condition]
+        for size in batches(timed):
+            tables.append(_timing(rows, timed[timed["batch"] == size], group, condition, index))
+    return tables
+
+
+def _timing(
+    rows: Sequence[Row], latency: pd.DataFrame, group: str, condition: str, index: int
+) -> Table:
+    entries = {row["key"]: row for row in rows_of(latency)}
+    keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
+    own = [{k: row[k] for k in keep} | entries[row["key"]] for row in rows if row["key"] in entries]
+    digits = digits_for([row["p50_ms"] for row in own])
+    speed = [f"speedup{end}_x" for end in ("", "_low", "_high")]
+    columns = name_columns(own) + [
+        Column(f"{name[:3]} ms", name, number(name, digits), better=-1)
+        for name in ("p50_ms", "p95_ms", "p99_ms")
+    ]
+    columns += [
+        Column("per s", "throughput_per_s", number("throughput_per_s", 1), better=1),
+        Column("speed-up", speed[0], with_interval(speed, 2, suffix="×"), better=1),
+        Column("of MAC bound %", "bound_share_pct", number("bound_share_pct", 0), better=1),
+    ]
+    backends = dict.fromkeys(row["fastest_backend"] for row in own if row["fastest_backend"])
+    if any(known(row["fastest_x"]) for row in own):
+        fast = [f"fastest{end}_x" for end in ("", "_low", "_high")]
+        write = with_interval(fast, 2, suffix="×")
+        head = f"vs fastest ({' or '.join(map(escape, backends))})" if backends else "vs fastest"
+        columns.append(Column(head, fast[0], write, better=1))
+    for key, header in (("reduction_share_pct", "reducing %"), ("utilisation_pct", "of peak %")):
+        if any(known(row[key]) for row in own):
+            columns.append(Column(header, key, number(key, 1)))
+    if any(row["attention_path"] for row in own):
+        path = Column(
+            "attention",
+            "attention_path",
+            lambda row: escape(row["attention_path"] or MISSING),
+            text=True,
+        )
+        columns.append(path)
+    batch = int(own[0]["batch"])
+    name = f"{group}--timing-b{batch}" + (f"-{index}" if index > 1 else "")
+    return table_of(name, escape(f"Batch {batch} · {condition}"), columns, own)

@@ -1,0 +1,265 @@
+"""Run a suite: skip what is done, measure the rest, write one record a cell, lose one at most.
+
+A failed or out-of-memory cell is recorded with its reason and the run goes on; it is tried again by
+the next run. Several runners may work on one results folder: each cell is claimed by one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import machine as this
+from bench import planning
+from bench.cell import Measurement, measure_into
+from bench.errors import BenchError, Unsupported
+from bench.planning import Plan, Planned
+from bench.progress import Display
+from bench.record import Record, Status
+from bench.session import Session
+from bench.spec import Document, Options, Suite
+from bench.store import Store
+
+POLL_SECONDS = 1.0  # between looks at a cell that another runner holds
+
+
+@dataclass
+class Summary:
+    """What a run did; the command line prints it as its last line."""
+
+    suite: str
+    cells: int = 0
+    ran: int = 0
+    skipped: int = 0
+    failed: int = 0  # out of memory included
+    unsupported: int = 0
+    interrupted: bool = False
+    records: str = ""
+    report: str | None = None
+    seconds: float = 0.0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {**asdict(self), "seconds": round(self.seconds, 1)}
+
+
+@dataclass
+class Run:
+    """The state of one run."""
+
+    store: Store
+    plan: Plan
+    machines: dict[str, str]
+    command: str
+    display: Display
+    summary: Summary
+    session: Session | None = None
+    session_key: Any = None
+
+
+def run(
+    suite: Suite,
+    origin: Document | Options,
+    results: Path,
+    *,
+    machine: str | None = None,
+    command: str = "",
+    quiet: bool = False,
+) -> Summary:
+    """Run what is missing of `suite` into `results`; Ctrl-C ends it with what was done.
+
+    Raises:
+        BenchError: a mistake in the suite, a results folder that cannot be written, weights or data
+            that are missing or broken. All are found before any cell is measured.
+    """
+    start = time.monotonic()
+    store = Store(results)
+    store.check_writable()
+    planning.check(suite, origin)
+    with _threads():
+        plan, machines = planning.plan(suite, machine)
+        store.clean()
+        todo = [p for p in plan.cells if not _done(store, p, machines)]
+        skipped = len(plan.cells) - len(todo)
+        summary = Summary(suite.name, cells=len(plan.cells), skipped=skipped)
+        folders = {
+            str(store.path(p.cell, p.key, machines[p.profile.name]).parent) for p in plan.cells
+        }
+        summary.records = ", ".join(sorted(folders))
+        with Display(len(todo), skipped, quiet) as display:
+            state = Run(store, plan, machines, command, display, summary, plan.session)
+            try:
+                _work(state, todo)
+            except KeyboardInterrupt:
+                summary.interrupted = True
+        display.note(_closing(summary))
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def _closing(summary: Summary) -> str:
+    text = f"{summary.ran} cells run, {summary.skipped} skipped, {summary.failed} failed"
+    if summary.unsupported:
+        text += f", {summary.unsupported} unsupported"
+    return text + ("; interrupted, run again to go on" if summary.interrupted else "")
+
+
+def _done(store: Store, planned: Planned, machines: dict[str, str]) -> bool:
+    record = store.get(planned.cell, planned.key, machines[planned.profile.name])
+    return record is not None and record.done
+
+
+def _work(state: Run, todo: list[Planned]) -> None:
+    """Run each cell that nobody else holds; come back to those until they are done or free."""
+    waiting = todo
+    told = False
+    while waiting:
+        held = []
+        for planned in waiting:
+            machine = state.machines[planned.profile.name]
+            with state.store.claim(planned.cell, planned.key, machine) as mine:
+                if not mine:
+                    held.append(planned)
+                elif _done(state.store, planned, state.machines):
+                    state.summary.skipped += 1
+                    state.display.begin(planned.cell)
+                    state.display.end("done by another runner", None)
+                else:
+                    _run_one(state, planned)
+        if held and not told:
+            told = True
+            state.display.note(
+                "another runner works on these results: timings of both are disturbed by each other"
+            )
+        if held and len(held) == len(waiting):
+            time.sleep(POLL_SECONDS)
+        waiting = held
+
+
+def _run_one(state: Run, planned: Planned) -> None:
+    """Measure a cell and write its record, whatever happens in between short of a kill."""
+    start = time.monotonic()
+    state.display.begin(planned.cell)
+    found = Measurement()
+    status, reason = _attempt(state, planned, found)
+    provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
+    if state.session is not None:
+        provenance |= {k: state.session.loaded.provenance.get(k) for k in ("weights", "card")}
+    machine = state.machines[planned.profile.name]
+    threads = planned.profile.threads or torch.get_num_threads()
+    record = Record(
+        key=planned.key,
+        status=status,
+        reason=reason,
+        cell=planned.cell,
+        accuracy=found.accuracy,
+        cost=found.cost(),
+        provenance=provenance,
+        env=this.environment(machine, planned.profile.device, threads),
+        command=state.command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - start, 3),
+    )
+    try:
+        path = state.store.write(record)
+    except ValueError as error:  # JSON has no NaN, and a table should have none
+        status, reason = "failed", f"a measurement is not a number ({error})"
+        empty = Measurement()
+        record = replace(
+            record, status=status, reason=reason, accuracy=empty.accuracy, cost=empty.cost()
+        )
+        path = state.store.write(record)
+    except OSError as error:
+        raise BenchError(f"cannot write a record to {state.store.root}: {error}") from error
+    state.summary.ran += 1
+    state.summary.failed += status in ("failed", "oom")
+    state.summary.unsupported += status == "unsupported"
+    if reason:
+        state.summary.reasons[path.name] = reason
+    state.display.end(status, reason)
+
+
+def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, str | None]:
+    """Measure into `found`; return how it ended and, where it did not end well, why."""
+    try:
+        session = _session(state, planned)
+        task = state.plan.tasks.get(planned.cell.task)
+        with _threads(planned.profile.threads):
+            measure_into(found, planned.cell, session, task, state.display.stage)
+        return "ok", None
+    except Unsupported as error:
+        return "unsupported", str(error)
+    except BenchError as error:
+        return "failed", str(error)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _out_of_memory(error)
+    except Exception as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            return _out_of_memory(error)
+        return "failed", _one_line(error)
+
+
+def _out_of_memory(error: BaseException) -> tuple[Status, str]:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return "oom", _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    """Return an exception's type, first line and the place it came from."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        place = f" ({file.name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}{place}"
+
+
+def _session(state: Run, planned: Planned) -> Session:
+    """Return the loaded model of a cell; the one before it is let go first."""
+    cell = planned.cell
+    key = (
+        cell.model,
+        cell.random_weights,
+        cell.seed,
+        planned.profile.name,
+        cell.dtype,
+        cell.backend,
+    )
+    if state.session is not None and state.session_key is None:  # loaded while planning
+        first = state.session
+        matches = (first.loaded.name, first.profile, first.dtype, first.backend) == (
+            cell.model,
+            planned.profile,
+            cell.dtype,
+            cell.backend,
+        )
+        state.session_key = key if matches else ()
+    if state.session is None or state.session_key != key:
+        state.session = None
+        gc.collect()
+        state.display.stage("loading the model")
+        state.session, state.session_key = Session.open(cell, planned.profile), key
+    return state.session
+
+
+@contextlib.contextmanager
+def _threads(wanted: int | None = None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,161 @@
+"""A loaded model and what its cells share: its unreduced twin and what the twin costs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+import bench
+from bench import models, registry
+from bench.measure.macs import MacCount
+from bench.measure.memory import Memory, peak
+from bench.model_sources import set_backend
+from bench.models import Loaded
+from bench.profiles import Profile
+from bench.record import Cell
+from bench.spec import BASELINE
+
+BACKENDS = ("sdpa", "eager")
+
+
+class Session:
+    """One model under one profile, dtype and attention backend.
+
+    Attributes:
+        loaded: the model that gets reduced.
+        plain: the same model with the same weights (shared, not copied), never reduced.
+    """
+
+    def __init__(self, loaded: Loaded, profile: Profile, dtype: str, backend: str) -> None:
+        """Make the twin; nothing is measured yet."""
+        self.loaded, self.profile, self.dtype, self.backend = loaded, profile, dtype, backend
+        self.plain = twin(loaded.model)
+        self._memory: dict[int, Memory] = {}
+        self._fastest: dict[int, tuple[str, nn.Module]] = {}
+
+    @staticmethod
+    def open(cell: Cell, profile: Profile) -> Session:
+        """Load the model of `cell` onto the profile's device."""
+        dtype, backend = settings(cell, profile)
+        loaded = models.load(
+            cell.model,
+            random_weights=cell.random_weights,
+            device=profile.device,
+            dtype=dtype,
+            backend=backend,
+            seed=cell.seed,
+        )
+        return Session(loaded, profile, dtype, backend)
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of PyTorch under this profile."""
+        return self.profile.threads or torch.get_num_threads()
+
+    @functools.cached_property
+    def baseline_macs(self) -> MacCount:
+        """Count of the unreduced model on one example."""
+        return bench.count_macs(self.plain, **self.loaded.example_inputs(1))
+
+    def fastest(self, batch: int) -> tuple[str, nn.Module]:
+        """Return the attention backend that runs the unreduced model fastest, and such a model."""
+        if batch not in self._fastest:
+            candidates = {self.backend: self.plain}
+            for backend in BACKENDS:
+                if backend != self.backend:
+                    candidates[backend] = twin(self.loaded.model)
+                    set_backend(candidates[backend], backend)
+            inputs = self.loaded.example_inputs(batch)
+            name = min(candidates, key=lambda b: _seconds(candidates[b], inputs))
+            self._fastest[batch] = (name, candidates[name])
+        return self._fastest[batch]
+
+    def memory(self, cell: Cell, batch: int) -> Memory:
+        """Return the peak memory of `cell`: a fresh process's, or the CUDA allocator's."""
+        if self.profile.device == "cuda":
+            model = self.plain if cell.baseline else self.loaded.model
+            return peak(lambda: _forward(model, self.loaded, batch), device="cuda")
+        return peak(
+            functools.partial(workload, cell, self.dtype, self.backend, batch),
+            threads=self.threads,
+        )
+
+    def baseline_memory(self, cell: Cell, batch: int) -> Memory:
+        """Return the unreduced model's peak; measured once."""
+        if batch not in self._memory:
+            plain = dataclasses.replace(cell, method=BASELINE, params={}, baseline=True)
+            self._memory[batch] = self.memory(plain, batch)
+        return self._memory[batch]
+
+
+def _forward(model: nn.Module, loaded: Loaded, batch: int) -> Callable[[], object]:
+    inputs = loaded.example_inputs(batch)
+    return lambda: model(**inputs)
+
+
+def settings(cell: Cell, profile: Profile) -> tuple[str, str]:
+    """Return the dtype and the attention backend of a cell, the profile's first by default."""
+    return cell.dtype or profile.dtypes[0], cell.backend or profile.backends[0]
+
+
+def apply(model: nn.Module, cell: Cell) -> AbstractContextManager[nn.Module]:
+    """Reduce `model` as `cell` says; the cell's seed goes to a method that has one."""
+    params = dict(cell.params)
+    fields = {f.name for f in dataclasses.fields(registry.method(cell.method))}  # type: ignore[arg-type]
+    if "seed" in fields:
+        params.setdefault("seed", cell.seed)
+    return bench.reduced(model, cell.method, **params)
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Return a copy of `model` that shares its parameters and buffers."""
+    shared: dict[int, Any] = {id(t): t for t in chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+def workload(cell: Cell, dtype: str, backend: str, batch: int) -> Callable[[], object]:
+    """Build the forward pass of a cell; runs in the fresh process that measures memory."""
+    loaded = models.load(
+        cell.model,
+        random_weights=cell.random_weights,
+        dtype=dtype,
+        backend=backend,
+        seed=cell.seed,
+    )
+    stack = contextlib.ExitStack()
+    stack.enter_context(apply(loaded.model, cell))
+    inputs = loaded.example_inputs(batch)
+
+    def run(_: Any = stack) -> object:
+        return loaded.model(**inputs)
+
+    return run
+
+
+def _seconds(model: nn.Module, inputs: dict[str, Any]) -> float:
+    """Return the median time of a few forward passes."""
+    times = []
+    with torch.inference_mode():
+        for _ in range(4):
+            _synchronise()
+            start = time.perf_counter()
+            model(**inputs)
+            _synchronise()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

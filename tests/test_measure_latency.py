@@ -1,0 +1,219 @@
+"""Paired timing. Durations are made with busy waits of known ratio, never compared with a clock."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bench
+from bench import core, profiles
+from bench.errors import BenchError
+from bench.measure import latency
+from bench.measure.latency import bootstrap_median, paired, reduction_share, utilisation
+
+
+def busy(ms: float) -> None:
+    """Use `ms` milliseconds of this process's own processor time, however loaded the machine is."""
+    end = time.process_time() + ms / 1e3
+    while time.process_time() < end:
+        pass
+
+
+class Recorder:
+    """Two callables that note who ran, and under what conditions."""
+
+    def __init__(self) -> None:
+        self.calls = ""
+        self.conditions: set[Any] = set()
+
+    def side(self, name: str) -> Any:
+        def run() -> None:
+            self.calls += name
+            self.conditions.add(
+                (torch.is_inference_mode_enabled(), gc.isenabled(), torch.get_num_threads())
+            )
+
+        return run
+
+
+def test_the_sides_take_turns_in_both_orders() -> None:
+    seen = Recorder()
+    result = paired(seen.side("a"), seen.side("b"), repeats=4, warmup=2)
+    assert seen.calls == "abab" + "abbaabba"
+    assert len(result.a.samples_ms) == len(result.b.samples_ms) == 4
+    assert result.clock == "perf_counter"
+
+
+def test_conditions_are_set_and_put_back() -> None:
+    before = torch.get_num_threads()
+    seen = Recorder()
+    wanted = before + 1
+    result = paired(seen.side("a"), seen.side("b"), repeats=2, threads=wanted)
+    assert seen.conditions == {(True, False, wanted)}
+    assert result.threads == wanted
+    assert torch.get_num_threads() == before
+    assert gc.isenabled() and not torch.is_inference_mode_enabled()
+
+
+def test_conditions_come_back_after_an_error() -> None:
+    def fail() -> None:
+        raise RuntimeError("boom")
+
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="boom"):
+        paired(fail, fail, threads=before + 1)
+    assert torch.get_num_threads() == before
+    assert gc.isenabled()
+
+
+def test_the_ratio_says_how_much_faster_b_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = iter([3.0, 1.5, 2.0, 4.0, 6.0, 2.0])  # a b | b a | a b
+    monkeypatch.setattr(latency, "_time_ms", lambda run, device: next(durations))
+    result = paired(int, int, repeats=3)
+    assert result.a.samples_ms == (3.0, 4.0, 6.0)
+    assert result.b.samples_ms == (1.5, 2.0, 2.0)
+    assert result.speedup.median == 2.0
+    low, high = result.speedup.ci95
+    assert 2.0 <= low <= high <= 3.0
+
+
+def test_a_real_difference_is_found() -> None:
+    result = paired(lambda: busy(20), lambda: busy(4), repeats=7, warmup=0)
+    assert result.speedup.ci95[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "pairs"),
+    [
+        ({"repeats": 6}, 6),
+        ({"repeats": 50, "max_seconds": 0.0}, 5),
+        ({"repeats": 3, "max_seconds": 0.0}, 3),
+        ({"repeats": 50, "max_seconds": 0.0, "min_pairs": 7}, 7),
+    ],
+)
+def test_the_time_budget_stops_early_but_not_below_the_minimum(
+    limits: dict[str, Any], pairs: int
+) -> None:
+    assert len(paired(int, int, **limits).a.samples_ms) == pairs
+
+
+def test_min_seconds_takes_more_pairs() -> None:
+    result = paired(lambda: busy(1), lambda: busy(1), repeats=2, min_seconds=0.05)
+    assert len(result.a.samples_ms) > 2
+
+
+def test_no_pairs_is_an_error() -> None:
+    with pytest.raises(BenchError, match="at least 1"):
+        paired(int, int, repeats=0)
+
+
+def test_percentiles_and_throughput_come_from_the_samples() -> None:
+    timing = latency.Timing(tuple(float(ms) for ms in range(1, 102)))
+    assert (timing.p50_ms, timing.p95_ms, timing.p99_ms) == (51.0, 96.0, 100.0)
+    assert timing.throughput_per_s(8) == pytest.approx(8000 / 51)
+
+
+def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    draws = [rng.lognormal(np.log(1.5), 0.1, 25) for _ in range(100)]
+    hits = 0
+    for draw in draws:
+        low, high = bootstrap_median(list(draw), resamples=500)
+        hits += low <= 1.5 <= high
+    assert 85 <= hits <= 100
+    assert bootstrap_median([1.25] * 4) == (1.25, 1.25)
+
+
+def test_the_share_of_the_reduction_is_its_part_of_the_time() -> None:
+    def run() -> None:
+        busy(5)
+        for observer in core.OBSERVERS:
+            observer.enter("reduction")
+        busy(15)
+        for observer in core.OBSERVERS:
+            observer.exit("reduction")
+            observer.enter("else")
+        busy(5)
+        for observer in core.OBSERVERS:
+            observer.exit("else")
+
+    # 0.6 of the work; a loaded machine takes from both parts, so the median keeps near it
+    assert 0.35 < reduction_share(run, repeats=5) < 0.8
+    assert core.OBSERVERS == []
+
+
+def test_nested_regions_count_once_and_no_region_is_nothing() -> None:
+    watch = latency._Stopwatch("reduction", torch.device("cpu"))
+    for step in (watch.enter, watch.enter, watch.exit, watch.exit):
+        step("reduction")
+        busy(1)
+    assert len(watch.marks) == 1
+    assert watch.total_ms() > 2
+    assert reduction_share(lambda: busy(1), repeats=2) == 0.0
+
+
+def test_utilisation_is_of_the_dense_peak_at_two_operations_a_mac() -> None:
+    h100 = profiles.get("h100")
+    assert h100.peak_tflops is not None
+    peak = h100.peak_tflops["bfloat16"]
+    macs = int(peak * 1e12 / 2 * 0.010 * 0.25)  # a quarter of the peak for 10 ms
+    assert utilisation(macs, 10.0, h100, "bfloat16") == pytest.approx(0.25)
+    assert utilisation(macs, 10.0, h100, "float64") is None
+    assert utilisation(macs, 10.0, profiles.get("cpu"), "float32") is None
+
+
+def test_a_real_reduction_takes_a_share_of_the_time_and_none_takes_none() -> None:
+    import timm
+
+    model, x = timm.create_model("test_vit").eval(), torch.rand(1, 3, 160, 160)
+    assert reduction_share(lambda: model(x), repeats=2) == 0.0
+    with bench.reduced(model, "tome", r=8):
+        assert 0 < reduction_share(lambda: model(x), repeats=3) < 1
+
+
+def speed_script() -> Any:
+    """`benchmarks/speed.py`, which is a script and no part of the package."""
+    path = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+    spec = importlib.util.spec_from_file_location("speed", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speed"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_speed_script_compares_time_with_the_mac_bound(capsys: Any) -> None:
+    setting = {"model": "test_vit", "batch": 1, "r": 8, "repeats": 2, "threads": 1}
+    speed_script().main(**setting, methods="tome,crossget", as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["threads"] == 1
+    assert [row["method"] for row in found["rows"]] == ["tome", "crossget"]
+    for row in found["rows"]:
+        assert row["mac_ratio"] > 1.1
+        assert row["of_bound"] == pytest.approx(row["speedup"] / row["mac_ratio"])
+        assert 0 < row["reduction_share"] < 1
+        assert 0 < row["reduction_macs_share"] < 0.5
+        assert row["pairs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"model": "test_vti"}, "test_vit"), ({"model": "test_vit", "methods": "tomee"}, "tome")],
+)
+def test_the_speed_script_names_the_near_miss(
+    wrong: dict[str, str], words: str, capsys: Any
+) -> None:
+    script = speed_script()
+    with pytest.raises(script.typer.Exit) as stop:
+        script.main(**wrong)
+    assert stop.value.exit_code == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import torch
+
+from bench import planning, registry, runner, session, spec
+from bench.errors import BenchError, Unsupported
+from bench.measure.memory import Memory
+from bench.record import Record
+from bench.runner import Summary
+from bench.store import Store
+
+# A fresh process for memory takes seconds to start; test_cli.py has one run with all of it real.
+PATCH = """
+import sys, time
+from pathlib import Path
+from bench import cell, runner, session, spec
+from bench.measure.memory import Memory
+session.peak = lambda *a, **k: Memory(2, 1, 1, "fake")
+real = cell.accuracy
+def slow(*a):
+    time.sleep(float(sys.argv[3]))
+    return real(*a)
+cell.accuracy = slow
+suite, origin = spec.load(sys.argv[1])
+summary = runner.run(suite, origin, Path(sys.argv[2]), machine="m", command="test")
+print(summary.ran, summary.skipped)
+"""
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("suite")
+    vit, images = folders.vit(root / "vit"), folders.images(root / "images")
+    file = root / "tiny.yaml"
+    file.write_text(folders.SUITE.format(vit=vit, images=images))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+
+
+def go(suite_file: Path, results: Path, text: str | None = None) -> Summary:
+    if text is not None:
+        suite_file = results.parent / "other.yaml"
+        suite_file.write_text(text)
+    suite, origin = spec.load(str(suite_file))
+    return runner.run(suite, origin, results, machine="m", command="test", quiet=True)
+
+
+def records(results: Path) -> dict[str, Record]:
+    store = Store(results)
+    found = {r.cell.label: r for r in store.read_all()}
+    assert not store.problems
+    return found
+
+
+def test_a_run_measures_every_part_and_a_second_run_does_nothing(
+    suite_file: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    first = go(suite_file, results)
+    assert (first.cells, first.ran, first.skipped, first.failed) == (4, 4, 0, 0)
+    found = records(results)
+    assert list(found) == ["evit keep_rate=0.5", "none", "tome r=4", "tome r=8"]
+    record = found["tome r=8"]
+    assert record.status == "ok" and record.accuracy.metrics["top1"].n == 8
+    assert record.cost.macs is not None and record.cost.params is not None
+    assert record.cost.macs.total < record.cost.macs.baseline_total
+    assert abs(record.cost.macs.closed_form / record.cost.macs.total - 1) < 0.005
+    assert record.cost.tokens["vision"] == [(65, 57), (57, 49), (49, 41), (41, 33)]
+    (timing,) = record.cost.latency
+    assert len(timing.samples_ms) == len(timing.baseline_samples_ms) >= 5
+    assert timing.speedup.ci95[0] <= timing.speedup.median <= timing.speedup.ci95[1]
+    assert timing.speedup_vs_fastest is not None and timing.attention_path == "mask"
+    assert timing.reduction_share is not None and 0 < timing.reduction_share < 1
+    assert record.cost.memory is not None
+    assert set(record.env) >= {"machine", "cpu", "python", "torch", "timm", "threads"}
+    assert all(record.provenance[k] for k in ("weights", "weights_sha256", "task_version"))
+    assert found["none"].cell.baseline and found["none"].cost.macs.reduction == 0  # type: ignore[union-attr]
+    stamps = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
+    second = go(suite_file, results)
+    assert (second.ran, second.skipped) == (0, 4)
+    assert stamps == {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
+
+
+def keys(suite_file: Path) -> list[str]:
+    suite, _ = spec.load(str(suite_file))
+    plan, _ = planning.plan(suite, "m")
+    return [p.key for p in plan.cells]
+
+
+def test_keys_follow_everything_a_result_depends_on(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys(suite_file)
+    assert before == keys(suite_file) and len(set(before)) == 4
+    text = suite_file.read_text()
+    for old, new in [
+        ("limit: 8", "limit: 9"),
+        ("profiles: cpu", "profiles: cpu-1-thread"),
+        ("limit: 8", "limit: 8\nseed: 1"),
+        ("limit: 8", "limit: 8\ndtypes: bfloat16"),
+        ("batch_sizes: [1]", "batch_sizes: [2]"),
+    ]:
+        other = tmp_path / "tiny.yaml"
+        other.write_text(text.replace(old, new))
+        assert not set(keys(other)) & set(before), new
+    (tmp_path / "renamed.yaml").write_text(text.replace("name: tiny", "name: other"))
+    assert keys(tmp_path / "renamed.yaml") == before
+    real = registry.source_hash
+    monkeypatch.setattr(registry, "source_hash", lambda n: "new" if n == "tome" else real(n))
+    after = keys(suite_file)
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False, True]
+
+
+def test_a_changed_method_is_run_again_and_replaces_its_record(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = tmp_path / "results"
+    go(suite_file, results)
+    real = registry.source_hash
+    monkeypatch.setattr(registry, "source_hash", lambda n: "new" if n == "evit" else real(n))
+    again = go(suite_file, results)
+    assert (again.ran, again.skipped) == (1, 3)
+    assert len(list(results.rglob("*.json"))) == 4
+    assert records(results)["evit keep_rate=0.5"].provenance["method_source_sha256"] == "new"
+
+
+def test_changed_weights_are_run_again(tmp_path: Path) -> None:
+    vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
+    text = folders.SUITE.format(vit=vit, images=images)
+    assert go(vit, tmp_path / "results", text).ran == 4
+    data = bytearray((vit / "model.safetensors").read_bytes())
+    data[-2] ^= 1
+    (vit / "model.safetensors").write_bytes(bytes(data))
+    assert go(vit, tmp_path / "results", text).ran == 4
+
+
+@dataclass
+class Trouble:
+    """What the patched measurement raises, by the cell's label."""
+
+    errors: dict[str, BaseException]
+
+    def __call__(self, cell: Any, *rest: Any) -> Any:
+        if cell.label in self.errors:
+            raise self.errors[cell.label]
+        return self.real(cell, *rest)
+
+
+@pytest.fixture
+def trouble(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
+    from bench import cell
+
+    patched = Trouble({})
+    patched.real = cell.accuracy  # type: ignore[attr-defined]
+    monkeypatch.setattr(cell, "accuracy", patched)
+    yield patched
+
+
+def test_failures_are_recorded_the_run_goes_on_and_they_are_tried_again(
+    suite_file: Path, tmp_path: Path, trouble: Trouble
+) -> None:
+    results = tmp_path / "results"
+    trouble.errors = {
+        "none": RuntimeError("boom\nmore"),
+        "tome r=4": torch.OutOfMemoryError("CUDA out of memory"),
+        "tome r=8": Unsupported("not for this model"),
+    }
+    first = go(suite_file, results)
+    assert (first.ran, first.failed, first.unsupported) == (4, 2, 1)
+    found = records(results)
+    assert {label: r.status for label, r in found.items()} == {
+        "none": "failed",
+        "tome r=4": "oom",
+        "tome r=8": "unsupported",
+        "evit keep_rate=0.5": "ok",
+    }
+    assert (found["none"].reason or "").startswith("RuntimeError: boom (test_runner.py:")
+    assert found["none"].cost.macs is not None  # what was measured before is kept
+    trouble.errors = {}
+    second = go(suite_file, results)
+    assert (second.ran, second.skipped, second.failed) == (2, 2, 0)
+    assert [r.status for r in records(results).values()].count("ok") == 3
+
+
+def test_a_measurement_that_is_no_number_fails_its_cell_only(
+    suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import cell
+
+    real = cell.count
+
+    def nan(which: Any, *rest: Any) -> Any:
+        macs, tokens = real(which, *rest)
+        if which.label == "none":
+            object.__setattr__(macs, "reduction", float("nan"))
+        return macs, tokens
+
+    monkeypatch.setattr(cell, "count", nan)
+    summary = go(suite_file, tmp_path / "results")
+    assert (summary.ran, summary.failed) == (4, 1)
+    assert "not a number" in (records(tmp_path / "results")["none"].reason or "")
+
+
+def test_ctrl_c_ends_with_what_was_done(suite_file: Path, tmp_path: Path, trouble: Trouble) -> None:
+    results = tmp_path / "results"
+    trouble.errors = {"tome r=8": KeyboardInterrupt()}
+    first = go(suite_file, results)
+    assert first.interrupted and first.ran == 2
+    assert set(records(results)) == {"none", "tome r=4"}
+    assert not list(results.rglob("*.lock")) and not list(results.rglob("*.tmp"))
+    trouble.errors = {}
+    assert go(suite_file, results).skipped == 2
+
+
+def test_the_wrong_model_for_a_task_is_unsupported_not_skipped(tmp_path: Path) -> None:
+    vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
+    captions = folders.captions(tmp_path, images)
+    text = folders.SUITE.format(vit=vit, images=images)
+    text = text.replace(f"imagefolder:{images}", f"karpathy:{captions}")
+    summary = go(vit, tmp_path / "results", text)
+    assert (summary.ran, summary.failed, summary.unsupported) == (4, 0, 4)
+    assert go(vit, tmp_path / "results", text).skipped == 4
+
+
+def test_random_weights_give_cost_and_say_why_there_is_no_accuracy(tmp_path: Path) -> None:
+    vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
+    (vit / "model.safetensors").unlink()
+    text = folders.SUITE.format(vit=vit, images=images) + "random_weights: true\n"
+    assert go(vit, tmp_path / "results", text).failed == 0
+    record = records(tmp_path / "results")["tome r=8"]
+    assert record.provenance["weights"] == "random" and record.cost.latency
+    assert record.accuracy.primary is None and "random weights" in (record.accuracy.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tome", "name: tomee", "other.yaml:5: unknown method 'tomee' — did you mean 'tome'"),
+        ("r: [4, 8]", "rr: [4, 8]", "other.yaml:5: method 'tome' has no parameter 'rr'"),
+        ("imagefolder:", "imagefoldr:", "other.yaml:3: unknown task 'imagefoldr:"),
+        ("profiles: cpu", "profiles: gpu", "other.yaml:7: unknown profile 'gpu'"),
+        ("name: tome,", "name: tome, models: [x],", "other.yaml:5: no model 'x' in this suite"),
+        ("limit: 8", "limt: 8", "other.yaml:10: unknown key 'limt' — did you mean 'limit'"),
+    ],
+)
+def test_mistakes_name_their_line_and_nothing_is_run(
+    suite_file: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    text = suite_file.read_text()
+    assert old in text
+    with pytest.raises(BenchError) as error:
+        go(suite_file, tmp_path / "results", text.replace(old, new))
+    assert str(error.value).startswith(message)
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+def start(suite_file: Path, results: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PATCH, str(suite_file), str(results), str(seconds)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(os.environ))
+
+
+def test_kill_9_loses_nothing_but_the_open_cell(suite_file: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    process = start(suite_file, results, 2.0)
+    deadline = time.monotonic() + 60
+    while len(list(results.rglob("*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while not list(results.rglob("*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.02)  # the next cell is open
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = records(results)
+    assert set(done) == {"none", "tome r=4"}
+    (lock,) = results.rglob("*.lock")
+    assert lock.read_text().split()[0] == str(process.pid)
+    summary = go(suite_file, results)
+    assert (summary.ran, summary.skipped, summary.failed) == (2, 2, 0)
+    after = records(results)
+    assert len(after) == 4 and all(after[label] == record for label, record in done.items())
+    assert not list(results.rglob("*.lock"))
+
+
+def test_two_runners_share_the_work(suite_file: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    processes = [start(suite_file, results, 0.3) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    counts = [tuple(map(int, out.split())) for out, _ in outputs]
+    assert sum(ran for ran, _ in counts) == 4
+    assert all(ran + skipped == 4 for ran, skipped in counts)
+    assert len(records(results)) == len(list(results.rglob("*.json"))) == 4
+    assert not list(results.rglob("*.lock")) and not list(results.rglob("*.tmp"))
+
+
+def test_the_summary_is_json(suite_file: Path, tmp_path: Path) -> None:
+    summary = go(suite_file, tmp_path / "results")
+    assert json.loads(json.dumps(summary.as_dict()))["records"].endswith("results/m/tiny")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import spec
+from bench.errors import BenchError
+
+
+def parse(text: str) -> spec.Suite:
+    document = spec.Document(text, "quick.yaml")
+    return spec.parse({"name": "quick", **document.data}, document)
+
+
+GOOD = """\
+models:
+  - embedded:vit-fashion
+  - {name: embedded:clip-emoji, tasks: [emoji-retrieval]}
+tasks: [fashion-mnist]
+methods:
+  - {name: tome, r: [4, 8]}
+  - {name: evit, keep_rate: [0.7, 0.5], layers: [3, 6, 9]}
+  - {name: crossget, r: {vision: 8, text: 2}, models: [embedded:clip-emoji]}
+limit: 10
+"""
+
+
+def test_cells_put_the_unreduced_model_first_and_group_by_model() -> None:
+    cells = parse(GOOD).cells()
+    assert [(c.model.partition(":")[2], c.task, c.label) for c in cells] == [
+        ("vit-fashion", "fashion-mnist", "none"),
+        ("vit-fashion", "fashion-mnist", "tome r=4"),
+        ("vit-fashion", "fashion-mnist", "tome r=8"),
+        ("vit-fashion", "fashion-mnist", "evit keep_rate=0.7 layers=3,6,9"),
+        ("vit-fashion", "fashion-mnist", "evit keep_rate=0.5 layers=3,6,9"),
+        ("clip-emoji", "emoji-retrieval", "none"),
+        ("clip-emoji", "emoji-retrieval", "tome r=4"),
+        ("clip-emoji", "emoji-retrieval", "tome r=8"),
+        ("clip-emoji", "emoji-retrieval", "evit keep_rate=0.7 layers=3,6,9"),
+        ("clip-emoji", "emoji-retrieval", "evit keep_rate=0.5 layers=3,6,9"),
+        ("clip-emoji", "emoji-retrieval", "crossget r=vision:8,text:2"),
+    ]
+    assert [c.baseline for c in cells].count(True) == 2
+    assert cells[3].params == {"keep_rate": 0.7, "layers": [3, 6, 9]}
+
+
+def test_lists_within_lists_are_values_of_a_sweep() -> None:
+    text = "models: [m/m]\nmethods: [{name: t, r: [[4, 2], [1, 1]], layers: [[0, 1], [2, 3]]}]"
+    params = [c.params for c in parse(text).cells()[1:]]
+    assert params[0] == {"r": [4, 2], "layers": [0, 1]}
+    assert len(params) == 4
+
+
+def test_a_method_written_twice_runs_once() -> None:
+    text = "models: [m/m]\nmethods: [none, {name: t, r: [4]}, {name: t, r: [4, 5]}]"
+    assert [c.label for c in parse(text).cells()] == ["none", "t r=4", "t r=5"]
+
+
+def test_profiles_dtypes_and_batch_sizes_reach_the_cells() -> None:
+    text = "models: [m/m]\nmethods: [none]\nprofiles: [a, b]\ndtypes: [float32, bfloat16]\n"
+    cells = parse(text + "batch_sizes: 4").cells()
+    assert [(c.profile, c.dtype) for c in cells] == [
+        ("a", "float32"),
+        ("a", "bfloat16"),
+        ("b", "float32"),
+        ("b", "bfloat16"),
+    ]
+    assert cells[0].batch_sizes == (4,)
+    assert cells[0].task == "cost"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [m]\nmethds: [none]", "quick.yaml:2: unknown key 'methds' — did you mean 'met"),
+        ("models:\n  - {name: m, task: [x]}\nmethods: [none]", "quick.yaml:2: unknown key 'task'"),
+        ("models: [m]\nmethods: [none]\nlimit: 0", "quick.yaml:3: 'limit': input should be"),
+        ("models: [m]\nmethods: [none]\nlimit: many", "quick.yaml:3: 'limit': "),
+        ("models: [m]\nmethods: [none]\ndtypes: [float8]", "quick.yaml:3: 'dtypes.0': "),
+        ("models: [m]\nmethods:\n  - r: 8", "quick.yaml:3: 'methods.0.name': field required"),
+        ("models: []\nmethods: [none]", "quick.yaml:1: 'models': "),
+        ("models: [m]", "quick.yaml:1: 'methods': field required"),
+        ("models: [m\nmethods: [none]", "quick.yaml:2: not valid YAML"),
+        ("- models", "quick.yaml:1: a suite is a mapping"),
+        ("", "quick.yaml:1: a suite is a mapping"),
+    ],
+)
+def test_mistakes_name_their_line(text: str, message: str) -> None:
+    with pytest.raises(BenchError) as error:
+        parse(text)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_the_suites_that_ship_parse_and_hold_every_method() -> None:
+    from bench.registry import methods
+
+    assert set(spec.names()) >= {"quick", "standard", "cost", "cost-gpu"}
+    for name in spec.names():
+        suite, _ = spec.load(name)
+        assert suite.description
+        assert {c.method for c in suite.cells()} <= set(methods())
+    wanted = ["none", "random", "pool", "downsample", "tome", "topk", "evit", "crossget"]
+    assert {c.method for c in spec.load("quick")[0].cells()} >= set(wanted)
+
+
+def test_unknown_suites_name_the_near_miss(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="unknown suite 'quik' — did you mean 'quick'"):
+        spec.load("quik")
+    with pytest.raises(BenchError, match="no suite file"):
+        spec.load(str(tmp_path / "x.yaml"))
+
+
+def test_a_suite_file_takes_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("models: [m/m]\nmethods: [none]")
+    assert spec.load(str(tmp_path / "mine.yaml"))[0].name == "mine"

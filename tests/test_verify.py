@@ -1,0 +1,96 @@
+"""The published figures as data, and what counts as agreement."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bench import published, registry, verify
+from bench.errors import BenchError
+from bench.published import Cost
+
+COSTS = published.costs()
+SUPPORTED = [cost for cost in COSTS if not cost.unsupported]
+
+
+def cost(printed: str, **kwargs: object) -> Cost:
+    return replace(SUPPORTED[0], published=printed, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("printed", "ours", "agrees"),
+    [
+        ("2.7", 2.7499, True),  # half a unit of the last digit is more than 1 %
+        ("2.7", 2.7501, False),
+        ("61.60", 62.21, True),  # here 1 % is more
+        ("61.60", 62.22, False),
+        ("12.035655936", 11.92, True),
+        ("167.40", 165.7, False),
+    ],
+)
+def test_agreement_is_1_percent_or_the_printed_rounding(
+    printed: str, ours: float, agrees: bool
+) -> None:
+    assert cost(printed).within(ours) is agrees
+
+
+def test_rounding_keeps_trailing_zeros() -> None:
+    assert cost("61.60").rounding == Decimal("0.005")
+    assert cost("4.0").rounding == Decimal("0.05")
+
+
+def test_data_is_whole() -> None:
+    ids = [(c.figure, c.label) for c in COSTS]
+    assert len(set(ids)) == len(ids)
+    for c in COSTS:
+        assert c.source and c.quantity in published.UNITS, c
+        assert bool(c.model) != bool(c.unsupported), c
+        if c.model:
+            assert c.method in registry.methods(), c
+    assert {c.method for c in SUPPORTED} >= {"none", "tome", "evit", "crossget"}
+
+
+@pytest.mark.parametrize("figure", sorted({c.figure for c in SUPPORTED}))
+def test_published_costs_are_met(figure: str) -> None:
+    for check in verify.checks(figure):
+        assert check.verdict == "ok", (check.cost.label, check.cost.published, check.ours)
+
+
+def test_unreduced_clip_is_exact() -> None:
+    (total,) = [c for c in verify.checks("clip-b16/none") if c.cost.quantity == "gmacs"]
+    assert total.ours == 20.56706816
+
+
+def test_main_fails_when_a_figure_is_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        cost("20.56706816"),
+        cost("21.0", label="wrong"),
+        cost("1", model="", unsupported="why not"),
+    ]
+    monkeypatch.setattr(published, "costs", lambda only: rows)
+    monkeypatch.setattr(published, "recompute", lambda row: 20.56706816)
+    assert verify.main(json=True) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["counts"] == {"ok": 1, "off": 1, "unsupported": 1}
+    assert said["checks"][1]["difference_percent"] == pytest.approx(-2.06, abs=0.01)
+    assert verify.main() == 1
+    assert "why not" in capsys.readouterr().out
+    rows.pop(1)
+    assert verify.main() == 0
+
+
+def test_unknown_figure_is_a_clear_error() -> None:
+    with pytest.raises(BenchError, match="no published figure matches 'nope'.*deit-s/tome"):
+        verify.main(only="nope")
+
+
+def test_sources_stay_beside_the_numbers(repo: Path) -> None:
+    text = (repo / "bench/data/published.json").read_text(encoding="utf-8")
+    for figure in json.loads(text)["figures"]:
+        assert figure["source"] and figure["what"], figure["id"]
