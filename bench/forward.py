@@ -25,6 +25,9 @@ class Pass:
         self.depth = len(tower.blocks)
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
+        self.qkv: tuple[Tensor, Tensor, Tensor] | None = None
+        self.bias: Tensor | None = None
+        self.scale: float | None = None
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
@@ -64,6 +67,7 @@ class Pass:
         r = self._amount(layer, n_in)
         if r:
             x = self._reduce(layer, x, r)
+        self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak memory
         x = self.tower.feed(block, x)
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, layer, n_in, x.shape[1])
@@ -87,6 +91,7 @@ class Pass:
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
+        assert self.qkv is not None
         q, k, v = self.qkv
         return Site(
             x,
@@ -224,5 +229,5 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _visible(mask: Any) -> Tensor:
     """(B,1,N,N) attention mask -> (B,N) 1.0 where the last query may see the key."""
-    last = mask[:, 0, -1]
+    last: Tensor = mask[:, 0, -1]
     return (last if last.dtype == torch.bool else last == 0).float()

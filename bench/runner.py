@@ -198,10 +198,10 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
         return "ok", None
     except Unsupported as error:
         return "unsupported", str(error)
+    except (MemoryError, torch.OutOfMemoryError) as error:  # some are a BenchError as well
+        return _out_of_memory(error)
     except BenchError as error:
         return "failed", str(error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        return _out_of_memory(error)
     except Exception as error:
         if "allocate memory" in str(error) or "out of memory" in str(error):
             return _out_of_memory(error)

@@ -77,7 +77,7 @@ def load_vit_fashion() -> nn.Module:
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
-    model = VisionTransformer(**VIT_FASHION)
+    model: nn.Module = VisionTransformer(**VIT_FASHION)
     state = load_file(path("vit_fashion.safetensors"))
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return model.eval()
