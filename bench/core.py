@@ -17,7 +17,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bench.errors import Unsupported as Unsupported  # methods say with it where they cannot run
+# methods say with these where they cannot run
+from bench.errors import BenchError as BenchError
+from bench.errors import Unsupported as Unsupported
 
 
 def take(x_BNC: Tensor, index_BM: Tensor) -> Tensor:

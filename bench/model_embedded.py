@@ -83,7 +83,11 @@ def _clip_emoji(name: str, random_weights: bool) -> Loaded:
         def tokenizer(texts: list[str]) -> dict[str, Tensor]:
             longest = embedded.TEXT_TOKENS
             tokens = words(
-                texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+                texts,
+                padding="max_length",
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
             )
             return {key: tokens[key] for key in ("input_ids", "attention_mask")}
 

@@ -8,16 +8,16 @@ tower without class token the cross token starts as the mean token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site, take
+from bench.core import BenchError, Plan, Reducer, Site, take
 from bench.registry import register
 from crossget import importance, matching
+from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 
 
@@ -27,17 +27,29 @@ class CrossGET(Reducer):
     """Merges along a complete graph of tokens, guided by what the cross token finds important.
 
     A cross token rides along last in every tower and never merges. `cross_tokens` maps a tower to
-    its learned vectors (L,C), one a layer; without them they are zeros, and the cross token is a
-    copy of the class (text: end-of-text) token that nothing merges.
+    its learned vectors (L,C), one a layer, or names a safetensors file with them; without them they
+    are zeros, and the cross token is a copy of the class (text: end-of-text) token.
     """
 
-    cross_tokens: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    cross_tokens: Any = field(default=None, compare=False)
     importance: Literal["query", "attention"] = "query"
     guided_matching: bool = True
     guided_ensemble: bool = True
+    tokens: CrossTokens = field(init=False, compare=False, repr=False)
 
     proportional: ClassVar[bool] = True
     appends: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        """Read the cross tokens.
+
+        Raises:
+            BenchError: the file or the tensors do not serve.
+        """
+        try:
+            object.__setattr__(self, "tokens", CrossTokens.of(self.cross_tokens))
+        except (OSError, ValueError) as error:
+            raise BenchError(f"crossget: {error}") from error
 
     def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
         """A copy of the class or end-of-text token; the mean where there is none."""
@@ -47,14 +59,14 @@ class CrossGET(Reducer):
         """Last token <- detached running token + this layer's learned vector."""
         text = tower == "text" and anchor is not None
         current = take(x, anchor[:, None]) if text and anchor is not None else x[:, -1:]
-        cross = (self.cross_tokens or {}).get(tower)
-        value = current.detach()
-        if cross is not None:
-            value = value + cross[layer].to(value)
-        return torch.cat([x[:, :-1], value], 1)
+        return self.tokens.refreshed(x, current, layer, tower)
 
+    @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:
-        """Match all pairs by key similarity, less importance; weigh pairs by importance."""
+        """Match all pairs by key similarity, less importance; weigh pairs by importance.
+
+        No gradient flows through the decision or the weights, as in the authors' code.
+        """
         matters = self._importance(site)
         keys = site.k.mean(1) if self.importance == "attention" else site.keys()
         src, dst = matching.complete_graph_soft_matching(

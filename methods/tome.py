@@ -30,6 +30,7 @@ class ToMe(Reducer):
         return bipartite_soft_matching(site.k.mean(1), r, site.protect)
 
 
+@torch.no_grad()
 def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect_BN: Tensor) -> Plan:
     """Each token at an even position proposes its most similar one at an odd position; r merge.
 

@@ -10,13 +10,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 import bench
 from bench.core import Reducer, Site
 from bench.registry import method
 from bench.schedules import as_schedule
+from crossget import CrossTokens, clip_alignment_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -107,6 +108,33 @@ def test_crossget_on_clip(clip: Any, vision: int, text: int) -> None:
         words = model.text_projection(model.text_model(g["input_ids"]).pooler_output)
     close(image, g[f"image_embeds.rv{vision}_rl{text}"])
     close(words, g[f"text_embeds.rv{vision}_rl{text}"])
+
+
+@pytest.mark.parametrize(("vision", "text"), [(8, 0), (8, 3)])
+def test_crossget_losses_and_gradients(clip: Any, vision: int, text: int) -> None:
+    model, g = clip
+    which = f"rv{vision}_rl{text}"
+    cross = CrossTokens(
+        {
+            k: g[f"cross_{v}"].clone().requires_grad_()
+            for k, v in (("vision", "image"), ("text", "text"))
+        }
+    )
+    with bench.reduced(model, "crossget", r={"vision": vision, "text": text}, cross_tokens=cross):
+        out = model(pixel_values=g["pixel_values"], input_ids=g["input_ids"])
+    right = torch.arange(len(g["pixel_values"]))
+    task = (
+        nn.functional.cross_entropy(out.logits_per_image, right)
+        + nn.functional.cross_entropy(out.logits_per_text, right)
+    ) / 2
+    alignment = clip_alignment_loss(model, cross)
+    for loss, name in ((task, "itc"), (alignment, "js")):
+        torch.testing.assert_close(loss, g[f"loss_{name}.{which}"], rtol=1e-4, atol=0)
+    (0.5 * task + 0.5 * alignment).backward()
+    for tower, name in (("vision", "image"), ("text", "text")):
+        expected = g[f"grad_cross_{name}.{which}"]
+        error = (cross.vectors[tower].grad - expected).norm() / expected.norm()
+        assert error < 1e-3, (tower, error)
 
 
 @pytest.mark.parametrize("fuse", [True, False])

@@ -87,7 +87,12 @@ def load_clip_emoji() -> tuple[CLIPModel, PreTrainedTokenizerFast]:
     """Return the trained `clip-emoji` in eval mode (fp32) and its tokenizer."""
     import torch
     from transformers import CLIPModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
     folder = path("clip_emoji")
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # it would flash by, once a model and once a memory process
     model = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+    if bar:
+        logging.enable_progress_bar()
     return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,0 +1,69 @@
+"""The alignment loss (CrossGET, §3.1): cross tokens of the two modalities shall say the same.
+
+Shape suffixes: L layers, B batch, C channels of a tower, E embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossget.cross_tokens import CrossTokens
+
+
+def match_layers(x_LBE: Tensor, depth: int) -> Tensor:
+    """Repeat layers to `depth` as evenly as integers allow (nearest interpolation)."""
+    layers = torch.arange(depth, device=x_LBE.device) * len(x_LBE) // depth
+    return x_LBE[layers]
+
+
+def alignment_loss(image_LBE: Tensor, text_LBE: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the softmaxes, mean over layers and batch.
+
+    Args:
+        image_LBE: projected cross tokens of one modality, logits over the embedding.
+        text_LBE: of the other; the shallower of the two is repeated to the depth of the deeper.
+    """
+    depth = max(len(image_LBE), len(text_LBE))
+    both = [match_layers(x, depth).flatten(0, 1) for x in (image_LBE, text_LBE)]
+    mean = (both[0].softmax(-1) + both[1].softmax(-1)) / 2
+    parts = [F.kl_div(x.log_softmax(-1), mean, reduction="batchmean") for x in both]
+    return (parts[0] + parts[1]) / 2
+
+
+def project(values_LBC: Tensor, norm: Any, projection: Any) -> Tensor:
+    """The tower's own norm and projection, both detached: (L,B,C) -> (L,B,E).
+
+    `projection` None leaves the width as it is (SigLIP's image tower has no linear projection).
+    """
+    x = F.layer_norm(
+        values_LBC, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
+    )
+    if projection is None:
+        return x
+    bias = None if projection.bias is None else projection.bias.detach()
+    return F.linear(x, projection.weight.detach(), bias)
+
+
+def clip_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
+    """The loss of a transformers CLIP or SigLIP after a forward pass in training.
+
+    CLIP: image side through `pre_layrnorm` and the visual projection, text side through the final
+    norm and the text projection, as the reference. SigLIP (not in the reference): image side
+    through the post norm, text side through final norm and head.
+    """
+    vision, text = model.vision_model, model.text_model
+    if hasattr(model, "visual_projection"):
+        image_side, text_side = (
+            (vision.pre_layrnorm, model.visual_projection),
+            model.text_projection,
+        )
+    else:
+        image_side, text_side = (vision.post_layernorm, None), text.head
+    return alignment_loss(
+        project(cross.stacked("vision"), *image_side),
+        project(cross.stacked("text"), text.final_layer_norm, text_side),
+    )
