@@ -64,6 +64,7 @@ class Run:
     summary: Summary
     session: Session | None = None
     session_key: Any = None
+    started: str = field(default_factory=lambda: _now())
 
 
 def run(
@@ -118,6 +119,13 @@ def _done(store: Store, planned: Planned, machines: dict[str, str]) -> bool:
     return record is not None and record.done
 
 
+def _taken_care_of(state: Run, planned: Planned) -> bool:
+    """Whether another runner has finished the cell meanwhile, be it with a failure."""
+    machine = state.machines[planned.profile.name]
+    record = state.store.get(planned.cell, planned.key, machine)
+    return record is not None and (record.done or record.created >= state.started)
+
+
 def _work(state: Run, todo: list[Planned]) -> None:
     """Run each cell that nobody else holds; come back to those until they are done or free."""
     waiting = todo
@@ -129,7 +137,7 @@ def _work(state: Run, todo: list[Planned]) -> None:
             with state.store.claim(planned.cell, planned.key, machine) as mine:
                 if not mine:
                     held.append(planned)
-                elif _done(state.store, planned, state.machines):
+                elif _taken_care_of(state, planned):
                     state.summary.skipped += 1
                     state.display.begin(planned.cell)
                     state.display.end("done by another runner", None)
@@ -166,7 +174,7 @@ def _run_one(state: Run, planned: Planned) -> None:
         provenance=provenance,
         env=this.environment(machine, planned.profile.device, threads),
         command=state.command,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
         seconds=round(time.monotonic() - start, 3),
     )
     try:
@@ -206,6 +214,10 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
         if "allocate memory" in str(error) or "out of memory" in str(error):
             return _out_of_memory(error)
         return "failed", _one_line(error)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _out_of_memory(error: BaseException) -> tuple[Status, str]:

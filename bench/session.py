@@ -74,7 +74,7 @@ class Session:
             candidates = {self.backend: self.plain}
             for backend in BACKENDS:
                 if backend != self.backend:
-                    candidates[backend] = twin(self.loaded.model)
+                    candidates[backend] = twin(self.plain)  # the other one may be reduced now
                     set_backend(candidates[backend], backend)
             inputs = self.loaded.example_inputs(batch)
             name = min(candidates, key=lambda b: _seconds(candidates[b], inputs))

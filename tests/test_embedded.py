@@ -17,7 +17,7 @@ from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 
 COMMITTED = (
     "LICENSES.md",
-    "clip_emoji.md",
+    "clip_emoji/README.md",
     "clip_emoji/config.json",
     "clip_emoji/model.safetensors",
     "clip_emoji/tokenizer.json",

@@ -17,7 +17,7 @@ from bench.training.loop import Job, Phase, Settings, fit
 
 LOW_RESOLUTION = 14
 FULL_RESOLUTION = 28
-LOW_EPOCHS = 8.0
+LOW_EPOCHS = 7.0
 FULL_EPOCHS = 1.0
 VALIDATION_IMAGES = 2000
 

@@ -62,7 +62,7 @@ def caption(entry: dict[str, Any]) -> str:
 
 
 def emoji_concepts(data_dir: str | Path | None = None) -> dict[str, Emoji]:
-    """Return the named emoji by slug, without flags' skin tones and without repeated captions."""
+    """Return the named emoji by slug: no skin tones, no bare flag letters, each caption once."""
     folder = fetch_npm("emojibase-data", cache_dir(data_dir))
     entries = json.loads((folder / "en" / "data.json").read_text("utf-8"))
     found: dict[str, Emoji] = {}
