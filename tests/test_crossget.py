@@ -1,0 +1,165 @@
+"""CrossGET's steps: an oracle in plain loops, the properties it claims, cross tokens and files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+import bench
+from bench.registry import method
+from crossget import CrossTokens, alignment_loss, clip_alignment_loss
+from crossget.importance import importance_from_attention, importance_from_query
+from crossget.loss import match_layers
+from crossget.matching import complete_graph_soft_matching, cosine_similarity
+from methods.tome import bipartite_soft_matching
+
+
+def tokens(seed: int, batch: int = 2, n: int = 40, width: int = 16) -> Tensor:
+    """Clustered, as in pictures: eight centres a sample, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(batch, 8, width, generator=generator)
+    which = torch.randint(0, 8, (batch, n), generator=generator)
+    noise = torch.randn(batch, n, width, generator=generator)
+    return centres[torch.arange(batch)[:, None], which] + 0.5 * noise
+
+
+def protected(batch: int, n: int) -> Tensor:
+    """Class token first, cross token last."""
+    protect = torch.zeros(batch, n, dtype=torch.bool)
+    protect[:, 0] = protect[:, -1] = True
+    return protect
+
+
+def by_loops(similarity: Any, importance: Any, r: int, protect: Any) -> list[tuple[int, int]]:
+    """One sample's (source, destination) pairs, as the paper's algorithm says it, one by one."""
+    n = len(similarity)
+    free = [i for i in range(n) if not protect[i]]
+    best = {i: max(similarity[i][j] for j in free if j != i) for i in free}
+    ranking = sorted(free, key=lambda i: (-best[i], i))
+    objective = {}
+    for place, i in enumerate(ranking):
+        visible = [similarity[i][j] for j in ranking[place + 1 :]]
+        objective[i] = importance[i] - max(visible) if visible else math.inf
+    sources = sorted(free, key=lambda i: (objective[i], i))[:r]
+    pairs = []
+    for i in sources:
+        stay = [j for j in free if j not in sources]
+        pairs.append((i, max(stay, key=lambda j: (similarity[i][j], -j))))
+    return pairs
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("r", [1, 7, 19])
+def test_matching_equals_the_plain_loops(seed: int, r: int) -> None:
+    x = tokens(seed)
+    similarity, protect = cosine_similarity(x), protected(2, 40)
+    importance = importance_from_query(x, x[:, -1])
+    src, dst = complete_graph_soft_matching(similarity, r, protect, importance)
+    for b in range(2):
+        expected = by_loops(similarity[b].tolist(), importance[b].tolist(), r, protect[b].tolist())
+        assert list(zip(src[b].tolist(), dst[b].tolist(), strict=True)) == expected
+        assert not set(src[b].tolist()) & set(dst[b].tolist())  # no source is a destination
+        assert len(set(src[b].tolist())) == r
+
+
+def test_ties_go_to_the_lower_position() -> None:
+    x = torch.eye(6)[[0, 1, 1, 2, 2, 3]][None]  # positions 1 and 2 alike, 3 and 4 alike
+    src, dst = complete_graph_soft_matching(cosine_similarity(x), 2, protected(1, 6))
+    assert src.tolist() == [[1, 3]]
+    assert dst.tolist() == [[2, 4]]
+
+
+def summed(x: Tensor, src: Tensor, dst: Tensor) -> Tensor:
+    """(B,) similarity of all merged pairs."""
+    rows = torch.arange(len(x))[:, None]
+    return cosine_similarity(x)[rows, src, dst].sum(1)
+
+
+@pytest.mark.parametrize("r", [4, 12])
+def test_a_complete_graph_finds_nearer_pairs_than_a_bipartite_one(r: int) -> None:
+    """At the same r the merged pairs are at least as similar in sum: here in every one of 200."""
+    x = tokens(0, batch=200)
+    protect = protected(200, 40)
+    complete = summed(x, *complete_graph_soft_matching(cosine_similarity(x), r, protect))
+    plan = bipartite_soft_matching(x, r, protect)
+    assert plan.src is not None and plan.dst is not None
+    bipartite = summed(x, plan.src, plan.keep.gather(1, plan.dst))
+    assert (complete >= bipartite - 1e-5).float().mean() == 1
+
+
+def test_importance_from_attention() -> None:
+    attention = torch.rand(2, 5, 5).softmax(-1)
+    expected = [
+        [sum(float(a[q, k]) for q in range(4)) / 4 + float(a[4, k]) for k in range(5)]
+        for a in attention
+    ]
+    torch.testing.assert_close(importance_from_attention(attention), torch.tensor(expected))
+
+
+def test_layers_are_matched_by_repeating() -> None:
+    layers = torch.arange(4.0)[:, None, None]
+    assert match_layers(layers, 8).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert match_layers(layers, 6).flatten().tolist() == [0, 0, 1, 2, 2, 3]
+    same = torch.randn(3, 2, 5)
+    assert alignment_loss(same, same).abs() < 1e-6
+    assert alignment_loss(torch.randn(6, 2, 5), same) > 0
+
+
+@pytest.mark.parametrize("build", [tiny.clip, tiny.siglip])
+def test_cross_tokens_learn_and_are_saved(build: Any, tmp_path: Path) -> None:
+    model = build()
+    kw = tiny.inputs(model)
+    depths = {"vision": 4, "text": 3}
+    cross = CrossTokens({k: torch.zeros(n, 32, requires_grad=True) for k, n in depths.items()})
+    budget = {"vision": 6, "text": 2}
+    with bench.reduced(model, "crossget", r=budget, cross_tokens=cross):
+        out = model(**kw)
+    loss = out.logits_per_image.diagonal().sum() + clip_alignment_loss(model, cross)
+    loss.backward()
+    for table in cross.vectors.values():
+        assert table.grad is not None
+        assert (table.grad.abs().sum(1) > 0).all()  # every layer's vector is reached
+        table.data.normal_()
+    cross.save(tmp_path / "cross.safetensors")
+    features = []
+    for given in (cross, tmp_path / "cross.safetensors", str(tmp_path / "cross.safetensors")):
+        with torch.no_grad(), bench.reduced(model, "crossget", r=budget, cross_tokens=given):
+            features.append(tiny.run(model, kw))
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])
+
+
+def test_both_towers_carry_the_cross_token() -> None:
+    model = tiny.clip()
+    kw = tiny.inputs(model)
+    with bench.reduced(model, "crossget", r={"vision": 4}):
+        seen = bench.trace(model, **kw).tokens
+    assert seen["vision"][0] == (66, 62)
+    assert seen["text"] == [(15, 15)] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("no-such-file.safetensors", "no cross tokens at no-such-file"),
+        ({"vision": torch.zeros(32)}, r"must be \(L,C\)"),
+    ],
+)
+def test_cross_tokens_that_do_not_serve(given: Any, says: str) -> None:
+    with pytest.raises(bench.BenchError, match=says):
+        method("crossget")(cross_tokens=given)
+
+
+@pytest.mark.parametrize("name", ["tome", "crossget"])
+@pytest.mark.parametrize("size", [4, 8, 16, 32, 64])
+def test_half_precision_has_no_nan(name: str, size: int) -> None:
+    model = tiny.timm_vit(img_size=size).to(torch.bfloat16)
+    x = tiny.images(2, max(size, 8))[..., :size, :size].to(torch.bfloat16)
+    with torch.no_grad(), bench.reduced(model, name, r=6):
+        assert torch.isfinite(model(x)).all()
