@@ -83,14 +83,15 @@ def summed(x: Tensor, src: Tensor, dst: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("r", [4, 12])
 def test_a_complete_graph_finds_nearer_pairs_than_a_bipartite_one(r: int) -> None:
-    """At the same r the merged pairs are at least as similar in sum: here in every one of 200."""
+    """On average, and for most inputs: of these 200, 78 % at r = 4 and 70 % at r = 12, not all."""
     x = tokens(0, batch=200)
     protect = protected(200, 40)
     complete = summed(x, *complete_graph_soft_matching(cosine_similarity(x), r, protect))
     plan = bipartite_soft_matching(x, r, protect)
     assert plan.src is not None and plan.dst is not None
     bipartite = summed(x, plan.src, plan.keep.gather(1, plan.dst))
-    assert (complete >= bipartite - 1e-5).float().mean() == 1
+    assert complete.mean() > bipartite.mean()
+    assert (complete >= bipartite - 1e-5).float().mean() > 0.6
 
 
 def test_importance_from_attention() -> None:
