@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.adapters.hf import HuggingFaceAdapter
 from bench.adapters.timm_vit import TimmVitAdapter
-from bench.errors import BenchError
+from bench.errors import Unsupported
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -43,12 +43,12 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter that knows `model`.
 
     Raises:
-        BenchError: none does; the message lists what is supported.
+        Unsupported: none does; the message lists what is supported.
     """
     for adapter in adapters():
         if adapter.matches(model):
             return adapter
-    raise BenchError(
+    raise Unsupported(
         f"no adapter for {type(model).__module__}.{type(model).__name__}; supported: "
         + "; ".join(supported())
     )
