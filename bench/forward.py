@@ -128,7 +128,7 @@ class Pass:
             new = self.protect.new_zeros(self.protect.shape[0], plan.extra.shape[1])
             self.protect = torch.cat([self.protect, new], 1)
         watchers = [o for o in core.OBSERVERS if hasattr(o, "slots")]
-        if not (watchers or self.tower.restores or self.tower.name == "text"):
+        if not (watchers or self.tower.restores):
             return
         slots = plan.slots(n)
         for observer in watchers:
