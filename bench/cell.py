@@ -67,7 +67,7 @@ def measure_into(
     model = session.loaded.model
     sizes = cell.batch_sizes or session.profile.batch_sizes
     plain_parameters = _parameters(model)
-    with apply(model, cell):
+    with apply(session.loaded, cell):
         stage("counting")
         found.params = Params(_parameters(model), _parameters(model) - plain_parameters)
         found.macs, found.tokens = count(cell, session)

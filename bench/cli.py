@@ -214,10 +214,11 @@ def verify(
     }
 )
 def train(context: typer.Context) -> None:
-    """Train an embedded model again, from the registries' data; resumes where it was stopped."""
+    """Train an embedded model again, or fine-tune a CLIP with reduction on; resumes if stopped."""
     from bench.training.train import main as start
 
-    raise typer.Exit(start(context.args or ["--help"]))
+    command = shlex.join(["run_bench.py", *sys.argv[1:]])
+    raise typer.Exit(start(context.args or ["--help"], command))
 
 
 def main() -> None:

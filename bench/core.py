@@ -10,12 +10,12 @@ C channels, H heads, D channels a head.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # methods say with these where they cannot run
 from bench.errors import BenchError as BenchError
@@ -216,6 +216,8 @@ class Reducer:
         keeps: what a keep rate is a share of: the "current" tokens (ceil, as EViT), or the
             "initial" ones, compounding over the layers (floor, as TopK).
         appends: tokens that the method adds at the end of the sequence and that never merge.
+        learns: the parameter that takes what training learned: tensors by name, or a safetensors
+            file with them under `LEARNS.NAME`.
     """
 
     name: ClassVar[str] = ""
@@ -230,6 +232,7 @@ class Reducer:
     budget: ClassVar[dict[str, Any]] = {"r": 8}
     keeps: ClassVar[str] = "current"
     appends: ClassVar[int] = 0
+    learns: ClassVar[str] = ""
 
     def plan(self, site: Site, r: int) -> Plan:
         """Decide which `r` >= 1 unprotected tokens of `site` go, and where."""
@@ -252,6 +255,20 @@ class Reducer:
     ) -> tuple[int, int]:
         """The image size to run at, in pixels, for methods that act on the input."""
         return height, width
+
+    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
+        """Get ready to be trained in towers of these (depth, width); return what is to be learned.
+
+        The parameters go on being used by this instance, so that gradients reach them.
+        """
+        return {}
+
+    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+        """The method's own loss after a forward pass of `model` in training; None without one.
+
+        `own` (B,) is the row of each image's text, where texts and images are not paired by row.
+        """
+        return None
 
 
 class Observer(Protocol):

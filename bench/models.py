@@ -33,7 +33,7 @@ EMBEDDED = {
 FORMS = {
     "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
     "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2",
-    "FOLDER": "a folder written by save_pretrained",
+    "FOLDER": "a folder written by save_pretrained, or by `train --method`",
 }
 WEIGHT_FILES = (
     "model.safetensors",
@@ -56,6 +56,7 @@ class Loaded:
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
         text_length: tokens in a text, for two-tower models.
         vocabulary: token ids run below this, for two-tower models.
+        folder: where a fine-tuned model lies, with what its method learned.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
 
@@ -71,6 +72,7 @@ class Loaded:
     end_token: int | None = None
     image_argument: str = "pixel_values"
     classes: int = 0
+    folder: Path | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -130,6 +132,12 @@ def check_name(name: str, random_weights: bool = False) -> None:
     from bench.registry import near_miss
 
     scheme = name.partition(":")[0] if ":" in name else ""
+    if scheme == "embedded" and "@" in name:
+        from bench import model_tuned
+
+        if name not in model_tuned.names():
+            raise BenchError(f"unknown model '{name}'{near_miss(name, model_tuned.names())}")
+        return
     if name in EMBEDDED or Path(name).is_dir() or scheme == "hf":
         return
     if scheme == "timm":
@@ -183,10 +191,13 @@ def load(
         BenchError: unknown name, weights that are missing, broken or out of reach, or a model that
             no adapter covers; the message names the fix.
     """
-    from bench import model_embedded, model_hf, model_sources, model_timm
+    from bench import model_embedded, model_hf, model_sources, model_timm, model_tuned
 
     check_name(name, random_weights)
-    if name in EMBEDDED:
+    tuned = model_tuned.folder_of(name)
+    if tuned is not None:
+        loaded = model_tuned.load(name, tuned, random_weights, seed)
+    elif name in EMBEDDED:
         loaded = model_embedded.load(name, random_weights, seed)
     elif name.startswith("timm:"):
         loaded = model_timm.load(name, *_timm_parts(name), random_weights, seed)
@@ -203,9 +214,12 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
     """
     if random_weights:
         return hashlib.sha256(f"random {name} {seed}".encode()).hexdigest()
-    if name in EMBEDDED:
-        from bench import model_embedded
+    from bench import model_embedded, model_tuned
 
+    tuned = model_tuned.folder_of(name)
+    if tuned is not None:
+        return model_tuned.sha256(tuned)
+    if name in EMBEDDED:
         return hash_files(model_embedded.files(name))
     if name.startswith("timm:") and _timm_parts(name)[1]:
         return hash_files([Path(str(_timm_parts(name)[1])).expanduser()])

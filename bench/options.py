@@ -147,7 +147,10 @@ def _override(entry: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def budget(text: str, knob: str) -> Any:
-    """Return what `8`, `0.7`, `8,8,4` (one a layer) or `vision=16,text=6` stands for."""
+    """Return what `8`, `0.7`, `8,8,4` (one a layer) or `vision=16,text=6` stands for.
+
+    A tower's own list is written with slashes: `vision=8/8/4`.
+    """
     try:
         if "=" in text:
             pairs = (part.split("=") for part in text.split(","))
@@ -162,8 +165,10 @@ def budget(text: str, knob: str) -> Any:
         ) from None
 
 
-def _number(text: str, knob: str) -> int | float:
-    return int(text) if knob == "r" else float(text)
+def _number(text: str, knob: str) -> Any:
+    if "/" in text:
+        return [_number(part, knob) for part in text.split("/")]
+    return float(text) if knob == "keep_rate" else int(text)
 
 
 def listing(what: str) -> list[dict[str, Any]]:

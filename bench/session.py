@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import bench
-from bench import models, registry
+from bench import model_tuned, models, registry
 from bench.measure.macs import MacCount
 from bench.measure.memory import Memory, peak
 from bench.model_sources import set_backend
@@ -109,13 +109,20 @@ def settings(cell: Cell, profile: Profile) -> tuple[str, str]:
     return cell.dtype or profile.dtypes[0], cell.backend or profile.backends[0]
 
 
-def apply(model: nn.Module, cell: Cell) -> AbstractContextManager[nn.Module]:
-    """Reduce `model` as `cell` says; the cell's seed goes to a method that has one."""
+def apply(loaded: Loaded, cell: Cell) -> AbstractContextManager[nn.Module]:
+    """Reduce a model as `cell` says.
+
+    The cell's seed goes to a method that has one; what the method learned with a fine-tuned model
+    comes along, unless the cell names something else.
+    """
     params = dict(cell.params)
-    fields = {f.name for f in dataclasses.fields(registry.method(cell.method))}  # type: ignore[arg-type]
-    if "seed" in fields:
+    method = registry.method(cell.method)
+    if "seed" in {f.name for f in dataclasses.fields(method)}:  # type: ignore[arg-type]
         params.setdefault("seed", cell.seed)
-    return bench.reduced(model, cell.method, **params)
+    own = model_tuned.learned(loaded.folder).get(cell.method) if loaded.folder else None
+    if own is not None and method.learns:
+        params.setdefault(method.learns, own)
+    return bench.reduced(loaded.model, cell.method, **params)
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -134,7 +141,7 @@ def workload(cell: Cell, dtype: str, backend: str, batch: int) -> Callable[[], o
         seed=cell.seed,
     )
     stack = contextlib.ExitStack()
-    stack.enter_context(apply(loaded.model, cell))
+    stack.enter_context(apply(loaded, cell))
     inputs = loaded.example_inputs(batch)
 
     def run(_: Any = stack) -> object:

@@ -19,7 +19,7 @@ class CrossTokens:
 
     def __init__(self, vectors: Mapping[str, Tensor] | None = None) -> None:
         """Keep the tensors themselves, so that gradients reach the caller's parameters."""
-        self.vectors = dict(vectors or {})
+        self.vectors: dict[str, Tensor] = dict(vectors or {})
         self.values: dict[str, dict[int, Tensor]] = {}
 
     @classmethod

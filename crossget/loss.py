@@ -48,8 +48,10 @@ def project(values_LBC: Tensor, norm: Any, projection: Any) -> Tensor:
     return F.linear(x, projection.weight.detach(), bias)
 
 
-def clip_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
+def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tensor:
     """The loss of a transformers CLIP or SigLIP after a forward pass in training.
+
+    `own_B` is the row of each image's text where a batch has other texts than one an image.
 
     CLIP: image side through `pre_layrnorm` and the visual projection, text side through the final
     norm and the text projection, as the reference. SigLIP (not in the reference): image side
@@ -63,7 +65,8 @@ def clip_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
         )
     else:
         image_side, text_side = (vision.post_layernorm, None), text.head
+    said = cross.stacked("text")
     return alignment_loss(
         project(cross.stacked("vision"), *image_side),
-        project(cross.stacked("text"), text.final_layer_norm, text_side),
+        project(said if own_B is None else said[:, own_B], text.final_layer_norm, text_side),
     )

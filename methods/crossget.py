@@ -8,17 +8,19 @@ tower without class token the cross token starts as the mean token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core import BenchError, Plan, Reducer, Site, take
 from bench.registry import register
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
+from crossget.loss import clip_alignment_loss
 
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
@@ -39,6 +41,7 @@ class CrossGET(Reducer):
 
     proportional: ClassVar[bool] = True
     appends: ClassVar[int] = 1
+    learns: ClassVar[str] = "cross_tokens"
 
     def __post_init__(self) -> None:
         """Read the cross tokens.
@@ -60,6 +63,18 @@ class CrossGET(Reducer):
         text = tower == "text" and anchor is not None
         current = take(x, anchor[:, None]) if text and anchor is not None else x[:, -1:]
         return self.tokens.refreshed(x, current, layer, tower)
+
+    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
+        """One vector a layer and tower, zero where none was given."""
+        known = self.tokens.vectors
+        tables = {tower: known.get(tower, torch.zeros(shape)) for tower, shape in shapes.items()}
+        learned = {tower: nn.Parameter(table.clone()) for tower, table in tables.items()}
+        self.tokens.vectors = dict(learned)
+        return learned
+
+    def loss(self, model: Any, own: Tensor | None = None) -> Tensor:
+        """The alignment loss of a CLIP or SigLIP (§3.1)."""
+        return clip_alignment_loss(model, self.tokens, own)
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

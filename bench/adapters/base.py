@@ -64,6 +64,11 @@ class Tower(ABC):
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
 
+    @property
+    def width(self) -> int:
+        """Channels of a token, read off the first norm."""
+        return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
+
     @abstractmethod
     def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
         """First half of a block: (B,N,C) -> (B,N,C), leaving q, k, v in `run`."""

@@ -147,8 +147,8 @@ def emoji() -> Retrieval:
     )
 
 
-def karpathy(where: str) -> Retrieval:
-    """Return the test split of a Karpathy-style file, `JSON[:IMAGES]`.
+def karpathy(where: str, split: str = "test") -> Retrieval:
+    """Return a split of a Karpathy-style file, `JSON[:IMAGES]`.
 
     The file holds `{"images": [{"filename", "split", "filepath"?, "sentences": [{"raw"}]}]}`, or is
     a list of `{"image", "caption": str or list}`; IMAGES is by default the file's folder.
@@ -166,7 +166,7 @@ def karpathy(where: str) -> Retrieval:
                     [s["raw"] for s in row["sentences"]],
                 )
                 for row in data["images"]
-                if row.get("split", "test") == "test"
+                if row.get("split", split) == split
             ]
         else:
             rows = [(Path(row["image"]), _texts_of(row["caption"])) for row in data]
@@ -179,7 +179,7 @@ def karpathy(where: str) -> Retrieval:
             f"{file} is no Karpathy-style file ({error!r} is missing or wrong)"
         ) from error
     if not rows:
-        raise BenchError(f"{file} has no images with split 'test'")
+        raise BenchError(f"{file} has no images with split '{split}'")
     files = Files([root / path for path, _ in rows], root)
     return Retrieval(f"karpathy:{where}", hash_of(text), files, [texts for _, texts in rows])
 

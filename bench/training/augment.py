@@ -20,6 +20,12 @@ def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
 
 def augment(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
     """Move, scale, turn and recolour drawings (B,64,64,3) uint8; return (B,3,pixels,pixels)."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (EMOJI_MEAN, EMOJI_STD))
+    return (distort(images, pixels, rng) - mean) / std
+
+
+def distort(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
+    """Like `augment`, but as colours from 0 to 1."""
     count = len(images)
 
     def draw(*size: int) -> Tensor:
@@ -43,5 +49,4 @@ def augment(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * (1 + 0.5 * draw(count, 1, 1, 1))
     x = 1 - (1 - x) * (1 + 0.15 * draw(count, 1, 1, 1))
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (EMOJI_MEAN, EMOJI_STD))
-    return (x.clamp(0, 1) - mean) / std
+    return x.clamp(0, 1)

@@ -1,15 +1,12 @@
 """Train `clip-emoji`: a small Hugging Face CLIPModel on emoji drawings and captions.
 
-Five design houses train it, a sixth chooses nothing but is watched, a seventh is the test. The same
-loop fine-tunes a trained model (`init_from`) with token reduction on (`wrap`) and an added loss.
+Five design houses train it, a sixth chooses nothing but is watched, a seventh is the test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +16,13 @@ from torch import Tensor, nn
 from bench.embedded import TEXT_TOKENS
 from bench.training import drawings
 from bench.training.augment import augment, normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from bench.training.loop import Job, Phase, Settings, fit
 from bench.training.text import build_tokenizer, drop_keywords
 
 LOW_RESOLUTION, FULL_RESOLUTION = 32, 64
 LOW_EPOCHS, FULL_EPOCHS = 13.0, 2.0
 MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 EXTRA_TEXTS_LOW, EXTRA_TEXTS_FULL = 0, 96
-
-Wrap = Callable[[nn.Module], AbstractContextManager[Any]]
-ExtraLoss = Callable[..., Tensor]
 
 
 def build(vocabulary: int) -> nn.Module:
@@ -136,7 +130,7 @@ def choose_texts(
 
 
 def _loss_function(
-    model: Any, tokenizer: Any, train: drawings.Drawings, device: str, extra: ExtraLoss | None
+    model: Any, tokenizer: Any, train: drawings.Drawings, device: str
 ) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
     images, concept = torch.from_numpy(train.images), torch.from_numpy(train.concept)
 
@@ -157,67 +151,34 @@ def _loss_function(
                 interpolate_pos_encoding=not full,
             )
         a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
-        total = contrastive_loss(a, b, scale, own)
-        return total if extra is None else total + extra(model=model, output=out, own=own)
+        return contrastive_loss(a, b, scale, own)
 
     return loss
 
 
-def _start(train: drawings.Drawings, init_from: Path | None) -> tuple[Any, Any]:
-    """Return a model and its tokenizer: new, or loaded from a `save_pretrained` folder."""
-    from transformers import CLIPModel, PreTrainedTokenizerFast
-
-    if init_from is not None:
-        model = CLIPModel.from_pretrained(init_from, dtype=torch.float32)
-        return model, PreTrainedTokenizerFast.from_pretrained(init_from)
-    tokenizer = build_tokenizer([c.text for c in train.concepts], TEXT_TOKENS)
-    return build(len(tokenizer)), tokenizer
-
-
-def train(
-    settings: Settings,
-    *,
-    init_from: Path | None = None,
-    wrap: Wrap = nullcontext,
-    extra_loss: ExtraLoss | None = None,
-    rates: Rates | None = None,
-) -> dict[str, float]:
-    """Train, write `clip_emoji/` in the settings' folder, and return recalls on the test house.
-
-    Args:
-        settings: folder, seed, passes, device and so on.
-        init_from: a `save_pretrained` folder to start from instead of random weights; then there is
-            no low-resolution phase unless the settings ask for one.
-        wrap: context manager around the model while it trains and is scored, for example with
-            token reduction on. Parameters that it adds are trained too.
-        extra_loss: added to the loss; called with model=, output= (the CLIPOutput) and own=,
-            the row (B,) in output.text_embeds of each image's text.
-        rates: learning rates, default the recipe's.
-    """
+def train(settings: Settings) -> dict[str, float]:
+    """Train, write `clip_emoji/` in the settings' folder, and return recalls on the test house."""
     settings.begun()
     train_set = drawings.emoji("train", settings.data_dir)
     watched = drawings.emoji("validation", settings.data_dir)
-    model, tokenizer = _start(train_set, init_from)
-    model.to(settings.device)
+    tokenizer = build_tokenizer([c.text for c in train_set.concepts], TEXT_TOKENS)
+    model: Any = build(len(tokenizer)).to(settings.device)
     # torch's fused attention is slow backwards in bf16 on a CPU.
     model.set_attn_implementation("eager")
     settings.compile_blocks(model.vision_model.encoder.layers)
-    low = settings.low_epochs
-    low = (0.0 if init_from else LOW_EPOCHS) if low is None else low
+    low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
     full = FULL_EPOCHS if settings.epochs is None else settings.epochs
     phases = [Phase(LOW_RESOLUTION, low, 64)] if low else []
-    with wrap(model):
-        job = Job(
-            model,
-            len(train_set.images),
-            _loss_function(model, tokenizer, train_set, settings.device, extra_loss),
-            lambda: recalls(embed(model, tokenizer, watched)),
-            [*phases, Phase(FULL_RESOLUTION, full, 32)],
-            rates or Rates(),
-        )
-        watched_scores = fit(job, settings, evaluate_every=1000)
-        with torch.compiler.set_stance("force_eager"):
-            result = recalls(embed(model, tokenizer, drawings.emoji("test", settings.data_dir)))
+    job = Job(
+        model,
+        len(train_set.images),
+        _loss_function(model, tokenizer, train_set, settings.device),
+        lambda: recalls(embed(model, tokenizer, watched)),
+        [*phases, Phase(FULL_RESOLUTION, full, 32)],
+    )
+    watched_scores = fit(job, settings, evaluate_every=1000)
+    with torch.compiler.set_stance("force_eager"):
+        result = recalls(embed(model, tokenizer, drawings.emoji("test", settings.data_dir)))
     model.set_attn_implementation("sdpa")
     folder = settings.out / "clip_emoji"
     model.half().save_pretrained(folder)

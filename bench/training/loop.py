@@ -39,9 +39,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates: `matrix` for the blocks' weights (Muon), `other` for the rest (AdamW)."""
+    """Learning rates: `matrix` for the blocks' weights (Muon), `other` for the rest (AdamW).
 
-    matrix: float = 3e-3
+    `matrix` None leaves everything to AdamW, as fine-tuning does.
+    """
+
+    matrix: float | None = 3e-3
     other: float = 1e-3
     decay: float = 0.05
     warmup_steps: int = 100
@@ -94,9 +97,10 @@ def optimizers(model: nn.Module, rates: Rates) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             inside = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
-            (matrices if inside else rest).append(parameter)
+            muon = inside and rates.matrix is not None
+            (matrices if muon else rest).append(parameter)
     found: list[torch.optim.Optimizer] = []
-    if matrices:
+    if matrices and rates.matrix is not None:
         found.append(
             torch.optim.Muon(
                 matrices, lr=rates.matrix, weight_decay=rates.decay, adjust_lr_fn="match_rms_adamw"

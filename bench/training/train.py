@@ -1,10 +1,15 @@
-"""Train an embedded model again: `python run_bench.py train vit-fashion --seed 1`."""
+"""Train an embedded model again, or fine-tune a CLIP with token reduction on.
+
+run_bench.py train vit-fashion --seed 1
+run_bench.py train --method crossget --r vision=34,text=2 --out runs/crossget-both
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 from bench.registry import near_miss
@@ -64,24 +69,115 @@ def train(
     return contrastive.train(settings)
 
 
-def main(arguments: list[str]) -> int:
-    """Parse the options of `run_bench.py train`, train, and print the scores as one JSON line."""
+EXAMPLES = """
+examples:
+  run_bench.py train clip-emoji --compile --out runs/clip        from scratch, as the embedded one
+  run_bench.py train --method crossget --r 34                    fine-tune embedded:clip-emoji
+  run_bench.py train --method crossget --r vision=34,text=2      both towers reduced
+  run_bench.py train --method none                               the same steps without reduction
+  run_bench.py train openai/clip-vit-base-patch16 --method tome --r 16 \\
+               --data karpathy:flickr30k.json:images --device cuda --out runs/clip-tome
+then, on what was written:
+  run_bench.py run --model runs/clip-tome --task emoji-retrieval --method tome --r 16
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_bench.py train",
-        description="Train an embedded model again.",
-        epilog="; ".join(f"{name}: {what}" for name, what in MODELS.items()),
+        description="Train an embedded model again or, with --method, fine-tune a CLIP with that "
+        "method's token reduction on. Stopped or killed, the same command goes on. From scratch: "
+        + "; ".join(f"{name}: {what}" for name, what in MODELS.items()),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="MODEL")
+    parser.add_argument("name", metavar="MODEL", nargs="?", help="default embedded:clip-emoji")
     parser.add_argument("--out", type=Path, help="folder for checkpoint, log and weights")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=float, help="passes at full resolution")
-    parser.add_argument("--low-epochs", type=float, help="passes at low resolution before them")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
+    parser.add_argument("--epochs", type=float, help="passes over the data at full resolution")
     parser.add_argument("--no-resume", dest="resume", action="store_false")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; bfloat16 autocast on both")
     parser.add_argument("--data-dir", type=Path, help="cache of the raw data")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks (faster)")
+    scratch = parser.add_argument_group("from scratch")
+    scratch.add_argument("--low-epochs", type=float, help="passes at low resolution before those")
+    scratch.add_argument("--compile", action="store_true", help="compile the blocks (faster)")
+    tune = parser.add_argument_group("fine-tuning")
+    tune.add_argument("--method", help="reduction method to train with; 'none' for none")
+    tune.add_argument("--r", help="tokens removed a layer: 8, or vision=16,text=2")
+    tune.add_argument("--keep-rate", help="share of tokens kept at the chosen layers: 0.7")
+    tune.add_argument("--layers", help="0-based blocks to reduce at: 1,3,5, or vision=1/3/5")
+    tune.add_argument(
+        "--param", action="append", default=[], metavar="KEY=VALUE", help="a method's parameter"
+    )
+    tune.add_argument("--data", help="emoji (default) or karpathy:JSON[:IMAGES], split train")
+    tune.add_argument("--loss-weight", type=float, help="share of the method's own loss (0.5)")
+    tune.add_argument("--batch", type=int, help="images a step (32)")
+    tune.add_argument("--rate", type=float, help="peak learning rate of AdamW (3e-4)")
+    tune.add_argument("--rank", type=int, help="train adapters of this rank; default all weights")
+    return parser
+
+
+def main(arguments: list[str], command: str = "") -> int:
+    """Parse the options of `run_bench.py train`, train, and print the scores as one JSON line."""
+    parser = _parser()
     options = vars(parser.parse_args(arguments))
-    scores = train(options.pop("name"), **options)
-    print(json.dumps(scores))
+    tuning = {
+        key: options.pop(key)
+        for key in (
+            "r",
+            "keep_rate",
+            "layers",
+            "param",
+            "data",
+            "loss_weight",
+            "batch",
+            "rate",
+            "rank",
+        )
+    }
+    method, name = options.pop("method"), options.pop("name")
+    if method is None:
+        given = [f"--{key.replace('_', '-')}" for key, value in tuning.items() if value]
+        if given or name is None:
+            parser.error(f"{' '.join(given) or 'fine-tuning'} needs --method NAME (or 'none')")
+        scores = train(name, **options)
+    else:
+        if options.pop("compile") or options.pop("low_epochs") is not None:
+            parser.error("--compile and --low-epochs are for training from scratch")
+        scores = _finetune(name, method, tuning, options, command)
+    print(json.dumps({key: round(value, 4) for key, value in scores.items()}))
     return 0
+
+
+def _finetune(
+    name: str | None,
+    method: str,
+    tuning: dict[str, Any],
+    options: dict[str, Any],
+    command: str,
+) -> dict[str, float]:
+    import yaml
+
+    from bench.options import budget
+    from bench.training.data import cache_dir
+    from bench.training.finetune import Recipe, finetune
+    from bench.training.loop import Settings
+
+    budgets = {
+        key: budget(value, key)
+        for key in ("r", "keep_rate", "layers")
+        if (value := tuning.pop(key))
+    }
+    pairs = [text.partition("=") for text in tuning.pop("param")]
+    if any(not equals for _, equals, _ in pairs):
+        raise BenchError("--param wants KEY=VALUE, such as guided_matching=false")
+    chosen = {
+        "model": name, "method": method, "budget": budgets, "epochs": options["epochs"],
+        "params": {key: yaml.safe_load(value) for key, _, value in pairs},
+        "weight": tuning.pop("loss_weight"), **tuning,
+    }  # fmt: skip
+    recipe = Recipe(**{key: value for key, value in chosen.items() if value is not None})
+    cache = cache_dir(options.pop("data_dir"))
+    out = options.pop("out") or Path("runs") / f"{recipe.name()}-seed{options['seed']}"
+    return finetune(recipe, Settings(out=out, data_dir=cache, **options), command)

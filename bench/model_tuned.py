@@ -1,0 +1,89 @@
+"""Fine-tuned models: a folder that `run_bench.py train --method` wrote, or one that ships here.
+
+The folder says in `training.json` which model it started from and what was done; that model is
+loaded by its name and gets the folder's weights. `embedded:clip-emoji@NAME` is such a folder in
+this project, with adapters in place of weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.model_sources import read_json
+from bench.models import Loaded, check_file, fingerprint, hash_files
+
+TRAINING, ADAPTER, WEIGHTS = "training.json", "adapter.safetensors", "model.safetensors"
+
+
+def folder_of(name: str) -> Path | None:
+    """Return the folder of the fine-tuned model called `name`; None if it is no such model."""
+    base, at, which = name.partition("@")
+    if at and base.startswith("embedded:"):
+        return _shipped() / which
+    folder = Path(name).expanduser()
+    return folder if (folder / TRAINING).is_file() else None
+
+
+def _shipped() -> Path:
+    from bench import embedded
+
+    return embedded.path("tuned")
+
+
+def names() -> list[str]:
+    """Return the names of the fine-tuned models that ship with the project."""
+    folders = sorted(_shipped().iterdir()) if _shipped().is_dir() else []
+    return [f"{training(folder)['model']}@{folder.name}" for folder in folders if folder.is_dir()]
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of its training."""
+    return read_json(folder / TRAINING)
+
+
+def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
+    """Return the model that the folder started from, with the folder's weights."""
+    from safetensors.torch import load_file
+
+    from bench import models
+    from bench.training.lora import fold
+
+    about = training(folder)
+    base = models.load(str(about["model"]), random_weights=random_weights, seed=seed)
+    if random_weights:
+        return dataclasses.replace(base, name=name)
+    weights = _weights(folder)
+    check_file(weights)
+    state = load_file(weights)
+    if weights.name == ADAPTER:
+        fold(base.model, state)
+    else:
+        base.model.load_state_dict(state)
+    provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": None}
+    return dataclasses.replace(base, name=name, folder=folder, provenance=provenance)
+
+
+def sha256(folder: Path) -> str | None:
+    """Return the hash of the weights and of what it started from; None if only loading can tell."""
+    base = fingerprint(str(training(folder)["model"]))
+    if base is None:
+        return None
+    own = hash_files([_weights(folder), *learned(folder).values()])
+    return hashlib.sha256((base + own).encode()).hexdigest()
+
+
+def learned(folder: Path) -> dict[str, Path]:
+    """Return the files in which methods keep what they learned, by the method's name."""
+    found = sorted(folder.glob("*.safetensors"))
+    return {file.stem: file for file in found if file.name not in (ADAPTER, WEIGHTS)}
+
+
+def _weights(folder: Path) -> Path:
+    for name in (ADAPTER, WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise BenchError(f"{folder} has no weights ({WEIGHTS} or {ADAPTER}): train it again")

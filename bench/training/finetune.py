@@ -1,0 +1,180 @@
+"""Fine-tune a CLIP with token reduction on, so that trained is compared with trained.
+
+The loss is `(1 - w) task + w own`, where `own` is what the method adds (CrossGET's alignment loss,
+§3.1, w = 0.5 in its CLIP code) and the task loss is CLIP's contrastive one; a method that adds
+nothing gets the task loss alone, from the same batches, for as many steps, at the same rates.
+
+What it writes into its folder is a model that every command takes by the folder's name:
+`training.json` (what was done, and the model it started from), the weights (`adapter.safetensors`
+with `rank`, else `model.safetensors`), and `METHOD.safetensors` with what the method learned.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import bench
+from bench import machine, models, registry, tasks
+from bench.adapters import adapter_for
+from bench.core import Reducer
+from bench.errors import BenchError, Unsupported
+from bench.model_tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.models import Loaded
+from bench.options import NATURAL_TASK
+from bench.training import lora, pairs
+from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
+from bench.training.loop import Job, Phase, Rates, Settings, fit
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is fine-tuned, how the tokens are reduced meanwhile, and for how long.
+
+    `rank` 0 trains all weights; a positive one trains adapters of that rank and leaves the weights.
+    `weight` is the share of the method's own loss.
+    """
+
+    model: str = "embedded:clip-emoji"
+    method: str = "none"
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 0.5
+    data: str = "emoji"
+    epochs: float = 1.0
+    batch: int = 32
+    rate: float = 3e-4
+    rank: int = 0
+
+    def name(self) -> str:
+        """Return a folder name that tells one recipe from another."""
+        from bench.spec import label
+        from bench.store import slug
+
+        said = label(self.method, {**self.budget, **self.params})
+        return slug(f"{Path(self.model).name}-{said}")
+
+
+def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str, float]:
+    """Fine-tune as `recipe` says; return the scores of the last evaluation.
+
+    Raises:
+        BenchError: unknown names, unusable data, a model that is no CLIP.
+    """
+    settings.begun()
+    loaded = models.load(recipe.model, device=settings.device, backend=_backend(settings.device))
+    model: Any = loaded.model
+    if not hasattr(model, "logit_scale") or not hasattr(model, "visual_projection"):
+        raise Unsupported(f"{recipe.model} is no CLIP: only a CLIP can be fine-tuned so far")
+    data = pairs.load(recipe.data, loaded, settings.data_dir)
+    model.requires_grad_(True)
+    if recipe.rank:
+        lora.attach(model, recipe.rank)
+    reducer = registry.method(recipe.method)(**recipe.params)
+    learned = _learn(reducer, model)
+    start = time.monotonic()
+    with bench.reduced(model, reducer, **recipe.budget):
+        job = Job(
+            model,
+            len(data),
+            _loss(loaded, reducer, recipe, data),
+            _scores(recipe, loaded),
+            [Phase(loaded.image_size[0], recipe.epochs, recipe.batch)],
+            Rates(matrix=None, other=recipe.rate, decay=0.0, warmup_steps=20),
+        )
+        scores = fit(job, settings, evaluate_every=1000)
+    if learned:
+        del model.learned
+    _write(settings, recipe, model, reducer, learned)
+    about = {
+        **asdict(recipe),
+        "seed": settings.seed,
+        "steps": sum(job.steps()),
+        "precision": f"{settings.device}, bfloat16 autocast",
+        "command": command,
+        "scores": {name: round(value, 4) for name, value in scores.items()},
+        "seconds": round(time.monotonic() - start, 1),
+        "environment": machine.environment(
+            machine.slug(settings.device, torch.get_num_threads()),
+            settings.device,
+            torch.get_num_threads(),
+        ),
+    }
+    (settings.out / TRAINING).write_text(json.dumps(about, indent=1) + "\n")  # last: now it is done
+    return scores
+
+
+def _backend(device: str) -> str:
+    """Torch's fused attention is slow backwards in bf16 on a CPU."""
+    return "eager" if device == "cpu" else "sdpa"
+
+
+def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
+    """Give `model` the method's own parameters, so that they are trained and kept with it."""
+    shapes = {
+        name: (len(tower.blocks), tower.width)
+        for name, tower in adapter_for(model).towers(model).items()
+    }
+    learned = dict(reducer.learn(shapes))
+    if learned:
+        model.learned = nn.ParameterDict(learned).to(model.device)
+    return learned
+
+
+def _loss(
+    loaded: Loaded, reducer: Reducer, recipe: Recipe, data: pairs.Pairs
+) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
+    model: Any = loaded.model
+    device = loaded.device
+    if loaded.tokenizer is None:
+        raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
+    tokenizer = loaded.tokenizer
+
+    def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
+        batch = data.batch(indices, rng)
+        words = {key: value.to(device) for key, value in tokenizer(batch.texts).items()}
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        with torch.autocast(device.type, torch.bfloat16):
+            out = model(pixel_values=batch.images.to(device), **words)
+        a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
+        task = contrastive_loss(a, b, scale, batch.own.to(device))
+        own = reducer.loss(model, batch.own.to(device))
+        return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
+
+    return loss
+
+
+def _scores(recipe: Recipe, loaded: Loaded) -> Callable[[], dict[str, float]]:
+    """Return what scores the model on the task that goes with it; nothing where none does."""
+    name = NATURAL_TASK.get(recipe.model)
+    if name is None:
+        return dict
+    task = tasks.load(name)
+
+    def evaluate() -> dict[str, float]:
+        loaded.model.eval()
+        return {key: m.value for key, m in task.evaluate(loaded).metrics.items()}
+
+    return evaluate
+
+
+def _write(
+    settings: Settings, recipe: Recipe, model: Any, reducer: Reducer, learned: Mapping[str, Tensor]
+) -> None:
+    if recipe.rank:
+        save_file(lora.detach(model), settings.out / ADAPTER)
+    else:
+        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(state, settings.out / WEIGHTS)
+    if learned:
+        tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
+        save_file(tensors, settings.out / f"{reducer.name}.safetensors")

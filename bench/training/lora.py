@@ -1,0 +1,62 @@
+"""Low-rank adapters (Hu et al., ICLR 2022, §4.1): learn W + B A instead of W.
+
+A fine-tuned model is then a small file beside the model it came from. The matrices are parametrised
+in place and folded back into plain weights, so nothing downstream knows of adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+A, B = ".lora_a", ".lora_b"
+
+
+class LowRank(nn.Module):
+    """W (out,in) -> W + B A with A (rank,in) random and B (out,rank) zero at first."""
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        """Start as the identity."""
+        super().__init__()
+        out, width = weight.shape
+        self.a = nn.Parameter(torch.randn(rank, width) * width**-0.5)
+        self.b = nn.Parameter(torch.zeros(out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(out,in) -> (out,in)."""
+        return weight + self.b @ self.a
+
+
+def attach(model: nn.Module, rank: int) -> None:
+    """Freeze `model` and give each linear layer of it an adapter."""
+    model.requires_grad_(False)
+    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+        adapter = LowRank(layer.weight, rank).to(layer.weight.device)
+        parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
+
+
+def detach(model: nn.Module) -> dict[str, Tensor]:
+    """Take the adapters off again, leaving the weights as they were; return the factors by name."""
+    factors: dict[str, Tensor] = {}
+    for name, layer in model.named_modules():
+        found: Any = getattr(layer, "parametrizations", None)
+        if found is not None and "weight" in found:
+            adapter = found.weight[0]
+            factors[name + A] = adapter.a.detach().half().cpu()
+            factors[name + B] = adapter.b.detach().half().cpu()
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    return factors
+
+
+@torch.no_grad()
+def fold(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
+    """Add the products of `factors`, as `detach` returns them, to the weights of `model`."""
+    for key, a in factors.items():
+        if key.endswith(A):
+            layer: Any = model.get_submodule(key.removesuffix(A))
+            b = factors[key.removesuffix(A) + B]
+            layer.weight += (b.float() @ a.float()).to(layer.weight)

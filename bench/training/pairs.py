@@ -1,0 +1,125 @@
+"""Images with texts to fine-tune on: the emoji drawings, or the training split of a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.errors import BenchError
+from bench.models import Loaded
+
+if TYPE_CHECKING:
+    from bench.tasks.retrieval import Retrieval
+    from bench.training.drawings import Drawings
+
+EXTRA_TEXTS = 96
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B,3,H,W) as the model takes them, texts, and the row (B,) of each image's text."""
+
+    images: Tensor
+    texts: list[str]
+    own: Tensor
+
+
+class Pairs(Protocol):
+    """Training data of a two-tower model."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+        """Return the images at `indices` (B,) with their texts; all chance comes from `rng`."""
+
+
+class Emoji:
+    """Drawings of five design houses, distorted, with some of their captions' keywords dropped.
+
+    A batch has `EXTRA_TEXTS` captions more than its images: negatives that cost little.
+    """
+
+    def __init__(self, loaded: Loaded, drawings: Drawings) -> None:
+        """Keep the drawings; `loaded` says how images are prepared."""
+        self.loaded, self.concepts = loaded, drawings.concepts
+        self.images = torch.from_numpy(drawings.images)
+        self.concept = torch.from_numpy(drawings.concept)
+
+    def __len__(self) -> int:
+        """Return the number of drawings."""
+        return len(self.images)
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+        """Return distorted drawings; see `Pairs`."""
+        from PIL import Image
+
+        from bench.training.augment import distort
+        from bench.training.contrastive import choose_texts
+        from bench.training.text import drop_keywords
+
+        shown, own = choose_texts(self.concept[indices], len(self.concepts), EXTRA_TEXTS, rng)
+        texts = [drop_keywords(self.concepts[i].text, rng) for i in shown.tolist()]
+        colours = distort(self.images[indices], self.images.shape[1], rng)
+        pixels = (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return Batch(_prepared(self.loaded, [Image.fromarray(p) for p in pixels]), texts, own)
+
+
+class Files:
+    """Pictures in files, each with one of its captions."""
+
+    def __init__(self, loaded: Loaded, task: Retrieval) -> None:
+        """Keep the pictures and captions of a retrieval task."""
+        self.loaded, self.pictures, self.texts = loaded, task.prepared.pictures, task.texts
+        self.usable = [i for i, texts in enumerate(task.texts) if texts]
+
+    def __len__(self) -> int:
+        """Return the number of pictures with a caption."""
+        return len(self.usable)
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+        """Return pictures as they are; see `Pairs`."""
+        chosen = [self.usable[i] for i in indices.tolist()]
+        pick = torch.rand(len(chosen), generator=rng).tolist()
+        texts = [
+            self.texts[i][int(p * len(self.texts[i]))] for i, p in zip(chosen, pick, strict=True)
+        ]
+        try:
+            images = _prepared(self.loaded, [self.pictures.open(i) for i in chosen])
+        except (OSError, ValueError, SyntaxError) as error:
+            raise BenchError(
+                f"a training image does not decode ({error}): mend or drop it"
+            ) from error
+        return Batch(images, texts, torch.arange(len(chosen)))
+
+
+def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
+    if loaded.transform is None:
+        raise BenchError(
+            f"nothing says how images are prepared for {loaded.name}: "
+            "put its preprocessor_config.json beside its weights"
+        )
+    return torch.stack([torch.as_tensor(np.asarray(loaded.transform(p))) for p in pictures])
+
+
+def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
+    """Return the training data called `name`: "emoji", or "karpathy:JSON[:IMAGES]" (split train).
+
+    Raises:
+        BenchError: another name, or data that are missing or unusable.
+    """
+    if name == "emoji":
+        from bench.training import drawings
+
+        return Emoji(loaded, drawings.emoji("train", cache))
+    scheme, _, where = name.partition(":")
+    if scheme == "karpathy" and where:
+        from bench.tasks import retrieval
+
+        return Files(loaded, retrieval.karpathy(where, split="train"))
+    raise BenchError(f"unknown training data '{name}': emoji, or karpathy:JSON[:IMAGES]")
