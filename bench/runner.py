@@ -161,7 +161,10 @@ def _run_one(state: Run, planned: Planned) -> None:
     status, reason = _attempt(state, planned, found)
     provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
     if state.session is not None:
-        provenance |= {k: state.session.loaded.provenance.get(k) for k in ("weights", "card")}
+        own = state.session.loaded.provenance
+        provenance |= {k: own.get(k) for k in ("weights", "card")}
+        if "training" in own:
+            provenance["training"] = own["training"]
     machine = state.machines[planned.profile.name]
     threads = planned.profile.threads or torch.get_num_threads()
     record = Record(
