@@ -48,10 +48,13 @@ def _flatten(index: Tensor, n: int) -> Tensor:
 class Site:
     """What a method may look at: one block of one tower, after attention, before the MLP.
 
+    Methods with `before` look at a block's input instead; q, k and v are then the block before's
+    (without channels ahead of the first block).
+
     Attributes:
         x: (B,N,C) residual stream, the attention's output already added.
         q: (B,H,N,D) queries of this block's attention (k and v alike).
-        size: (B,N,1) how many input tokens each token stands for.
+        size: (B,N,1) how many input tokens each token stands for; 0 marks an empty slot.
         protect: (B,N) bool, tokens that must survive and must not receive others.
         n_protected: how many tokens a sample protects (the same for all samples).
         layer: 0-based block index; `depth` the number of blocks.
@@ -126,14 +129,18 @@ class Plan:
     """What a method answers: which tokens stay, which merge into which, with what weight.
 
     With sizes s and gains (g_src, g_dst), by default 1, an output token is
-    `(s_d (1 + sum(g_dst - 1)) x_d + sum s_i g_src_i x_i) / (s_d + sum s_i)`.
+    `(s_d (1 + sum(g_dst - 1)) x_d + sum s_i g_src_i x_i) / (s_d + sum s_i)`,
+    and with `mix` (w_keep, w_src) it is `w_keep_d x_d + sum w_src_i x_i`.
 
     Attributes:
-        keep: (B,M) indices into N, in output order.
+        keep: (B,M) indices into N, in output order; -1 leaves a slot empty (size 0, never seen).
         src: (B,R) indices into N, merged away; None for a pruner.
         dst: (B,R) indices into M, where each source goes.
         gain: (B,R) weights on the source and on its destination, once a source.
-        extra: (B,E,N) weights of tokens made of input tokens, appended after the kept ones.
+        mix: (B,M) and (B,R) weights of kept and merged tokens, in place of the weighted mean.
+        extra: (B,E,N) weights of tokens made of input tokens, appended after the kept ones; a soft
+            (dense) assignment is one with a weight for every token.
+        size: (B,M+E,1) sizes afterwards, where they are not the sums over what was merged.
         grid: (rows, columns) when the kept patches form a grid again.
     """
 
@@ -141,25 +148,37 @@ class Plan:
     src: Tensor | None = None
     dst: Tensor | None = None
     gain: tuple[Tensor, Tensor] | None = None
+    mix: tuple[Tensor, Tensor | None] | None = None
     extra: Tensor | None = None
+    size: Tensor | None = None
     grid: tuple[int, int] | None = None
+    padded: bool = False  # whether `keep` has empty slots
 
     def apply(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1)."""
-        out, new = take(x, self.keep), take(size, self.keep)
+        keep = self.keep.clamp(min=0) if self.padded else self.keep
+        out, new = take(x, keep), take(size, keep)
+        if self.padded:
+            filled = (self.keep >= 0)[..., None]
+            out, new = out * filled.to(x.dtype), new * filled.to(size.dtype)
+        if self.mix is not None:
+            out = out * self.mix[0][..., None].to(x.dtype)
         if self.src is not None and self.dst is not None:
             out, new = self._merge(x, size, out, new)
         if self.extra is not None:
             out = torch.cat([out, self.extra.to(x.dtype) @ x], 1)
             stands_for = (self.extra != 0).to(size.dtype) @ size
             new = torch.cat([new, stands_for], 1)
-        return out, new
+        return out, new if self.size is None else self.size.to(size.dtype)
 
     def _merge(self, x: Tensor, size: Tensor, out: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         src, dst = self.src, self.dst
         assert src is not None and dst is not None
         moved = take(size, src)
         new = add_rows(kept.clone(), dst, moved)
+        if self.mix is not None:
+            assert self.mix[1] is not None
+            return add_rows(out, dst, take(x, src) * self.mix[1][..., None].to(x.dtype)), new
         weight_src, weight_dst = moved, kept
         if self.gain is not None:
             g_src, g_dst = (g[..., None].to(size.dtype) for g in self.gain)
@@ -179,9 +198,14 @@ class Plan:
         B, M = self.keep.shape
         slot = self.keep.new_full((B, n), -1)
         if self.extra is not None:
-            member, which = (self.extra != 0).max(1)
-            slot = torch.where(member, M + which, slot)
-        slot = slot.scatter(1, self.keep, torch.arange(M, device=slot.device).expand(B, M))
+            member = (self.extra != 0).any(1)
+            slot = torch.where(member, M + self.extra.abs().argmax(1), slot)
+        number = torch.arange(M, device=slot.device).expand(B, M)
+        if self.padded:  # an empty slot is nobody's: it writes into a column that is cut off
+            slot = torch.cat([slot, slot[:, :1]], 1)
+            slot = slot.scatter(1, torch.where(self.keep < 0, n, self.keep), number)[:, :n]
+        else:
+            slot = slot.scatter(1, self.keep, number)
         if self.src is not None and self.dst is not None:
             slot = slot.scatter(1, self.src, self.dst)
         return slot
@@ -189,10 +213,15 @@ class Plan:
     def reorder(self, key_BM: Tensor) -> Plan:
         """The same plan with the kept tokens in ascending, stable order of `key`."""
         order = key_BM.argsort(dim=1, stable=True)
-        dst = self.dst
+        dst, mix, size = self.dst, self.mix, self.size
         if dst is not None:
             dst = order.argsort(1).gather(1, dst)
-        return replace(self, keep=self.keep.gather(1, order), dst=dst)
+        if mix is not None:
+            mix = (mix[0].gather(1, order), mix[1])
+        if size is not None:
+            M = order.shape[1]
+            size = torch.cat([size[:, :M].gather(1, order[..., None]), size[:, M:]], 1)
+        return replace(self, keep=self.keep.gather(1, order), dst=dst, mix=mix, size=size)
 
 
 class Schedule(Protocol):
@@ -216,6 +245,9 @@ class Reducer:
         keeps: what a keep rate is a share of: the "current" tokens (ceil, as EViT), or the
             "initial" ones, compounding over the layers (floor, as TopK).
         appends: tokens that the method adds at the end of the sequence and that never merge.
+        before: it acts on a block's input, ahead of its attention.
+        adaptive: how many tokens it keeps depends on the sample: `r` is then what the schedule
+            would have gone by now less what has, so that `tokens - r` is the schedule's count.
         learns: the parameter that takes what training learned: tensors by name, or a safetensors
             file with them under `LEARNS.NAME`.
     """
@@ -232,6 +264,8 @@ class Reducer:
     budget: ClassVar[dict[str, Any]] = {"r": 8}
     keeps: ClassVar[str] = "current"
     appends: ClassVar[int] = 0
+    before: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
     learns: ClassVar[str] = ""
 
     def plan(self, site: Site, r: int) -> Plan:

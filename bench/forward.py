@@ -34,6 +34,7 @@ class Pass:
         B, N, _ = x.shape
         tower, appends = self.tower, self.reducer.appends
         self.initial = N
+        self.nominal = max(N - tower.n_protected, 0)  # removable tokens by the schedule's count
         self.padded = mask is not None and tower.name == "text"
         self.changed = self.merged = False
         self.anchor = tower.anchor(self, x)
@@ -62,22 +63,30 @@ class Pass:
             x = self.begin(x, mask)
         if self.reducer.appends:
             x = self.reducer.refresh(x, self.anchor, layer, self.tower.name)
+        if self.reducer.before:
+            x = self._step(layer, x)
         n_in = x.shape[1]
         x = self.tower.attend(block, x, self, self._mask(mask, x), kw)
-        r = self._amount(layer, n_in)
-        if r:
-            x = self._reduce(layer, x, r)
-        self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak memory
+        if not self.reducer.before:
+            x = self._step(layer, x)
+            self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak
         x = self.tower.feed(block, x)
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, layer, n_in, x.shape[1])
         return self._finish(x) if layer == self.depth - 1 else x
 
-    def _amount(self, layer: int, n: int) -> int:
-        fixed = self.tower.n_protected + self.reducer.appends
-        free, initial = max(n - fixed, 0), max(self.initial - self.tower.n_protected, 0)
-        wanted = self.schedule(layer, self.depth, free, initial)
-        return self.reducer.feasible(wanted, free, self.grid) if wanted > 0 else 0
+    def _step(self, layer: int, x: Tensor) -> Tensor:
+        """Reduce by as many tokens as the schedule says and the method can."""
+        initial = max(self.initial - self.tower.n_protected, 0)
+        free = max(x.shape[1] - self.tower.n_protected - self.reducer.appends, 0)
+        if not self.reducer.adaptive:
+            self.nominal = free
+        wanted = self.schedule(layer, self.depth, self.nominal, initial)
+        r = self.reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
+        if not r:
+            return x
+        self.nominal -= r
+        return self._reduce(layer, x, free - self.nominal)
 
     def _reduce(self, layer: int, x: Tensor, r: int) -> Tensor:
         for observer in core.OBSERVERS:
@@ -91,8 +100,7 @@ class Pass:
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
-        assert self.qkv is not None
-        q, k, v = self.qkv
+        q, k, v = self.qkv or (x[:, None, :, :0],) * 3
         return Site(
             x,
             q,
@@ -113,17 +121,21 @@ class Pass:
 
     def _ordered(self, plan: Plan) -> Plan:
         """Prefix tokens stay in front; where order means something, all survivors keep theirs."""
+        order = plan.keep
+        if plan.padded:  # empty slots stay at the end
+            order = order.masked_fill(order < 0, torch.iinfo(order.dtype).max)
         if self.tower.name == "text":
-            return plan.reorder(plan.keep)
-        return (
-            plan.reorder(plan.keep.clamp(max=self.tower.prefix)) if self.tower.prefix > 1 else plan
-        )
+            return plan.reorder(order)
+        return plan.reorder(order.clamp(max=self.tower.prefix)) if self.tower.prefix > 1 else plan
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         """Carry protection, anchor, grid and (where someone reads them) positions along."""
         self.changed, self.grid = True, plan.grid
-        self.merged = self.merged or plan.src is not None
-        self.protect = self.protect.gather(1, plan.keep)
+        self.merged = self.merged or plan.src is not None or plan.size is not None
+        self.padded = self.padded or plan.padded
+        self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
+        if plan.padded:
+            self.protect = self.protect & (plan.keep >= 0)
         if plan.extra is not None:
             new = self.protect.new_zeros(self.protect.shape[0], plan.extra.shape[1])
             self.protect = torch.cat([self.protect, new], 1)
