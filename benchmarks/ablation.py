@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 MODEL, TASK, SUITE = "embedded:clip-emoji", "emoji-retrieval", "tuned"
-TRAINING = ["--epochs", "0.6", "--rank", "8", "--rate", "0.004"]
+TRAINING = ["--epochs", "0.4", "--rank", "8", "--rate", "0.004"]
 RUNS = Path("runs")
 
 
