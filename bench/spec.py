@@ -51,6 +51,7 @@ class ModelEntry(BaseModel):
     name: str
     tasks: list[str] | None = None
     random_weights: bool | None = None
+    baseline: bool = True  # run the unreduced model as well
 
 
 class MethodEntry(BaseModel):
@@ -106,7 +107,7 @@ class Suite(BaseModel):
             backends: list[Any] = list(self.backends or ()) or [None]
             kinds = itertools.product(dtypes, backends, tasks)
             for dtype, backend, task in kinds:
-                for method, params in self._methods(model.name):
+                for method, params in self._methods(model):
                     cell = Cell(
                         suite=self.name,
                         model=model.name,
@@ -129,10 +130,11 @@ class Suite(BaseModel):
                     cells.setdefault(repr(cell), cell)
         return list(cells.values())
 
-    def _methods(self, model: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield BASELINE, {}
+    def _methods(self, model: ModelEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+        if model.baseline:
+            yield BASELINE, {}
         for entry in self.methods:
-            if entry.name != BASELINE and (entry.models is None or model in entry.models):
+            if entry.name != BASELINE and (entry.models is None or model.name in entry.models):
                 for params in entry.sweeps():
                     yield entry.name, params
 

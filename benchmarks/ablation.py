@@ -4,12 +4,13 @@ Fine-tunes the embedded CLIP with each method at two budgets, on the image tower
 each part of CrossGET added in turn, three seeds each, all for the same steps and at the same rates;
 then measures every one of them, and the same settings without training, into results/.
 
-    python benchmarks/ablation.py --jobs 2              about two hours on two cores
+    python benchmarks/ablation.py --jobs 2              under two hours on two cores
     python benchmarks/ablation.py --only crossget --seeds 1
 """
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import typer
 MODEL, TASK, SUITE = "embedded:clip-emoji", "emoji-retrieval", "tuned"
 TRAINING = ["--epochs", "0.4", "--rank", "8", "--rate", "0.004"]
 RUNS = Path("runs")
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,58 @@ def train(setting: Setting, seed: int) -> None:
     print(f"{folder.name}: {said[-1] if said else done.returncode}", flush=True)
 
 
+def measure(chosen: list[Setting], seeds: int, results: Path) -> int:
+    """Measure the settings without training and every fine-tuned model; return the exit code."""
+    from bench import runner, spec
+
+    folders = {
+        str(RUNS / f"{setting.name}-s{seed}"): setting
+        for seed in range(seeds)
+        for setting in chosen
+        if (RUNS / f"{setting.name}-s{seed}" / "training.json").is_file()
+    }
+    models: list[dict[str, Any]] = [{"name": MODEL}]
+    models += [{"name": name, "baseline": own.method == "none"} for name, own in folders.items()]
+    users: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for name, own in [*((MODEL, setting) for setting in chosen), *folders.items()]:
+        # A list would be a sweep, one value a cell; in a list of its own it is one value.
+        values = {
+            k: [v] if isinstance(v, list) and k != "layers" else v for k, v in own.budget.items()
+        }
+        entry = {"name": own.method, **values, **own.params}
+        users.setdefault(repr(entry), (entry, []))[1].append(name)
+    suite = spec.parse(
+        {
+            "name": SUITE,
+            "models": models,
+            "tasks": [TASK],
+            "methods": [{**entry, "models": names} for entry, names in users.values()],
+            "batch_sizes": [16],
+            "latency_seconds": 2.0,
+        },
+        spec.Options(),
+    )
+    summary = runner.run(suite, spec.Options(), results, command=shlex.join(sys.argv))
+    return INTERRUPTED if summary.interrupted else int(summary.failed > 0)
+
+
 def main(
     jobs: Annotated[int, typer.Option(help="trainings at a time, one thread each")] = 2,
     seeds: Annotated[int, typer.Option(help="seeds a setting")] = 3,
+    results: Annotated[Path, typer.Option(help="folder of the records")] = Path("results"),
     only: Annotated[str, typer.Option(help="only settings whose name contains this")] = "",
 ) -> None:
-    """Fine-tune every setting with every seed, then measure them."""
+    """Fine-tune every setting with every seed, then measure them and write the report."""
     chosen = [s for s in settings() if only in s.name]
     with ThreadPoolExecutor(jobs) as pool:
         for seed in range(seeds):
             list(pool.map(lambda s, seed=seed: train(s, seed), chosen))
+    failed = measure(chosen, seeds, results)
+    if failed:
+        raise typer.Exit(failed)
+    from bench.report import build
+
+    print(build(sorted(results.glob(f"*/{SUITE}")), Path("reports") / SUITE))
 
 
 if __name__ == "__main__":
