@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -42,6 +43,28 @@ def add_rows(out_BMC: Tensor, index_BR: Tensor, rows_BRC: Tensor) -> Tensor:
 
 def _flatten(index: Tensor, n: int) -> Tensor:
     return (index + torch.arange(index.shape[0], device=index.device)[:, None] * n).flatten()
+
+
+def learned_tensors(
+    given: Mapping[str, Tensor] | str | Path | None, learns: str
+) -> dict[str, Tensor]:
+    """What training learned, by name: from tensors, or from a safetensors file's `LEARNS.NAME`.
+
+    Raises:
+        BenchError: no such file, or it holds nothing under that name.
+    """
+    if not isinstance(given, str | Path):
+        return dict(given or {})
+    from safetensors.torch import load_file
+
+    if not Path(given).is_file():
+        raise BenchError(f"no file {given}: {learns} must name a safetensors file")
+    prefix = learns + "."
+    tensors = load_file(given).items()
+    found = {k.removeprefix(prefix): v for k, v in tensors if k.startswith(prefix)}
+    if not found:
+        raise BenchError(f"{given} holds no tensor named {prefix}NAME")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""DynamicViT: a small network, learned with the model, says which tokens to keep.
+
+Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification",
+NeurIPS 2021 (arXiv:2106.02034), §3.2; models/dyvit.py.
+Departures: the number of initial tokens is the model's own instead of a fixed 196; trained on hard
+decisions, each kept token scaled by its keep probability over itself, instead of on Gumbel samples
+with masked attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.core import BenchError, Plan, Reducer, Site, learned_tensors, take
+from bench.registry import register
+
+Weights = Mapping[str, Tensor]
+LAYERS = ("in_conv.1", "out_conv.0", "out_conv.2", "out_conv.4")
+
+
+def keep_scores(x_BNC: Tensor, weights: Weights, policy_BN1: Tensor | None = None) -> Tensor:
+    """(B,N,C) tokens -> (B,N,2) log-probabilities of keeping and dropping each.
+
+    Args:
+        x_BNC: tokens without the class token.
+        weights: of the predictor, under the authors' names.
+        policy_BN1: 1 for tokens, 0 for empty slots, which say nothing to the others.
+    """
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"].to(x), weights[f"{name}.bias"].to(x))
+
+    scale, shift = (weights[f"in_conv.0.{name}"].to(x_BNC) for name in ("weight", "bias"))
+    x = F.gelu(linear(F.layer_norm(x_BNC, x_BNC.shape[-1:], scale, shift), LAYERS[0]))
+    local, shared = x.chunk(2, -1)
+    policy = shared.new_ones(*shared.shape[:2], 1) if policy_BN1 is None else policy_BN1.to(shared)
+    mean = (shared * policy).sum(1, keepdim=True) / policy.sum(1, keepdim=True)
+    x = torch.cat([local, mean.expand_as(shared)], -1)
+    for name in LAYERS[1:-1]:
+        x = F.gelu(linear(x, name))
+    return linear(x, LAYERS[-1]).log_softmax(-1)
+
+
+def new_predictor(width: int, seed: int = 0) -> dict[str, Tensor]:
+    """An untrained predictor for tokens of `width` channels."""
+    rng = torch.Generator().manual_seed(seed)
+    widths = [(width, width), (width // 2, width), (width // 4, width // 2), (2, width // 4)]
+    found = {"in_conv.0.weight": torch.ones(width), "in_conv.0.bias": torch.zeros(width)}
+    for name, (out, into) in zip(LAYERS, widths, strict=True):
+        found[f"{name}.weight"] = torch.randn(out, into, generator=rng) * into**-0.5
+        found[f"{name}.bias"] = torch.zeros(out)
+    return found
+
+
+@register(
+    "dynamicvit", source="Rao et al., NeurIPS 2021, §3.2", url="https://arxiv.org/abs/2106.02034"
+)
+@dataclass(frozen=True)
+class DynamicViT(Reducer):
+    """Drops the tokens that a learned predictor ahead of the block gives the lowest keep score.
+
+    `predictor` names a safetensors file, or maps `TOWER.LAYER.NAME` to tensors; "random" is enough
+    to count costs.
+    """
+
+    predictor: Any = field(default=None, compare=False)
+    weights: dict[str, Tensor] = field(init=False, compare=False, repr=False)
+
+    acts: ClassVar[str] = "chosen layers, before the block"
+    trained: ClassVar[bool] = True
+    before: ClassVar[bool] = True
+    max_share: ClassVar[float] = 1.0
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
+    keeps: ClassVar[str] = "initial"
+    learns: ClassVar[str] = "predictor"
+
+    def __post_init__(self) -> None:
+        """Read the predictors.
+
+        Raises:
+            BenchError: the file does not serve.
+        """
+        random = self.predictor == "random"
+        given = None if random else learned_tensors(self.predictor, self.learns)
+        object.__setattr__(self, "weights", given or {})
+
+    def plan(self, site: Site, r: int) -> Plan:
+        """Keep protected tokens, then the rest by descending keep score.
+
+        Raises:
+            BenchError: there is no predictor for this tower and layer.
+        """
+        inside = (~site.protect).to(torch.int8)
+        n = site.x.shape[1] - site.n_protected
+        patches = inside.argsort(dim=1, descending=True, stable=True)[:, :n].sort(1).values
+        x, policy = take(site.x, patches), (take(site.size, patches) > 0)
+        score = keep_scores(x, self._at(site), policy)[..., 0].masked_fill(~policy[..., 0], -1e4)
+        order = score.argsort(dim=1, descending=True, stable=True)[:, : n - r]
+        fixed = inside.argsort(dim=1, stable=True)[:, : site.n_protected]
+        keep = torch.cat([fixed, patches.gather(1, order)], 1)
+        if not score.requires_grad:
+            return Plan(keep)
+        chance = score.gather(1, order).exp()
+        gate = torch.cat([torch.ones_like(fixed, dtype=chance.dtype), chance / chance.detach()], 1)
+        return Plan(keep, mix=(gate, None))
+
+    def _at(self, site: Site) -> Weights:
+        prefix = f"{site.tower}.{site.layer}."
+        found = {k.removeprefix(prefix): v for k, v in self.weights.items() if k.startswith(prefix)}
+        if not found and self.predictor == "random":
+            return new_predictor(site.x.shape[-1], seed=site.layer)
+        if not found:
+            raise BenchError(
+                f"dynamicvit has no predictor for the {site.tower} tower's layer {site.layer}: "
+                "train one, or give predictor='random' to count costs"
+            )
+        return found
+
+    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
+        """One predictor a tower for each of the usual layers, new where none was given."""
+        for tower, (depth, width) in shapes.items():
+            for layer in sorted({depth * i // 4 for i in (1, 2, 3)}):
+                for name, value in new_predictor(width, seed=layer).items():
+                    self.weights.setdefault(f"{tower}.{layer}.{name}", value)
+        learned = {name: nn.Parameter(value.clone()) for name, value in self.weights.items()}
+        self.weights.update(learned)
+        return learned
