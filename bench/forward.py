@@ -185,10 +185,7 @@ class Pass:
         """The causal mask of the present length; the model's own while nothing has changed."""
         if not self.changed or self.tower.name != "text":
             return given
-        if not self.tower.causal:
-            return None
-        n = x.shape[1]
-        return x.new_full((n, n), float("-inf")).triu(1)[None, None]
+        return _triangle(x, x.shape[1]) if self.tower.causal else None
 
     def attention(
         self,
@@ -208,6 +205,8 @@ class Pass:
         self.qkv, self.scale = (q, k, v), scale
         bias = self.size_bias(q.dtype) if self.changed else None
         self.bias = _sum(_additive(mask, q.dtype), bias)
+        if mask is None and self.tower.causal:  # the kernel masks by itself; methods must see it
+            self.bias = _sum(_triangle(q, q.shape[2]), bias)
         if bias is None:
             return inner(q, k, v, mask, scale)
         if fused and mask is None and (q.is_cuda or self.attention_path == "channel"):
@@ -225,6 +224,11 @@ def channel_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: floa
     k = F.pad(torch.cat([k, column], -1), (0, _CHANNEL_PAD - 1))
     v = F.pad(v, (0, _CHANNEL_PAD))
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :D]
+
+
+def _triangle(like: Tensor, n: int) -> Tensor:
+    """(1,1,n,n) to add to the logits: nobody sees what comes later."""
+    return like.new_full((n, n), float("-inf")).triu(1)[None, None]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
