@@ -67,6 +67,7 @@ MATCHED = {
     },
 }
 TEXT = {"r": {"text": 4}, "keep_rate": {"text": 0.7}}
+ABLATED = "33"  # the budget at which the parts are told apart
 PARTS = {  # CrossGET's parts, each on top of the one before; the last is CrossGET
     "complete": ({"guided_matching": False, "guided_ensemble": False}, 0.0),
     "matching": ({"guided_ensemble": False}, 0.0),
@@ -82,12 +83,12 @@ def settings() -> list[Setting]:
             found.append(Setting(f"{method}-{share}-vision", method, budget))
             both = {k: {"vision": v, **TEXT.get(k, {})} for k, v in budget.items()}
             found.append(Setting(f"{method}-{share}-both", method, both))
-        same = methods["crossget"]
-        found.append(Setting(f"bipartite-{share}-vision", "tome", same))
-        found += [
-            Setting(f"{part}-{share}-vision", "crossget", same, params, weight)
-            for part, (params, weight) in PARTS.items()
-        ]
+    same = MATCHED[ABLATED]["crossget"]
+    found.append(Setting(f"bipartite-{ABLATED}-vision", "tome", same))
+    found += [
+        Setting(f"{part}-{ABLATED}-vision", "crossget", same, params, weight)
+        for part, (params, weight) in PARTS.items()
+    ]
     return found
 
 
