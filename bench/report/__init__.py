@@ -89,20 +89,25 @@ def _swap(scratch: Path, out: Path) -> None:
 def _write(frames: Frames, folder: Path) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from bench.report import plots, provenance
+    from bench.report import latex, plots, provenance, tuned_section
 
     for name in _FOLDERS:
         (folder / name).mkdir()
     groups = [_group(frames, group) for group in frames.groups()]
+    studies = tuned_section.sections(frames.records)
     failed = _failed(frames)
     tables = [group[name] for group in groups for name in ("main", "accuracy")]
     tables += [table for group in groups for table in group["timings"]] + [failed]
+    for table in (table for study in studies for table in tuned_section.tables(study)):
+        tables.append(table)
+        text = latex.latex(table)
+        (folder / "tables" / f"{table.name}.tex").write_text(text, encoding="utf-8", newline="\n")
     for table in tables:
         if table is not None:
             path = folder / "tables" / f"{table.name}.csv"
             table.data.to_csv(path, index=False, lineterminator="\n")
     overviews = plots.overviews(frames)
-    for plot in [*overviews, *(plot for group in groups for plot in group["plots"])]:
+    for plot in [*overviews, *(plot for part in (*studies, *groups) for plot in part["plots"])]:
         plots.save(plot, folder / "figures")
     environment = Environment(
         loader=PackageLoader("bench.report"),
@@ -114,6 +119,7 @@ def _write(frames: Frames, folder: Path) -> None:
     text = environment.get_template("report.md.j2").render(
         counts=_counts(frames),
         groups=groups,
+        studies=studies,
         overviews=overviews,
         failed=failed,
         notes=frames.notes,

@@ -24,7 +24,13 @@ from bench.report.tables import (
 )
 from bench.report.timings import batches, conditions, latency_of, with_timings
 
-METRIC_NAMES = {"top1": "top-1", "top5": "top-5", "i2t": "image→text", "t2i": "text→image"}
+METRIC_NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "i2t": "image→text",
+    "t2i": "text→image",
+    "mean_recall": "mean recall",
+}
 
 
 def metric_name(name: str) -> str:

@@ -89,7 +89,7 @@ class View:
         methods = methods_of(rows)
         for method in methods:
             own = [row for row in rows if row["method"] == method]
-            self._series(ax, own, x, "accuracy_value", _shift(method, methods))
+            self._series(ax, own, x, "accuracy_value", shift_of(method, methods))
         self._base_points(ax, rows, x, "accuracy_value")
 
     def bound(self, rows: Sequence[Row], timed: Sequence[Row]) -> Figure:
@@ -138,7 +138,7 @@ class View:
         bars: dict[str, Any] = {"fmt": "none", "ecolor": look.color, "elinewidth": 0.8}
         bars |= {"alpha": 0.7, "zorder": 2.5}
         ax.errorbar(*places, xerr=_bars(rows, x), **bars)
-        ax.errorbar(*places, yerr=_bars(rows, y), transform=_moved(ax, shift), **bars)
+        ax.errorbar(*places, yerr=_bars(rows, y), transform=moved(ax, shift), **bars)
         ax.plot(
             *places,
             color=look.color,
@@ -226,13 +226,14 @@ def panels(
     return figure, axes[:count]
 
 
-def _shift(method: str, methods: Sequence[str]) -> float:
+def shift_of(method: str, methods: Sequence[str]) -> float:
     """Return how far in points a method's interval bars stand beside their marker's middle."""
     step = min(0.9, 2 * MAX_SHIFT_PT / max(1, len(methods) - 1))
     return step * (methods.index(method) - (len(methods) - 1) / 2)
 
 
-def _moved(ax: Axes, shift: float) -> Transform:
+def moved(ax: Axes, shift: float) -> Transform:
+    """Return the data's coordinates, some points to the right."""
     from matplotlib.transforms import ScaledTranslation
 
     figure = ax.get_figure()

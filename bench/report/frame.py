@@ -14,7 +14,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report import grouping, load, stats
+from bench.report import grouping, load, stats, tuned
 from bench.report.rows import (
     FAILURE_COLUMNS,
     LATENCY_COLUMNS,
@@ -45,6 +45,7 @@ class Frames:
         records: The records that all of this was made from.
         notes: What a reader should know about the records themselves.
         baseline: The method (or label) that differences refer to.
+        apart: Tables that are not shown: fine-tuned models have a section of their own.
     """
 
     cells: pd.DataFrame
@@ -55,10 +56,12 @@ class Frames:
     records: tuple[Record, ...]
     notes: tuple[str, ...]
     baseline: str
+    apart: frozenset[str] = frozenset()
 
     def groups(self) -> list[str]:
         """Return the names of the tables, in reading order."""
-        return list(dict.fromkeys(self.cells["group"])) if len(self.cells) else []
+        names = dict.fromkeys(self.cells["group"]) if len(self.cells) else {}
+        return [name for name in names if name not in self.apart]
 
 
 def build(
@@ -87,6 +90,7 @@ def build(
         for record, uid in zip(done, uids, strict=True)
     ]
     _check_single(cells, baseline)
+    lone = tuned.apart(done)
     order = sorted(range(len(cells)), key=lambda index: _reading_order(cells[index]))
     done, cells = [done[index] for index in order], [cells[index] for index in order]
     metrics = _metrics(done, cells)
@@ -103,6 +107,7 @@ def build(
         tuple(kept),
         (*notes, *older),
         baseline,
+        frozenset(row["group"] for row in cells if row["model"] in lone),
     )
 
 

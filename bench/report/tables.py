@@ -178,11 +178,12 @@ def group_rows(frames: Frames, group: str) -> list[Row]:
     rows = rows_of(frames.cells[frames.cells["group"] == group])
     for row in rows:
         row["band"] = frames.baseline if row["is_baseline"] else band(row)
-    rows.sort(key=_by_band)
+    rows.sort(key=by_band)
     return rows
 
 
-def _by_band(row: Row) -> tuple[Any, ...]:
+def by_band(row: Row) -> tuple[Any, ...]:
+    """Return what rows are sorted by: the baseline, bands of MACs, accuracy within a band."""
     share = row["gmacs_pct_of_unreduced"]
     level = math.inf if share is None else -min(share // BAND_POINTS, 100 / BAND_POINTS)
     accuracy = row["accuracy_value"]
@@ -195,6 +196,11 @@ def _by_band(row: Row) -> tuple[Any, ...]:
         row["method"],
         row["setting"],
     )
+
+
+def text_column(header: str, key: str) -> Column:
+    """Return a column of words."""
+    return Column(header, key, lambda row: escape(row.get(key) or MISSING), text=True)
 
 
 def name_columns(rows: Sequence[Row]) -> list[Column]:

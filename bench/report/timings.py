@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -31,8 +31,13 @@ def latency_of(frames: Frames, rows: Sequence[Row]) -> pd.DataFrame:
 
 def conditions(latency: pd.DataFrame) -> list[str]:
     """Return the conditions of some timings, the one with most of them first."""
+    return most_common(latency["condition"])
+
+
+def most_common(conditions: Iterable[str]) -> list[str]:
+    """Return distinct conditions, the most frequent first, the earlier first among equals."""
     counts: dict[str, int] = {}
-    for condition in latency["condition"]:
+    for condition in conditions:
         counts[condition] = counts.get(condition, 0) + 1
     return sorted(counts, key=lambda name: (-counts[name], list(counts).index(name)))
 
