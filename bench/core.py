@@ -10,7 +10,7 @@ C channels, H heads, D channels a head.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -88,6 +88,7 @@ class Site:
         prefix: leading tokens that are not patches (class, distillation, registers).
         grid: (rows, columns) of the patches while they still form one, else None.
         guide: (B,G,C) tokens of the other modality, where the model has them.
+        whole: no token of this sequence was dropped or merged so far.
     """
 
     x: Tensor
@@ -106,6 +107,7 @@ class Site:
     prefix: int = 1
     grid: tuple[int, int] | None = None
     guide: Tensor | None = None
+    whole: bool = True
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Attention probabilities of some query rows, computed on demand.
@@ -290,6 +292,11 @@ class Reducer:
     before: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     learns: ClassVar[str] = ""
+
+    @property
+    def parts(self) -> Sequence[tuple[str, Mapping[str, Any]]] | None:
+        """Methods, each with its arguments for `reduced()`, that are run in place of this one."""
+        return None
 
     def plan(self, site: Site, r: int) -> Plan:
         """Decide which `r` >= 1 unprotected tokens of `site` go, and where."""

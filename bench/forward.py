@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,16 +13,39 @@ from torch.nn import functional as F
 from bench import core
 from bench.adapters.base import Tower
 from bench.core import Plan, Reducer, Schedule, Site
+from bench.errors import BenchError
 
 _CHANNEL_PAD = 8  # flash kernels want head widths in steps of 8
+
+
+@dataclass(frozen=True)
+class Part:
+    """A method at work in a tower, and how many tokens it removes where."""
+
+    reducer: Reducer
+    schedule: Schedule
 
 
 class Pass:
     """The state of one tower during a forward pass: sizes, protected tokens, positions."""
 
-    def __init__(self, tower: Tower, reducer: Reducer, schedule: Schedule) -> None:
-        """Nothing is known about the input yet; `begin` sets the state at the first block."""
-        self.tower, self.reducer, self.schedule = tower, reducer, schedule
+    def __init__(self, tower: Tower, parts: Sequence[Part]) -> None:
+        """Nothing is known about the input yet; `begin` sets the state at the first block.
+
+        Raises:
+            BenchError: two of the methods append tokens of their own.
+        """
+        self.tower, self.parts = tower, parts
+        appending = [part.reducer for part in parts if part.reducer.appends]
+        if len(appending) > 1:
+            names = " and ".join(f"'{reducer.name}'" for reducer in appending)
+            raise BenchError(f"{names} both append tokens of their own: one a tower is possible")
+        self.guest = appending[0] if appending else None
+        self.appends = self.guest.appends if self.guest else 0
+        self.before = [part for part in parts if part.reducer.before]
+        self.after = [part for part in parts if not part.reducer.before]
+        self.adaptive = any(part.reducer.adaptive for part in parts)
+        self.proportional = any(part.reducer.proportional for part in parts)
         self.depth = len(tower.blocks)
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
@@ -32,11 +56,11 @@ class Pass:
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
         B, N, _ = x.shape
-        tower, appends = self.tower, self.reducer.appends
+        tower, appends = self.tower, self.appends
         self.initial = N
         self.nominal = max(N - tower.n_protected, 0)  # removable tokens by the schedule's count
         self.padded = mask is not None and tower.name == "text"
-        self.changed = self.merged = False
+        self.changed = self.merged = self.reduced = False
         self.anchor = tower.anchor(self, x)
         self.grid = tower.grid(N - tower.prefix)
         self.size = torch.ones(B, N, 1, device=x.device)
@@ -49,8 +73,8 @@ class Pass:
         if tower.name == "text" and self.anchor is not None:
             self.protect = self.protect | (position == self.anchor[:, None])
         self.slot: Tensor | None = position.expand(B, N)
-        if appends:
-            x = torch.cat([x, self.reducer.append(x, self.anchor, tower.name)], 1)
+        if self.guest:
+            x = torch.cat([x, self.guest.append(x, self.anchor, tower.name)], 1)
             self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)
             self.protect = torch.cat([self.protect, self.protect.new_ones(B, appends)], 1)
             self.changed = True
@@ -61,38 +85,41 @@ class Pass:
         mask = kw.pop("attention_mask", args[0] if args else None)
         if layer == 0:
             x = self.begin(x, mask)
-        if self.reducer.appends:
-            x = self.reducer.refresh(x, self.anchor, layer, self.tower.name)
-        if self.reducer.before:
-            x = self._step(layer, x)
+        if self.guest:
+            x = self.guest.refresh(x, self.anchor, layer, self.tower.name)
+        for part in self.before:
+            x = self._step(part, layer, x)
         n_in = x.shape[1]
         x = self.tower.attend(block, x, self, self._mask(mask, x), kw)
-        if not self.reducer.before:
-            x = self._step(layer, x)
+        for part in self.after:
+            x = self._step(part, layer, x)
+        if not self.before:  # who reads it at the next block?
             self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak
         x = self.tower.feed(block, x)
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, layer, n_in, x.shape[1])
         return self._finish(x) if layer == self.depth - 1 else x
 
-    def _step(self, layer: int, x: Tensor) -> Tensor:
+    def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
         """Reduce by as many tokens as the schedule says and the method can."""
+        reducer = part.reducer
         initial = max(self.initial - self.tower.n_protected, 0)
-        free = max(x.shape[1] - self.tower.n_protected - self.reducer.appends, 0)
-        if not self.reducer.adaptive:
+        free = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
+        if not self.adaptive:
             self.nominal = free
-        wanted = self.schedule(layer, self.depth, self.nominal, initial)
-        r = self.reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
+        wanted = part.schedule(layer, self.depth, self.nominal, initial)
+        r = reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
         if not r:
             return x
         self.nominal -= r
-        return self._reduce(layer, x, free - self.nominal)
+        r = free - self.nominal
+        return self._reduce(reducer, layer, x, r) if r > 0 or reducer.adaptive else x
 
-    def _reduce(self, layer: int, x: Tensor, r: int) -> Tensor:
+    def _reduce(self, reducer: Reducer, layer: int, x: Tensor, r: int) -> Tensor:
         for observer in core.OBSERVERS:
             observer.enter("reduction")
         n = x.shape[1]
-        plan = self._ordered(self.reducer.plan(self._site(layer, x), r))
+        plan = self._ordered(reducer.plan(self._site(layer, x), r))
         x, self.size = plan.apply(x, self.size)
         self._follow(plan, n, layer)
         for observer in core.OBSERVERS:
@@ -110,13 +137,14 @@ class Pass:
             self.protect,
             layer,
             self.depth,
-            n_protected=self.tower.n_protected + self.reducer.appends,
+            n_protected=self.tower.n_protected + self.appends,
             tower=self.tower.name,
             scale=self.scale,
             bias=self.bias,
             anchor=self.anchor,
             prefix=self.tower.prefix,
             grid=self.grid,
+            whole=not self.reduced,
         )
 
     def _ordered(self, plan: Plan) -> Plan:
@@ -130,7 +158,8 @@ class Pass:
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         """Carry protection, anchor, grid and (where someone reads them) positions along."""
-        self.changed, self.grid = True, plan.grid
+        self.changed = self.reduced = True
+        self.grid = plan.grid
         self.merged = self.merged or plan.src is not None or plan.size is not None
         self.padded = self.padded or plan.padded
         self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
@@ -152,13 +181,12 @@ class Pass:
 
     def _finish(self, x: Tensor) -> Tensor:
         """Appended tokens leave the sequence after the last block."""
-        appends = self.reducer.appends
-        if appends:
+        if self.appends:
             x, self.size = self._without_appended(x), self._without_appended(self.size)
         return x
 
     def _without_appended(self, x: Tensor) -> Tensor:
-        return x[:, : x.shape[1] - self.reducer.appends]
+        return x[:, : x.shape[1] - self.appends]
 
     def restore(self, x: Tensor) -> Tensor:
         """(B,M,C) -> (B,N,C): every input position shows the token that stands for it.
@@ -176,9 +204,9 @@ class Pass:
 
     def size_bias(self, dtype: torch.dtype) -> Tensor | None:
         """(B,1,1,N) to add to the logits: log size (proportional attention), -inf on padding."""
-        if not (self.padded or (self.merged and self.reducer.proportional)):
+        if not (self.padded or (self.merged and self.proportional)):
             return None
-        size = self.size if self.reducer.proportional else (self.size > 0).float()
+        size = self.size if self.proportional else (self.size > 0).float()
         return size.log().to(dtype).transpose(1, 2)[:, None]
 
     def _mask(self, given: Tensor | None, x: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ sees plain code. Accuracy and cost are taken from this same forward pass.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from bench.adapters import adapter_for
 from bench.adapters.base import Tower, override
 from bench.core import Reducer, Schedule
 from bench.errors import BenchError, Unsupported
-from bench.forward import Pass
+from bench.forward import Part, Pass
 from bench.registry import method as lookup
 from bench.registry import near_miss
 from bench.schedules import as_schedule, removes_nothing
@@ -27,7 +27,7 @@ from bench.schedules import as_schedule, removes_nothing
 @contextlib.contextmanager
 def reduced(
     model: nn.Module,
-    method: str | Reducer,
+    method: str | Reducer | Sequence[tuple[str | Reducer, Mapping[str, Any]]],
     *,
     r: Any = None,
     keep_rate: Any = None,
@@ -38,7 +38,9 @@ def reduced(
 
     Args:
         model: a model that an adapter knows (`bench.adapter_for`).
-        method: a registered name or a `Reducer`.
+        method: a registered name or a `Reducer`; or several, each with its own arguments:
+            `[("evit", {"keep_rate": 0.7, "layers": [2]}), ("tome", {"r": {"text": 2}})]`. In a
+            layer where several act, they act in this order.
         r: tokens to remove a layer: an int, a list with one int a block, a schedule, or a mapping
             by tower (`{"vision": 16, "text": 6}`). Without a mapping the image tower is meant
             where the model has one.
@@ -53,20 +55,48 @@ def reduced(
     Raises:
         BenchError: unknown method, parameter, tower or budget; unsupported model.
     """
-    reducer = _reducer(method, params)
+    given = {"r": r, "keep_rate": keep_rate, "layers": layers, **params}
+    if isinstance(method, str | Reducer):
+        wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]] = [(method, given)]
+    else:
+        wanted = method
+        if any(value is not None for value in given.values()):
+            raise BenchError("with several methods each has its own r=, keep_rate= and parameters")
     towers = adapter_for(model).towers(model)
-    budgets = _budgets(reducer, towers, r, keep_rate, layers)
+    installed: dict[str, list[Part]] = {}
     with contextlib.ExitStack() as stack:
-        if reducer.acts == "input":
-            _resize(stack, reducer, towers, budgets)
-        elif not all(removes_nothing(s) for s in budgets.values()):
-            for name, tower in towers.items():
-                schedule = budgets.get(name)
-                if schedule is None and reducer.appends:
-                    schedule = as_schedule(reducer, 0)  # its tokens ride along in every tower
-                if schedule is not None:
-                    _install(stack, tower, reducer, schedule)
+        for name, arguments in wanted:
+            for tower, parts in _parts(stack, name, dict(arguments), towers).items():
+                installed.setdefault(tower, []).extend(parts)
+        for tower, parts in installed.items():
+            _install(stack, towers[tower], parts)
         yield model
+
+
+def _parts(
+    stack: contextlib.ExitStack,
+    method: str | Reducer,
+    given: dict[str, Any],
+    towers: Mapping[str, Tower],
+) -> dict[str, list[Part]]:
+    """What one method does in each tower; one that acts on the input is put to work at once."""
+    budget = [given.pop(key, None) for key in ("r", "keep_rate", "layers")]
+    reducer = _reducer(method, given)
+    if reducer.parts is not None:
+        found: dict[str, list[Part]] = {}
+        for name, arguments in reducer.parts:
+            for tower, parts in _parts(stack, name, dict(arguments), towers).items():
+                found.setdefault(tower, []).extend(parts)
+        return found
+    budgets = _budgets(reducer, towers, *budget)
+    if reducer.acts == "input":
+        _resize(stack, reducer, towers, budgets)
+        return {}
+    if all(removes_nothing(schedule) for schedule in budgets.values()):
+        return {}
+    if reducer.appends:  # its tokens ride along in every tower
+        budgets = {**{name: as_schedule(reducer, 0) for name in towers}, **budgets}
+    return {name: [Part(reducer, schedule)] for name, schedule in budgets.items()}
 
 
 def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
@@ -105,17 +135,19 @@ def _budgets(
     }
 
 
-def _install(
-    stack: contextlib.ExitStack, tower: Tower, reducer: Reducer, schedule: Schedule
-) -> None:
-    if reducer.needs_anchor and not tower.has_anchor:
-        raise Unsupported(
-            f"method '{reducer.name}' ranks tokens by the class token, and this model's "
-            f"{tower.name} tower has none"
-        )
+def _install(stack: contextlib.ExitStack, tower: Tower, parts: Sequence[Part]) -> None:
+    for part in parts:
+        if part.reducer.needs_anchor and not tower.has_anchor:
+            raise Unsupported(
+                f"method '{part.reducer.name}' ranks tokens by the class token, and this model's "
+                f"{tower.name} tower has none"
+            )
     if "forward" in tower.blocks[0].__dict__:
-        raise BenchError("the model is already inside reduced(); leave that block first")
-    run = Pass(tower, reducer, schedule)
+        raise BenchError(
+            "the model is already inside reduced(): leave that block first, or give both methods "
+            "to one reduced()"
+        )
+    run = Pass(tower, parts)
     stack.enter_context(tower.install(run))
     for layer, block in enumerate(tower.blocks):
         stack.enter_context(override(block, "forward", partial(run.block, layer, block)))

@@ -7,13 +7,14 @@ configured instances.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import hashlib
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,15 +93,19 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
     return " — known: " + ", ".join(names)
 
 
-def source_hash(name: str) -> str:
+def source_hash(name: str, params: Mapping[str, Any] | None = None) -> str:
     """Sha256 over the sources a method is made of: its module and the packages it imports from.
 
     Followed are imports within the method's own top-level package and `crossget`, so that a change
-    anywhere in a method can never be served an old result.
+    anywhere in a method can never be served an old result; and methods that `params` name.
     """
-    own = sys.modules[method(name).__module__]
+    cls = method(name)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {k: v for k, v in (params or {}).items() if k in known}
     seen: dict[str, bytes] = {}
-    _collect(own, {own.__name__.split(".")[0], "crossget"}, seen)
+    for one in [cls, *(method(part) for part, _ in cls(**fields).parts or ())]:
+        own = sys.modules[one.__module__]
+        _collect(own, {own.__name__.split(".")[0], "crossget"}, seen)
     digest = hashlib.sha256()
     for key in sorted(seen):
         digest.update(key.encode() + seen[key])
