@@ -19,7 +19,6 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TOLERANCE = Decimal("0.01")  # of the published value
 UNITS = {
     "gmacs": "GMACs",
     "params_m": "M params",
@@ -46,6 +45,7 @@ class Cost:
         part: submodule to count alone; empty for the whole model.
         inputs: the model's inputs that `part` takes, by name; empty for all.
         unsupported: why this cost is not recomputed; empty where it is.
+        tolerance: share of the published value within which ours agrees.
     """
 
     figure: str
@@ -59,6 +59,7 @@ class Cost:
     part: str = ""
     inputs: tuple[str, ...] = ()
     unsupported: str = ""
+    tolerance: str = "0.01"
 
     @property
     def decimals(self) -> int:
@@ -71,9 +72,11 @@ class Cost:
         return Decimal((0, (5,), -self.decimals - 1))
 
     def within(self, ours: float) -> bool:
-        """Whether `ours` agrees: within 1 % or within the rounding, whichever is larger."""
+        """Whether `ours` agrees: within the tolerance or the rounding, whichever is larger."""
         published = Decimal(self.published)
-        return abs(Decimal(repr(ours)) - published) <= max(TOLERANCE * published, self.rounding)
+        return abs(Decimal(repr(ours)) - published) <= max(
+            Decimal(self.tolerance) * published, self.rounding
+        )
 
 
 @lru_cache(maxsize=1)

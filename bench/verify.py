@@ -1,7 +1,7 @@
 """Recompute the published costs: does this code count what the authors counted?
 
-A figure is off when it differs by more than 1 % and by more than half a unit of its last printed
-digit. No weights are needed, and none are loaded.
+A figure is off when it differs by more than 1 % (or its own tolerance) and by more than half a unit
+of its last printed digit. No weights are needed, and none are loaded.
 
     python run_bench.py verify
     python run_bench.py verify --only deit-s/evit --json
