@@ -7,8 +7,10 @@ this project, with adapters in place of weights.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,19 @@ def _shipped() -> Path:
 def names() -> list[str]:
     """Return the names of the fine-tuned models that ship with the project."""
     folders = sorted(_shipped().iterdir()) if _shipped().is_dir() else []
-    return [f"{training(folder)['model']}@{folder.name}" for folder in folders if folder.is_dir()]
+    return [
+        f"{training(folder)['model']}@{folder.name}"
+        for folder in folders
+        if (folder / TRAINING).is_file()
+    ]
 
 
 def training(folder: Path) -> dict[str, Any]:
     """Return what a folder says of its training."""
-    return read_json(folder / TRAINING)
+    about = read_json(folder / TRAINING)
+    if not isinstance(about.get("model"), str):
+        raise BenchError(f"{folder / TRAINING} names no model: it is not of `train --method`")
+    return about
 
 
 def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
@@ -53,27 +62,44 @@ def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
     from bench.training.lora import fold
 
     about = training(folder)
-    base = models.load(str(about["model"]), random_weights=random_weights, seed=seed)
+    with _started_from(folder):
+        base = models.load(about["model"], random_weights=random_weights, seed=seed)
     if random_weights:
         return dataclasses.replace(base, name=name)
     weights = _weights(folder)
     check_file(weights)
     state = load_file(weights)
-    if weights.name == ADAPTER:
-        fold(base.model, state)
-    else:
-        base.model.load_state_dict(state)
-    provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": None}
+    try:
+        if weights.name == ADAPTER:
+            fold(base.model, state)
+        else:
+            base.model.load_state_dict(state)
+    except (AttributeError, KeyError, RuntimeError) as error:
+        raise BenchError(f"{weights} does not fit {about['model']}: train it again") from error
+    sha = _with_own(str(base.provenance["sha256"]), folder)
+    provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
     return dataclasses.replace(base, name=name, folder=folder, provenance=provenance)
 
 
 def sha256(folder: Path) -> str | None:
     """Return the hash of the weights and of what it started from; None if only loading can tell."""
-    base = fingerprint(str(training(folder)["model"]))
-    if base is None:
-        return None
+    with _started_from(folder):
+        base = fingerprint(training(folder)["model"])
+    return None if base is None else _with_own(base, folder)
+
+
+def _with_own(base: str, folder: Path) -> str:
+    """Return the hash of a base model with what a folder adds, what methods learned included."""
     own = hash_files([_weights(folder), *learned(folder).values()])
     return hashlib.sha256((base + own).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _started_from(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BenchError as error:
+        raise BenchError(f"what {folder} started from: {error}") from error
 
 
 def learned(folder: Path) -> dict[str, Path]:

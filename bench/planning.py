@@ -7,14 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import models, profiles, registry, tasks
+from bench.core import Reducer
 from bench.errors import BenchError
 from bench.profiles import Profile
 from bench.record import COST_ONLY, SCHEMA, Cell
 from bench.session import Session, settings
-from bench.spec import Document, Options, Suite, Where
+from bench.spec import Document, MethodEntry, Options, Suite, Where
 from bench.tasks import Task
 
 # Raise it when the harness itself begins to measure differently: results taken before are retired.
@@ -55,13 +57,7 @@ def check(suite: Suite, origin: Document | Options) -> None:
     for i, profile in enumerate(suite.profiles):
         _at(origin, ("profiles", i), profiles.load, profile)
     for i, entry in enumerate(suite.methods):
-        method = _at(origin, ("methods", i), registry.method, entry.name)
-        known = [f.name for f in dataclasses.fields(method)]
-        for key in entry.model_extra or {}:
-            if key not in (*known, *BUDGETS):
-                hint = registry.near_miss(key, [*BUDGETS, *known, "models"])
-                message = f"method '{entry.name}' has no parameter '{key}'{hint}"
-                raise origin.error(("methods", i, key), message)
+        _check_parameters(entry, i, origin)
         for j, name in enumerate(entry.models or []):
             names = [model.name for model in suite.models]
             if name not in names:
@@ -69,6 +65,26 @@ def check(suite: Suite, origin: Document | Options) -> None:
                 raise origin.error(
                     ("methods", i, "models", j), f"no model '{name}' in this suite{hint}"
                 )
+
+
+def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) -> None:
+    method = _at(origin, ("methods", i), registry.method, entry.name)
+    known = [f.name for f in dataclasses.fields(method)]
+    for key, value in (entry.model_extra or {}).items():
+        if key not in (*known, *BUDGETS):
+            hint = registry.near_miss(key, [*BUDGETS, *known, "models"])
+            message = f"method '{entry.name}' has no parameter '{key}'{hint}"
+            raise origin.error(("methods", i, key), message)
+        for given in value if isinstance(value, list) else [value]:
+            if key == method.learns and isinstance(given, str):
+                _at(origin, ("methods", i, key), _check_learned, method, given)
+
+
+def _check_learned(method: type[Reducer], given: str) -> None:
+    """Let a method read what training learned for it; only the method knows if it is a file."""
+    if Path(given).is_file():
+        models.check_file(Path(given))
+    method(**{method.learns: given})
 
 
 def _at(origin: Document | Options, where: Where, look: Any, *arguments: Any) -> Any:
@@ -104,6 +120,7 @@ def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
             "weights_sha256": hashes[which],
             "method_source_sha256": registry.source_hash(cell.method),
             "task_version": task.version if task else None,
+            **_files(cell),
         }
         key = key_of(cell, profile, machines[profile.name], provenance)
         found.cells.append(Planned(cell, key, profile, provenance))
@@ -123,6 +140,13 @@ def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
     session = Session.open(cell, profile)  # weights from a hub: only loading them tells
     found.session = found.session or session
     return str(session.loaded.provenance["sha256"])
+
+
+def _files(cell: Cell) -> dict[str, str]:
+    """Return the hash of the files that a cell's parameters name; nothing where they name none."""
+    named = [Path(value) for _, value in sorted(cell.params.items()) if isinstance(value, str)]
+    files = [file for file in named if file.is_file()]
+    return {"files_sha256": models.hash_files(files)} if files else {}
 
 
 def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, str | None]) -> str:

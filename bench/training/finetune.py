@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bench
-from bench import machine, models, registry, tasks
+from bench import machine, models, tasks
 from bench.adapters import adapter_for
 from bench.core import Reducer
 from bench.errors import BenchError, Unsupported
@@ -31,45 +30,24 @@ from bench.model_tuned import ADAPTER, TRAINING, WEIGHTS
 from bench.models import Loaded
 from bench.options import NATURAL_TASK
 from bench.training import lora, pairs
+from bench.training import recipe as recipes
 from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
-from bench.training.loop import Job, Phase, Rates, Settings, fit
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is fine-tuned, how the tokens are reduced meanwhile, and for how long.
-
-    `rank` 0 trains all weights; a positive one trains adapters of that rank and leaves the weights.
-    `weight` is the share of the method's own loss.
-    """
-
-    model: str = "embedded:clip-emoji"
-    method: str = "none"
-    budget: Mapping[str, Any] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    weight: float = 0.5
-    data: str = "emoji"
-    epochs: float = 1.0
-    batch: int = 32
-    rate: float = 3e-4
-    rank: int = 0
-
-    def name(self) -> str:
-        """Return a folder name that tells one recipe from another."""
-        from bench.spec import label
-        from bench.store import slug
-
-        said = label(self.method, {**self.budget, **self.params})
-        return slug(f"{Path(self.model).name}-{said}")
+from bench.training.loop import CHECKPOINT, Job, Phase, Rates, Settings, fit
+from bench.training.recipe import Recipe
 
 
 def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str, float]:
-    """Fine-tune as `recipe` says; return the scores of the last evaluation.
+    """Fine-tune as `recipe` says, unless that is done; return the scores of the last evaluation.
 
     Raises:
-        BenchError: unknown names, unusable data, a model that is no CLIP.
+        BenchError: unknown names, unusable data, a model that is no CLIP, a folder that holds
+            another training.
     """
-    settings.begun()
+    reducer = recipes.reducer(recipe)
+    about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
+    done = recipes.done(settings.begun(), recipe, about)
+    if done is not None:
+        return done
     loaded = models.load(recipe.model, device=settings.device, backend=_backend(settings.device))
     model: Any = loaded.model
     if not hasattr(model, "logit_scale") or not hasattr(model, "visual_projection"):
@@ -77,11 +55,15 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
     data = pairs.load(recipe.data, loaded, settings.data_dir)
     model.requires_grad_(True)
     if recipe.rank:
-        lora.attach(model, recipe.rank)
-    reducer = registry.method(recipe.method)(**recipe.params)
+        lora.attach(model, recipe.rank, settings.seed)
     learned = _learn(reducer, model)
     start = time.monotonic()
     with bench.reduced(model, reducer, **recipe.budget):
+        if learned and not _is_reduced(model):
+            raise BenchError(
+                f"with this budget {recipe.method} removes nothing and learns nothing: "
+                "give a larger --r, or --method none to train without reduction"
+            )
         job = Job(
             model,
             len(data),
@@ -90,14 +72,14 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
             [Phase(loaded.image_size[0], recipe.epochs, recipe.batch)],
             Rates(matrix=None, other=recipe.rate, decay=0.0, warmup_steps=20),
         )
+        job.about = about = {**about, "steps": sum(job.steps())}
+        if not settings.resume:
+            recipes.clear(settings.out)
         scores = fit(job, settings, evaluate_every=1000)
     if learned:
         del model.learned
     _write(settings, recipe, model, reducer, learned)
-    about = {
-        **asdict(recipe),
-        "seed": settings.seed,
-        "steps": sum(job.steps()),
+    about |= {
         "precision": f"{settings.device}, bfloat16 autocast",
         "command": command,
         "scores": {name: round(value, 4) for name, value in scores.items()},
@@ -109,7 +91,13 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
         ),
     }
     (settings.out / TRAINING).write_text(json.dumps(about, indent=1) + "\n")  # last: now it is done
+    (settings.out / CHECKPOINT).unlink()
     return scores
+
+
+def _is_reduced(model: Any) -> bool:
+    towers = adapter_for(model).towers(model).values()
+    return any("forward" in block.__dict__ for tower in towers for block in tower.blocks)
 
 
 def _backend(device: str) -> str:
@@ -124,8 +112,15 @@ def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
         for name, tower in adapter_for(model).towers(model).items()
     }
     learned = dict(reducer.learn(shapes))
+    for tower, table in learned.items():
+        if tower in shapes and table.shape != shapes[tower]:
+            raise BenchError(
+                f"what {reducer.name} learned for the {tower} tower is {tuple(table.shape)}, "
+                f"and this model takes {shapes[tower]}"
+            )
     if learned:
-        model.learned = nn.ParameterDict(learned).to(model.device)
+        named = {name.replace(".", "/"): table for name, table in learned.items()}
+        model.learned = nn.ParameterDict(named).to(model.device)
     return learned
 
 
@@ -134,15 +129,14 @@ def _loss(
 ) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
     model: Any = loaded.model
     device = loaded.device
-    if loaded.tokenizer is None:
-        raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
-    tokenizer = loaded.tokenizer
+    tokenizer = _tokenizer(loaded)
 
     def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
         batch = data.batch(indices, rng)
         words = {key: value.to(device) for key, value in tokenizer(batch.texts).items()}
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        if model.logit_scale.requires_grad:
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with torch.autocast(device.type, torch.bfloat16):
             out = model(pixel_values=batch.images.to(device), **words)
         a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
@@ -151,6 +145,16 @@ def _loss(
         return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
 
     return loss
+
+
+def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
+    """Return the model's tokenizer, once it has shown that it pads texts to one length."""
+    try:
+        if loaded.tokenizer is not None and loaded.tokenizer(["one", "one two"]):
+            return loaded.tokenizer
+    except ValueError:
+        pass  # transformers makes up an empty one where its files are missing
+    raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
 
 
 def _scores(recipe: Recipe, loaded: Loaded) -> Callable[[], dict[str, float]]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 
 SAVE_SECONDS = 60.0
+CHECKPOINT = "checkpoint.pt"
 
 
 class TrainingError(BenchError):
@@ -73,11 +75,25 @@ class Settings:
             block.compile()
 
     def begun(self) -> Settings:
-        """Seed torch, set its threads, make the folder; return the settings."""
+        """Seed torch, set its threads, make the folder; return the settings.
+
+        Raises:
+            TrainingError: there is no such device, or the folder cannot be written.
+        """
         if self.threads:
             torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.empty(0, device=self.device)
+        except (AssertionError, RuntimeError) as error:
+            raise TrainingError(f"no device '{self.device}' here: try --device cpu") from error
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.out).close()
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write to {self.out} ({error.strerror}): name another folder with --out"
+            ) from error
         return self
 
 
@@ -149,6 +165,7 @@ class Job:
 
     `loss(indices, pixels, rng, state)` gets positions (B,) into the training data, the side in
     pixels, a generator that depends only on seed and step, and tensors kept in the checkpoint.
+    A checkpoint that says something else `about` itself is not resumed.
     """
 
     model: nn.Module
@@ -157,6 +174,7 @@ class Job:
     evaluate: Callable[[], dict[str, float]]
     phases: Sequence[Phase]
     rates: Rates = field(default_factory=Rates)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def steps(self) -> list[int]:
         """Return the number of steps of each phase."""
@@ -180,15 +198,29 @@ def _indices(job: Job, phase: Phase, inner: int, seed: int) -> Tensor:
     return torch.randperm(job.images, generator=shuffle)[start : start + phase.batch]
 
 
+def check_same(said: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
+    """Raise TrainingError when a folder holds another training than the one `about` describes."""
+    other = [f"{key} is {said.get(key)}" for key, own in about.items() if said.get(key) != own]
+    if other:
+        raise TrainingError(
+            f"{folder} holds another training ({', '.join(other)} there): "
+            "name another folder with --out, or begin anew with --no-resume"
+        )
+
+
 def _restore(path: Path, job: Job, opts: list[torch.optim.Optimizer]) -> Progress:
     try:
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        check_same(saved.get("about", job.about), job.about, path.parent)
+        job.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(opts, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        return Progress(**saved["progress"])
+    except TrainingError:
+        raise
     except Exception as error:
-        raise TrainingError(f"cannot resume from {path} ({error}): delete it") from error
-    job.model.load_state_dict(saved["model"])
-    for optimizer, state in zip(opts, saved["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
-    return Progress(**saved["progress"])
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(f"cannot resume from {path} ({reason}): delete it") from error
 
 
 def _save(path: Path, job: Job, opts: list[torch.optim.Optimizer], progress: Progress) -> None:
@@ -197,6 +229,7 @@ def _save(path: Path, job: Job, opts: list[torch.optim.Optimizer], progress: Pro
             "model": job.model.state_dict(),
             "optimizers": [o.state_dict() for o in opts],
             "progress": vars(progress),
+            "about": dict(job.about),
         },
         path,
     )
@@ -237,7 +270,7 @@ def fit(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    path = settings.out / "checkpoint.pt"
+    path = settings.out / CHECKPOINT
     opts = optimizers(job.model, job.rates)
     progress = _restore(path, job, opts) if settings.resume and path.exists() else Progress()
     log, total, recent = Log(settings.out / "log.jsonl", progress.step), sum(job.steps()), 0.0

@@ -19,11 +19,11 @@ A, B = ".lora_a", ".lora_b"
 class LowRank(nn.Module):
     """W (out,in) -> W + B A with A (rank,in) random and B (out,rank) zero at first."""
 
-    def __init__(self, weight: Tensor, rank: int) -> None:
+    def __init__(self, weight: Tensor, rank: int, rng: torch.Generator) -> None:
         """Start as the identity."""
         super().__init__()
         out, width = weight.shape
-        self.a = nn.Parameter(torch.randn(rank, width) * width**-0.5)
+        self.a = nn.Parameter(torch.randn(rank, width, generator=rng) * width**-0.5)
         self.b = nn.Parameter(torch.zeros(out, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -31,11 +31,12 @@ class LowRank(nn.Module):
         return weight + self.b @ self.a
 
 
-def attach(model: nn.Module, rank: int) -> None:
+def attach(model: nn.Module, rank: int, seed: int = 0) -> None:
     """Freeze `model` and give each linear layer of it an adapter."""
     model.requires_grad_(False)
+    rng = torch.Generator().manual_seed(seed)
     for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
-        adapter = LowRank(layer.weight, rank).to(layer.weight.device)
+        adapter = LowRank(layer.weight, rank, rng).to(layer.weight.device)
         parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
 
 

@@ -77,6 +77,8 @@ class Files:
         """Keep the pictures and captions of a retrieval task."""
         self.loaded, self.pictures, self.texts = loaded, task.prepared.pictures, task.texts
         self.usable = [i for i, texts in enumerate(task.texts) if texts]
+        if not self.usable:
+            raise BenchError(f"no picture of {task.name} has a caption to train on")
 
     def __len__(self) -> int:
         """Return the number of pictures with a caption."""
@@ -89,13 +91,17 @@ class Files:
         texts = [
             self.texts[i][int(p * len(self.texts[i]))] for i, p in zip(chosen, pick, strict=True)
         ]
-        try:
-            images = _prepared(self.loaded, [self.pictures.open(i) for i in chosen])
-        except (OSError, ValueError, SyntaxError) as error:
-            raise BenchError(
-                f"a training image does not decode ({error}): mend or drop it"
-            ) from error
+        images = _prepared(self.loaded, [self._open(i) for i in chosen])
         return Batch(images, texts, torch.arange(len(chosen)))
+
+    def _open(self, index: int) -> Any:
+        try:
+            return self.pictures.open(index)
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
+            name = self.pictures.name(index)
+            raise BenchError(
+                f"training image {name} does not decode ({error}): mend or drop it"
+            ) from error
 
 
 def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:

