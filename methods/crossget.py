@@ -3,7 +3,8 @@
 Source: Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating Vision-Language
 Transformers", ICML 2024 (arXiv:2305.17455), §3, and its CLIP and LLaVA code.
 Departures: ties are broken stably (lower position first), which the code leaves to the sort; on a
-tower without class token the cross token starts as the mean token.
+tower without class token the cross token starts as the mean token; similarities are float32 in a
+half-precision model too, since bfloat16 ties tokens that are near.
 """
 
 from __future__ import annotations
@@ -82,23 +83,24 @@ class CrossGET(Reducer):
 
         No gradient flows through the decision or the weights, as in the authors' code.
         """
-        matters = self._importance(site)
-        keys = site.k.mean(1) if self.importance == "attention" else site.keys()
-        src, dst = matching.complete_graph_soft_matching(
-            matching.cosine_similarity(keys),
-            r,
-            site.protect,
-            matters if self.guided_matching else None,
-        )
+        if self.importance == "attention":
+            similarity = matching.cosine_similarity(site.k.mean(1, dtype=torch.float32))
+            attention = site.attention().mean(1, dtype=torch.float32)
+            matters = importance.importance_from_attention(attention)
+        else:
+            keys = site.keys().float()
+            similarity, length = matching.similarity_and_length(keys)
+            matters = importance.importance_from_query(keys, self._query(site), length)
+        guide = matters if self.guided_matching else None
+        src, dst = matching.complete_graph_soft_matching(similarity, r, site.protect, guide)
         gain = pair_weights(matters, src, dst) if self.guided_ensemble else None
         gone = torch.zeros_like(site.protect).scatter(1, src, True)
         keep = gone.to(torch.int8).argsort(dim=1, stable=True)[:, : gone.shape[1] - r]
         slot = (~gone).cumsum(1) - 1
         return Plan(keep, src, slot.gather(1, dst), gain)
 
-    def _importance(self, site: Site) -> Tensor:
-        if self.importance == "attention":
-            return importance.importance_from_attention(site.attention().mean(1))
+    def _query(self, site: Site) -> Tensor:
+        """(B,C) query of the cross token; in a text, of the end-of-text token."""
         last = site.x.new_full((len(site.x),), site.x.shape[1] - 1, dtype=torch.long)
         at = site.anchor if site.tower == "text" and site.anchor is not None else last
-        return importance.importance_from_query(site.keys(), importance.query_at(site.q, at))
+        return importance.query_at(site.q, at)

@@ -2,7 +2,8 @@
 
 Source: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (arXiv:2210.09461), §3;
 tome/merge.py. Departures: ties are broken stably (lower position first); any protected token, not
-only class and distillation, is excluded; on a text tower survivors keep their order.
+only class and distillation, is excluded; on a text tower survivors keep their order; similarities
+are float32 in a half-precision model too, since bfloat16 ties tokens that are near.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ToMe(Reducer):
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match on the keys, averaged over heads."""
-        return bipartite_soft_matching(site.k.mean(1), r, site.protect)
+        return bipartite_soft_matching(site.k.mean(1, dtype=torch.float32), r, site.protect)
 
 
 @torch.no_grad()
@@ -35,11 +36,11 @@ def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect_BN: Tensor) -> P
     """Each token at an even position proposes its most similar one at an odd position; r merge.
 
     Args:
-        metric_BNC: what similarity is taken of; cosine.
+        metric_BNC: what similarity is taken of; cosine, in float32.
         r: pairs to merge, at most half of the unprotected tokens.
         protect_BN: tokens that neither leave nor receive.
     """
-    metric = F.normalize(metric_BNC, dim=-1)
+    metric = F.normalize(metric_BNC.float(), dim=-1)
     a, b = metric[:, ::2], metric[:, 1::2]
     blocked = protect_BN[:, ::2, None] | protect_BN[:, None, 1::2]
     score_BAb = (a @ b.transpose(-1, -2)).masked_fill(blocked, -torch.inf)

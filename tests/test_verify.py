@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import bench
 from bench import published, registry, verify
 from bench.errors import BenchError
 from bench.published import Cost
+from bench.registry import method
 
 COSTS = published.costs()
 SUPPORTED = [cost for cost in COSTS if not cost.unsupported]
@@ -63,6 +65,22 @@ def test_published_costs_are_met(figure: str) -> None:
 def test_unreduced_clip_is_exact() -> None:
     (total,) = [c for c in verify.checks("clip-b16/none") if c.cost.quantity == "gmacs"]
     assert total.ours == 20.56706816
+
+
+def test_crossget_on_clip_is_the_printed_one() -> None:
+    """Tokens layer by layer, GMACs but for 6,400 MACs (see the data's note), and all parameters."""
+    model, inputs = published.build("clip-b16")
+    crossget = method("crossget")()
+    with bench.reduced(model, crossget, r={"vision": 16, "text": 0}):
+        tokens = bench.trace(model, **inputs).tokens
+        macs = bench.count_macs(model, **inputs).total
+    after = [182, 166, 150, 134, 118, 102, 86, 70, 54, 38, 22, 12]
+    assert tokens["vision"] == list(zip([198, *after], after, strict=False))
+    assert tokens["text"] == [(78, 78)] * 12
+    assert macs == 12_035_655_936 - 6_400
+    learned = crossget.learn({"vision": (12, 768), "text": (12, 512)}).values()
+    total = sum(p.numel() for p in [*model.parameters(), *learned])
+    assert round(total / 1e6, 3) == 149.636
 
 
 def test_main_fails_when_a_figure_is_off(
