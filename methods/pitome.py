@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bench.core import BenchError, Plan, Reducer, Site, take
 from bench.registry import near_miss, register
 from methods.tofu import plain_mean
-from methods.tome import bipartite_soft_matching
+from methods.tome import bipartite_plan
 
 VARIANTS = ("auto", "pitome", "bsm-split", "bsm")
 METRICS = ("keys", "x")
@@ -65,7 +65,7 @@ class PiToMe(Reducer):
         if variant == "auto":
             variant = "bsm-split" if 2 * site.layer < site.depth else "pitome"
         if variant == "bsm":
-            plan = bipartite_soft_matching(metric, r, site.protect)
+            plan = bipartite_plan(site, metric, r)
         else:
             free = site.x.shape[1] - site.n_protected
             plan = self._by_energy(site, metric, r, 2 * r if variant == "pitome" else free)

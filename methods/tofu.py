@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.core import BenchError, Plan, Reducer, Site
 from bench.registry import near_miss, register
-from methods.tome import bipartite_soft_matching
+from methods.tome import bipartite_plan
 
 STRATEGIES = ("auto", "prune", "tofu", "mean")
 
@@ -51,7 +51,7 @@ class ToFu(Reducer):
         strategy = self.strategy
         if strategy == "auto":
             strategy = "prune" if site.layer <= site.depth // 2 else "tofu"
-        plan = bipartite_soft_matching(site.k.mean(1, dtype=torch.float32), r, site.protect)
+        plan = bipartite_plan(site, site.k.mean(1, dtype=torch.float32), r)
         if strategy == "prune":
             return Plan(plan.keep)
         plan = plain_mean(plan, site.size)

@@ -1,9 +1,11 @@
 """ToMe: merge the most similar tokens by bipartite soft matching.
 
 Source: Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (arXiv:2210.09461), §3;
-tome/merge.py. Departures: ties are broken stably (lower position first); any protected token, not
-only class and distillation, is excluded; on a text tower survivors keep their order; similarities
-are float32 in a half-precision model too, since bfloat16 ties tokens that are near.
+tome/merge.py.
+Departures: ties are broken stably (lower position first); any protected token, not only class and
+distillation, is excluded, and those behind the prefix do not count as even or odd; on a text tower
+survivors keep their order; similarities are float32 in a half-precision model too, since bfloat16
+ties tokens that are near.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site
+from bench.core import Plan, Reducer, Site, take
 from bench.registry import register
 
 
@@ -28,7 +30,23 @@ class ToMe(Reducer):
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match on the keys, averaged over heads."""
-        return bipartite_soft_matching(site.k.mean(1, dtype=torch.float32), r, site.protect)
+        return bipartite_plan(site, site.k.mean(1, dtype=torch.float32), r)
+
+
+def bipartite_plan(site: Site, metric_BNC: Tensor, r: int) -> Plan:
+    """Bipartite soft matching at a site, by the tokens' `metric`.
+
+    Protected tokens behind the prefix (end of text) stand aside, so that even and odd alternate
+    among the others and half of these can always leave.
+    """
+    if site.n_protected <= site.prefix:
+        return bipartite_soft_matching(metric_BNC, r, site.protect)
+    aside = site.protect.to(torch.int8)
+    aside[:, : site.prefix] = 0
+    order = aside.argsort(dim=1, stable=True)
+    plan = bipartite_soft_matching(take(metric_BNC, order), r, site.protect.gather(1, order))
+    assert plan.src is not None
+    return Plan(order.gather(1, plan.keep), order.gather(1, plan.src), plan.dst)
 
 
 @torch.no_grad()

@@ -518,3 +518,22 @@ def test_compiles_as_one_graph(name: str) -> None:
         expected = model(x)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["tome", "tofu"])
+def test_start_and_end_of_text_stay_at_the_cap(name: str) -> None:
+    """Wherever the end of text stands, half of the others leave and none of the two does."""
+    model = tiny.clip()
+    kw = tiny.inputs(model)
+    for end in range(3, 14):
+        ids = torch.randint(1, 90, (2, 14))
+        ids[:, end], ids[:, end + 1 :] = tiny.EOS, 0
+        with bench.reduced(model, name, r={"text": 6}):
+            seen = bench.trace(model, **{**kw, "input_ids": ids})
+        assert seen.tokens["text"][0] == (14, 8)
+        _, slot = seen.layer_slots["text"][0]
+        for fixed in (0, end):
+            others = torch.arange(14) != fixed
+            assert (slot[:, fixed] >= 0).all()
+            assert (slot[:, others] != slot[:, fixed, None]).all(), (end, fixed)
