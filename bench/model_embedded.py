@@ -32,6 +32,12 @@ def files(name: str) -> list[Path]:
     return found
 
 
+def learned(name: str) -> dict[str, Path]:
+    """Return what methods learned with the model called `name`, a file each, by method."""
+    folder = embedded.path("learned") / name.removeprefix("embedded:")
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+
 def load(name: str, random_weights: bool, seed: int) -> Loaded:
     """Return the model called `name`; with random weights, its architecture."""
     import torch

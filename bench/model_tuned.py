@@ -78,7 +78,7 @@ def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
         raise BenchError(f"{weights} does not fit {about['model']}: train it again") from error
     sha = _with_own(str(base.provenance["sha256"]), folder)
     provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
-    return dataclasses.replace(base, name=name, folder=folder, provenance=provenance)
+    return dataclasses.replace(base, name=name, provenance=provenance)
 
 
 def sha256(folder: Path) -> str | None:

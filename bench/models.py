@@ -56,7 +56,6 @@ class Loaded:
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
         text_length: tokens in a text, for two-tower models.
         vocabulary: token ids run below this, for two-tower models.
-        folder: where a fine-tuned model lies, with what its method learned.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
 
@@ -72,7 +71,6 @@ class Loaded:
     end_token: int | None = None
     image_argument: str = "pixel_values"
     classes: int = 0
-    folder: Path | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -225,6 +223,16 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
         return hash_files([Path(str(_timm_parts(name)[1])).expanduser()])
     folder = Path(name).expanduser()
     return hash_files(weight_files(folder)) if folder.is_dir() else None
+
+
+def learned(name: str) -> dict[str, Path]:
+    """Return the files with what methods learned with this model (none for most), by method."""
+    from bench import model_embedded, model_tuned
+
+    tuned = model_tuned.folder_of(name)
+    if tuned is not None:
+        return model_tuned.learned(tuned)
+    return model_embedded.learned(name) if name in EMBEDDED else {}
 
 
 def weight_files(folder: Path) -> list[Path]:

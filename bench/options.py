@@ -130,6 +130,11 @@ def _override(entry: dict[str, Any], given: Mapping[str, Any]) -> None:
     """Put the budgets that were given into a method's entry, or the usual ones if it has none."""
     if entry["name"] == BASELINE:
         return
+    if given.get("budget"):
+        for key in ("r", "keep_rate"):
+            entry.pop(key, None)
+        entry["budget"] = given["budget"]
+        return
     from bench.registry import method
 
     knob = next(iter(method(entry["name"]).budget), "r")
@@ -142,7 +147,7 @@ def _override(entry: dict[str, Any], given: Mapping[str, Any]) -> None:
         for key in ("r", "keep_rate"):
             entry.pop(key, None)
         entry[knob] = [budget(value, knob) for value in chosen]
-    elif not set(entry) & {"r", "keep_rate"}:
+    elif not set(entry) & {"r", "keep_rate", "budget"}:
         entry[knob] = SWEEP.get(knob, [method(entry["name"]).budget[knob]])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import models, profiles, registry, tasks
+from bench import budgets, models, profiles, registry, tasks
 from bench.core import Reducer
 from bench.errors import BenchError
 from bench.profiles import Profile
 from bench.record import COST_ONLY, SCHEMA, Cell
-from bench.session import Session, settings
-from bench.spec import Document, MethodEntry, Options, Suite, Where
+from bench.session import Session, parameters, settings
+from bench.spec import Document, MethodEntry, Options, Suite, Where, label
 from bench.tasks import Task
 
 # Raise it when the harness itself begins to measure differently: results taken before are retired.
 MEASUREMENT_VERSION = 1
-BUDGETS = ("r", "keep_rate", "layers")  # what `reduced()` takes beside a method's own parameters
+# what a method's entry may have beside the method's own parameters
+BUDGETS = ("r", "keep_rate", "layers", "budget")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Planned:
     key: str
     profile: Profile
     provenance: dict[str, Any]
+    refused: str | None = None  # why the cell cannot be run
 
 
 @dataclass
@@ -70,11 +73,18 @@ def check(suite: Suite, origin: Document | Options) -> None:
 def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) -> None:
     method = _at(origin, ("methods", i), registry.method, entry.name)
     known = [f.name for f in dataclasses.fields(method)]
+    both = [key for key in ("r", "keep_rate") if key in (entry.model_extra or {})]
+    if both and "budget" in (entry.model_extra or {}):
+        message = f"method '{entry.name}' has a budget, which says what {both[0]} is: give one"
+        raise origin.error(("methods", i, "budget"), message)
     for key, value in (entry.model_extra or {}).items():
         if key not in (*known, *BUDGETS):
             hint = registry.near_miss(key, [*BUDGETS, *known, "models"])
             message = f"method '{entry.name}' has no parameter '{key}'{hint}"
             raise origin.error(("methods", i, key), message)
+        if key == "budget":
+            for text in value if isinstance(value, list) else [value]:
+                _at(origin, ("methods", i, key), budgets.parse, text)
         for given in value if isinstance(value, list) else [value]:
             if key == method.learns and isinstance(given, str):
                 _at(origin, ("methods", i, key), _check_learned, method, given)
@@ -110,6 +120,7 @@ def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
         machines[profile.name] = machine or this.slug(profile.device, _threads(profile))
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
+        cell, refused = _within_budget(cell, profile)
         if cell.task != COST_ONLY and cell.task not in found.tasks and not cell.random_weights:
             found.tasks[cell.task] = tasks.load(cell.task)
         task = found.tasks.get(cell.task)
@@ -118,13 +129,55 @@ def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
             hashes[which] = _weights(cell, profile, found)
         provenance = {
             "weights_sha256": hashes[which],
-            "method_source_sha256": registry.source_hash(cell.method),
+            "method_source_sha256": registry.source_hash(cell.method, cell.params),
             "task_version": task.version if task else None,
             **_files(cell),
         }
         key = key_of(cell, profile, machines[profile.name], provenance)
-        found.cells.append(Planned(cell, key, profile, provenance))
+        found.cells.append(Planned(cell, key, profile, provenance, refused))
     return found, machines
+
+
+def _within_budget(cell: Cell, profile: Profile) -> tuple[Cell, str | None]:
+    """Return a cell with its `budget` solved for, or as it is with the reason why not."""
+    if "budget" not in cell.params:
+        return cell, None
+    batch = max(cell.batch_sizes or profile.batch_sizes)
+    solved = _solved(
+        cell.model,
+        cell.method,
+        json.dumps(cell.params, sort_keys=True),
+        (profile.device, cell.dtype or "float32", cell.backend or "sdpa", batch),
+    )
+    if isinstance(solved, str):
+        return cell, solved
+    return dataclasses.replace(cell, params=solved, label=label(cell.method, solved)), None
+
+
+@functools.cache
+def _solved(
+    model: str, method: str, given: str, timed: tuple[str, str, str, int]
+) -> dict[str, Any] | str:
+    """Solve on the model's shape alone; a latency is measured on random weights."""
+    import torch
+
+    params = json.loads(given)
+    target = budgets.parse(params.pop("budget"))
+    cls = registry.method(method)
+    known = {cls.learns: "random", **params} if cls.trained else params
+    device, dtype, backend, batch = (
+        timed if target.of == "latency" else ("meta", "float32", "sdpa", 1)
+    )
+    try:
+        with torch.device(device):
+            loaded = models.load(
+                model, random_weights=True, device=device, dtype=dtype, backend=backend
+            )
+        with torch.inference_mode():
+            found = budgets.solve(loaded.model, method, target, loaded.example_inputs(batch), known)
+    except BenchError as error:
+        return str(error)
+    return {key: value for key, value in found.params.items() if key in params or key not in known}
 
 
 def _threads(profile: Profile) -> int:
@@ -144,7 +197,8 @@ def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
 
 def _files(cell: Cell) -> dict[str, str]:
     """Return the hash of the files that a cell's parameters name; nothing where they name none."""
-    named = [Path(value) for _, value in sorted(cell.params.items()) if isinstance(value, str)]
+    values = [value for _, value in sorted(parameters(cell).items())]
+    named = [Path(value) for value in values if isinstance(value, str | Path)]
     files = [file for file in named if file.is_file()]
     return {"files_sha256": models.hash_files(files)} if files else {}
 

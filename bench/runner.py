@@ -202,6 +202,8 @@ def _run_one(state: Run, planned: Planned) -> None:
 def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, str | None]:
     """Measure into `found`; return how it ended and, where it did not end well, why."""
     try:
+        if planned.refused:
+            raise Unsupported(planned.refused)
         session = _session(state, planned)
         task = state.plan.tasks.get(planned.cell.task)
         with _threads(planned.profile.threads):

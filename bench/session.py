@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import bench
-from bench import model_tuned, models, registry
+from bench import models, registry
 from bench.measure.macs import MacCount
 from bench.measure.memory import Memory, peak
 from bench.model_sources import set_backend
@@ -112,17 +112,24 @@ def settings(cell: Cell, profile: Profile) -> tuple[str, str]:
 def apply(loaded: Loaded, cell: Cell) -> AbstractContextManager[nn.Module]:
     """Reduce a model as `cell` says.
 
-    The cell's seed goes to a method that has one; what the method learned with a fine-tuned model
-    comes along, unless the cell names something else.
+    The cell's seed goes to a method that has one, and so does what it learned with this model,
+    unless the cell names something else.
     """
+    return bench.reduced(loaded.model, cell.method, **parameters(cell))
+
+
+def parameters(cell: Cell) -> dict[str, Any]:
+    """Return the arguments for `reduced()`: the cell's, its seed, and what the method learned."""
     params = dict(cell.params)
     method = registry.method(cell.method)
     if "seed" in {f.name for f in dataclasses.fields(method)}:  # type: ignore[arg-type]
         params.setdefault("seed", cell.seed)
-    own = model_tuned.learned(loaded.folder).get(cell.method) if loaded.folder else None
-    if own is not None and method.learns:
+    if cell.random_weights and method.trained:
+        params.setdefault(method.learns, "random")
+    own = models.learned(cell.model).get(cell.method)
+    if own is not None and not cell.random_weights:
         params.setdefault(method.learns, own)
-    return bench.reduced(loaded.model, cell.method, **params)
+    return params
 
 
 def twin(model: nn.Module) -> nn.Module:

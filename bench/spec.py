@@ -9,6 +9,7 @@ tasks: [fashion-mnist]                        # for models that name none
 methods:
   - {name: tome, r: [4, 8, 16]}               # a list is a sweep: one cell for each value
   - {name: evit, keep_rate: [0.7, 0.5], layers: [3, 6, 9]}    # `layers` is one value
+  - {name: topk, budget: [70% gmacs, 50% gmacs]}              # solved for each model
 profiles: [auto]
 limit: 1000                                   # samples used for accuracy
 ```

@@ -107,7 +107,7 @@ def test_what_was_trained_is_what_is_loaded(
     assert learned > 0.1
     assert error < 0.01 * learned if rank else error == 0
     assert models.fingerprint(str(clip)) == before
-    assert loaded.folder == tmp_path / "out" and loaded.provenance["weights"] == "fine-tuned"
+    assert loaded.provenance["weights"] == "fine-tuned"
     assert loaded.provenance["sha256"] == models.fingerprint(str(tmp_path / "out")) != before
     about = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (about["steps"], about["command"], about["rank"]) == (20, "the command", rank)
