@@ -1,0 +1,85 @@
+"""Property: a plan's indices are in range, its shapes fit, and no token goes two ways."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.check.probe import Broken, Call, Probe, made_by
+from bench.core import Plan
+
+
+def indices(probe: Probe) -> str:
+    """Indices are in range, no token goes two ways, shapes fit; texts stay in order."""
+    for seen in probe.decided(_fits):
+        if probe.tower.name == "text":
+            for call, slots, _ in seen.reductions(probe.tower.name):
+                _ordered(call, slots)
+    return ""
+
+
+def _fits(call: Call) -> None:
+    problem = _misfit(call.plan, *call.site.x.shape[:2])
+    if problem:
+        raise Broken(f"layer {call.site.layer}: {problem}")
+
+
+def _misfit(plan: Plan, B: int, N: int) -> str:
+    keep, M = plan.keep, plan.keep.shape[-1]
+    if keep.shape != (B, M) or keep.dtype != torch.long:
+        return f"keep is {keep.dtype} {tuple(keep.shape)}, not int64 ({B}, M)"
+    filled = keep >= 0
+    if not plan.padded and not filled.all():
+        return "keep has -1 (an empty slot), and the plan does not say padded"
+    if (keep < -1).any() or (keep >= N).any():
+        return f"keep points outside of the {N} tokens"
+    used = torch.zeros(B, N, dtype=torch.long).scatter_add(1, keep.clamp(min=0), filled.long())
+    if (used > 1).any():
+        return "keep names a token twice"
+    if (plan.src is None) != (plan.dst is None):
+        return "src and dst go together"
+    if plan.src is not None and plan.dst is not None:
+        problem = _misfit_merge(plan.src, plan.dst, filled, used)
+        if problem:
+            return problem
+    return _misshapen(plan, B, N)
+
+
+def _misfit_merge(src: Tensor, dst: Tensor, filled: Tensor, used: Tensor) -> str:
+    (B, N), M = used.shape, filled.shape[1]
+    if src.shape != dst.shape or len(src) != B:
+        return f"src is {tuple(src.shape)} and dst {tuple(dst.shape)}"
+    if (src < 0).any() or (src >= N).any():
+        return f"src points outside of the {N} tokens"
+    if (dst < 0).any() or (dst >= M).any():
+        return f"dst points outside of the {M} slots kept"
+    if (used + torch.zeros_like(used).scatter_add(1, src, torch.ones_like(src)) > 1).any():
+        return "src names a token that is kept, or one twice"
+    return "" if filled.gather(1, dst).all() else "dst points to an empty slot"
+
+
+def _misshapen(plan: Plan, B: int, N: int) -> str:
+    M = plan.keep.shape[1]
+    R = (B, 0 if plan.src is None else plan.src.shape[1])
+    weights = {
+        "gain[0]": (plan.gain and plan.gain[0], R),
+        "gain[1]": (plan.gain and plan.gain[1], R),
+        "mix[0]": (plan.mix and plan.mix[0], (B, M)),
+        "mix[1]": (plan.mix and plan.mix[1], R),
+        "extra": (plan.extra, (B, made_by(plan), N)),
+        "size": (plan.size, (B, M + made_by(plan), 1)),
+    }
+    for name, (tensor, shape) in weights.items():
+        if isinstance(tensor, Tensor) and tensor.shape != shape:
+            return f"{name} has shape {tuple(tensor.shape)}, not {shape}"
+    if plan.mix is not None and plan.mix[1] is None and plan.src is not None:
+        return "mix has no weights for the merged tokens"
+    return ""
+
+
+def _ordered(call: Call, slots: Tensor) -> None:
+    keep = call.plan.keep
+    for row, slot in zip(keep, slots, strict=True):
+        survivors = row[row >= 0].sort().values
+        if (slot[survivors].diff() <= 0).any():
+            raise Broken(f"layer {call.site.layer}: survivors of a text change their order")

@@ -1,0 +1,102 @@
+"""The conformance kit: every property of a method, on every tower that it claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.check import counts, indices, isolation, numerics, passes, plans
+from bench.check.probe import Broken, NotApplicable, Probe
+from bench.check.subject import CASES, Case
+from bench.core import Reducer, Unsupported
+from bench.registry import method as lookup
+
+OK, FAILED, NOT_APPLICABLE = "ok", "failed", "n/a"
+
+PROPERTIES: dict[str, Callable[[Probe], str]] = {
+    "nothing": passes.nothing,
+    "counts": counts.counts,
+    "protected": plans.protected,
+    "mass": plans.mass,
+    "indices": indices.indices,
+    "batch": passes.batch,
+    "permutation": passes.permutation,
+    "state": isolation.state,
+    "deterministic": isolation.deterministic,
+    "half": numerics.half,
+    "compile": numerics.compiles,
+    "gradient": numerics.gradient,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a property holds in one case, with a line about it."""
+
+    method: str
+    property: str
+    case: str
+    status: str
+    says: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.method}: {self.property} {self.status} on {self.case}: {self.says}"
+
+
+def check(
+    method: str | type[Reducer],
+    *,
+    cases: Sequence[Case] = CASES,
+    properties: Sequence[str] = tuple(PROPERTIES),
+    **params: Any,
+) -> Iterator[Finding]:
+    """Try properties of a method, case by case.
+
+    Args:
+        method: a registered name, or a class.
+        cases: where; default every kind of tower that is supported.
+        properties: which; default all.
+        **params: the method's own parameters.
+    """
+    cls = lookup(method) if isinstance(method, str) else method
+    for case in cases:
+        probe = open_case(cls, case, params)
+        for name in properties:
+            yield find(cls, case, probe, name)
+
+
+def open_case(cls: type[Reducer], case: Case, params: Mapping[str, Any]) -> Probe | str:
+    """The method on a case's model, or the line with which it refuses that model."""
+    probe = Probe(cls, case, params)
+    try:
+        _ = probe.own
+    except Unsupported as refusal:
+        return str(refusal)
+    except Exception:  # every property will meet it and say so
+        return probe
+    return probe
+
+
+def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Finding:
+    """Try one property."""
+
+    def finding(status: str, says: str) -> Finding:
+        return Finding(cls.name or cls.__name__, name, case.name, status, says)
+
+    if isinstance(probe, str):
+        return finding(NOT_APPLICABLE, probe)
+    try:
+        return finding(OK, PROPERTIES[name](probe))
+    except NotApplicable as reason:
+        return finding(NOT_APPLICABLE, str(reason))
+    except Broken as wrong:
+        return finding(FAILED, str(wrong))
+    except Exception as error:  # a method may raise anything; the line is what its author needs
+        words = " ".join(str(error).split()) or "no message"
+        return finding(FAILED, f"{type(error).__name__}: {words[:300]}")

@@ -1,0 +1,26 @@
+"""`run_bench.py check`: findings as a table or as JSON, and an exit code."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+
+from bench.check.kit import FAILED, check
+from bench.registry import method, methods
+
+
+def main(names: Sequence[str], *, json: bool = False) -> int:
+    """Check the methods of these names, or all; returns the exit code.
+
+    Raises:
+        BenchError: there is no such method.
+    """
+    classes = [method(name) for name in names] or list(methods().values())
+    findings = [finding for cls in classes for finding in check(cls)]
+    if json:
+        print(jsonlib.dumps([finding.as_dict() for finding in findings], indent=1))
+    else:
+        from bench.check.table import show
+
+        show(findings)
+    return int(any(finding.status == FAILED for finding in findings))

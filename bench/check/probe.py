@@ -1,0 +1,162 @@
+"""One method on one tower: passes are run and everything the method decided is noted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.adapters.base import override
+from bench.check.subject import Case, Inputs, Subject
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported, observing
+from bench.reduce import reduced
+from bench.tracing import Trace
+
+NOTHING: dict[str, float] = {"r": 0, "keep_rate": 1.0}
+# Hard on a method: uneven, and nearly everything goes. Shares leave a token even of a text.
+HARD: dict[str, Any] = {"vision": [24, 23, 9, 4], "text": [5, 4, 1, 1], "keep_rate": 0.4}
+
+
+class Broken(Exception):
+    """A property does not hold; the message says what is wrong."""
+
+
+class NotApplicable(Exception):
+    """A property means nothing here; the message says why."""
+
+
+def made_by(plan: Plan) -> int:
+    """How many tokens a plan appends that are made of others."""
+    return 0 if plan.extra is None else plan.extra.shape[1]
+
+
+@dataclass
+class Call:
+    """One decision: what the method saw, what it was asked, what it answered."""
+
+    site: Site
+    r: int
+    plan: Plan
+    in_place: tuple[str, ...]  # tensors of the site that it wrote into
+
+
+@dataclass
+class Seen:
+    """One reduced forward pass."""
+
+    reducer: Reducer
+    budget: dict[str, Any]
+    out: Tensor = field(init=False)
+    calls: list[Call] = field(default_factory=list)
+    trace: Trace = field(default_factory=Trace)
+    entered: int = 0  # tokens at the first block, before any are appended
+
+    def reductions(self, tower: str) -> list[tuple[Call, Tensor, Tensor]]:
+        """Each call with (B,N) output slots of its tokens and (B,M,1) sizes afterwards."""
+        slots, sizes = self.trace.layer_slots[tower], self.trace.sizes[tower]
+        return [(c, p[1], s[1]) for c, p, s in zip(self.calls, slots, sizes, strict=True)]
+
+
+class Probe:
+    """A method (class and parameters) on a case's model."""
+
+    def __init__(self, method: type[Reducer], case: Case, params: Mapping[str, Any]) -> None:
+        """Build the model; the method is made anew for every question."""
+        self.method, self.params = method, dict(params)
+        self.subject = Subject(case)
+        self.case, self.tower = case, self.subject.tower
+
+    def make(self, **more: Any) -> Reducer:
+        """A new instance, with what it learns made for this model."""
+        return self.make_learning(**more)[0]
+
+    def make_learning(self, **more: Any) -> tuple[Reducer, dict[str, nn.Parameter]]:
+        """A new instance, and what it learns by name."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            reducer = self.method(**{**self.params, **more})
+            learned = reducer.learn(self.subject.shapes) if reducer.learns else {}
+        return reducer, dict(learned)
+
+    def budget(self, reducer: Reducer, kind: str = "own") -> dict[str, Any]:
+        """Its "own" default, a "hard" one or "nothing", for this tower alone."""
+        name, value = next(iter(reducer.budget.items()))
+        if kind == "nothing":
+            value = NOTHING[name]
+        elif kind == "hard":
+            value = HARD[self.tower.name if name == "r" else name]
+        return {name: {self.tower.name: value}}
+
+    def watch(
+        self, reducer: Reducer, budget: dict[str, Any] | None = None, inputs: Inputs | None = None
+    ) -> Seen:
+        """Run one pass and note what happens; gradients are recorded where they are switched on."""
+        seen = self.latest = Seen(reducer, self.budget(reducer) if budget is None else budget)
+        plan = reducer.plan
+
+        def noting(site: Site, r: int) -> Plan:
+            tensors = {"x": site.x, "q": site.q, "k": site.k, "v": site.v, "size": site.size}
+            before = {name: t._version for name, t in tensors.items()}
+            answer = plan(site, r)
+            changed = tuple(name for name, t in tensors.items() if t._version != before[name])
+            seen.calls.append(Call(site, r, answer, changed))
+            return answer
+
+        def enter(x: Tensor) -> Tensor:
+            seen.entered = x.shape[1]
+            return x
+
+        with (
+            override(reducer, "plan", noting),
+            reduced(self.subject.model, reducer, **seen.budget),
+            self.subject.at_first_block(enter),
+            observing(seen.trace),
+        ):
+            seen.out = self.subject.run(inputs)
+        return seen
+
+    @cached_property
+    def own(self) -> Seen:
+        """A pass at the method's own default budget."""
+        with torch.no_grad():
+            return self.watch(self.make())
+
+    @cached_property
+    def passes(self) -> list[Seen]:
+        """Passes at the own and the hard budget; what was learned may serve the own alone."""
+        reducer = self.make()
+        if reducer.acts == "input" or not self.own.calls:
+            return [self.own]
+        refusals = (BenchError,) if reducer.learns else (Unsupported,)
+        with torch.no_grad(), contextlib.suppress(*refusals):
+            return [self.own, self.watch(reducer, self.budget(reducer, "hard"))]
+        return [self.own]
+
+    def decided(self, examine: Callable[[Call], None] = lambda _: None) -> list[Seen]:
+        """The passes, for properties of plans.
+
+        Args:
+            examine: looks at each decision; also at those of a pass that broke off, since a bad
+                decision is why it did.
+
+        Raises:
+            NotApplicable: there are no plans.
+        """
+        if self.method.acts == "input":
+            raise NotApplicable("it acts on the image, before there are tokens")
+        try:
+            passes = self.passes
+        except Exception:
+            for call in self.latest.calls:
+                examine(call)
+            raise
+        for call in (call for seen in passes for call in seen.calls):
+            examine(call)
+        if not self.own.calls:
+            raise NotApplicable("it never removes a token")
+        return passes

@@ -1,0 +1,98 @@
+"""Findings for people: a table of properties by tower, and a line for whatever is not plain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding
+
+WIDTH = 128  # where the output is no terminal
+STYLE = {OK: "green", FAILED: "bold red", NOT_APPLICABLE: "dim"}
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """One method: properties by towers; several: methods by properties. Then the lines."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    methods = list(dict.fromkeys(f.method for f in findings))
+    console.print(_one(methods[0], findings) if len(methods) == 1 else _many(methods, findings))
+    if len(methods) == 1:
+        for line in _reasons(findings):
+            console.print(line, markup=False, highlight=False)
+    failures = _failures(findings)
+    for line in failures:
+        console.print(line, style="red", markup=False, highlight=False)
+    if not failures:
+        console.print("every property holds wherever it applies", highlight=False)
+
+
+def _one(method: str, findings: Sequence[Finding]) -> Table:
+    cases = list(dict.fromkeys(f.case for f in findings))
+    at = {(f.property, f.case): f for f in findings}
+    table = _table(method, [case.replace(" ", "\n", 1) for case in cases])
+    for name in PROPERTIES:
+        table.add_row(name, *(_cell(at[name, case]) for case in cases))
+    return table
+
+
+def _many(methods: Sequence[str], findings: Sequence[Finding]) -> Table:
+    table = _table("method", list(PROPERTIES))
+    for method in methods:
+        row = []
+        for name in PROPERTIES:
+            found = {f.status for f in findings if (f.method, f.property) == (method, name)}
+            worst = next(s for s in (FAILED, OK, NOT_APPLICABLE) if s in found)
+            row.append(f"[{STYLE[worst]}]{worst}[/]")
+        table.add_row(method, *row)
+    return table
+
+
+def _table(corner: str, columns: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    table.add_column(corner, no_wrap=True)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _cell(finding: Finding) -> str:
+    word = finding.status
+    if finding.property == "permutation" and word == OK:
+        word = {"equivariant": "yes", "position-dependent": "no"}[finding.says]
+    return f"[{STYLE[finding.status]}]{word}[/]"
+
+
+def _failures(findings: Sequence[Finding]) -> list[str]:
+    """Each thing that is wrong once, with the properties and towers where it shows."""
+    wrong: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        if finding.status == FAILED:
+            wrong.setdefault((finding.method, finding.says), []).append(finding)
+    lines = []
+    for (method, says), found in wrong.items():
+        names, cases = (
+            ", ".join(dict.fromkeys(getattr(f, key) for f in found)) for key in ("property", "case")
+        )
+        lines.append(f"{method}: {names} failed on {cases}: {says}")
+    return lines
+
+
+def _reasons(findings: Sequence[Finding]) -> list[str]:
+    """Why properties do not apply, each reason once; and what `permutation` means."""
+    why: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.status == NOT_APPLICABLE:
+            why.setdefault(finding.says, []).append(finding)
+    lines = [f"n/a: {says} ({_where(found)})" for says, found in why.items()]
+    return [*lines, "permutation: yes where the order of the patches does not matter, else no"]
+
+
+def _where(findings: Sequence[Finding]) -> str:
+    names = list(dict.fromkeys(f.property for f in findings))
+    cases = list(dict.fromkeys(f.case for f in findings))
+    towers = ", ".join(cases) if len(cases) < 5 else f"{len(cases)} towers"
+    return towers if len(names) > 3 else f"{', '.join(names)} on {towers}"

@@ -1,0 +1,489 @@
+"""The conformance kit: every method passes it, and what is broken fails by its property's name."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import io
+import json
+import os
+import subprocess
+import sys
+import tokenize
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from test_walls import PLAIN_WORDS, ROOT
+from torch import nn
+
+from bench import cli
+from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
+from bench.check.subject import CASES, Case, Subject
+from bench.core import Plan, Reducer, Site
+from bench.forward import Pass
+from bench.reduce import reduced
+from bench.registry import methods
+
+VIT, TEXT = (next(c for c in CASES if c.name == name) for name in ("timm ViT", "CLIP text"))
+# What is known not to hold yet, by method and property. An entry whose gap is closed goes.
+KNOWN = {
+    ("downsample", "half"),  # torch's antialiased resize is not there in bfloat16 on a CPU
+    ("vid-tldr", "gradient"),  # the entropy's slope at weights of 0
+}
+CODE_LINES = 90
+
+
+@pytest.mark.parametrize("name", methods())
+def test_every_method_conforms(name: str) -> None:
+    failed = [f for f in check(name) if f.status == FAILED]
+    assert not [f.line() for f in failed if (f.method, f.property) not in KNOWN]
+    closed = {gap for gap in KNOWN if gap[0] == name} - {(f.method, f.property) for f in failed}
+    assert not closed, "these gaps are closed: take them out of KNOWN"
+
+
+class Shortest(Reducer):
+    """A good method: the tokens of least norm go."""
+
+    max_share: ClassVar[float] = 1.0
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
+
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(self.kept(site, self.score(site), r))
+
+    def score(self, site: Site) -> torch.Tensor:
+        return site.x.norm(dim=-1).masked_fill(site.protect, float("inf"))
+
+    def kept(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
+        order = score.argsort(dim=1, descending=True, stable=True)
+        return order[:, : score.shape[1] - r].sort(1).values
+
+
+class PatchesTheLibrary(Shortest):
+    def __init__(self) -> None:
+        nn.GELU.forward = lambda self, x: x  # type: ignore[method-assign]
+
+
+class DropsOneMore(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(self.kept(site, self.score(site), r + 1))
+
+
+class PromisesTooMuch(Shortest):
+    def feasible(self, r: int, tokens: int, grid: Any) -> int:
+        return tokens + 1
+
+
+class KeepsTooMany(Shortest):
+    adaptive: ClassVar[bool] = True
+
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(self.kept(site, self.score(site), r - 1), padded=True)
+
+
+class DropsTheClass(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        return site.x.norm(dim=-1).masked_fill(site.protect, 0)
+
+
+class MovesTheClass(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(super().plan(site, r).keep.flip(1))
+
+
+class MergesIntoTheClass(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        gone = self.score(site).argsort(dim=1, stable=True)[:, :r]
+        return Plan(super().plan(site, r).keep, gone, torch.zeros_like(gone))
+
+
+class CountsTwice(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return replace(super().plan(site, r), extra=torch.ones_like(site.x[:, None, :, 0]))
+
+
+class StatesTooMuch(Shortest):
+    factor: ClassVar[float] = 2.0
+
+    def plan(self, site: Site, r: int) -> Plan:
+        keep = super().plan(site, r).keep
+        return Plan(keep, size=torch.full((*keep.shape, 1), self.factor))
+
+
+class StatesNothing(StatesTooMuch):
+    factor: ClassVar[float] = 0.0
+
+
+class StatesNaN(StatesTooMuch):
+    factor: ClassVar[float] = float("nan")
+
+
+class KeepsTwice(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        keep = super().plan(site, r).keep
+        return Plan(torch.cat([keep[:, :-1], keep[:, -2:-1]], 1))
+
+
+class KeepsOutside(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(super().plan(site, r).keep + r * len(site.x))
+
+
+class HidesAGap(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        keep = super().plan(site, r).keep
+        return Plan(torch.cat([keep[:, :-1], torch.full_like(keep[:, :1], -1)], 1))
+
+
+class MergesWhatItKeeps(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        keep = super().plan(site, r).keep
+        return Plan(keep, keep[:, 2:3], torch.ones_like(keep[:, :1]))
+
+
+class MergesIntoNothing(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        gone = self.score(site).argsort(dim=1, stable=True)[:, :r]
+        return Plan(super().plan(site, r).keep, gone, torch.full_like(gone, 10**6))
+
+
+class WeighsTheWrongTokens(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        plan = super().plan(site, r)
+        return replace(plan, mix=(torch.ones_like(plan.keep[:, :1], dtype=torch.float), None))
+
+
+class ComparesSamples(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        norm = site.x.norm(dim=-1)
+        return (norm - norm.mean(0)).masked_fill(site.protect, float("inf"))
+
+
+class BlendsSamples(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        plan = super().plan(site, r)
+        return replace(plan, mix=(site.x.mean().expand(plan.keep.shape), None))
+
+
+class ClaimsToIgnorePlaces(Shortest):
+    equivariant: ClassVar[bool] = True
+
+    def score(self, site: Site) -> torch.Tensor:
+        return -torch.arange(site.x.shape[1]).expand(site.protect.shape)
+
+
+class ClaimsPlacesMatter(Shortest):
+    equivariant: ClassVar[bool] = False
+
+
+class Remembers(Shortest):
+    def __init__(self) -> None:
+        self.first: dict[int, torch.Tensor] = {}
+
+    def score(self, site: Site) -> torch.Tensor:
+        return self.first.setdefault(site.layer, super().score(site))
+
+
+class WritesIntoTheTokens(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        site.x.mul_(2)
+        return super().score(site)
+
+
+class RollsDice(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        return torch.rand(site.protect.shape).masked_fill(site.protect, 2)
+
+
+class CountsItsInstances(Shortest):
+    made: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        self.made.append(0)
+        self.number = len(self.made)
+
+    def score(self, site: Site) -> torch.Tensor:
+        place = torch.arange(site.x.shape[1]) * self.number % 7
+        return place.expand(site.protect.shape).masked_fill(site.protect, 7)
+
+
+class GoesThroughNumpy(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        norm = torch.from_numpy(abs(site.x.detach().numpy()).sum(-1))
+        return norm.masked_fill(site.protect, float("inf"))
+
+
+class Overflows(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        plan = super().plan(site, r)
+        huge = torch.full(plan.keep.shape, 1e38 if site.x.dtype == torch.bfloat16 else 1.0)
+        return replace(plan, mix=(huge, None))
+
+
+class AsksForANumber(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        sign = 1 if site.x.sum().item() > 0 else -1
+        return (sign * site.x.norm(dim=-1)).masked_fill(site.protect, float("inf"))
+
+
+class ActsOtherwiseCompiled(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        sign = -1 if torch.compiler.is_compiling() else 1
+        return (sign * site.x.norm(dim=-1)).masked_fill(site.protect, float("inf"))
+
+
+@dataclass(frozen=True)
+class LearnsInVain(Shortest):
+    table: dict[str, nn.Parameter] = field(default_factory=dict)
+    learns: ClassVar[str] = "table"
+
+    def learn(self, shapes: Any) -> dict[str, nn.Parameter]:
+        return {tower: nn.Parameter(torch.ones(shape)) for tower, shape in shapes.items()}
+
+
+class HasNoSlopeAtZero(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        plan = super().plan(site, r)
+        zero = (site.x - site.x).sum(-1).gather(1, plan.keep)
+        return replace(plan, mix=(1 + zero.sqrt(), None))
+
+
+BROKEN = [
+    ("nothing", PatchesTheLibrary, "removing nothing changes the model's answer by"),
+    ("counts", DropsOneMore, "layer 1 should keep 46 tokens, and keeps 45"),
+    ("counts", PromisesTooMuch, "feasible(19, 64) says 65, not 0 to 64"),
+    ("counts", KeepsTooMany, "layer 1 may keep 46 tokens at most, and a sample keeps 47"),
+    ("protected", DropsTheClass, "layer 1 loses protected token 0 of sample 0"),
+    ("protected", MovesTheClass, "layer 1 moves the prefix tokens from places [0]"),
+    ("protected", MergesIntoTheClass, "layer 1 merges a token into a protected one"),
+    ("mass", CountsTwice, "layer 1 makes 111 tokens kept and 0 dropped out of 65"),
+    ("mass", StatesTooMuch, "states sizes of 92 in sum, more than the 65 input tokens"),
+    ("mass", StatesNothing, "states size 0 or less for a token that is there"),
+    ("mass", StatesNaN, "states a size that is not finite"),
+    ("indices", KeepsTwice, "layer 1: keep names a token twice"),
+    ("indices", KeepsOutside, "layer 1: keep points outside of the 65 tokens"),
+    ("indices", HidesAGap, "keep has -1 (an empty slot), and the plan does not say padded"),
+    ("indices", MergesWhatItKeeps, "src names a token that is kept, or one twice"),
+    ("indices", MergesIntoNothing, "dst points outside of the 46 slots kept"),
+    ("indices", WeighsTheWrongTokens, "mix[0] has shape (3, 1), not (3, 46)"),
+    ("batch", ComparesSamples, "layer 1 decides keep of sample 0 otherwise alone than in a batch"),
+    ("batch", BlendsSamples, "otherwise alone than in a batch"),
+    ("permutation", ClaimsToIgnorePlaces, "equivariant = True and is position-dependent"),
+    ("permutation", ClaimsPlacesMatter, "equivariant = False and is equivariant"),
+    ("state", Remembers, "the method remembers: a pass over other samples changes the next one"),
+    ("state", WritesIntoTheTokens, "layer 1 writes into site.x"),
+    ("deterministic", RollsDice, "it draws from torch's global random state"),
+    ("deterministic", CountsItsInstances, "two passes differ by"),
+    ("half", GoesThroughNumpy, "TypeError: Got unsupported ScalarType BFloat16"),
+    ("half", Overflows, "the model's answer in bfloat16 is not finite"),
+    ("compile", AsksForANumber, "data-dependent"),
+    ("compile", ActsOtherwiseCompiled, "compiled, it keeps other tokens"),
+    ("gradient", LearnsInVain, "no gradient reaches any of its 1 learned tensors"),
+    ("gradient", HasNoSlopeAtZero, "the gradient of the input is not finite"),
+]
+
+
+@pytest.mark.parametrize(
+    ("prop", "broken", "says"), BROKEN, ids=lambda v: getattr(v, "__name__", v)
+)
+def test_what_is_broken_fails(
+    prop: str, broken: type[Reducer], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.GELU, "forward", nn.GELU.forward)  # put back what a method patches
+    (finding,) = check(broken, cases=[VIT], properties=[prop])
+    assert finding.status == FAILED, finding
+    assert says in finding.line()
+    assert finding.line().startswith(f"{broken.__name__}: {prop} failed on timm ViT: ")
+
+
+def test_every_property_has_a_method_that_breaks_it() -> None:
+    assert {prop for prop, _, _ in BROKEN} == set(PROPERTIES)
+
+
+def test_a_good_method_passes_everything() -> None:
+    found = list(check(Shortest, cases=[VIT, TEXT]))
+    assert len(found) == 2 * len(PROPERTIES)
+    assert [(f.property, f.case) for f in found if f.status == NOT_APPLICABLE] == [
+        ("permutation", TEXT.name)
+    ]
+    assert {f.status for f in found} == {OK, NOT_APPLICABLE}
+    says = {f.property: f.says for f in found if f.case == VIT.name}
+    assert says["permutation"] == "equivariant"
+    assert says["counts"] == "65 to 24; 65 to 6"
+
+
+def test_a_method_learns_by_its_own_loss() -> None:
+    """Nothing attends to a cross token at the end of a causal text; its loss trains it."""
+    (finding,) = check("crossget", cases=[TEXT], properties=["gradient"])
+    assert (finding.status, finding.says) == (OK, "2 learned, by its own loss alone")
+
+
+def test_parameters_reach_the_method() -> None:
+    (finding,) = check("random", cases=[VIT], properties=["deterministic"], seed=3)
+    assert (finding.status, finding.says) == (OK, "seeded")
+    (finding,) = check("random", cases=[VIT], properties=["deterministic"], sead=3)
+    assert finding.status == FAILED
+    assert "sead" in finding.says
+
+
+def test_texts_out_of_order_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness keeps them in order; without that the kit complains."""
+    monkeypatch.setattr(Pass, "_ordered", lambda self, plan: plan)
+    (finding,) = check(MovesTheClass, cases=[TEXT], properties=["indices"])
+    assert finding.says == "layer 1: survivors of a text change their order"
+
+
+def test_what_stays_in_the_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Pass.begin
+
+    def leaving(self: Pass, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        self.tower.blocks[0].seen = len(x)  # type: ignore[assignment]
+        return begin(self, x, mask)
+
+    monkeypatch.setattr(Pass, "begin", leaving)
+    (finding,) = check(Shortest, cases=[VIT], properties=["state"])
+    assert finding.says == "the model's blocks.0.seen is changed afterwards"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        VIT,
+        pytest.param(
+            TEXT,
+            marks=pytest.mark.xfail(
+                strict=True, reason="the copy's attention notes q, k and v for the original"
+            ),
+        ),
+    ],
+    ids=lambda case: case.name,
+)
+def test_a_copy_made_inside_is_reduced_alike(case: Case) -> None:
+    subject = Subject(case)
+    with torch.no_grad(), reduced(subject.model, "tome", r={case.tower: 3}):
+        expected = subject.run()
+        assert torch.equal(subject.run(model=copy.deepcopy(subject.model)), expected)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["run_bench.py", "check", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_command_prints_a_table_or_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pool") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in PROPERTIES)
+    assert "method 'pool' needs patches in a grid" in out
+    assert "every property holds wherever it applies" in out
+    assert call(monkeypatch, "none", "pool", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 2 * len(PROPERTIES) * len(CASES)
+    assert rows[0].keys() == {"method", "property", "case", "status", "says"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "name a method, or give --all"), (["poool"], "did you mean 'pool'")],
+)
+def test_command_mistakes(
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+PLUGIN = '''
+import torch
+from bench.core import Plan, Reducer
+from bench.registry import register
+
+@register("theirs", source="elsewhere")
+class Theirs(Reducer):
+    """Keeps the first tokens."""
+    def plan(self, site, r):
+        n = site.x.shape[1]
+        score = torch.arange(n).expand(len(site.x), n).masked_fill(site.protect, -1)
+        return Plan(score.argsort(dim=1, stable=True)[:, : n - r].sort(1).values)
+
+class Broken(Theirs):
+    def plan(self, site, r):
+        return Plan(super().plan(site, r + 1).keep)
+'''
+
+
+def test_methods_of_other_packages(tmp_path: Path, repo: Path) -> None:
+    """Registered by entry point for the command line; by class or name in their own tests."""
+    (tmp_path / "their_package.py").write_text(PLUGIN)
+    info = tmp_path / "their_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[crossget_bench.methods]\ntheirs = their_package\n")
+    (tmp_path / "test_theirs.py").write_text(
+        "from bench.pytest_plugin import conformance\n"
+        "from their_package import Broken\n"
+        "test_good = conformance('theirs')\n"
+        "test_broken = conformance(Broken)\n"
+    )
+    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "(timm or text) and counts"]
+    for command, code, says in (
+        ([str(repo / "run_bench.py"), "check", "theirs", "pool"], 0, "every property holds"),
+        (tests, 1, "counts failed on timm ViT: layer 0 should keep 57 tokens, and keeps 56"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{repo}"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        assert says in done.stdout
+    assert "6 failed, 6 passed" in done.stdout
+
+
+HARNESS = [*sorted((ROOT / "bench" / "adapters").glob("*.py"))]
+HARNESS += [ROOT / "bench" / name for name in ("reduce.py", "forward.py")]
+
+
+@pytest.mark.parametrize("path", HARNESS, ids=lambda path: path.stem)
+def test_the_harness_names_no_method(path: Path) -> None:
+    names = set(methods()) - PLAIN_WORDS
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.Constant) and node.value in names), node.value
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_is_a_short_file(name: str, repo: Path) -> None:
+    path = repo / "methods" / f"{name.replace('-', '_')}.py"
+    assert code_lines(path.read_text(encoding="utf-8")) <= CODE_LINES
+
+
+def test_code_lines_are_counted_without_words() -> None:
+    source = '"""Doc."""\n\nimport a  # why\n\ndef f():\n    """Doc.\n\n    More.\n    """\n'
+    assert code_lines(source + "    # why\n    return a(\n        1\n    )\n") == 5
+
+
+def code_lines(source: str) -> int:
+    """Lines with code on them: no docstrings, comments, blank lines."""
+    words = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    blank = {"COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER"}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    used = {
+        line
+        for token in tokens
+        if tokenize.tok_name[token.type] not in blank
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return len(used - words)
