@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 from collections.abc import Sequence
 
-from bench.check.kit import FAILED, check
+from bench.check.kit import FAILED, NOT_APPLICABLE, check
 from bench.registry import method, methods
 
 
@@ -23,4 +24,7 @@ def main(names: Sequence[str], *, json: bool = False) -> int:
         from bench.check.table import show
 
         show(findings)
-    return int(any(finding.status == FAILED for finding in findings))
+    idle = {f.method for f in findings} - {f.method for f in findings if f.status != NOT_APPLICABLE}
+    for name in sorted(idle):
+        print(f"{name}: failed: it refuses every kind of tower", file=sys.stderr)
+    return int(bool(idle) or any(finding.status == FAILED for finding in findings))
