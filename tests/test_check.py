@@ -19,10 +19,10 @@ import torch
 from test_walls import PLAIN_WORDS, ROOT
 from torch import nn
 
-from bench import cli
+from bench import cli, registry
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
 from bench.check.subject import CASES, Case, Subject
-from bench.core import Plan, Reducer, Site
+from bench.core import Plan, Reducer, Site, Unsupported
 from bench.forward import Pass
 from bench.reduce import reduced
 from bench.registry import methods
@@ -386,6 +386,24 @@ def test_command_prints_a_table_or_json(
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 2 * len(PROPERTIES) * len(CASES)
     assert rows[0].keys() == {"method", "property", "case", "status", "says"}
+
+
+class Refuses(Shortest):
+    name: ClassVar[str] = "refuses"
+
+    def plan(self, site: Site, r: int) -> Plan:
+        raise Unsupported("not in the mood")
+
+
+def test_refusing_everything_is_no_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_METHODS", {**registry.methods(), "refuses": Refuses})
+    assert call(monkeypatch, "refuses") == 1
+    out, err = capsys.readouterr()
+    assert "n/a: not in the mood (10 towers)" in out
+    assert "refuses: failed: it refuses every kind of tower" in err
+    assert "every property holds" not in out
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def show(findings: Sequence[Finding]) -> None:
     failures = _failures(findings)
     for line in failures:
         console.print(line, style="red", markup=False, highlight=False)
-    if not failures:
+    if not failures and any(f.status == OK for f in findings):
         console.print("every property holds wherever it applies", highlight=False)
 
 
