@@ -75,6 +75,10 @@ def run(
     keep_rate: Annotated[
         list[str] | None, typer.Option(help="Share of tokens kept at the chosen layers: 0.7.")
     ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Solve for the budget: '50% gmacs', '60% tokens', '70% latency'."),
+    ] = None,
     profile: Annotated[
         list[str] | None, typer.Option(help="Hardware profile (list profiles); default auto.")
     ] = None,
@@ -111,12 +115,13 @@ def run(
       run_bench.py run --suite quick --report reports/quick
       run_bench.py run --suite quick --method tome --method crossget --r 16
       run_bench.py run --model embedded:vit-fashion --method evit --keep-rate 0.7
+      run_bench.py run --model embedded:clip-emoji --method tome --budget "50% gmacs"
       run_bench.py run --model openai/clip-vit-base-patch16 --random-weights --batch 1 --batch 32
       run_bench.py run --model ./my-vit --task imagefolder:data/val --method tome --r 8
     """
     options: dict[str, Any] = {
         "suite": suite, "model": model, "task": task, "method": method, "r": r,
-        "keep_rate": keep_rate, "profile": profile, "limit": limit,
+        "keep_rate": keep_rate, "budget": budget, "profile": profile, "limit": limit,
         "random_weights": random_weights, "dtype": dtype, "batch": batch, "backend": backend,
         "seconds": seconds, "seed": seed,
     }  # fmt: skip

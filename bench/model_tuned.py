@@ -67,15 +67,16 @@ def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
     if random_weights:
         return dataclasses.replace(base, name=name)
     weights = _weights(folder)
-    check_file(weights)
-    state = load_file(weights)
     try:
-        if weights.name == ADAPTER:
-            fold(base.model, state)
-        else:
-            base.model.load_state_dict(state)
+        for file in weights:
+            check_file(file)
+            state = load_file(file)
+            if file.name == ADAPTER:
+                fold(base.model, state)
+            else:
+                base.model.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError) as error:
-        raise BenchError(f"{weights} does not fit {about['model']}: train it again") from error
+        raise BenchError(f"{weights[0]} does not fit {about['model']}: train it again") from error
     sha = _with_own(str(base.provenance["sha256"]), folder)
     provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
     return dataclasses.replace(base, name=name, provenance=provenance)
@@ -90,7 +91,7 @@ def sha256(folder: Path) -> str | None:
 
 def _with_own(base: str, folder: Path) -> str:
     """Return the hash of a base model with what a folder adds, what methods learned included."""
-    own = hash_files([_weights(folder), *learned(folder).values()])
+    own = hash_files([*_weights(folder), *learned(folder).values()])
     return hashlib.sha256((base + own).encode()).hexdigest()
 
 
@@ -108,8 +109,11 @@ def learned(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in found if file.name not in (ADAPTER, WEIGHTS)}
 
 
-def _weights(folder: Path) -> Path:
+def _weights(folder: Path) -> list[Path]:
+    """Return the file with the weights; none where only what the method learns was trained."""
     for name in (ADAPTER, WEIGHTS):
         if (folder / name).is_file():
-            return folder / name
+            return [folder / name]
+    if training(folder).get("freeze"):
+        return []
     raise BenchError(f"{folder} has no weights ({WEIGHTS} or {ADAPTER}): train it again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from bench.profiles import Profile
 from bench.record import COST_ONLY, SCHEMA, Cell
 from bench.session import Session, parameters, settings
 from bench.spec import Document, MethodEntry, Options, Suite, Where, label
+from bench.store import write_atomic
 from bench.tasks import Task
 
 # Raise it when the harness itself begins to measure differently: results taken before are retired.
@@ -104,8 +104,12 @@ def _at(origin: Document | Options, where: Where, look: Any, *arguments: Any) ->
         raise origin.error(where, str(error)) from error
 
 
-def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
+def plan(
+    suite: Suite, machine: str | None, solved: Path | None = None
+) -> tuple[Plan, dict[str, str]]:
     """Return the suite's cells with their keys, and the machine name of each profile.
+
+    Solved budgets are kept in the file `solved`, so that the same command plans the same cells.
 
     Raises:
         BenchError: data or weights are missing, broken or out of reach.
@@ -120,7 +124,7 @@ def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
         machines[profile.name] = machine or this.slug(profile.device, _threads(profile))
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
-        cell, refused = _within_budget(cell, profile)
+        cell, refused = _within_budget(cell, profile, solved)
         if cell.task != COST_ONLY and cell.task not in found.tasks and not cell.random_weights:
             found.tasks[cell.task] = tasks.load(cell.task)
         task = found.tasks.get(cell.task)
@@ -138,46 +142,55 @@ def plan(suite: Suite, machine: str | None) -> tuple[Plan, dict[str, str]]:
     return found, machines
 
 
-def _within_budget(cell: Cell, profile: Profile) -> tuple[Cell, str | None]:
+def _within_budget(cell: Cell, profile: Profile, file: Path | None) -> tuple[Cell, str | None]:
     """Return a cell with its `budget` solved for, or as it is with the reason why not."""
     if "budget" not in cell.params:
         return cell, None
-    batch = max(cell.batch_sizes or profile.batch_sizes)
-    solved = _solved(
-        cell.model,
-        cell.method,
-        json.dumps(cell.params, sort_keys=True),
-        (profile.device, cell.dtype or "float32", cell.backend or "sdpa", batch),
-    )
-    if isinstance(solved, str):
-        return cell, solved
-    return dataclasses.replace(cell, params=solved, label=label(cell.method, solved)), None
+    target = budgets.parse(cell.params["budget"])
+    on: list[Any] = ["meta", "float32", "sdpa", 1]  # counting needs shapes alone
+    if target.of == "latency":
+        batch = max(cell.batch_sizes or profile.batch_sizes)
+        on = [profile.device, cell.dtype, cell.backend, batch, _threads(profile)]
+    question = [cell.model, cell.method, cell.params, on, registry.source_hash(cell.method)]
+    key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    known = json.loads(file.read_text()) if file and file.is_file() else {}
+    if key not in known:
+        known[key] = _solved(cell, target, *on[:4])
+        if file:
+            write_atomic(file, json.dumps(known, indent=1) + "\n")
+    found = known[key]
+    if "refused" in found:
+        return cell, found["refused"]
+    params = found["params"]
+    return dataclasses.replace(cell, params=params, label=label(cell.method, params)), None
 
 
-@functools.cache
 def _solved(
-    model: str, method: str, given: str, timed: tuple[str, str, str, int]
-) -> dict[str, Any] | str:
-    """Solve on the model's shape alone; a latency is measured on random weights."""
+    cell: Cell, target: budgets.Target, device: str, dtype: str, backend: str, batch: int
+) -> dict[str, Any]:
+    """Solve on the model's shape alone, a latency on random weights."""
     import torch
 
-    params = json.loads(given)
-    target = budgets.parse(params.pop("budget"))
-    cls = registry.method(method)
-    known = {cls.learns: "random", **params} if cls.trained else params
-    device, dtype, backend, batch = (
-        timed if target.of == "latency" else ("meta", "float32", "sdpa", 1)
-    )
+    own = {key: value for key, value in cell.params.items() if key != "budget"}
+    method = registry.method(cell.method)
+    needed = {method.learns: "random"} if method.trained and method.learns not in own else {}
     try:
-        with torch.device(device):
+        with torch.device(device), torch.inference_mode():
             loaded = models.load(
-                model, random_weights=True, device=device, dtype=dtype, backend=backend
+                cell.model, random_weights=True, device=device, dtype=dtype, backend=backend
             )
+            inputs = loaded.example_inputs(batch)
         with torch.inference_mode():
-            found = budgets.solve(loaded.model, method, target, loaded.example_inputs(batch), known)
+            found = budgets.solve(loaded.model, cell.method, target, inputs, {**needed, **own})
     except BenchError as error:
-        return str(error)
-    return {key: value for key, value in found.params.items() if key in params or key not in known}
+        return {"cell": cell.label, "model": cell.model, "refused": str(error)}
+    params = {key: value for key, value in found.params.items() if key not in needed}
+    return {
+        "cell": cell.label,
+        "model": cell.model,
+        "params": params,
+        "percent": round(found.percent, 2),
+    }
 
 
 def _threads(profile: Profile) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from bench import machine as this
 from bench import planning
@@ -87,7 +88,8 @@ def run(
     store.check_writable()
     planning.check(suite, origin)
     with _threads():
-        plan, machines = planning.plan(suite, machine)
+        with Console(stderr=True, quiet=quiet).status("planning: data, weights, budgets"):
+            plan, machines = planning.plan(suite, machine, results / "budgets.json")
         store.clean()
         todo = [p for p in plan.cells if not _done(store, p, machines)]
         skipped = len(plan.cells) - len(todo)

@@ -67,16 +67,7 @@ class Store:
         weights or the task's data have changed since.
         """
         path = self.path(record.cell, record.key, str(record.env["machine"]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with tmp.open("w", encoding="utf-8") as file:
-                file.write(record.to_json() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
+        write_atomic(path, record.to_json() + "\n")
         prefix = path.name[: -len(f"{record.key[:KEY_CHARACTERS]}.json")]
         for other in path.parent.iterdir():
             if other != path and other.name.startswith(prefix) and other.suffix == ".json":
@@ -167,6 +158,20 @@ def _read(path: Path) -> Record | None:
         return Record.from_json(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves either the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with tmp.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 
 def slug(text: str) -> str:

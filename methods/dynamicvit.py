@@ -2,9 +2,7 @@
 
 Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification",
 NeurIPS 2021 (arXiv:2106.02034), §3.2; models/dyvit.py.
-Departures: the number of initial tokens is the model's own instead of a fixed 196; trained on hard
-decisions, each kept token scaled by its keep probability over itself, instead of on Gumbel samples
-with masked attention.
+Departures: the number of initial tokens is the model's own instead of a fixed 196; no distillation.
 """
 
 from __future__ import annotations
@@ -71,10 +69,14 @@ class DynamicViT(Reducer):
 
     predictor: Any = field(default=None, compare=False)
     weights: dict[str, Tensor] = field(init=False, compare=False, repr=False)
+    off: list[Tensor] = field(init=False, compare=False, repr=False)
 
     acts: ClassVar[str] = "chosen layers, before the block"
     trained: ClassVar[bool] = True
     before: ClassVar[bool] = True
+    # In training nothing is dropped: a token's size is then its policy, which masks it as a key.
+    proportional: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = True
     max_share: ClassVar[float] = 1.0
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
     keeps: ClassVar[str] = "initial"
@@ -89,6 +91,7 @@ class DynamicViT(Reducer):
         random = self.predictor == "random"
         given = None if random else learned_tensors(self.predictor, self.learns)
         object.__setattr__(self, "weights", given or {})
+        object.__setattr__(self, "off", [])
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep protected tokens, then the rest by descending keep score.
@@ -96,19 +99,34 @@ class DynamicViT(Reducer):
         Raises:
             BenchError: there is no predictor for this tower and layer.
         """
-        inside = (~site.protect).to(torch.int8)
         n = site.x.shape[1] - site.n_protected
-        patches = inside.argsort(dim=1, descending=True, stable=True)[:, :n].sort(1).values
-        x, policy = take(site.x, patches), (take(site.size, patches) > 0)
-        score = keep_scores(x, self._at(site), policy)[..., 0].masked_fill(~policy[..., 0], -1e4)
-        order = score.argsort(dim=1, descending=True, stable=True)[:, : n - r]
-        fixed = inside.argsort(dim=1, stable=True)[:, : site.n_protected]
-        keep = torch.cat([fixed, patches.gather(1, order)], 1)
-        if not score.requires_grad:
-            return Plan(keep)
-        chance = score.gather(1, order).exp()
-        gate = torch.cat([torch.ones_like(fixed, dtype=chance.dtype), chance / chance.detach()], 1)
-        return Plan(keep, mix=(gate, None))
+        order = site.protect.to(torch.int8).argsort(dim=1, stable=True)
+        patches, fixed = order[:, :n], order[:, n:]
+        weights = self._at(site)
+        x, policy = take(site.x, patches), take(site.size, patches)
+        score = keep_scores(x, weights, policy)
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
+            return self._sampled(site, score, policy, patches, n - r)
+        score = score[..., 0].masked_fill(policy[..., 0] == 0, -1e4)
+        best = score.argsort(dim=1, descending=True, stable=True)[:, : n - r]
+        return Plan(torch.cat([fixed, patches.gather(1, best)], 1))
+
+    def _sampled(
+        self, site: Site, score: Tensor, policy: Tensor, patches: Tensor, count: int
+    ) -> Plan:
+        """Training (§3.3): keep or drop by a Gumbel sample, and note how far from `count`."""
+        drawn = F.gumbel_softmax(score.float(), hard=True)[..., :1] * policy
+        self.off.append((drawn.sum(1) - count) / patches.shape[1])
+        floor = torch.finfo(torch.float32).eps  # authors: 1e-6
+        size = site.size.scatter(1, patches[..., None], drawn.clamp_min(floor))
+        everything = torch.arange(site.x.shape[1], device=site.x.device)
+        return Plan(everything.expand(len(size), -1), size=size)
+
+    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+        """Mean squared distance of the kept shares from the wanted ones, over stages (§3.3)."""
+        off = [part.square().mean() for part in self.off]
+        self.off.clear()
+        return 4 * torch.stack(off).mean() if off else None  # half the loss: authors weigh it 2
 
     def _at(self, site: Site) -> Weights:
         prefix = f"{site.tower}.{site.layer}."

@@ -63,7 +63,9 @@ def objectness(site: Site) -> Tensor:
     bias = torch.zeros_like(site.size[..., 0]).masked_fill(out_BN, -torch.inf)[:, None, None]
     scored = replace(site, q=site.q.float(), k=site.k.float(), bias=bias)
     attention_BNN = scored.attention().mean(1)
-    sharp_BN = torch.xlogy(attention_BNN, attention_BNN).sum(-1).masked_fill(out_BN, 0)
+    tiny = torch.finfo(attention_BNN.dtype).tiny  # 0 log 0 is 0, and so that its slope is finite
+    sharp_BN = torch.xlogy(attention_BNN, attention_BNN.clamp_min(tiny)).sum(-1)
+    sharp_BN = sharp_BN.masked_fill(out_BN, 0)
     mean = sharp_BN.sum(1, keepdim=True) / (~out_BN).sum(1, keepdim=True)
     above_BN = (sharp_BN - mean).clamp_min(0).masked_fill(out_BN, 0)
-    return above_BN / above_BN.amax(1, keepdim=True).clamp_min(torch.finfo(above_BN.dtype).tiny)
+    return above_BN / above_BN.amax(1, keepdim=True).clamp_min(tiny)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 import bench
-from bench import budgets
+from bench import budgets, planning, spec
 from bench.errors import BenchError
 from tests import tiny
 
@@ -73,3 +76,42 @@ def test_what_cannot_be_is_said(target: str, said: str) -> None:
 def test_none_has_nothing_to_solve() -> None:
     with pytest.raises(BenchError, match="removes nothing"):
         budgets.solve(tiny.timm_vit(), "none", "50% gmacs", {"x": tiny.images(1)})
+
+
+SUITE = {
+    "name": "budgeted",
+    "models": [{"name": "embedded:vit-fashion", "tasks": ["cost"]}],
+    "methods": [
+        {"name": "tome", "budget": ["60% gmacs", "1% gmacs"]},
+        {"name": "dynamicvit", "budget": "60% gmacs"},
+    ],
+}
+
+
+def test_a_suite_solves_once_and_says_what_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, file = spec.parse(SUITE, spec.Options()), tmp_path / "budgets.json"
+    planning.check(suite, spec.Options())
+    plan, _ = planning.plan(suite, "here", file)
+    baseline, reached, refused, learned = plan.cells
+    assert baseline.cell.params == {} and baseline.refused is None
+    assert set(reached.cell.params) == {"r"} and reached.cell.label.startswith("tome r=")
+    assert refused.refused is not None and "1 % is out of reach" in refused.refused
+    assert set(learned.cell.params) == {"keep_rate"}  # not the random weights it was solved with
+    monkeypatch.setattr(budgets, "solve", None)
+    again, _ = planning.plan(suite, "here", file)
+    assert [p.key for p in again.cells] == [p.key for p in plan.cells]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "tome", "budget": "half"}, "write a percentage"),
+        ({"name": "tome", "budget": "50% gmacs", "r": 4}, "says what r is: give one"),
+    ],
+)
+def test_a_suite_with_a_wrong_budget_is_refused(entry: dict[str, Any], said: str) -> None:
+    suite = spec.parse({**SUITE, "methods": [entry]}, spec.Options())
+    with pytest.raises(BenchError, match=said):
+        planning.check(suite, spec.Options())

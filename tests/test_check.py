@@ -29,19 +29,13 @@ from bench.registry import methods
 
 VIT, TEXT = (next(c for c in CASES if c.name == name) for name in ("timm ViT", "CLIP text"))
 # What is known not to hold yet, by method and property. An entry whose gap is closed goes.
-KNOWN = {
-    ("downsample", "half"),  # torch's antialiased resize is not there in bfloat16 on a CPU
-    ("vid-tldr", "gradient"),  # the entropy's slope at weights of 0
-}
 CODE_LINES = 90
 
 
 @pytest.mark.parametrize("name", methods())
 def test_every_method_conforms(name: str) -> None:
-    failed = [f for f in check(name) if f.status == FAILED]
-    assert not [f.line() for f in failed if (f.method, f.property) not in KNOWN]
-    closed = {gap for gap in KNOWN if gap[0] == name} - {(f.method, f.property) for f in failed}
-    assert not closed, "these gaps are closed: take them out of KNOWN"
+    failed = [finding for finding in check(name) if finding.status == FAILED]
+    assert not [finding.line() for finding in failed]
 
 
 class Shortest(Reducer):

@@ -596,7 +596,8 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("CLIP --method tomme", "did you mean 'tome'"),
         ("CLIP --method tome --compile", "for training from scratch"),
         ("clip-emoji --method tome", "did you mean 'embedded:clip-emoji'"),
-        ("ODD/vit --method tome --r 4", "is no CLIP"),
+        ("ODD/vit --method tome --r 4", "unknown training data 'karpathy': fashion, or"),
+        ("CLIP --method tome --r 4 --freeze", "'tome' learns nothing of its own"),
         ("ODD/siglip --method tome --r 4", "is no CLIP"),
         ("ODD/wordless --method none", "no tokenizer"),
         ("ODD/blind --method none", "preprocessor_config.json"),
@@ -647,3 +648,27 @@ def test_cross_tokens_of_another_model_are_refused(recipe: Make, tmp_path: Path)
     wrong = recipe(params={"cross_tokens": str(tmp_path / "other.safetensors")})
     with pytest.raises(BenchError, match=r"the text tower is \(2, 32\).* takes \(3, 32\)"):
         finetune(replace(wrong, rank=1), Settings(tmp_path / "out"))
+
+
+def test_a_classifier_may_be_frozen_while_its_method_learns(tmp_path: Path) -> None:
+    vit, pictures = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "pictures")
+    recipe = Recipe(
+        str(vit), "dynamicvit", {"keep_rate": 0.5}, data=f"imagefolder:{pictures}",
+        epochs=4.0, batch=4, rate=0.01, freeze=True,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    finetune(recipe, Settings(out))
+    assert not {model_tuned.ADAPTER, model_tuned.WEIGHTS} & {file.name for file in out.iterdir()}
+    loaded, base = models.load(str(out)), models.load(str(vit))
+    x = {"pixel_values": tiny.images()}
+    with torch.no_grad():
+        assert torch.equal(loaded.model(**x).logits, base.model(**x).logits)
+    learned = load_file(out / "dynamicvit.safetensors")
+    before = bench.registry.method("dynamicvit")().learn({"vision": (4, 32)})
+    assert any(not torch.equal(learned[f"predictor.{k}"], v) for k, v in before.items())
+    cell = Cell("s", str(out), "cost", "dynamicvit", {"keep_rate": 0.5}, "", "auto")
+    assert session.parameters(cell)["predictor"] == out / "dynamicvit.safetensors"
+    random = replace(cell, model=str(vit), random_weights=True)
+    assert session.parameters(random)["predictor"] == "random"
+    with torch.no_grad(), session.apply(loaded, cell):
+        assert loaded.model(**x).logits.isfinite().all()

@@ -116,10 +116,11 @@ class TimmTower(Tower):
 
 
 def shrink(image: Tensor, to: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize of (B,3,H,W)."""
+    """Antialiased bicubic resize of (B,3,H,W), in float32: torch has no other on a CPU."""
     if tuple(image.shape[-2:]) == to:
         return image
-    return F.interpolate(image, to, mode="bicubic", align_corners=False, antialias=True)
+    small = F.interpolate(image.float(), to, mode="bicubic", align_corners=False, antialias=True)
+    return small.to(image.dtype)
 
 
 def _attention(attn: Any, x: Tensor, run: Pass) -> Tensor:

@@ -1,12 +1,14 @@
-"""Fine-tune a CLIP with token reduction on, so that trained is compared with trained.
+"""Fine-tune a model with token reduction on, so that trained is compared with trained.
 
 The loss is `(1 - w) task + w own`, where `own` is what the method adds (CrossGET's alignment loss,
-§3.1, w = 0.5 in its CLIP code) and the task loss is CLIP's contrastive one; a method that adds
-nothing gets the task loss alone, from the same batches, for as many steps, at the same rates.
+§3.1, w = 0.5 in its CLIP code) and the task loss is CLIP's contrastive one, or a classifier's cross
+entropy; a method that adds nothing gets the task loss alone, from the same batches, for as many
+steps, at the same rates.
 
 What it writes into its folder is a model that every command takes by the folder's name:
 `training.json` (what was done, and the model it started from), the weights (`adapter.safetensors`
-with `rank`, else `model.safetensors`), and `METHOD.safetensors` with what the method learned.
+with `rank`, else `model.safetensors`; none where they were frozen), and `METHOD.safetensors` with
+what the method learned.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
     """Fine-tune as `recipe` says, unless that is done; return the scores of the last evaluation.
 
     Raises:
-        BenchError: unknown names, unusable data, a model that is no CLIP, a folder that holds
-            another training.
+        BenchError: unknown names, unusable data, a model that is neither a CLIP nor a classifier,
+            a folder that holds another training.
     """
     reducer = recipes.reducer(recipe)
     about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
@@ -50,13 +52,17 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
         return done
     loaded = models.load(recipe.model, device=settings.device, backend=_backend(settings.device))
     model: Any = loaded.model
-    if not hasattr(model, "logit_scale") or not hasattr(model, "visual_projection"):
-        raise Unsupported(f"{recipe.model} is no CLIP: only a CLIP can be fine-tuned so far")
+    if loaded.kind != "classifier" and not hasattr(model, "visual_projection"):
+        raise Unsupported(
+            f"{recipe.model} is no CLIP and no classifier: only these can be fine-tuned so far"
+        )
     data = pairs.load(recipe.data, loaded, settings.data_dir)
-    model.requires_grad_(True)
+    model.requires_grad_(not recipe.freeze)
     if recipe.rank:
         lora.attach(model, recipe.rank, settings.seed)
     learned = _learn(reducer, model)
+    if recipe.freeze and not learned:
+        raise BenchError(f"method '{recipe.method}' learns nothing of its own: leave --freeze out")
     start = time.monotonic()
     with bench.reduced(model, reducer, **recipe.budget):
         if learned and not _is_reduced(model):
@@ -120,19 +126,40 @@ def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
             )
     if learned:
         named = {name.replace(".", "/"): table for name, table in learned.items()}
-        model.learned = nn.ParameterDict(named).to(model.device)
+        model.learned = nn.ParameterDict(named).to(next(model.parameters()).device)
     return learned
 
 
 def _loss(
     loaded: Loaded, reducer: Reducer, recipe: Recipe, data: pairs.Pairs
 ) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
+    task_loss = _cross_entropy(loaded) if loaded.kind == "classifier" else _contrastive(loaded)
+
+    def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
+        batch = data.batch(indices, rng)
+        task = task_loss(batch)
+        own = reducer.loss(loaded.model, batch.own.to(loaded.device))
+        return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
+
+    return loss
+
+
+def _cross_entropy(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
+    def loss(batch: pairs.Batch) -> Tensor:
+        with torch.autocast(loaded.device.type, torch.bfloat16):
+            out = loaded.model(**{loaded.image_argument: batch.images.to(loaded.device)})
+        logits = getattr(out, "logits", out).float()
+        return nn.functional.cross_entropy(logits, batch.own.to(loaded.device))
+
+    return loss
+
+
+def _contrastive(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
     model: Any = loaded.model
     device = loaded.device
     tokenizer = _tokenizer(loaded)
 
-    def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
-        batch = data.batch(indices, rng)
+    def loss(batch: pairs.Batch) -> Tensor:
         words = {key: value.to(device) for key, value in tokenizer(batch.texts).items()}
         if model.logit_scale.requires_grad:
             with torch.no_grad():
@@ -140,9 +167,7 @@ def _loss(
         with torch.autocast(device.type, torch.bfloat16):
             out = model(pixel_values=batch.images.to(device), **words)
         a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
-        task = contrastive_loss(a, b, scale, batch.own.to(device))
-        own = reducer.loss(model, batch.own.to(device))
-        return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
+        return contrastive_loss(a, b, scale, batch.own.to(device))
 
     return loss
 
@@ -176,7 +201,7 @@ def _write(
 ) -> None:
     if recipe.rank:
         save_file(lora.detach(model), settings.out / ADAPTER)
-    else:
+    elif not recipe.freeze:
         state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(state, settings.out / WEIGHTS)
     if learned:

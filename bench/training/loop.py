@@ -244,6 +244,10 @@ def _step(
     factor = rate_factor(progress.step, job.rates.warmup_steps, last, total)
     rng = torch.Generator().manual_seed(seed * 1_000_003 + progress.step)
     loss = job.loss(_indices(job, phase, inner, seed), phase.pixels, rng, progress.extra)
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {float(loss.detach())} at step {progress.step}: try a smaller --rate"
+        )
     for optimizer in opts:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

@@ -1,7 +1,8 @@
-"""Images with texts to fine-tune on: the emoji drawings, or the training split of a file."""
+"""Images with texts or labels to fine-tune on: what the embedded models saw, or a user's files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from bench.errors import BenchError
 from bench.models import Loaded
 
 if TYPE_CHECKING:
+    from bench.tasks.base import Pictures
     from bench.tasks.retrieval import Retrieval
     from bench.training.drawings import Drawings
 
@@ -22,7 +24,10 @@ EXTRA_TEXTS = 96
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B,3,H,W) as the model takes them, texts, and the row (B,) of each image's text."""
+    """Images (B,C,H,W) as the model takes them, and what belongs to them.
+
+    `own` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
+    """
 
     images: Tensor
     texts: list[str]
@@ -30,7 +35,7 @@ class Batch:
 
 
 class Pairs(Protocol):
-    """Training data of a two-tower model."""
+    """Training data."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -91,17 +96,35 @@ class Files:
         texts = [
             self.texts[i][int(p * len(self.texts[i]))] for i, p in zip(chosen, pick, strict=True)
         ]
-        images = _prepared(self.loaded, [self._open(i) for i in chosen])
+        images = _prepared(self.loaded, [_open(self.pictures, i) for i in chosen])
         return Batch(images, texts, torch.arange(len(chosen)))
 
-    def _open(self, index: int) -> Any:
-        try:
-            return self.pictures.open(index)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
-            name = self.pictures.name(index)
-            raise BenchError(
-                f"training image {name} does not decode ({error}): mend or drop it"
-            ) from error
+
+class Labelled:
+    """Labelled pictures, mirrored half the time."""
+
+    def __init__(self, loaded: Loaded, pictures: Pictures, labels: Sequence[int]) -> None:
+        """Keep the pictures; `loaded` says how images are prepared."""
+        self.loaded, self.pictures, self.labels = loaded, pictures, torch.as_tensor(labels)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.labels)
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+        """Return pictures, some mirrored; see `Pairs`."""
+        images = _prepared(self.loaded, [_open(self.pictures, i) for i in indices.tolist()])
+        mirror = torch.rand(len(images), 1, 1, 1, generator=rng) < 0.5
+        return Batch(torch.where(mirror, images.flip(-1), images), [], self.labels[indices])
+
+
+def _open(pictures: Pictures, index: int) -> Any:
+    try:
+        return pictures.open(index)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
+        raise BenchError(
+            f"training image {pictures.name(index)} does not decode ({error}): mend or drop it"
+        ) from error
 
 
 def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
@@ -114,18 +137,39 @@ def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
 
 
 def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
-    """Return the training data called `name`: "emoji", or "karpathy:JSON[:IMAGES]" (split train).
+    """Return the training data called `name`; by default what fits the kind of model.
+
+    Two towers take "emoji" or "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or
+    "imagefolder:PATH".
 
     Raises:
         BenchError: another name, or data that are missing or unusable.
     """
-    if name == "emoji":
+    scheme, _, where = name.partition(":")
+    if loaded.kind == "classifier":
+        return _labelled(scheme or "fashion", where, loaded, cache)
+    if scheme in ("", "emoji"):
         from bench.training import drawings
 
         return Emoji(loaded, drawings.emoji("train", cache))
-    scheme, _, where = name.partition(":")
     if scheme == "karpathy" and where:
         from bench.tasks import retrieval
 
         return Files(loaded, retrieval.karpathy(where, split="train"))
     raise BenchError(f"unknown training data '{name}': emoji, or karpathy:JSON[:IMAGES]")
+
+
+def _labelled(scheme: str, where: str, loaded: Loaded, cache: Path | None) -> Labelled:
+    from bench.tasks.base import Arrays
+
+    if scheme == "fashion":
+        from bench.training import data
+
+        images, labels = data.fashion("train", cache)
+        return Labelled(loaded, Arrays(images, "fashion image"), labels.tolist())
+    if scheme == "imagefolder" and where:
+        from bench.tasks import classification
+
+        task = classification.image_folder(where)
+        return Labelled(loaded, task.prepared.pictures, task.labels)
+    raise BenchError(f"unknown training data '{scheme}': fashion, or imagefolder:PATH")

@@ -20,7 +20,7 @@ class Recipe:
     """What is fine-tuned, how the tokens are reduced meanwhile, and for how long.
 
     `rank` 0 trains all weights; a positive one trains adapters of that rank and leaves the weights.
-    `weight` is the share of the method's own loss.
+    `weight` is the share of the method's own loss. `freeze` trains what the method learns, alone.
     """
 
     model: str = "embedded:clip-emoji"
@@ -28,11 +28,12 @@ class Recipe:
     budget: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 0.5
-    data: str = "emoji"
+    data: str = ""
     epochs: float = 1.0
     batch: int = 32
     rate: float = 3e-4
     rank: int = 0
+    freeze: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense.

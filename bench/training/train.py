@@ -70,7 +70,9 @@ def train(
     return contrastive.train(settings)
 
 
-TUNING = ("r", "keep_rate", "layers", "param", "data", "loss_weight", "batch", "rate", "rank")
+TUNING = (
+    "r", "keep_rate", "layers", "param", "data", "loss_weight", "batch", "rate", "rank", "freeze",
+)  # fmt: skip
 EXAMPLES = """
 trained from scratch, without --method:
   {models}
@@ -80,6 +82,7 @@ examples:
   run_bench.py train --method crossget --r 34                    fine-tune embedded:clip-emoji
   run_bench.py train --method crossget --r vision=34,text=2      both towers reduced
   run_bench.py train --method none                               the same batches, not reduced
+  run_bench.py train embedded:vit-fashion --method dynamicvit --keep-rate 0.7 --freeze
   run_bench.py train openai/clip-vit-base-patch16 --method tome --r 16 \\
                --data karpathy:flickr30k.json:images --device cuda --out runs/clip-tome
 then, on what was written:
@@ -128,10 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--keep-rate", help="share of tokens kept at the chosen layers: 0.7")
     tune.add_argument("--layers", help="0-based blocks to reduce at: 1,3,5, or vision=1/3/5")
     tune.add_argument("--param", action="append", metavar="KEY=VALUE", help="a method's parameter")
-    tune.add_argument("--data", help="emoji (default) or karpathy:JSON[:IMAGES], split train")
+    tune.add_argument("--data", help="emoji or karpathy:JSON[:IMAGES]; fashion or imagefolder:PATH")
     tune.add_argument("--loss-weight", type=float, help="share of the method's own loss (0.5)")
     tune.add_argument("--batch", type=int, help="images a step (32)")
     tune.add_argument("--rate", type=float, help="peak learning rate of AdamW (3e-4)")
+    tune.add_argument(
+        "--freeze", action="store_true", default=None, help="train what the method learns, alone"
+    )
     tune.add_argument("--rank", type=int, help="train adapters of this rank; default all weights")
     return parser
 
