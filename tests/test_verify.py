@@ -40,6 +40,13 @@ def test_agreement_is_1_percent_or_the_printed_rounding(
     assert cost(printed).within(ours) is agrees
 
 
+def test_cut_digits_agree_up_to_the_next_one() -> None:
+    printed = replace(cost("2.9"), cut=True)
+    assert printed.within(2.9) and printed.within(2.999) and printed.within(2.88)
+    assert not printed.within(3.0) and not printed.within(2.8)
+    assert not cost("2.9").within(2.988)
+
+
 def test_rounding_keeps_trailing_zeros() -> None:
     assert cost("61.60").rounding == Decimal("0.005")
     assert cost("4.0").rounding == Decimal("0.05")
