@@ -122,7 +122,18 @@ def names() -> list[str]:
 def catalogue() -> dict[str, str]:
     """Return every kind of name that `load` takes, with a line about each."""
     known = {name: "by its shape, with --random-weights and without a hub" for name in SHAPES}
-    return {**EMBEDDED, **FORMS, **known}
+    return {**EMBEDDED, **_fine_tuned(), **FORMS, **known}
+
+
+def _fine_tuned() -> dict[str, str]:
+    from bench import model_tuned
+    from bench.spec import label
+
+    found = {}
+    for name in model_tuned.names():
+        about = model_tuned.training(model_tuned.folder_of(name) or Path())
+        found[name] = f"fine-tuned with {label(about['method'], about['budget'])}"
+    return found
 
 
 def check_name(name: str, random_weights: bool = False) -> None:

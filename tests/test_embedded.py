@@ -199,3 +199,17 @@ def test_what_methods_learned_comes_with_the_model() -> None:
         assert seen.tokens["vision"][-1] == (9, 9)
         score = tasks.load("fashion-mnist").evaluate(loaded, limit=300)
     assert score.metrics["top1"].value > 84
+
+
+def test_a_shipped_fine_tuned_model_scores_what_its_training_says() -> None:
+    name = "embedded:clip-emoji@crossget-33-vision"
+    models.check_name(name)
+    loaded = models.load(name)
+    about = loaded.provenance["training"]
+    cell = Cell("s", name, "emoji-retrieval", "crossget", about["budget"], "", "auto")
+    assert parameters(cell)["cross_tokens"].name == "crossget.safetensors"
+    with torch.inference_mode(), apply(loaded, cell):
+        found = tasks.load("emoji-retrieval").evaluate(loaded).metrics
+    mean = sum(metric.value for metric in found.values()) / len(found)
+    said = about["scores"].values()
+    assert abs(mean - sum(said) / len(said)) < 0.5  # the adapters are half precision on disk
