@@ -73,7 +73,7 @@ def _narrowed(found: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
     data["methods"] = _only(methods, given.get("method"), "method", found.name)
     names = [model["name"] for model in data["models"]]
     for entry in data["methods"]:
-        _override(entry, given)
+        _override(entry, given, sweep=False)
         if entry.get("models"):
             entry["models"] = [name for name in entry["models"] if name in names]
     return data
@@ -126,8 +126,11 @@ def _all_methods() -> list[str]:
     return list(methods())
 
 
-def _override(entry: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Put the budgets that were given into a method's entry, or the usual ones if it has none."""
+def _override(entry: dict[str, Any], given: Mapping[str, Any], sweep: bool = True) -> None:
+    """Put the budgets that were given into a method's entry, or the usual ones if it has none.
+
+    Without `sweep`, as in a suite, an entry without a budget means the method's own.
+    """
     if entry["name"] == BASELINE:
         return
     if given.get("budget"):
@@ -147,7 +150,7 @@ def _override(entry: dict[str, Any], given: Mapping[str, Any]) -> None:
         for key in ("r", "keep_rate"):
             entry.pop(key, None)
         entry[knob] = [budget(value, knob) for value in chosen]
-    elif not set(entry) & {"r", "keep_rate", "budget"}:
+    elif sweep and not set(entry) & {"r", "keep_rate", "budget"}:
         entry[knob] = SWEEP.get(knob, [method(entry["name"]).budget[knob]])
 
 

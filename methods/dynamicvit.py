@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, learned_tensors, take
+from bench.core import Plan, Reducer, Site, Unsupported, learned_tensors, take
 from bench.registry import register
 
 Weights = Mapping[str, Tensor]
@@ -97,7 +97,7 @@ class DynamicViT(Reducer):
         """Keep protected tokens, then the rest by descending keep score.
 
         Raises:
-            BenchError: there is no predictor for this tower and layer.
+            Unsupported: there is no predictor for this tower and layer.
         """
         n = site.x.shape[1] - site.n_protected
         order = site.protect.to(torch.int8).argsort(dim=1, stable=True)
@@ -134,7 +134,7 @@ class DynamicViT(Reducer):
         if not found and self.predictor == "random":
             return new_predictor(site.x.shape[-1], seed=site.layer)
         if not found:
-            raise BenchError(
+            raise Unsupported(
                 f"dynamicvit has no predictor for the {site.tower} tower's layer {site.layer}: "
                 "train one, or give predictor='random' to count costs"
             )

@@ -97,8 +97,8 @@ class PatchMerger(Reducer):
         """Keep protected tokens in front of one sum a query.
 
         Raises:
-            Unsupported: on text, whose order the sums have no place in.
-            BenchError: there are no queries here, or not as many as tokens to be left.
+            Unsupported: on text, whose order the sums have no place in; there are no queries here,
+                or not as many as tokens to be left.
         """
         if site.tower == "text":
             raise Unsupported("method 'patchmerger' makes tokens without a place in a text's order")
@@ -118,12 +118,12 @@ class PatchMerger(Reducer):
         table = self.tables.get(key)
         if table is None:
             has = f"only for {sorted(self.tables)}" if self.tables else "for no layer"
-            raise BenchError(
+            raise Unsupported(
                 f"patchmerger has queries {has}, not for {key}: train some, choose its layers=, or "
                 "give queries='random' to count costs"
             )
         if table.shape != (count, C):
-            raise BenchError(
+            raise Unsupported(
                 f"patchmerger has {table.shape[0]} queries of width {table.shape[1]} for {key}, "
                 f"and this budget leaves {count} tokens of width {C}: change r or keep_rate"
             )
