@@ -199,7 +199,8 @@ def headline(frames: Frames, group: str) -> str | None:
     unit = best["accuracy_unit"]
     text = f"At {name} of the MACs the most accurate of {len(peers[name])} settings is "
     text += (
-        f"**{escape(best['method'])} {escape(best['setting'])}**: {metric_name(best['metric'])} "
+        f"**{escape(' '.join([best['method'], best['setting']]).strip())}**: "
+        f"{metric_name(best['metric'])} "
     )
     text += f"{best['accuracy_value']:.1f} {unit}"
     if known(best["delta"]):
