@@ -37,7 +37,7 @@ def keep_scores(x_BNC: Tensor, weights: Weights, policy_BN1: Tensor | None = Non
     scale, shift = (weights[f"in_conv.0.{name}"].to(x_BNC) for name in ("weight", "bias"))
     x = F.gelu(linear(F.layer_norm(x_BNC, x_BNC.shape[-1:], scale, shift), LAYERS[0]))
     local, shared = x.chunk(2, -1)
-    policy = shared.new_ones(*shared.shape[:2], 1) if policy_BN1 is None else policy_BN1.to(shared)
+    policy = torch.ones_like(x[..., :1]) if policy_BN1 is None else policy_BN1.to(x)
     mean = (shared * policy).sum(1, keepdim=True) / policy.sum(1, keepdim=True)
     x = torch.cat([local, mean.expand_as(shared)], -1)
     for name in LAYERS[1:-1]:
@@ -56,9 +56,7 @@ def new_predictor(width: int, seed: int = 0) -> dict[str, Tensor]:
     return found
 
 
-@register(
-    "dynamicvit", source="Rao et al., NeurIPS 2021, §3.2", url="https://arxiv.org/abs/2106.02034"
-)
+@register("dynamicvit", source="Rao et al., NeurIPS 2021", url="https://arxiv.org/abs/2106.02034")
 @dataclass(frozen=True)
 class DynamicViT(Reducer):
     """Drops the tokens that a learned predictor ahead of the block gives the lowest keep score.
@@ -88,9 +86,8 @@ class DynamicViT(Reducer):
         Raises:
             BenchError: the file does not serve.
         """
-        random = self.predictor == "random"
-        given = None if random else learned_tensors(self.predictor, self.learns)
-        object.__setattr__(self, "weights", given or {})
+        given = None if self.predictor == "random" else self.predictor
+        object.__setattr__(self, "weights", learned_tensors(given, self.learns))
         object.__setattr__(self, "off", [])
 
     def plan(self, site: Site, r: int) -> Plan:
@@ -106,21 +103,19 @@ class DynamicViT(Reducer):
         x, policy = take(site.x, patches), take(site.size, patches)
         score = keep_scores(x, weights, policy)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
-            return self._sampled(site, score, policy, patches, n - r)
+            drawn = F.gumbel_softmax(score.float(), hard=True)[..., :1] * policy
+            return self._sampled(site, drawn, patches, n - r)
         score = score[..., 0].masked_fill(policy[..., 0] == 0, -1e4)
         best = score.argsort(dim=1, descending=True, stable=True)[:, : n - r]
         return Plan(torch.cat([fixed, patches.gather(1, best)], 1))
 
-    def _sampled(
-        self, site: Site, score: Tensor, policy: Tensor, patches: Tensor, count: int
-    ) -> Plan:
-        """Training (§3.3): keep or drop by a Gumbel sample, and note how far from `count`."""
-        drawn = F.gumbel_softmax(score.float(), hard=True)[..., :1] * policy
+    def _sampled(self, site: Site, drawn: Tensor, patches: Tensor, count: int) -> Plan:
+        """Training (§3.3): a Gumbel sample keeps or drops; note how far that is from `count`."""
         self.off.append((drawn.sum(1) - count) / patches.shape[1])
-        floor = torch.finfo(torch.float32).eps  # authors: 1e-6
-        size = site.size.scatter(1, patches[..., None], drawn.clamp_min(floor))
-        everything = torch.arange(site.x.shape[1], device=site.x.device)
-        return Plan(everything.expand(len(size), -1), size=size)
+        size = site.size.scatter(1, patches[..., None], drawn.clamp_min(1e-6))
+        return Plan(
+            torch.arange(size.shape[1], device=size.device).expand(len(size), -1), size=size
+        )
 
     def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
         """Mean squared distance of the kept shares from the wanted ones, over stages (§3.3)."""
@@ -131,14 +126,10 @@ class DynamicViT(Reducer):
     def _at(self, site: Site) -> Weights:
         prefix = f"{site.tower}.{site.layer}."
         found = {k.removeprefix(prefix): v for k, v in self.weights.items() if k.startswith(prefix)}
-        if not found and self.predictor == "random":
-            return new_predictor(site.x.shape[-1], seed=site.layer)
-        if not found:
-            raise Unsupported(
-                f"dynamicvit has no predictor for the {site.tower} tower's layer {site.layer}: "
-                "train one, or give predictor='random' to count costs"
-            )
-        return found
+        if found or self.predictor == "random":
+            return found or new_predictor(site.x.shape[-1], seed=site.layer)
+        where = f"the {site.tower} tower's layer {site.layer}"
+        raise Unsupported(f"dynamicvit has no predictor for {where}: train one with --freeze")
 
     def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
         """One predictor a tower for each of the usual layers, new where none was given."""

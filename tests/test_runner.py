@@ -123,7 +123,9 @@ def test_keys_follow_everything_a_result_depends_on(
     (tmp_path / "renamed.yaml").write_text(text.replace("name: tiny", "name: other"))
     assert keys(tmp_path / "renamed.yaml") == before
     real = registry.source_hash
-    monkeypatch.setattr(registry, "source_hash", lambda n: "new" if n == "tome" else real(n))
+    monkeypatch.setattr(
+        registry, "source_hash", lambda n, p=None: "new" if n == "tome" else real(n, p)
+    )
     after = keys(suite_file)
     assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, False, True]
 
@@ -134,7 +136,9 @@ def test_a_changed_method_is_run_again_and_replaces_its_record(
     results = tmp_path / "results"
     go(suite_file, results)
     real = registry.source_hash
-    monkeypatch.setattr(registry, "source_hash", lambda n: "new" if n == "evit" else real(n))
+    monkeypatch.setattr(
+        registry, "source_hash", lambda n, p=None: "new" if n == "evit" else real(n, p)
+    )
     again = go(suite_file, results)
     assert (again.ran, again.skipped) == (1, 3)
     assert len(list(results.rglob("*.json"))) == 4
