@@ -9,6 +9,7 @@ unreduced model's. Counting needs shapes only, so the model may be on the meta d
 
 from __future__ import annotations
 
+import bisect
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -82,26 +83,20 @@ def solve(
     knob = next(iter(registry.method(method).budget), "r")
     if method == BASELINE:
         raise BenchError(f"method '{method}' has no budget to solve for: it removes nothing")
-    cost = _cost(model, method, wanted.of, inputs, dict(params or {}), knob)
+    given = dict(params or {})
+    cost = _cost(model, method, wanted.of, inputs, given, knob)
     values = _values(model, inputs, knob)
     least, most = cost(values[0]), cost(values[-1])
     if not least <= wanted.percent <= most:
         ends = f"{least:.1f} to {most:.1f} % of the {wanted.of}"
-        said = label(method, dict(params or {}))
         raise BenchError(
-            f"{said} reaches {ends} ({knob} from {values[0]:g} to {values[-1]:g}); "
+            f"{label(method, given)} reaches {ends} ({knob} from {values[0]:g} to {values[-1]:g}); "
             f"{wanted.percent:g} % is out of reach"
             + ("" if knob == "r" else ": earlier or more layers= reach further")
         )
-    low, high = 0, len(values) - 1  # cost(values[low]) <= wanted <= cost(values[high])
-    while high - low > 1:
-        middle = (low + high) // 2
-        if cost(values[middle]) <= wanted.percent:
-            low = middle
-        else:
-            high = middle
-    best = min((values[low], values[high]), key=lambda v: abs(cost(v) - wanted.percent))
-    return Solved({knob: best, **(params or {})}, cost(best))
+    above = bisect.bisect_right(values, wanted.percent, lo=1, hi=len(values) - 1, key=cost)
+    best = min(values[above - 1 : above + 1], key=lambda v: abs(cost(v) - wanted.percent))
+    return Solved({knob: best, **given}, cost(best))
 
 
 def _values(model: nn.Module, inputs: Mapping[str, Any], knob: str) -> list[Any]:

@@ -65,9 +65,8 @@ def reduced(
     towers = adapter_for(model).towers(model)
     installed: dict[str, list[Part]] = {}
     with contextlib.ExitStack() as stack:
-        for name, arguments in wanted:
-            for tower, parts in _parts(stack, name, dict(arguments), towers).items():
-                installed.setdefault(tower, []).extend(parts)
+        for tower, part in _parts(stack, wanted, towers):
+            installed.setdefault(tower, []).append(part)
         for tower, parts in installed.items():
             _install(stack, towers[tower], parts)
         yield model
@@ -75,28 +74,25 @@ def reduced(
 
 def _parts(
     stack: contextlib.ExitStack,
-    method: str | Reducer,
-    given: dict[str, Any],
+    wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]],
     towers: Mapping[str, Tower],
-) -> dict[str, list[Part]]:
-    """What one method does in each tower; one that acts on the input is put to work at once."""
-    budget = [given.pop(key, None) for key in ("r", "keep_rate", "layers")]
-    reducer = _reducer(method, given)
-    if reducer.parts is not None:
-        found: dict[str, list[Part]] = {}
-        for name, arguments in reducer.parts:
-            for tower, parts in _parts(stack, name, dict(arguments), towers).items():
-                found.setdefault(tower, []).extend(parts)
-        return found
-    budgets = _budgets(reducer, towers, *budget)
-    if reducer.acts == "input":
-        _resize(stack, reducer, towers, budgets)
-        return {}
-    if all(removes_nothing(schedule) for schedule in budgets.values()):
-        return {}
-    if reducer.appends:  # its tokens ride along in every tower
-        budgets = {**{name: as_schedule(reducer, 0) for name in towers}, **budgets}
-    return {name: [Part(reducer, schedule)] for name, schedule in budgets.items()}
+) -> Iterator[tuple[str, Part]]:
+    """What each method does in which tower; one that acts on the input is put to work at once."""
+    for method, arguments in wanted:
+        given = dict(arguments)
+        budget = [given.pop(key, None) for key in ("r", "keep_rate", "layers")]
+        reducer = _reducer(method, given)
+        if reducer.parts is not None:
+            yield from _parts(stack, reducer.parts, towers)
+            continue
+        budgets = _budgets(reducer, towers, *budget)
+        if reducer.acts == "input":
+            _resize(stack, reducer, towers, budgets)
+        elif not all(removes_nothing(schedule) for schedule in budgets.values()):
+            if reducer.appends:  # its tokens ride along in every tower
+                budgets = {**{name: as_schedule(reducer, 0) for name in towers}, **budgets}
+            for name, schedule in budgets.items():
+                yield name, Part(reducer, schedule)
 
 
 def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:

@@ -24,7 +24,6 @@ import typer
 MODEL, TASK, SUITE = "embedded:clip-emoji", "emoji-retrieval", "tuned"
 TRAINING = ["--epochs", "0.4", "--rank", "8", "--rate", "0.004"]
 RUNS = Path("runs")
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,14 @@ class Setting:
             yield from (f"--{key.replace('_', '-')}", _text(value))
         for key, value in self.params.items():
             yield from ("--param", f"{key}={str(value).lower()}")
+
+    def folder(self, seed: int) -> Path:
+        """Return where the training with this seed lies."""
+        return RUNS / f"{self.name}-s{seed}"
+
+    def done(self, seed: int) -> bool:
+        """Whether it is finished."""
+        return (self.folder(seed) / "training.json").is_file()
 
 
 def _text(value: Any) -> str:
@@ -94,9 +101,9 @@ def settings() -> list[Setting]:
 
 def train(setting: Setting, seed: int) -> None:
     """Fine-tune one setting with one seed, unless that is done."""
-    folder = RUNS / f"{setting.name}-s{seed}"
-    if (folder / "training.json").is_file():
+    if setting.done(seed):
         return
+    folder = setting.folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "run_bench.py", "train", MODEL, *setting.arguments(), *TRAINING]
     command += ["--seed", str(seed), "--threads", "1", "--out", str(folder)]
@@ -109,22 +116,19 @@ def train(setting: Setting, seed: int) -> None:
 def measure(chosen: list[Setting], seeds: int, results: Path) -> int:
     """Measure the settings without training and every fine-tuned model; return the exit code."""
     from bench import runner, spec
+    from bench.cli import INTERRUPTED
 
     folders = {
-        str(RUNS / f"{setting.name}-s{seed}"): setting
+        str(setting.folder(seed)): setting
         for seed in range(seeds)
         for setting in chosen
-        if (RUNS / f"{setting.name}-s{seed}" / "training.json").is_file()
+        if setting.done(seed)
     }
     models: list[dict[str, Any]] = [{"name": MODEL}]
     models += [{"name": name, "baseline": own.method == "none"} for name, own in folders.items()]
     users: dict[str, tuple[dict[str, Any], list[str]]] = {}
     for name, own in [*((MODEL, setting) for setting in chosen), *folders.items()]:
-        # A list would be a sweep, one value a cell; in a list of its own it is one value.
-        values = {
-            k: [v] if isinstance(v, list) and k != "layers" else v for k, v in own.budget.items()
-        }
-        entry = {"name": own.method, **values, **own.params}
+        entry = {"name": own.method, **own.budget, **own.params}
         users.setdefault(repr(entry), (entry, []))[1].append(name)
     suite = spec.parse(
         {

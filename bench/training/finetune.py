@@ -31,6 +31,7 @@ from bench.errors import BenchError, Unsupported
 from bench.model_tuned import ADAPTER, TRAINING, WEIGHTS
 from bench.models import Loaded
 from bench.options import NATURAL_TASK
+from bench.store import write_atomic
 from bench.training import lora, pairs
 from bench.training import recipe as recipes
 from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
@@ -96,7 +97,7 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
             torch.get_num_threads(),
         ),
     }
-    (settings.out / TRAINING).write_text(json.dumps(about, indent=1) + "\n")  # last: now it is done
+    write_atomic(settings.out / TRAINING, json.dumps(about, indent=1) + "\n")  # now it is done
     (settings.out / CHECKPOINT).unlink()
     return scores
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from bench.tasks.retrieval import Retrieval
     from bench.training.drawings import Drawings
 
-EXTRA_TEXTS = 96
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -47,7 +45,7 @@ class Pairs(Protocol):
 class Emoji:
     """Drawings of five design houses, distorted, with some of their captions' keywords dropped.
 
-    A batch has `EXTRA_TEXTS` captions more than its images: negatives that cost little.
+    A batch has `EXTRA_TEXTS_FULL` captions more than its images: negatives that cost little.
     """
 
     def __init__(self, loaded: Loaded, drawings: Drawings) -> None:
@@ -65,10 +63,11 @@ class Emoji:
         from PIL import Image
 
         from bench.training.augment import distort
-        from bench.training.contrastive import choose_texts
+        from bench.training.contrastive import EXTRA_TEXTS_FULL, choose_texts
         from bench.training.text import drop_keywords
 
-        shown, own = choose_texts(self.concept[indices], len(self.concepts), EXTRA_TEXTS, rng)
+        concepts = self.concept[indices]
+        shown, own = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS_FULL, rng)
         texts = [drop_keywords(self.concepts[i].text, rng) for i in shown.tolist()]
         colours = distort(self.images[indices], self.images.shape[1], rng)
         pixels = (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
