@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
 import bench
-from bench.measure import latency, macs
+from bench.forward import Pass
+from bench.measure import generation, latency, macs
 from bench.record import (
     COST_ONLY,
     Accuracy,
     Cell,
     Cost,
+    Generation,
     Latency,
     Macs,
     Memory,
     Params,
     Speedup,
+    Stage,
 )
 from bench.session import Session, apply
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64
+NEW_TOKENS = 16  # of the answers that are timed
 DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
 
-Stage = Callable[[str], None]  # told what is being measured
+Note = Callable[[str], None]  # told what is being measured
 
 
 @dataclass
@@ -42,13 +47,22 @@ class Measurement:
     latency: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
     notes: list[str] = field(default_factory=list)
+    generation: Generation | None = None
 
     def cost(self) -> Cost:
         """Return the cost part of the record."""
-        return Cost(self.macs, self.params, self.tokens, self.latency, self.memory, self.notes)
+        return Cost(
+            self.macs,
+            self.params,
+            self.tokens,
+            self.latency,
+            self.memory,
+            self.notes,
+            self.generation,
+        )
 
 
-def measure(cell: Cell, session: Session, task: Task | None, stage: Stage) -> Measurement:
+def measure(cell: Cell, session: Session, task: Task | None, stage: Note) -> Measurement:
     """Return everything about `cell`; see `measure_into`."""
     found = Measurement()
     measure_into(found, cell, session, task, stage)
@@ -56,7 +70,7 @@ def measure(cell: Cell, session: Session, task: Task | None, stage: Stage) -> Me
 
 
 def measure_into(
-    found: Measurement, cell: Cell, session: Session, task: Task | None, stage: Stage
+    found: Measurement, cell: Cell, session: Session, task: Task | None, stage: Note
 ) -> None:
     """Fill `found` with the accuracy and cost of `cell`, the cheap and telling parts first.
 
@@ -66,16 +80,18 @@ def measure_into(
     """
     model = session.loaded.model
     sizes = cell.batch_sizes or session.profile.batch_sizes
-    plain_parameters = _parameters(model)
     with apply(session.loaded, cell):
         stage("counting")
-        found.params = Params(_parameters(model), _parameters(model) - plain_parameters)
+        found.params = parameters(model)
         found.macs, found.tokens = count(cell, session)
         stage("accuracy")
         found.accuracy = accuracy(cell, session, task, stage)
         for batch in sizes:
             stage(f"time, batch {batch}")
             found.latency.append(time_at(batch, cell, session, found.macs.total))
+        if session.loaded.kind == "multimodal":
+            stage("time, answers")
+            found.generation = answer(cell, session)
         stage("memory")
         if session.profile.device == "cuda":
             found.memory = peak_memory(cell, session, max(sizes))
@@ -100,7 +116,7 @@ def count(cell: Cell, session: Session) -> tuple[Macs, dict[str, list[tuple[int,
     return found, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
 
 
-def accuracy(cell: Cell, session: Session, task: Task | None, stage: Stage) -> Accuracy:
+def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:
     """Return the score of the model as it is now, or why there is none."""
     if session.loaded.random:
         return Accuracy(None, reason="random weights: no accuracy can be taken from them")
@@ -165,15 +181,56 @@ def time_at(batch: int, cell: Cell, session: Session, total_macs: int) -> Latenc
     )
 
 
+def answer(cell: Cell, session: Session) -> Generation:
+    """Return what an answer of `NEW_TOKENS` tokens costs, stage by stage, to one prompt."""
+    plain, model = session.plain, session.loaded.model
+    inputs = session.loaded.example_inputs(1)
+    own, unreduced = (generation.stage_macs(m, inputs) for m in (model, plain))
+    timed = generation.paired_stages(
+        plain,
+        model,
+        inputs,
+        new_tokens=NEW_TOKENS,
+        max_seconds=cell.latency_seconds,
+        threads=session.profile.threads,
+    )
+    stages = [
+        Stage(
+            name,
+            [round(ms, DIGITS) for ms in pair.b.samples_ms],
+            [round(ms, DIGITS) for ms in pair.a.samples_ms],
+            pair.b.p50_ms,
+            Speedup(pair.speedup.median, pair.speedup.ci95, session.backend),
+        )
+        for name, pair in timed.items()
+    ]
+    return Generation(
+        NEW_TOKENS, own.macs, unreduced.macs, own.kv_bytes, unreduced.kv_bytes, stages
+    )
+
+
 def attention_path(model: nn.Module) -> str:
     """Return how the last pass carried token sizes into attention: "plain", "mask" or "channel"."""
-    paths = set()
-    for module in model.modules():
-        # `reduced()` leaves a bound method of its pass on each block: that pass knows.
-        override = module.__dict__.get("forward")
-        run = getattr(getattr(override, "func", None), "__self__", None)
-        paths.add(getattr(run, "attention_path", "plain"))
+    paths = {run.attention_path for run in runs(model)}
     return next((path for path in ("mask", "channel") if path in paths), "plain")
+
+
+def parameters(model: nn.Module) -> Params:
+    """Return the parameters of a model and of the methods at work in it.
+
+    Untrained stand-ins ("random"), which are made up in each pass, are not among them.
+    """
+    reducers = {id(part.reducer): part.reducer for run in runs(model) for part in run.parts}
+    learned = chain.from_iterable(reducer.learned.values() for reducer in reducers.values())
+    added = sum(tensor.numel() for tensor in learned)
+    return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
+
+
+def runs(model: nn.Module) -> list[Pass]:
+    """Return the passes at work in a model: `reduced()` leaves a bound method on each block."""
+    overrides = (module.__dict__.get("forward") for module in model.modules())
+    owners = (getattr(getattr(call, "func", None), "__self__", None) for call in overrides)
+    return list({id(owner): owner for owner in owners if isinstance(owner, Pass)}.values())
 
 
 def peak_memory(cell: Cell, session: Session, batch: int) -> Memory:
@@ -191,7 +248,3 @@ def peak_memory(cell: Cell, session: Session, batch: int) -> Memory:
         activation_bytes=own.activation_bytes,
         baseline_activation_bytes=plain.activation_bytes,
     )
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -30,6 +30,7 @@ app = typer.Typer(
     "               --method tome --r 13               what one method costs on one model\n"
     "  run_bench.py list methods                       what there is to compare\n"
     "  run_bench.py report                             rebuild the report from the records\n"
+    "  run_bench.py cost llava-1.5-7b-hf --method divprune   from its shape, in seconds\n"
     "  run_bench.py verify                             recompute the costs that papers print\n",
 )
 
@@ -196,6 +197,48 @@ def list_(
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         print(f"{row['name']:{width}}  {row['summary']}")
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Argument(help="A model's name (list models); no weights needed.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method's name (list methods); several if you like.")
+    ] = None,
+    r: Annotated[
+        str | None, typer.Option("--r", help="Tokens removed a layer, for methods with such an r.")
+    ] = None,
+    keep_rate: Annotated[
+        str | None, typer.Option(help="Share of tokens kept, for methods with a keep rate.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Blocks to reduce at, from 0: 2, or 3,6,9, or language=2/8.")
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="A parameter of a method's own: dominant=54.")
+    ] = None,
+    words: Annotated[
+        int | None, typer.Option(min=0, help="Tokens of the prompt beside the image's [36].")
+    ] = None,
+    json: Json = False,
+) -> None:
+    r"""Print what a model costs with a method, from its shape alone: GMACs, KV cache, shares.
+
+    Of a language model that sees, stage by stage: image encoder, projector, prefill, and each
+    further token. Exit code 1 when a method cannot run in the model.
+
+    \b
+    Examples:
+      run_bench.py cost llava-1.5-7b-hf --method tome --r 13 --method visionzip --method divprune
+      run_bench.py cost llava-1.5-7b-hf --method fastv --keep-rate 0.5 --layers 2 --words 60
+      run_bench.py cost timm:vit_base_patch16_224 --method evit --keep-rate 0.7 --json
+    """
+    from bench import cost as costs
+    from bench import models
+
+    models.check_name(model, random_weights=True)  # before torch takes its seconds to load
+    wanted = costs.arguments(method or [], r, keep_rate, layers, param or [])
+    raise typer.Exit(costs.main(model, wanted, words, json))
 
 
 @app.command()

@@ -10,7 +10,7 @@ C channels, H heads, D channels a head.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -45,26 +45,9 @@ def _flatten(index: Tensor, n: int) -> Tensor:
     return (index + torch.arange(index.shape[0], device=index.device)[:, None] * n).flatten()
 
 
-def learned_tensors(
-    given: Mapping[str, Tensor] | str | Path | None, learns: str
-) -> dict[str, Tensor]:
-    """What training learned, by name: from tensors, or from a safetensors file's `LEARNS.NAME`.
-
-    Raises:
-        BenchError: no such file, or it holds nothing under that name.
-    """
-    if not isinstance(given, str | Path):
-        return dict(given or {})
-    from safetensors.torch import load_file
-
-    if not Path(given).is_file():
-        raise BenchError(f"no file {given}: {learns} must name a safetensors file")
-    prefix = learns + "."
-    tensors = load_file(given).items()
-    found = {k.removeprefix(prefix): v for k, v in tensors if k.startswith(prefix)}
-    if not found:
-        raise BenchError(f"{given} holds no tensor named {prefix}NAME")
-    return found
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Blocks 3, 6, 9 (0-based) of 12, and in proportion elsewhere."""
+    return tuple(sorted({depth * i // 4 for i in (1, 2, 3)}))
 
 
 @dataclass(frozen=True)
@@ -89,6 +72,16 @@ class Site:
         grid: (rows, columns) of the patches while they still form one, else None.
         guide: (B,G,C) tokens of the other modality, where the model has them.
         whole: no token of this sequence was dropped or merged so far.
+        causal: the block attends under a causal mask that `bias` does not hold.
+        start: the site at the input of a language model (x: embeddings; q, k, v without channels),
+            for methods that compare the image's tokens with the words before any block ran.
+        ahead: () -> (q, k) of this block, for methods with `before`, which else see the block
+            before's; it costs the two projections once more.
+        norm: the tower's final norm.
+
+    In a language model ("language") the unprotected tokens are the image's; the others are words,
+    or padding (size 0). Between an image tower and a language model ("projector") q, k and v are
+    those of the block that made the features, and x has its class token in front, protected.
     """
 
     x: Tensor
@@ -108,6 +101,10 @@ class Site:
     grid: tuple[int, int] | None = None
     guide: Tensor | None = None
     whole: bool = True
+    causal: bool = False
+    start: Site | None = None
+    ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Attention probabilities of some query rows, computed on demand.
@@ -120,19 +117,32 @@ class Site:
         """
         scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
         if isinstance(rows, slice):
-            q, bias = self.q[:, :, rows], self._bias_rows(rows)
+            q = self.q[:, :, rows]
         else:
-            at = torch.arange(len(rows), device=rows.device)
-            q = self.q[at, :, rows][:, :, None]
-            bias = self.bias
-            if bias is not None and bias.shape[-2] > 1:
-                bias = bias.expand(len(rows), -1, -1, -1)[at, :, rows][:, :, None]
-        logits = (q * scale) @ self.k.transpose(-2, -1)
-        return (logits if bias is None else logits + bias).softmax(-1)
+            q = self.q[torch.arange(len(rows), device=rows.device), :, rows][:, :, None]
+        k = self.k
+        if k.shape[1] != q.shape[1]:  # grouped queries
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        logits = (q * scale) @ k.transpose(-2, -1)
+        for bias in self._biases(rows):
+            logits = logits + bias
+        return logits.softmax(-1)
 
-    def _bias_rows(self, rows: slice) -> Tensor | None:
-        whole = self.bias is None or self.bias.shape[-2] == 1
-        return self.bias if whole else self.bias[:, :, rows]  # type: ignore[index]
+    def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
+        """What is added to the logits of these rows: the bias, and the causal mask."""
+        bias = self.bias
+        if bias is not None and bias.shape[-2] > 1 and isinstance(rows, slice):
+            bias = bias[:, :, rows]
+        elif bias is not None and bias.shape[-2] > 1:
+            at = torch.arange(len(rows), device=bias.device)  # type: ignore[arg-type]
+            bias = bias.expand(len(at), -1, -1, -1)[at, :, rows][:, :, None]
+        if bias is not None:
+            yield bias
+        if self.causal:
+            position = torch.arange(self.k.shape[2], device=self.k.device)
+            row = position[rows][:, None] if isinstance(rows, slice) else rows[:, None, None, None]
+            later = position > row
+            yield torch.zeros_like(later, dtype=self.q.dtype).masked_fill(later, -torch.inf)
 
     def anchor_attention(self) -> Tensor:
         """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.
@@ -143,6 +153,11 @@ class Site:
         if self.anchor is None:
             raise ValueError("this tower has no class or end-of-text token")
         return self.attention(self.anchor).mean(1)[:, 0]
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """(B,P) positions of the protected tokens, (B,N-P) of the others, each in their order."""
+        order = (~self.protect).to(torch.int8).argsort(dim=1, stable=True)
+        return order[:, : self.n_protected], order[:, self.n_protected :]
 
     def keys(self) -> Tensor:
         """(B,N,H*D) keys over the whole width, heads side by side (a view where layout permits)."""
@@ -266,6 +281,7 @@ class Reducer:
         proportional: attention gets `log size` added to its logits after the first merge.
         needs_anchor: ranks tokens by the class / end-of-text token, so the tower must have one.
         max_share: largest share of the unprotected tokens that one layer can remove.
+        least: how many of them always stay (at least one cluster, say).
         budget: what it takes when the user names none, e.g. `{"r": 8}`.
         keeps: what a keep rate is a share of: the "current" tokens (ceil, as EViT), or the
             "initial" ones, compounding over the layers (floor, as TopK).
@@ -273,6 +289,12 @@ class Reducer:
         before: it acts on a block's input, ahead of its attention.
         adaptive: how many tokens it keeps depends on the sample: `r` is then what the schedule
             would have gone by now less what has, so that `tokens - r` is the schedule's count.
+        towers: where it can act, first where it acts when the user names no tower: "vision",
+            "text", "projector" (between an image tower and a language model), "language".
+        reads: in the projector: whose q, k, v it sees, counted from the block that makes the
+            features (1: the block after).
+        keeps_class: in the projector: the class token goes to the language model too.
+        renumbers: in a language model: positions count on without gaps after a removal.
         learns: the parameter that takes what training learned: tensors by name, or a safetensors
             file with them under `LEARNS.NAME`.
     """
@@ -286,12 +308,22 @@ class Reducer:
     proportional: ClassVar[bool] = False
     needs_anchor: ClassVar[bool] = False
     max_share: ClassVar[float] = 0.5
+    least: ClassVar[int] = 0
     budget: ClassVar[dict[str, Any]] = {"r": 8}
     keeps: ClassVar[str] = "current"
     appends: ClassVar[int] = 0
     before: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     learns: ClassVar[str] = ""
+    towers: ClassVar[tuple[str, ...]] = ("vision", "text")
+    reads: ClassVar[int] = 0
+    keeps_class: ClassVar[bool] = False
+    renumbers: ClassVar[bool] = False
+
+    @property
+    def learned(self) -> Mapping[str, Tensor]:
+        """The tensors that it brings with it, by name."""
+        return {}
 
     @property
     def parts(self) -> Sequence[tuple[str, Mapping[str, Any]]] | None:
@@ -304,7 +336,7 @@ class Reducer:
 
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """The removal nearest to `r` that this method can make of `tokens` removable ones."""
-        return min(r, int(tokens * self.max_share))
+        return max(min(r, int(tokens * self.max_share), tokens - self.least), 0)
 
     def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
         """(B,N,C) -> (B,appends,C): tokens to add before the first block (if `appends`)."""
@@ -333,6 +365,79 @@ class Reducer:
         `own` (B,) is the row of each image's text, where texts and images are not paired by row.
         """
         return None
+
+
+class Learner(Reducer):
+    """A method that brings tensors, which training learns.
+
+    The parameter that `learns` names gives them (or nothing: None, or "random" stand-ins made up on
+    the way); they are kept in `tables`.
+    """
+
+    tables: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        """Read the tensors."""
+        object.__setattr__(self, "tables", self.read(getattr(self, self.learns)))
+
+    def read(self, given: Mapping[str, Tensor] | str | Path | None) -> dict[str, Tensor]:
+        """Tensors by name, themselves or a safetensors file's under `LEARNS.NAME`.
+
+        Raises:
+            BenchError: no such file, or it holds nothing under that name.
+        """
+        if given is None or (given == "random" and self.trained):
+            return {}
+        if not isinstance(given, str | Path):
+            return dict(given)
+        from safetensors import safe_open
+
+        if not Path(given).is_file():
+            raise BenchError(f"no file {given}: {self.learns} must name a safetensors file")
+        prefix = self.learns + "."
+        with safe_open(str(given), "pt") as file:  # which may hold a model's weights as well
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        if not found:
+            raise BenchError(f"{given} holds no tensor named {prefix}NAME")
+        return found
+
+    @property
+    def learned(self) -> Mapping[str, Tensor]:
+        """The tables."""
+        return self.tables
+
+    def at(self, site: Site) -> dict[str, Tensor]:
+        """This tower's and layer's tables by NAME, from those named `TOWER.LAYER.NAME`.
+
+        One that is named `TOWER.LAYER` has the name "".
+
+        Raises:
+            Unsupported: there is none.
+        """
+        key = f"{site.tower}.{site.layer}"
+        tables = self.tables.items()
+        found = {k[len(key) + 1 :]: v for k, v in tables if f"{k}.".startswith(f"{key}.")}
+        if not found:
+            layers = sorted({".".join(name.split(".")[:2]) for name in self.tables})
+            has = f"only for {', '.join(layers)}" if layers else "for no layer"
+            random = f", or give {self.learns}='random' to count costs" if self.trained else ""
+            raise Unsupported(
+                f"{self.name} has {self.learns} {has}, not for {key}: train some with --freeze or "
+                f"choose its layers={random}"
+            )
+        return found
+
+    def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
+        """What to begin with in towers of these (depth, width), where nothing is given."""
+        raise NotImplementedError
+
+    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
+        """Make parameters of the tables, given or untrained."""
+        tables = {**self.untrained(shapes), **self.tables}
+        learned = {name: nn.Parameter(table.clone()) for name, table in tables.items()}
+        self.tables.update(learned)
+        return learned
 
 
 class Observer(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ class Pass:
         self.depth = len(tower.blocks)
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
+        self.layer = 0
+        self.upstream: Mapping[str, Pass] = {}  # the passes of the model's other towers
         self.qkv: tuple[Tensor, Tensor, Tensor] | None = None
         self.bias: Tensor | None = None
         self.scale: float | None = None
@@ -73,6 +75,7 @@ class Pass:
         if tower.name == "text" and self.anchor is not None:
             self.protect = self.protect | (position == self.anchor[:, None])
         self.slot: Tensor | None = position.expand(B, N)
+        self.place = self.slot
         if self.guest:
             x = torch.cat([x, self.guest.append(x, self.anchor, tower.name)], 1)
             self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)
@@ -82,6 +85,7 @@ class Pass:
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """One block: attend, reduce, feed. (B,N,C) -> (B,M,C)."""
+        self.layer = layer
         mask = kw.pop("attention_mask", args[0] if args else None)
         if layer == 0:
             x = self.begin(x, mask)
@@ -90,7 +94,7 @@ class Pass:
         for part in self.before:
             x = self._step(part, layer, x)
         n_in = x.shape[1]
-        x = self.tower.attend(block, x, self, self._mask(mask, x), kw)
+        x = self.tower.attend(block, x, self, self._mask(mask, x), self._arguments(kw, x))
         for part in self.after:
             x = self._step(part, layer, x)
         if not self.before:  # who reads it at the next block?
@@ -99,6 +103,10 @@ class Pass:
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, layer, n_in, x.shape[1])
         return self._finish(x) if layer == self.depth - 1 else x
+
+    def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
+        """What the model passes to its blocks beside tokens and mask, for the present tokens."""
+        return kw
 
     def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
         """Reduce by as many tokens as the schedule says and the method can."""
@@ -152,7 +160,7 @@ class Pass:
         order = plan.keep
         if plan.padded:  # empty slots stay at the end
             order = order.masked_fill(order < 0, torch.iinfo(order.dtype).max)
-        if self.tower.name == "text":
+        if self.tower.ordered:
             return plan.reorder(order)
         return plan.reorder(order.clamp(max=self.tower.prefix)) if self.tower.prefix > 1 else plan
 
@@ -232,7 +240,7 @@ class Pass:
         """
         self.qkv, self.scale = (q, k, v), scale
         bias = self.size_bias(q.dtype) if self.changed else None
-        self.bias = _sum(_additive(mask, q.dtype), bias)
+        self.bias = _sum(additive(mask, q.dtype), bias)
         if mask is None and self.tower.causal:  # the kernel masks by itself; methods must see it
             self.bias = _sum(_triangle(q, q.shape[2]), bias)
         if bias is None:
@@ -265,7 +273,8 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a + b
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask as it is added to logits: what a boolean one hides gets -inf."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))

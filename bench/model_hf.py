@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import model_timm
+from bench import model_multimodal, model_timm
 from bench.errors import BenchError
 from bench.model_shapes import shape
 from bench.model_sources import fetching, quiet, read_json
@@ -21,7 +21,6 @@ HF_TYPES = ("clip", "siglip", "vit", "dinov2", "deit")
 def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
     """Return a Hugging Face model from a folder, the hub or its cache, or by its shape alone."""
     import torch
-    import transformers
 
     folder = Path(source).expanduser()
     local = folder.is_dir()
@@ -30,13 +29,7 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
         return model_timm.from_folder(name, folder, random_weights, seed)
     with quiet(), fetching(name, "Hugging Face", random_weights):
         config = _config(where, local, random_weights)
-        if config.model_type not in HF_TYPES:
-            raise BenchError(
-                f"model type '{config.model_type}' of {name} is not supported: "
-                f"known are {', '.join(HF_TYPES)}"
-            )
-        classify = any("ImageClassification" in a for a in config.architectures or [])
-        auto = transformers.AutoModelForImageClassification if classify else transformers.AutoModel
+        auto = _class_for(name, config)
         if random_weights:
             torch.manual_seed(seed)
             model = auto.from_config(config, attn_implementation="sdpa")
@@ -48,14 +41,44 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
                 where,
                 config=config,
                 attn_implementation="sdpa",
-                dtype=torch.float32,
+                dtype="auto" if _answers(config) else torch.float32,
                 trust_remote_code=False,
                 local_files_only=local,
             )
     source_name = "random" if random_weights else ("path" if local else f"hub:{source}")
     sha = hash_files(weight_files(folder)) if local and not random_weights else None
-    feeds = {} if random_weights else _processors(where, local)
-    return _describe(name, model, {"weights": source_name, "card": None, "sha256": sha}, feeds)
+    provenance = {"weights": source_name, "card": None, "sha256": sha}
+    with quiet():
+        if _answers(config):
+            processor = None if random_weights else model_multimodal.processor_of(where, local)
+            return model_multimodal.describe(name, model, provenance, processor)
+        feeds = {} if random_weights else _processors(where, local)
+    return _describe(name, model, provenance, feeds)
+
+
+def _answers(config: Any) -> bool:
+    return config.model_type in model_multimodal.TYPES
+
+
+def _class_for(name: str, config: Any) -> Any:
+    """Return the automatic class that makes this model.
+
+    Raises:
+        BenchError: no adapter covers it.
+    """
+    import transformers
+
+    if _answers(config):
+        model_multimodal.check(config)
+        return transformers.AutoModelForImageTextToText
+    if config.model_type not in HF_TYPES:
+        raise BenchError(
+            f"model type '{config.model_type}' of {name} is not supported: "
+            f"known are {', '.join((*HF_TYPES, *model_multimodal.TYPES))}"
+        )
+    if any("ImageClassification" in a for a in config.architectures or []):
+        return transformers.AutoModelForImageClassification
+    return transformers.AutoModel
 
 
 def _config(where: str, local: bool, random_weights: bool) -> Any:
@@ -121,5 +144,6 @@ def _processors(where: str, local: bool) -> dict[str, Any]:
             # SigLIP was trained on texts padded to full length; CLIP ignores padding.
             return dict(words(texts, padding="max_length", truncation=True, return_tensors="pt"))
 
-        found["tokenizer"] = tokenizer
+        if model_multimodal.knows_words(words):  # without its files it has no words
+            found["tokenizer"] = tokenizer
     return found

@@ -49,6 +49,81 @@ def _dinov2(width: dict[str, int]) -> dict[str, Any]:
     return {"model_type": "dinov2", "image_size": 518, "patch_size": 14, **width}
 
 
+# Below the language models that see. Their vocabularies are rounded up, as in the hub's weights.
+_CLIP_336 = {
+    "model_type": "clip_vision_model",
+    **_mlp(_LARGE),
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+def _llama(width: int, mlp: int, depth: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // 128,
+        "vocab_size": 32064,
+        "max_position_embeddings": 4096,
+    }
+
+
+def _llava(kind: str, text: dict[str, Any]) -> dict[str, Any]:
+    image = {"image_token_id": 32000, "vision_feature_layer": -2}
+    return {"model_type": kind, "vision_config": _CLIP_336, "text_config": text, **image}
+
+
+_QWEN2_VL_7B = {
+    "model_type": "qwen2_vl",
+    "vision_config": {
+        "depth": 32,
+        "embed_dim": 1280,
+        "hidden_size": 3584,
+        "num_heads": 16,
+        "patch_size": 14,
+    },
+    "text_config": {
+        "model_type": "qwen2_vl_text",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [16, 24, 24],
+        },
+    },
+}
+_BLIP2_OPT_2_7B = {
+    "model_type": "blip-2",
+    "vision_config": {
+        "hidden_size": 1408,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 39,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+    },
+    "qformer_config": {"encoder_hidden_size": 1408},
+    "text_config": {
+        "model_type": "opt",
+        "hidden_size": 2560,
+        "word_embed_proj_dim": 2560,
+        "ffn_dim": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 50304,
+    },
+    "num_query_tokens": 32,
+    "image_token_index": 50265,
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "clip-vit-base-patch32": _clip(_BASE, 224, 32, 512, 8),
     "clip-vit-base-patch16": _clip(_BASE, 224, 16, 512, 8),
@@ -65,6 +140,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dinov2-small": _dinov2(_SMALL),
     "dinov2-base": _dinov2(_BASE),
     "dinov2-large": _dinov2(_LARGE),
+    "llava-1.5-7b-hf": _llava("llava", _llama(4096, 11008, 32)),
+    "llava-1.5-13b-hf": _llava("llava", _llama(5120, 13824, 40)),
+    "llava-v1.6-vicuna-7b-hf": _llava("llava_next", _llama(4096, 11008, 32)),
+    "qwen2-vl-7b-instruct": _QWEN2_VL_7B,
+    "blip2-opt-2.7b": _BLIP2_OPT_2_7B,
 }
 
 

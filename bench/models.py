@@ -32,7 +32,7 @@ EMBEDDED = {
 }
 FORMS = {
     "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
-    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2",
+    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, LLaVA, LLaVA-NeXT, BLIP-2, Qwen2-VL",
     "FOLDER": "a folder written by save_pretrained, or by `train --method`",
 }
 WEIGHT_FILES = (
@@ -50,12 +50,16 @@ class Loaded:
     Attributes:
         name: as the user typed it.
         model: in eval mode, on its device, in its dtype.
-        kind: "classifier", "two-tower" (image and text), or "encoder".
+        kind: "classifier", "two-tower" (image and text), "encoder", or "multimodal" (a language
+            model that sees).
         image_size: (height, width) in pixels; `channels` of the input image.
         transform: PIL image -> (channels, height, width) float32; None when nobody knows it.
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
         text_length: tokens in a text, for two-tower models.
-        vocabulary: token ids run below this, for two-tower models.
+        vocabulary: token ids run below this, for models that read.
+        prepare: for multimodal models: images of each sample and its question -> the arguments of
+            `generate()`, padded on the left; `decode`: new token ids (B,T) -> texts.
+        example: for multimodal models: batch size -> the arguments of a prompt of noise.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
 
@@ -68,6 +72,9 @@ class Loaded:
     tokenizer: Callable[[list[str]], dict[str, Tensor]] | None = None
     text_length: int = 0
     vocabulary: int = 0
+    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]] | None = None
+    decode: Callable[[Tensor], list[str]] | None = None
+    example: Callable[[int], dict[str, Any]] | None = None
     end_token: int | None = None
     image_argument: str = "pixel_values"
     classes: int = 0
@@ -93,12 +100,22 @@ class Loaded:
         """What one forward pass of `example_inputs(1)` covers, in words."""
         if self.kind == "two-tower":
             return f"one image and one text of {self.text_length} tokens, both towers"
+        if self.kind == "multimodal":
+            return f"one image and {self.text_length} words, until the first token of the answer"
         return "one image through the whole model"
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return arguments of `model()`: noise images (B,C,H,W), full-length texts (B,L)."""
         import torch
 
+        if self.example is not None:
+            given = self.example(batch).items()
+            return {
+                key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+                if isinstance(value, torch.Tensor)
+                else value
+                for key, value in given
+            }
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
         inputs: dict[str, Any] = {self.image_argument: images.to(self.device, self.dtype)}

@@ -25,6 +25,7 @@ UNITS = {
     "gmacs_share": "of unreduced",
     "gmacs_per_layer": "GMACs/layer",
     "tflops": "TFLOPs",
+    "tmacs": "TMACs",
     "ratio": "times",
 }
 
@@ -44,6 +45,9 @@ class Cost:
         params: keyword arguments for `bench.reduced`.
         part: submodule to count alone; empty for the whole model.
         inputs: the model's inputs that `part` takes, by name; empty for all.
+        words: tokens of a language model's prompt beside the image's.
+        convention: how its blocks' products are counted, a key of `conventions.CONVENTIONS`; empty
+            where every operator that runs is.
         unsupported: why this cost is not recomputed; empty where it is.
         tolerance: share of the published value within which ours agrees.
         cut: the authors cut digits off instead of rounding, by what their figures show.
@@ -59,6 +63,8 @@ class Cost:
     params: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     inputs: tuple[str, ...] = ()
+    words: int = 0
+    convention: str = ""
     unsupported: str = ""
     tolerance: str = "0.01"
     cut: bool = False
@@ -118,11 +124,16 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
         name: a key of the data file's `models`.
 
     Returns:
-        The model in eval mode, and its inputs by name (timm's only one is called "x").
+        The model in eval mode, and its inputs by name (timm's only one is called "x"; a language
+        model's are made for each cost).
     """
     import torch
 
     spec = _data()["models"][name]
+    if spec["library"] == "shapes":
+        from bench.cost import on_meta
+
+        return on_meta(name).model, {}
     with torch.device("meta"):
         if spec["library"] == "timm":
             import timm
@@ -155,6 +166,10 @@ def recompute(cost: Cost) -> float:
     from bench import reduced
 
     model, inputs = build(cost.model)
+    if cost.quantity in ("gmacs_per_layer", "tflops", "tmacs"):
+        per_block = _blocks(model, cost)
+        mean = cost.quantity == "gmacs_per_layer"
+        return sum(per_block) / 1e9 / len(per_block) if mean else sum(per_block) / 1e12
     with reduced(model, cost.method, **cost.params):
         if cost.quantity == "params_m":
             return sum(p.numel() for p in model.parameters()) / 1e6
@@ -173,3 +188,21 @@ def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: Cost) -> int:
     args = [chosen.pop("x")] if "x" in chosen else []
     with torch.inference_mode():
         return int(count_macs(model.get_submodule(cost.part), *args, **chosen).total)
+
+
+def _blocks(model: Any, cost: Cost) -> list[float]:
+    """MACs of each block of a language model, from the tokens that are in it when it runs."""
+    from bench import adapter_for, count_macs, reduced, trace
+    from bench.measure.conventions import Decoder, prompt_macs
+    from bench.model_multimodal import asked
+
+    with asked(model, cost.words) as prompt, reduced(model, cost.method, **cost.params):
+        if not cost.convention:
+            counted = count_macs(model, **prompt).by_module
+            blocks = adapter_for(model).towers(model)["language"].blocks
+            names = {id(module): name for name, module in model.named_modules()}
+            return [counted[names[id(block)]] for block in blocks]
+        tokens = trace(model, **prompt).tokens["language"]
+    text = model.config.text_config
+    sizes = Decoder(text.hidden_size, text.intermediate_size)
+    return [prompt_macs([n], sizes, cost.convention) for n, _ in tokens]

@@ -128,6 +128,33 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stage of an answer, timed in pairs with the unreduced model's; milliseconds."""
+
+    name: str
+    samples_ms: list[float]
+    baseline_samples_ms: list[float]
+    p50_ms: float
+    speedup: Speedup
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What an answer of a multimodal language model costs, one prompt at a time.
+
+    MACs by stage: "vision", "projector", "prefill" (with the head for the first token), "decode" (a
+    further token, after the prompt). `kv_bytes` is the key-value cache that the prompt leaves.
+    """
+
+    new_tokens: int
+    macs: dict[str, int]
+    baseline_macs: dict[str, int]
+    kv_bytes: int
+    baseline_kv_bytes: int
+    stages: list[Stage] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Cost:
     """Everything a cell costs; a part that could not be measured is None and named in `notes`."""
 
@@ -137,6 +164,7 @@ class Cost:
     latency: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
     notes: list[str] = field(default_factory=list)
+    generation: Generation | None = None
 
 
 @dataclass(frozen=True)

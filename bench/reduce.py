@@ -66,9 +66,14 @@ def reduced(
     installed: dict[str, list[Part]] = {}
     with contextlib.ExitStack() as stack:
         for tower, part in _parts(stack, wanted, towers):
-            installed.setdefault(tower, []).append(part)
-        for tower, parts in installed.items():
-            _install(stack, towers[tower], parts)
+            installed.setdefault(tower, []).extend(part)
+        for tower in list(installed):
+            for name in towers[tower].linked:
+                installed.setdefault(name, [])
+        runs = {name: towers[name].start(parts) for name, parts in installed.items()}
+        for name, run in runs.items():
+            run.upstream = runs
+            _install(stack, towers[name], run)
         yield model
 
 
@@ -76,7 +81,7 @@ def _parts(
     stack: contextlib.ExitStack,
     wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]],
     towers: Mapping[str, Tower],
-) -> Iterator[tuple[str, Part]]:
+) -> Iterator[tuple[str, Sequence[Part]]]:
     """What each method does in which tower; one that acts on the input is put to work at once."""
     for method, arguments in wanted:
         given = dict(arguments)
@@ -87,12 +92,15 @@ def _parts(
             continue
         budgets = _budgets(reducer, towers, *budget)
         if reducer.acts == "input":
-            _resize(stack, reducer, towers, budgets)
+            for name in _resize(stack, reducer, towers, budgets):
+                if towers[name].linked:  # others have to know that there are fewer tokens
+                    yield name, ()
         elif not all(removes_nothing(schedule) for schedule in budgets.values()):
             if reducer.appends:  # its tokens ride along in every tower
-                budgets = {**{name: as_schedule(reducer, 0) for name in towers}, **budgets}
+                riding = [name for name in towers if name in reducer.towers]
+                budgets = {**{name: as_schedule(reducer, 0) for name in riding}, **budgets}
             for name, schedule in budgets.items():
-                yield name, Part(reducer, schedule)
+                yield name, (Part(reducer, schedule),)
 
 
 def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
@@ -114,13 +122,23 @@ def _budgets(
     """The schedule of each tower that the user's budget names."""
     if r is None and keep_rate is None:
         r, keep_rate = reducer.budget.get("r"), reducer.budget.get("keep_rate")
+    if layers is None and keep_rate is not None:
+        layers = reducer.budget.get("layers")
     named = [b for b in (r, keep_rate, layers) if isinstance(b, Mapping)]
     wanted = list(dict.fromkeys(name for b in named for name in b))
     if not wanted:
-        wanted = ["vision"] if "vision" in towers else list(towers)
+        wanted = [name for name in reducer.towers if name in towers][:1]
+        if not wanted:
+            raise Unsupported(
+                f"method '{reducer.name}' acts in a {' or '.join(reducer.towers)} tower, and this "
+                f"model has {' and '.join(towers)}"
+            )
     for name in wanted:
         if name not in towers:
             raise BenchError(f"this model has no '{name}' tower{near_miss(name, towers)}")
+        if name not in reducer.towers:
+            where = " or ".join(reducer.towers)
+            raise Unsupported(f"method '{reducer.name}' acts in a {where} tower, not in '{name}'")
 
     def of(budget: Any, name: str) -> Any:
         return budget.get(name) if isinstance(budget, Mapping) else budget
@@ -131,8 +149,8 @@ def _budgets(
     }
 
 
-def _install(stack: contextlib.ExitStack, tower: Tower, parts: Sequence[Part]) -> None:
-    for part in parts:
+def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
+    for part in run.parts:
         if part.reducer.needs_anchor and not tower.has_anchor:
             raise Unsupported(
                 f"method '{part.reducer.name}' ranks tokens by the class token, and this model's "
@@ -143,7 +161,6 @@ def _install(stack: contextlib.ExitStack, tower: Tower, parts: Sequence[Part]) -
             "the model is already inside reduced(): leave that block first, or give both methods "
             "to one reduced()"
         )
-    run = Pass(tower, parts)
     stack.enter_context(tower.install(run))
     for layer, block in enumerate(tower.blocks):
         stack.enter_context(override(block, "forward", partial(run.block, layer, block)))
@@ -154,10 +171,11 @@ def _resize(
     reducer: Reducer,
     towers: Mapping[str, Tower],
     budgets: Mapping[str, Schedule],
-) -> None:
+) -> Iterator[str]:
     for name, schedule in budgets.items():
         rate = getattr(schedule, "rate", None)
         if not isinstance(rate, float):
             raise BenchError(f"method '{reducer.name}' takes keep_rate= (one number), not r=")
         if rate < 1:
             stack.enter_context(towers[name].resize(partial(reducer.resize, rate)))
+            yield name

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core import Reducer, Schedule
+from bench.core import Reducer, Schedule, default_layers
 from bench.errors import BenchError
 
 
@@ -35,9 +35,13 @@ class PerLayer:
         return self.counts[layer]
 
 
-def default_layers(depth: int) -> tuple[int, ...]:
-    """Blocks 3, 6, 9 (0-based) of 12, and in proportion elsewhere."""
-    return tuple(sorted({depth * i // 4 for i in (1, 2, 3)}))
+def blocks_of(layers: Sequence[float], depth: int) -> tuple[int, ...]:
+    """Block numbers; a fraction between 0 and 1 is a share of the depth."""
+    return tuple(int(i * depth) if 0 < i < 1 else int(i) for i in layers)
+
+
+def _blocks(layers: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(i) if 0 < i < 1 else int(i) for i in layers)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class KeepRate:
     """
 
     rate: float | tuple[float, ...]
-    layers: tuple[int, ...] | None = None
+    layers: tuple[float, ...] | None = None
 
     def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
         """Tokens to remove; 0 at the other layers."""
@@ -57,7 +61,7 @@ class KeepRate:
 
     def at(self, layer: int, depth: int) -> tuple[float | None, int]:
         """The keep rate of this layer (None: no reduction) and its position in the list."""
-        layers = default_layers(depth) if self.layers is None else self.layers
+        layers = default_layers(depth) if self.layers is None else blocks_of(self.layers, depth)
         outside = [i for i in layers if not 0 <= i < depth]
         if outside:
             raise BenchError(f"layers {outside} are outside this model's blocks 0 to {depth - 1}")
@@ -99,11 +103,10 @@ def as_schedule(
         raise BenchError("give either r= (tokens a layer) or keep_rate= (share kept at layers=)")
     if keep_rate is not None:
         rate = _rates(keep_rate)
-        at = None if layers is None else tuple(int(i) for i in layers)
+        at = None if layers is None else _blocks(layers)
         return (KeepOfInitial if method.keeps == "initial" else KeepRate)(rate, at)
     if layers is not None and not callable(r):
-        wanted = tuple(int(i) for i in layers)
-        return AtLayers(as_schedule(method, r), wanted)
+        return AtLayers(as_schedule(method, r), _blocks(layers))
     if isinstance(r, bool) or (not isinstance(r, int | Sequence) and not callable(r)):
         raise BenchError(f"r must be an int, a list with one int a layer, or a schedule, not {r!r}")
     if callable(r):
@@ -122,11 +125,12 @@ class AtLayers:
     """Another schedule, at the given layers only."""
 
     inner: Schedule
-    layers: tuple[int, ...]
+    layers: tuple[float, ...]
 
     def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
         """What the inner schedule says, or 0."""
-        return self.inner(layer, depth, tokens, initial) if layer in self.layers else 0
+        here = layer in blocks_of(self.layers, depth)
+        return self.inner(layer, depth, tokens, initial) if here else 0
 
 
 def _rates(keep_rate: Any) -> float | tuple[float, ...]:

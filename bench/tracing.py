@@ -22,12 +22,14 @@ class Trace:
     Attributes:
         tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
             appended ones (cross tokens, fused tokens) counted.
+        samples: per tower, how many sequences ran (images, crops of images, texts).
         slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
             block that reduced.
         sizes: per tower, (layer, (B,n_after,1) input tokens represented).
     """
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, int] = field(default_factory=dict)
     layer_slots: dict[str, list[tuple[int, Tensor]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -82,6 +84,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     plain = Trace()
     with torch.no_grad(), observing(found), _block_counts(model, plain):
         model(*args, **kwargs)
+    found.samples = plain.samples
     for name, tokens in plain.tokens.items():
         if name not in found.tokens:  # a tower without reduction is not observed
             found.tokens[name] = tokens
@@ -96,6 +99,7 @@ def _block_counts(model: nn.Module, into: Trace) -> Iterator[None]:
 
                 def note(_: Any, args: Any, out: Any, name: str = name, layer: int = layer) -> None:
                     y = out[0] if isinstance(out, tuple) else out
+                    into.samples[name] = args[0].shape[0]
                     into.block(name, layer, args[0].shape[1], y.shape[1])
 
                 stack.callback(block.register_forward_hook(note).remove)

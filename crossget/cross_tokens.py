@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from bench.errors import BenchError
 
 
 class CrossTokens:
@@ -17,27 +18,17 @@ class CrossTokens:
         values: by tower, one (B,1,C) a layer: the cross token as the layer saw it.
     """
 
-    def __init__(self, vectors: Mapping[str, Tensor] | None = None) -> None:
-        """Keep the tensors themselves, so that gradients reach the caller's parameters."""
-        self.vectors: dict[str, Tensor] = dict(vectors or {})
-        self.values: dict[str, dict[int, Tensor]] = {}
-
-    @classmethod
-    def of(cls, given: CrossTokens | Mapping[str, Tensor] | str | Path | None) -> CrossTokens:
-        """Cross tokens from themselves, tensors by tower, or a safetensors file.
+    def __init__(self, vectors: dict[str, Tensor] | None = None) -> None:
+        """Keep the tensors themselves, so that gradients reach the caller's parameters.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: a vector table is not (L,C).
+            BenchError: a table is not (L,C).
         """
-        if isinstance(given, CrossTokens):
-            return given
-        if isinstance(given, str | Path):
-            given = load(given)
-        for tower, table in (given or {}).items():
+        self.vectors = {} if vectors is None else vectors
+        for tower, table in self.vectors.items():
             if table.dim() != 2:
-                raise ValueError(f"cross tokens of '{tower}' must be (L,C), not {table.shape}")
-        return cls(given)
+                raise BenchError(f"cross tokens of '{tower}' must be (L,C), not {table.shape}")
+        self.values: dict[str, dict[int, Tensor]] = {}
 
     def refreshed(self, x: Tensor, current_B1C: Tensor, layer: int, tower: str) -> Tensor:
         """(B,N,C) with the last token set to the detached `current` plus this layer's vector.
@@ -75,21 +66,3 @@ class CrossTokens:
 
         tensors = {f"cross_tokens.{k}": v.detach().contiguous() for k, v in self.vectors.items()}
         save_file(tensors, str(path))
-
-
-def load(path: str | Path) -> dict[str, Tensor]:
-    """The vectors of a safetensors file, which may hold a model's weights as well.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds no cross tokens.
-    """
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no cross tokens at {path}")
-    with safe_open(str(path), "pt") as file:
-        keys = [key for key in file.keys() if key.startswith("cross_tokens.")]  # noqa: SIM118
-        if not keys:
-            raise ValueError(f"{path} holds no tensor named cross_tokens.TOWER")
-        return {key.removeprefix("cross_tokens."): file.get_tensor(key) for key in keys}

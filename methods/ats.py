@@ -24,9 +24,7 @@ from torch import Tensor
 
 from bench.core import Plan, Reducer, Site
 from bench.registry import register
-from methods.dpc_knn import split
-
-_MINIMUM = 7  # the authors never go below 8 tokens, the class token among them
+from methods.algorithms.sampling import sample_positional, sample_sorted
 
 
 def significance(attention_BHN: Tensor, v_BHND: Tensor, per_head: bool = False) -> Tensor:
@@ -38,55 +36,6 @@ def significance(attention_BHN: Tensor, v_BHND: Tensor, per_head: bool = False) 
     if per_head:
         return (attention_BHN * square_BHN.sqrt()).sum(1)
     return attention_BHN.sum(1) * square_BHN.sum(1).sqrt()
-
-
-def sample_sorted(score_BN: Tensor, points: int, whole: bool = True) -> tuple[Tensor, Tensor]:
-    """Inverse transform sampling along tokens of ascending score, at evenly spaced points.
-
-    Args:
-        score_BN: significance without the protected tokens; 0 in empty slots.
-        points: how many points (`n_ref_tokens - 1`); tokens beyond that many are out of reach,
-            the least significant first.
-        whole: no token was removed before; else the curve starts at an empty slot's zero.
-
-    Returns:
-        (B,N) tokens in ascending order, and (B,points) the rank in it that each point picks.
-    """
-    N = score_BN.shape[1]
-    score, order = score_BN.sort(dim=1, stable=True)
-    tiny = torch.finfo(score.dtype).tiny
-    cdf = (score / score.sum(1, keepdim=True).clamp_min(tiny)).cumsum(1)
-    if whole:
-        cdf = cdf - cdf[:, :1]
-    cdf = cdf / cdf[:, -1:].clamp_min(tiny)
-    start = cdf.masked_fill(cdf == 0, 1.0).amin(1, keepdim=True)
-    even = torch.linspace(0, 1, points, device=score.device, dtype=score.dtype)
-    beyond = max(N - points, 0)
-    return order, nearest(start + even * (1 - start), cdf[:, beyond:]) + beyond
-
-
-def sample_positional(
-    score_BN: Tensor, sample_count: int, empty_BN: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Inverse transform sampling along positions, at the middles of `sample_count` equal steps.
-
-    The last middle is left out, except where rounding of the step lets it in, as in the code.
-    Returns as `sample_sorted`, the order being that of the positions.
-    """
-    K = sample_count
-    cdf = (score_BN / (score_BN.sum(1, keepdim=True) + 1e-6)).cumsum(1)
-    if empty_BN is not None:
-        cdf = cdf + 0.1 * empty_BN
-    middles = torch.arange(
-        1 / (2 * K), (2 * K - 1) / (2 * K), 2 / (2 * K), device=cdf.device, dtype=cdf.dtype
-    )
-    order = torch.arange(cdf.shape[1], device=cdf.device).expand_as(cdf)
-    return order, nearest(middles.expand(len(cdf), -1), cdf)
-
-
-def nearest(point_BK: Tensor, curve_BN: Tensor) -> Tensor:
-    """(B,K) where the curve comes nearest to each point, the first place on ties."""
-    return (point_BK[..., None] - curve_BN[:, None]).abs().argmin(-1)
 
 
 @register("ats", source="Fayyaz et al., ECCV 2022, §3", url="https://arxiv.org/abs/2111.15667")
@@ -103,19 +52,16 @@ class ATS(Reducer):
 
     acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
+    least: ClassVar[int] = 7  # the authors never go below 8 tokens, the class token among them
     needs_anchor: ClassVar[bool] = True
     adaptive: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
     keeps: ClassVar[str] = "initial"
 
-    def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
-        """Down to the authors' 7 sample points, the class token making 8."""
-        return max(min(r, tokens - _MINIMUM), 0)
-
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the distinct picks, in ascending order of significance (positional: position)."""
-        fixed, patches = split(site.protect, site.n_protected)
+        fixed, patches = site.split()
         points, positional = patches.shape[1] - r, self.variant == "positional"
         assert site.anchor is not None
         empty = site.size[..., 0] == 0

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import BenchError, Learner, Plan, Site, take
+from bench.registry import near_miss, register
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.loss import clip_alignment_loss
 
+IMPORTANCE = ("query", "attention")
+
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
 @dataclass(frozen=True)
-class CrossGET(Reducer):
+class CrossGET(Learner):
     """Merges along a complete graph of tokens, guided by what the cross token finds important.
 
     A cross token rides along last in every tower and never merges. `cross_tokens` maps a tower to
@@ -35,7 +37,7 @@ class CrossGET(Reducer):
     """
 
     cross_tokens: Any = field(default=None, compare=False)
-    importance: Literal["query", "attention"] = "query"
+    importance: str = "query"
     guided_matching: bool = True
     guided_ensemble: bool = True
     tokens: CrossTokens = field(init=False, compare=False, repr=False)
@@ -45,15 +47,18 @@ class CrossGET(Reducer):
     learns: ClassVar[str] = "cross_tokens"
 
     def __post_init__(self) -> None:
-        """Read the cross tokens.
+        """Read the cross tokens, unless they are given ready-made.
 
         Raises:
-            BenchError: the file or the tensors do not serve.
+            BenchError: the file or the tensors do not serve, or there is no such importance.
         """
-        try:
-            object.__setattr__(self, "tokens", CrossTokens.of(self.cross_tokens))
-        except (OSError, ValueError) as error:
-            raise BenchError(f"crossget: {error}") from error
+        if self.importance not in IMPORTANCE:
+            hint = near_miss(self.importance, IMPORTANCE)
+            raise BenchError(f"crossget has no importance '{self.importance}'{hint}")
+        given = self.cross_tokens
+        tokens = given if isinstance(given, CrossTokens) else CrossTokens(self.read(given))
+        object.__setattr__(self, "tokens", tokens)
+        object.__setattr__(self, "tables", tokens.vectors)
 
     def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
         """A copy of the class or end-of-text token; the mean where there is none."""
@@ -61,17 +66,12 @@ class CrossGET(Reducer):
 
     def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
         """Last token <- detached running token + this layer's learned vector."""
-        text = tower == "text" and anchor is not None
-        current = take(x, anchor[:, None]) if text and anchor is not None else x[:, -1:]
+        current = x[:, -1:] if anchor is None or tower != "text" else take(x, anchor[:, None])
         return self.tokens.refreshed(x, current, layer, tower)
 
-    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
-        """One vector a layer and tower, zero where none was given."""
-        known = self.tokens.vectors
-        tables = {tower: known.get(tower, torch.zeros(shape)) for tower, shape in shapes.items()}
-        learned = {tower: nn.Parameter(table.clone()) for tower, table in tables.items()}
-        self.tokens.vectors = dict(learned)
-        return learned
+    def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
+        """One vector of zeros a layer and tower."""
+        return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
     def loss(self, model: Any, own: Tensor | None = None) -> Tensor:
         """The alignment loss of a CLIP or SigLIP (§3.1)."""

@@ -12,17 +12,15 @@ Shapes: B batch, N tokens, M kept, R merged away.
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch.nn import functional as F
 
 from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import near_miss, register
+from bench.registry import register
+from methods.algorithms.rates import published_rates
 from methods.tofu import plain_mean
 from methods.topk import ranked_by_anchor
 
@@ -90,29 +88,3 @@ def prune_then_merge(site: Site, prune_kept_num: int, merge_kept_num: int) -> Pl
     size_BM = size_BN.gather(1, keep_BM).scatter_add(1, dst_BR, grown_BR).clamp_min(0)
     plan = plain_mean(Plan(keep_BM, src_BR, dst_BR), site.size)
     return replace(plan, size=size_BM[..., None])
-
-
-@functools.cache
-def _published() -> dict[str, Any]:
-    text = files("bench.data").joinpath("diffrate.json").read_text(encoding="utf-8")
-    rates: dict[str, Any] = json.loads(text)["rates"]
-    return rates
-
-
-def published_rates(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens pruned at each block, and removed in all, by the published schedule of that name.
-
-    Raises:
-        BenchError: there is none.
-    """
-    if name not in _published():
-        raise BenchError(f"diffrate has no rates '{name}'{near_miss(name, _published())}")
-    pruned, removed = [], []
-    kept = _published()[name]
-    n = kept["prune_kept"][0]  # the first block keeps all
-    for after_pruning, after_merging in zip(kept["prune_kept"], kept["merge_kept"], strict=True):
-        left = min(n, after_pruning)
-        pruned.append(n - left)
-        removed.append(n - min(left, after_merging))
-        n -= removed[-1]
-    return tuple(pruned), tuple(removed)

@@ -12,53 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site, Unsupported, learned_tensors, take
+from bench.core import Learner, Plan, Site, default_layers, take
 from bench.registry import register
-
-Weights = Mapping[str, Tensor]
-LAYERS = ("in_conv.1", "out_conv.0", "out_conv.2", "out_conv.4")
-
-
-def keep_scores(x_BNC: Tensor, weights: Weights, policy_BN1: Tensor | None = None) -> Tensor:
-    """(B,N,C) tokens -> (B,N,2) log-probabilities of keeping and dropping each.
-
-    Args:
-        x_BNC: tokens without the class token.
-        weights: of the predictor, under the authors' names.
-        policy_BN1: 1 for tokens, 0 for empty slots, which say nothing to the others.
-    """
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return F.linear(x, weights[f"{name}.weight"].to(x), weights[f"{name}.bias"].to(x))
-
-    scale, shift = (weights[f"in_conv.0.{name}"].to(x_BNC) for name in ("weight", "bias"))
-    x = F.gelu(linear(F.layer_norm(x_BNC, x_BNC.shape[-1:], scale, shift), LAYERS[0]))
-    local, shared = x.chunk(2, -1)
-    policy = torch.ones_like(x[..., :1]) if policy_BN1 is None else policy_BN1.to(x)
-    mean = (shared * policy).sum(1, keepdim=True) / policy.sum(1, keepdim=True)
-    x = torch.cat([local, mean.expand_as(shared)], -1)
-    for name in LAYERS[1:-1]:
-        x = F.gelu(linear(x, name))
-    return linear(x, LAYERS[-1]).log_softmax(-1)
-
-
-def new_predictor(width: int, seed: int = 0) -> dict[str, Tensor]:
-    """An untrained predictor for tokens of `width` channels."""
-    rng = torch.Generator().manual_seed(seed)
-    widths = [(width, width), (width // 2, width), (width // 4, width // 2), (2, width // 4)]
-    found = {"in_conv.0.weight": torch.ones(width), "in_conv.0.bias": torch.zeros(width)}
-    for name, (out, into) in zip(LAYERS, widths, strict=True):
-        found[f"{name}.weight"] = torch.randn(out, into, generator=rng) * into**-0.5
-        found[f"{name}.bias"] = torch.zeros(out)
-    return found
+from methods.algorithms.predictor import keep_scores, new_predictor
 
 
 @register("dynamicvit", source="Rao et al., NeurIPS 2021", url="https://arxiv.org/abs/2106.02034")
 @dataclass(frozen=True)
-class DynamicViT(Reducer):
+class DynamicViT(Learner):
     """Drops the tokens that a learned predictor ahead of the block gives the lowest keep score.
 
     `predictor` names a safetensors file, or maps `TOWER.LAYER.NAME` to tensors; "random" is enough
@@ -66,8 +30,7 @@ class DynamicViT(Reducer):
     """
 
     predictor: Any = field(default=None, compare=False)
-    weights: dict[str, Tensor] = field(init=False, compare=False, repr=False)
-    off: list[Tensor] = field(init=False, compare=False, repr=False)
+    off: list[Tensor] = field(init=False, compare=False, repr=False, default_factory=list)
 
     acts: ClassVar[str] = "chosen layers, before the block"
     trained: ClassVar[bool] = True
@@ -80,33 +43,23 @@ class DynamicViT(Reducer):
     keeps: ClassVar[str] = "initial"
     learns: ClassVar[str] = "predictor"
 
-    def __post_init__(self) -> None:
-        """Read the predictors.
-
-        Raises:
-            BenchError: the file does not serve.
-        """
-        given = None if self.predictor == "random" else self.predictor
-        object.__setattr__(self, "weights", learned_tensors(given, self.learns))
-        object.__setattr__(self, "off", [])
-
     def plan(self, site: Site, r: int) -> Plan:
         """Keep protected tokens, then the rest by descending keep score.
 
         Raises:
             Unsupported: there is no predictor for this tower and layer.
         """
-        n = site.x.shape[1] - site.n_protected
-        order = site.protect.to(torch.int8).argsort(dim=1, stable=True)
-        patches, fixed = order[:, :n], order[:, n:]
-        weights = self._at(site)
+        fixed, patches = site.split()
+        count = patches.shape[1] - r
+        random = self.predictor == "random" and not self.tables
+        weights = new_predictor(site.x.shape[-1], site.layer) if random else self.at(site)
         x, policy = take(site.x, patches), take(site.size, patches)
         score = keep_scores(x, weights, policy)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
             drawn = F.gumbel_softmax(score.float(), hard=True)[..., :1] * policy
-            return self._sampled(site, drawn, patches, n - r)
+            return self._sampled(site, drawn, patches, count)
         score = score[..., 0].masked_fill(policy[..., 0] == 0, -1e4)
-        best = score.argsort(dim=1, descending=True, stable=True)[:, : n - r]
+        best = score.argsort(dim=1, descending=True, stable=True)[:, :count]
         return Plan(torch.cat([fixed, patches.gather(1, best)], 1))
 
     def _sampled(self, site: Site, drawn: Tensor, patches: Tensor, count: int) -> Plan:
@@ -123,20 +76,11 @@ class DynamicViT(Reducer):
         self.off.clear()
         return 4 * torch.stack(off).mean() if off else None  # half the loss: authors weigh it 2
 
-    def _at(self, site: Site) -> Weights:
-        prefix = f"{site.tower}.{site.layer}."
-        found = {k.removeprefix(prefix): v for k, v in self.weights.items() if k.startswith(prefix)}
-        if found or self.predictor == "random":
-            return found or new_predictor(site.x.shape[-1], seed=site.layer)
-        where = f"the {site.tower} tower's layer {site.layer}"
-        raise Unsupported(f"dynamicvit has no predictor for {where}: train one with --freeze")
-
-    def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
-        """One predictor a tower for each of the usual layers, new where none was given."""
-        for tower, (depth, width) in shapes.items():
-            for layer in sorted({depth * i // 4 for i in (1, 2, 3)}):
-                for name, value in new_predictor(width, seed=layer).items():
-                    self.weights.setdefault(f"{tower}.{layer}.{name}", value)
-        learned = {name: nn.Parameter(value.clone()) for name, value in self.weights.items()}
-        self.weights.update(learned)
-        return learned
+    def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
+        """One predictor a tower for each of the usual layers."""
+        return {
+            f"{tower}.{layer}.{name}": value
+            for tower, (depth, width) in shapes.items()
+            for layer in default_layers(depth)
+            for name, value in new_predictor(width, seed=layer).items()
+        }

@@ -14,6 +14,7 @@ import torch
 
 from bench.core import Plan, Reducer, Site
 from bench.registry import register
+from methods.topk import ranked
 
 
 @register("evit", source="Liang et al., ICLR 2022, §3", url="https://arxiv.org/abs/2202.07800")
@@ -35,9 +36,7 @@ class EViT(Reducer):
     def plan(self, site: Site, r: int) -> Plan:
         """Keep protected tokens, then the rest by descending class attention."""
         score_BN = site.anchor_attention()
-        order = score_BN.masked_fill(site.protect, float("inf")).argsort(
-            dim=1, descending=True, stable=True
-        )
+        order = ranked(score_BN, site.protect)
         keep, gone = order[:, :-r], order[:, -r:]
         if not self.fuse:
             return Plan(keep)

@@ -16,6 +16,7 @@ class Unreduced(Reducer):
 
     acts: ClassVar[str] = "nowhere"
     budget: ClassVar[dict[str, Any]] = {"r": 0}
+    towers: ClassVar[tuple[str, ...]] = ("vision", "text", "projector", "language")
 
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """It never removes a token."""

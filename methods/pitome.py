@@ -74,8 +74,7 @@ class PiToMe(Reducer):
     @torch.no_grad()
     def _by_energy(self, site: Site, metric_BNC: Tensor, r: int, among: int) -> Plan:
         """Merge r of the `among` tokens of highest energy into others of them."""
-        aside = site.protect.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-        fixed_BF, free_BT = aside[:, : site.n_protected], aside[:, site.n_protected :]
+        fixed_BF, free_BT = site.split()
         metric = F.normalize(take(metric_BNC, free_BT), dim=-1)
         alike_BTT = metric @ metric.transpose(-1, -2)
         energy_BT = F.elu(alike_BTT - self._margin(site), self.alpha).mean(-1)

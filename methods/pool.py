@@ -29,6 +29,7 @@ class Pool(Reducer):
 
     acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
+    towers: ClassVar[tuple[str, ...]] = ("vision", "projector")
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
 
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:

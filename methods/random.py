@@ -19,20 +19,21 @@ _A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31
 class Random(Reducer):
     """Drops tokens at seeded random positions, the same ones for every sample of a batch.
 
-    Departures: none; a draw depends on seed, layer and position only, so that a sample's result
-    does not depend on its batch.
+    Departures: none; a draw depends on seed, layer and place among the tokens that can go, so that
+    a sample's result does not depend on its batch or its padding.
     """
 
     seed: int = 0
 
     acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
+    towers: ClassVar[tuple[str, ...]] = ("vision", "text", "projector", "language")
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the N - r tokens of highest random rank, in their order."""
         n = site.x.shape[1]
-        draw = torch.arange(n, device=site.x.device) + 1
+        draw = (~site.protect).cumsum(1) + 1  # by its rank among those that can go
         key = (self.seed * 8191 + site.layer + 1) * _C % _MOD
         for _ in range(3):
             draw = ((draw ^ (draw >> 13)) * _A + key * _B) % _MOD

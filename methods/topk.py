@@ -16,10 +16,15 @@ from bench.core import Plan, Reducer, Site
 from bench.registry import register
 
 
+def ranked(score_BN: Tensor, protect_BN: Tensor) -> Tensor:
+    """(B,N) positions, the highest score first, protected ones ahead."""
+    score_BN = score_BN.masked_fill(protect_BN, float("inf"))
+    return score_BN.argsort(dim=1, descending=True, stable=True)
+
+
 def ranked_by_anchor(site: Site) -> Tensor:
     """(B,N) positions by attention from the class token, highest first, protected ones ahead."""
-    score = site.anchor_attention().masked_fill(site.protect, float("inf"))
-    return score.argsort(dim=1, descending=True, stable=True)
+    return ranked(site.anchor_attention(), site.protect)
 
 
 @register(

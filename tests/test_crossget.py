@@ -148,10 +148,15 @@ def test_both_towers_carry_the_cross_token() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("no-such-file.safetensors", "no cross tokens at no-such-file"),
+        ("no-such-file.safetensors", "no file no-such-file"),
         ({"vision": torch.zeros(32)}, r"must be \(L,C\)"),
     ],
 )
 def test_cross_tokens_that_do_not_serve(given: Any, says: str) -> None:
     with pytest.raises(bench.BenchError, match=says):
         method("crossget")(cross_tokens=given)
+
+
+def test_an_unknown_importance_is_refused() -> None:
+    with pytest.raises(bench.BenchError, match="no importance 'querry' — did you mean 'query'"):
+        method("crossget")(importance="querry")

@@ -12,7 +12,8 @@ import bench
 from bench.core import Site
 from bench.errors import BenchError
 from bench.schedules import as_schedule
-from methods.dynamicvit import DynamicViT, keep_scores
+from methods.algorithms.predictor import keep_scores
+from methods.dynamicvit import DynamicViT
 from tests import tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "methods" / "dynamicvit.safetensors"
@@ -40,7 +41,7 @@ def test_two_stages_of_the_authors() -> None:
     for stage, layer in ((0, 3), (1, 6)):
         free = x.shape[1] - 1
         r = schedule(layer, 12, free, PATCHES)
-        score = keep_scores(x[:, 1:], method._at(_site(x, layer)))
+        score = keep_scores(x[:, 1:], method.at(_site(x, layer)))
         torch.testing.assert_close(score, g[f"out.stage{stage}.pred_score"], atol=1e-4, rtol=0)
         plan = method.plan(_site(x, layer), r)
         x, _ = plan.apply(x, torch.ones_like(x[..., :1]))
@@ -70,7 +71,7 @@ def test_it_learns_which_tokens_help_and_keeps_it(tmp_path: Path) -> None:
 
 def test_without_a_predictor_it_refuses() -> None:
     model = tiny.timm_vit()
-    refuses = pytest.raises(BenchError, match="no predictor for the vision tower's layer 1")
+    refuses = pytest.raises(BenchError, match="predictor for no layer, not for vision.1")
     with refuses, bench.reduced(model, "dynamicvit", keep_rate=0.5):
         model(tiny.images(1))
     with bench.reduced(model, "dynamicvit", keep_rate=0.5, predictor="random"):

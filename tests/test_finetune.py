@@ -402,7 +402,7 @@ def test_a_cell_takes_what_the_method_learned_unless_it_names_something_else(
 
 
 def test_fine_tuning_goes_on_from_what_the_method_learned(recipe: Make, tuned: Path) -> None:
-    own = CrossTokens.of(tuned / "crossget.safetensors").vectors
+    own = bench.registry.method("crossget")(cross_tokens=tuned / "crossget.safetensors").learned
     found: Any = recipes.reducer(recipe(model=str(tuned)))
     assert own.keys() == found.tokens.vectors.keys()
     assert all(torch.equal(own[tower], found.tokens.vectors[tower]) for tower in own)
@@ -489,7 +489,8 @@ def test_a_missing_file_is_named_before_anything_is_measured(
     parsed, origin = suite(tmp_path, clip, f", cross_tokens: {tokens}")
     with pytest.raises(BenchError) as error:
         runner.run(parsed, origin, tmp_path / "results", machine="m", quiet=True)
-    assert str(error.value) == "suite.yaml:5: crossget: no cross tokens at /no/such.safetensors"
+    says = "suite.yaml:5: no file /no/such.safetensors: cross_tokens must name a safetensors file"
+    assert str(error.value) == says
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
@@ -616,7 +617,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("CLIP --method tome --r 4 --param fast=1", "'tome' has no parameter 'fast'"),
         ("CLIP --method tome --r 4 --param fast", "wants KEY=VALUE"),
         ("CLIP --method tome --r 4 --param fast=[", "wants KEY=VALUE"),
-        ("CLIP --method crossget --param cross_tokens=/no/file", "no cross tokens at /no/file"),
+        ("CLIP --method crossget --param cross_tokens=/no/file", "no file /no/file"),
         ("CLIP --method none --batch 0", "batch 0 makes no sense"),
         ("CLIP --method none --batch few", "argument --batch"),
         ("CLIP --method none --rank -2", "rank -2 makes no sense"),

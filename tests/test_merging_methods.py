@@ -16,7 +16,8 @@ import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.published import Cost
 from bench.schedules import as_schedule
-from methods.diffrate import DiffRate, prune_then_merge, published_rates
+from methods.algorithms.rates import published_rates
+from methods.diffrate import DiffRate, prune_then_merge
 from methods.pitome import PiToMe
 from methods.tofu import ToFu
 from methods.topk import ranked_by_anchor

@@ -106,7 +106,8 @@ def test_every_shape_in_the_table_is_a_configuration() -> None:
     for name in SHAPES:
         config = _config(name, False, True)
         vision = getattr(config, "vision_config", config)
-        assert vision.hidden_size % vision.num_attention_heads == 0
+        width = getattr(vision, "embed_dim", vision.hidden_size)
+        assert width % getattr(vision, "num_attention_heads", getattr(vision, "num_heads", 1)) == 0
         if config.model_type == "clip":
             assert config.text_config.projection_dim == config.projection_dim
 

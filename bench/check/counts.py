@@ -19,7 +19,7 @@ def counts(probe: Probe) -> str:
 
 
 def _image_counts(probe: Probe) -> str:
-    seen, image = probe.own, probe.subject.inputs[0]
+    seen, image = probe.own, probe.subject.inputs["pixel_values"]
     side = int((probe.subject.tokens - probe.tower.prefix) ** 0.5)
     patch = image.shape[-1] // side
     rate = seen.budget["keep_rate"][probe.tower.name]
@@ -34,7 +34,7 @@ def _counts(probe: Probe, seen: Seen) -> str:
     tower, reducer = probe.tower, seen.reducer
     schedule = as_schedule(reducer, **{k: v[tower.name] for k, v in seen.budget.items()})
     initial = probe.subject.tokens - tower.n_protected
-    fixed, nominal = tower.n_protected + reducer.appends, initial
+    nominal = initial
     grid = tower.grid(probe.subject.tokens - tower.prefix)
     calls = {call.site.layer: call for call in seen.calls}
     ran = [out for _, out in seen.trace.tokens[tower.name]]
@@ -50,16 +50,23 @@ def _counts(probe: Probe, seen: Seen) -> str:
         if (call is not None) != (r > 0):
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
         if call is not None:
-            nominal = _after(call, fixed, nominal, reducer.adaptive)
+            nominal = after(call, nominal, reducer.adaptive)
             grid = call.plan.grid
-            if ran[layer] != call.plan.keep.shape[1] + made_by(call.plan):
+            if ran[layer] != call.plan.keep.shape[1] + made_by(call.plan) - _class(probe, call):
                 raise Broken(f"layer {layer} runs on {ran[layer]} tokens, other than planned")
     return f"{probe.subject.tokens} to {ran[-1] if ran else probe.subject.tokens}"
 
 
-def _after(call: Call, fixed: int, nominal: int, adaptive: bool) -> int:
+def _class(probe: Probe, call: Call) -> int:
+    """How many class tokens a projector's method sees and the language model does not."""
+    goes_on = probe.tower.name != "projector" or probe.method.keeps_class
+    return 0 if goes_on else call.site.prefix
+
+
+def after(call: Call, nominal: int, adaptive: bool) -> int:
     """The count of removable tokens that the next layer's schedule starts from."""
-    plan, layer, want = call.plan, call.site.layer, fixed + nominal
+    plan, layer, fixed = call.plan, call.site.layer, call.site.n_protected
+    want = fixed + nominal
     kept, made = plan.keep.shape[1], made_by(plan)
     if adaptive:
         most = int((plan.keep >= 0).sum(1).max()) + made

@@ -6,15 +6,13 @@ import contextlib
 import copy
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bench.adapters.base import override
 from bench.check.probe import Broken, Probe
-from bench.check.subject import snapshot
+from bench.check.subject import Subject, changed, snapshot
 from bench.core import Plan, Site
 from bench.reduce import reduced
 
@@ -42,44 +40,40 @@ def _forgets(probe: Probe) -> None:
 
 def _leaves_the_model(probe: Probe) -> None:
     subject = probe.subject
-    model, before = subject.model, subject.before
+    model = subject.model
     outside = copy.deepcopy(model)
     reducer = probe.make()
     with (
-        contextlib.suppress(_Interrupted),
+        contextlib.suppress(Interrupted),
         override(reducer, "plan", _interrupt),
         reduced(model, reducer, **probe.budget(reducer)),
     ):
         subject.run()
-        raise _Interrupted
-    _unchanged(before, snapshot(model))
+        raise Interrupted
+    unchanged(subject)
     with reduced(model, reducer, **probe.budget(reducer)):
         subject.run()
         if not torch.equal(subject.run(model=outside), subject.plain):
             raise Broken("a copy of the model made before is reduced with it")
-    _unchanged(before, snapshot(model))
+    unchanged(subject)
     for name, one in {"the model": model, "a copy of the model": copy.deepcopy(model)}.items():
         if not torch.equal(subject.run(model=one), subject.plain):
             raise Broken(f"{name} answers otherwise afterwards than before")
 
 
-class _Interrupted(Exception):
-    pass
+class Interrupted(Exception):
+    """Something else in a program went wrong in the middle of a pass."""
 
 
 def _interrupt(site: Site, r: int) -> Plan:
-    raise _Interrupted
+    raise Interrupted
 
 
-def _unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for name in before.keys() | after.keys():
-        old, new = before.get(name), after.get(name)
-        if isinstance(old, tuple) and isinstance(new, tuple) and isinstance(old[0], Tensor):
-            same = torch.equal(old[1], new[1])
-        else:
-            same = old is new
-        if not same:
-            raise Broken(f"the model's {name} is changed afterwards")
+def unchanged(subject: Subject) -> None:
+    """The model has the attributes and weights that it had at first."""
+    names = set(changed(subject.before, snapshot(subject.model))) - subject.renewed
+    if names:
+        raise Broken(f"the model's {min(names)} is changed afterwards")
 
 
 def deterministic(probe: Probe) -> str:

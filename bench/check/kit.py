@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.check import counts, indices, isolation, numerics, passes, plans
+from bench.check import answers, counts, decoding, indices, isolation, numerics, passes, plans
+from bench.check.answer import AnswerProbe
 from bench.check.probe import Broken, NotApplicable, Probe
-from bench.check.subject import CASES, Case
+from bench.check.subject import CASES, Case, Prompted
 from bench.core import Reducer, Unsupported
+from bench.measure.latency import using_threads
 from bench.registry import method as lookup
 
 OK, FAILED, NOT_APPLICABLE = "ok", "failed", "n/a"
@@ -22,6 +24,9 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "indices": indices.indices,
     "batch": passes.batch,
     "permutation": passes.permutation,
+    "positions": decoding.positions,
+    "causal": decoding.causal,
+    "generation": decoding.generation,
     "state": isolation.state,
     "deterministic": isolation.deterministic,
     "half": numerics.half,
@@ -73,14 +78,20 @@ def check(
 
 def open_case(cls: type[Reducer], case: Case, params: Mapping[str, Any]) -> Probe | str:
     """The method on a case's model, or the line with which it refuses that model."""
-    probe = Probe(cls, case, params)
+    prompted = isinstance(case, Prompted)
+    with using_threads(1):
+        probe = (AnswerProbe if prompted else Probe)(cls, case, params)
+        return _refusal(probe) or probe
+
+
+def _refusal(probe: Probe) -> str:
     try:
         _ = probe.own
     except Unsupported as refusal:
         return str(refusal)
     except Exception:  # every property will meet it and say so
-        return probe
-    return probe
+        return ""
+    return ""
 
 
 def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Finding:
@@ -91,8 +102,12 @@ def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Findi
 
     if isinstance(probe, str):
         return finding(NOT_APPLICABLE, probe)
+    holds = PROPERTIES[name]
+    if isinstance(probe, AnswerProbe):
+        holds = answers.HERE.get(name, holds)
     try:
-        return finding(OK, PROPERTIES[name](probe))
+        with using_threads(1):  # on models as small as these more of them only wait
+            return finding(OK, holds(probe))
     except NotApplicable as reason:
         return finding(NOT_APPLICABLE, str(reason))
     except Broken as wrong:

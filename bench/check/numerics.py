@@ -19,7 +19,10 @@ def half(probe: Probe) -> str:
     """In bfloat16 it runs, stays bfloat16 and is finite; in float32 likewise."""
     subject, reducer = probe.subject, probe.make()
     model = copy.deepcopy(subject.model).to(torch.bfloat16)
-    inputs = tuple(t.to(torch.bfloat16) if t.is_floating_point() else t for t in subject.inputs)
+    inputs = {
+        name: t.to(torch.bfloat16) if t.is_floating_point() else t
+        for name, t in subject.inputs.items()
+    }
     with torch.no_grad(), reduced(model, reducer, **probe.budget(reducer)):
         out = subject.run(inputs, model)
     if out.dtype != torch.bfloat16:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
-from bench.check.subject import BATCH
 from bench.core import Plan
 from bench.reduce import reduced
 
@@ -23,7 +22,7 @@ def nothing(probe: Probe) -> str:
     subject, reducer = probe.subject, probe.make()
     with torch.no_grad(), reduced(subject.model, reducer, **probe.budget(reducer, "nothing")):
         _same(subject.run(), subject.plain, "removing nothing")
-        asked = (BATCH, *subject.plain.shape[1:])
+        asked = (probe.case.batch, *subject.plain.shape[1:])
         if subject.plain.shape != asked:
             raise Broken(f"the model answers {tuple(subject.plain.shape)}, not {asked}")
     return "bit for bit"
@@ -41,15 +40,15 @@ def batch(probe: Probe) -> str:
     """A sample is reduced alone as it is in a batch: same decisions, same numbers."""
     together = probe.own
     with torch.no_grad():
-        for i in range(BATCH):
-            inputs = tuple(t[i : i + 1] for t in probe.subject.inputs)
+        for i in range(probe.case.batch):
+            inputs = probe.case.alone(probe.subject.inputs, i)
             alone = probe.watch(probe.make(), inputs=inputs)
             for one, all_ in zip(alone.calls, together.calls, strict=True):
                 part = _differs(_decision(one.plan, 0), _decision(all_.plan, i))
                 if part:
                     raise Broken(
                         f"layer {one.site.layer} decides {part} of sample {i} otherwise alone than "
-                        f"in a batch of {BATCH}"
+                        f"in a batch of {probe.case.batch}"
                     )
             far = float((alone.out[0] - together.out[i]).abs().max())
             if not close(alone.out[0], together.out[i]):

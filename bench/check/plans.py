@@ -12,7 +12,7 @@ def protected(probe: Probe) -> str:
     """Class, prefix, end-of-text and appended tokens stay, unmixed, where readers find them."""
     for seen in probe.decided(_survive):
         for call, slots, _ in seen.reductions(probe.tower.name):
-            _stand_still(call, slots, seen.reducer.appends, probe.tower.prefix)
+            _stand_still(call, slots, seen.reducer.appends, call.site.prefix)
     return ""
 
 
@@ -43,8 +43,8 @@ def _stand_still(call: Call, slots: Tensor, appends: int, prefix: int) -> None:
 def mass(probe: Probe) -> str:
     """Sizes say how many input tokens a token stands for: none is lost or counted twice."""
     for seen in probe.decided():
-        most = seen.calls[0].site.size.sum(1)
         for call, slots, size in seen.reductions(probe.tower.name):
+            most = (call.site.start or seen.calls[0].site).size.sum(1)
             if call.plan.size is None:
                 _conserved(call, slots, size)
             else:

@@ -19,7 +19,13 @@ from bench.tracing import Trace
 
 NOTHING: dict[str, float] = {"r": 0, "keep_rate": 1.0}
 # Hard on a method: uneven, and nearly everything goes. Shares leave a token even of a text.
-HARD: dict[str, Any] = {"vision": [24, 23, 9, 4], "text": [5, 4, 1, 1], "keep_rate": 0.4}
+HARD_RATE = 0.4
+HARD = {  # tokens a block, of so many
+    "vision": (64, [24, 23, 9, 4]),
+    "text": (12, [5, 4, 1, 1]),
+    "projector": (64, [50]),
+    "language": (64, [0, 30, 0, 20, 0, 8, *[0] * 6]),
+}
 
 
 class Broken(Exception):
@@ -59,6 +65,9 @@ class Seen:
     def reductions(self, tower: str) -> list[tuple[Call, Tensor, Tensor]]:
         """Each call with (B,N) output slots of its tokens and (B,M,1) sizes afterwards."""
         slots, sizes = self.trace.layer_slots[tower], self.trace.sizes[tower]
+        if not slots:  # where the harness notes none, the plan says what it means
+            sites = [(call, call.site) for call in self.calls]
+            return [(c, c.plan.slots(s.x.shape[1]), c.plan.apply(s.x, s.size)[1]) for c, s in sites]
         return [(c, p[1], s[1]) for c, p, s in zip(self.calls, slots, sizes, strict=True)]
 
 
@@ -80,7 +89,8 @@ class Probe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             reducer = self.method(**{**self.params, **more})
-            learned = reducer.learn(self.subject.shapes) if reducer.learns else {}
+            shapes = {n: s for n, s in self.subject.shapes.items() if n in reducer.towers}
+            learned = reducer.learn(shapes) if reducer.learns else {}
         return reducer, dict(learned)
 
     def budget(self, reducer: Reducer, kind: str = "own") -> dict[str, Any]:
@@ -89,13 +99,22 @@ class Probe:
         if kind == "nothing":
             value = NOTHING[name]
         elif kind == "hard":
-            value = HARD[self.tower.name if name == "r" else name]
+            out_of, counts = HARD[self.tower.name]
+            hard = [n * self.subject.removable // out_of for n in counts]
+            value = hard if name == "r" else HARD_RATE
         return {name: {self.tower.name: value}}
 
     def watch(
-        self, reducer: Reducer, budget: dict[str, Any] | None = None, inputs: Inputs | None = None
+        self,
+        reducer: Reducer,
+        budget: dict[str, Any] | None = None,
+        inputs: Inputs | None = None,
+        run: Callable[[Inputs], Tensor] | None = None,
     ) -> Seen:
-        """Run one pass and note what happens; gradients are recorded where they are switched on."""
+        """Run one pass and note what happens; gradients are recorded where they are switched on.
+
+        `run` is what is run in place of the case's own pass.
+        """
         seen = self.latest = Seen(reducer, self.budget(reducer) if budget is None else budget)
         plan = reducer.plan
 
@@ -117,7 +136,8 @@ class Probe:
             self.subject.at_first_block(enter),
             observing(seen.trace),
         ):
-            seen.out = self.subject.run(inputs)
+            given = self.subject.inputs if inputs is None else inputs
+            seen.out = (run or self.subject.run)(given)
         return seen
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.adapters import adapter_for
-from bench.check import models
+from bench.check import models, multimodal, prompts
 
-BATCH = 3
-Inputs = tuple[Tensor, ...]
+Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Case:
         part: the submodule that is called; "" is the whole model.
         masked: padding is masked out, so that those tokens stand for nothing.
         compiles: torch.compile is tried here; it costs more than all the rest.
+        batch: samples that run at once.
     """
 
     name: str
@@ -36,20 +36,62 @@ class Case:
     part: str = ""
     masked: bool = False
     compiles: bool = False
+    batch: int = 3
 
     def inputs(self, seed: int) -> Inputs:
         """Three images, or three texts of different length."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.tower == "vision":
-                return (models.images(BATCH),)
-            ids = models.token_ids(BATCH)
-        return (ids, (ids != 0).long()) if self.masked else (ids,)
+                return {"pixel_values": models.images(self.batch)}
+            ids = models.token_ids(self.batch)
+        return {"input_ids": ids} | ({"mask": (ids != 0).long()} if self.masked else {})
+
+    def alone(self, inputs: Inputs, i: int) -> Inputs:
+        """One sample of them."""
+        return {name: t[i : i + 1] for name, t in inputs.items()}
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """What the tower's reader says, (B,...)."""
+        part: Any = model.get_submodule(self.part)
+        out = part(*inputs.values())
+        if isinstance(out, Tensor):
+            return out
+        return out.logits if "logits" in out else out.pooler_output  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Prompted(Case):
+    """One tower of a multimodal language model, which answers a prompt with an image in it.
+
+    Attributes:
+        prompts: makes left-padded prompts, so many, from a seed.
+    """
+
+    batch: int = 4
+    prompts: Callable[[int, int], Inputs] = prompts.llava_batch
+
+    def inputs(self, seed: int) -> Inputs:
+        """Four prompts, no two of the same length."""
+        return self.prompts(self.batch, seed - 1)
+
+    def alone(self, inputs: Inputs, i: int) -> Inputs:
+        """One prompt without its padding."""
+        return prompts.alone(inputs, i)
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """(B,V) the scores of the answer's first token."""
+        return model(**inputs).logits[:, -1]  # type: ignore[no-any-return]
 
 
 # Four blocks each, so that the usual layers 1, 2 and 3 leave the first block alone.
 _clip, _siglip = partial(models.clip, text_layers=4), partial(models.siglip, text_layers=4)
 _no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_norm=True)
+_llava, _llava_next = multimodal.llava, multimodal.llava_next
+# deep enough for the layers that methods name as shares of the depth
+_deep, _qwen2_vl, _blip2 = (
+    partial(build, blocks=12) for build in (_llava, multimodal.qwen2_vl, multimodal.blip2)
+)
 
 CASES = (
     Case("timm ViT", models.timm_vit, compiles=True),
@@ -62,6 +104,12 @@ CASES = (
     Case("SigLIP text", _siglip, "text", "text_model"),
     Case("HF ViT", models.hf_vit),
     Case("DINOv2", models.dinov2),
+    Prompted("LLaVA vision", _llava),
+    Prompted("LLaVA projector", _llava, "projector"),
+    Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=prompts.llava_next_batch),
+    Prompted("LLaVA language", _deep, "language"),
+    Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=prompts.qwen2_vl_batch),
+    Prompted("BLIP-2 language", _blip2, "language", prompts=prompts.blip2_batch),
 )
 
 
@@ -69,13 +117,15 @@ class Subject:
     """A case's model, built, and what it answers unreduced."""
 
     def __init__(self, case: Case) -> None:
-        """Build it and run it once, before any method has been made."""
+        """Build it and run it, before any method has been made."""
         self.case = case
         with torch.random.fork_rng(devices=[]):
             self.model = case.build()
-        towers = adapter_for(self.model).towers(self.model)
+        self.towers = towers = adapter_for(self.model).towers(self.model)
         self.tower = towers[case.tower]
-        self.shapes = {name: (len(t.blocks), t.width) for name, t in towers.items()}
+        # what a projector gets, its methods take from the image tower
+        self.entry = towers["vision" if case.tower == "projector" else case.tower].blocks[0]
+        self.shapes = {n: (len(t.blocks), t.width) for n, t in towers.items() if t.attn_parts}
         self.inputs, self.others = case.inputs(1), case.inputs(2)
         self.tokens = 0
 
@@ -86,26 +136,36 @@ class Subject:
         with self.at_first_block(count), torch.no_grad():
             self.plain = self.run()
         self.before = snapshot(self.model)
+        with torch.no_grad():
+            self.run()
+        # the model's own notes, which it renews in every pass
+        self.renewed = set(changed(self.before, snapshot(self.model)))
 
     def run(self, inputs: Inputs | None = None, model: nn.Module | None = None) -> Tensor:
         """What the tower's reader says, (B,...)."""
-        part: Any = (model or self.model).get_submodule(self.case.part)
-        out = part(*(self.inputs if inputs is None else inputs))
-        if isinstance(out, Tensor):
-            return out
-        return out.logits if "logits" in out else out.pooler_output  # type: ignore[no-any-return]
+        return self.case.run(model or self.model, self.inputs if inputs is None else inputs)
+
+    @property
+    def removable(self) -> int:
+        """Tokens that may go, of the sample that has the fewest."""
+        if self.case.tower == "language":
+            return int((self.inputs["input_ids"] == multimodal.IMAGE).sum(1).min())
+        return self.tokens - self.tower.n_protected
 
     def run_all(self) -> bool:
-        """Run all towers, where there are several; returns whether there are."""
-        if len(self.shapes) == 1:
+        """Run both towers of a dual encoder; returns whether it is one."""
+        if self.shapes.keys() != {"vision", "text"}:
             return False
-        images, ids = (replace(self.case, tower=t).inputs(1)[0] for t in ("vision", "text"))
+        images, ids = (
+            next(iter(replace(self.case, tower=tower).inputs(1).values()))
+            for tower in ("vision", "text")
+        )
         self.model(pixel_values=images, input_ids=ids)
         return True
 
     def at_first_block(self, change: Callable[[Tensor], Tensor]) -> _Hook:
         """Let `change` see and replace the sequence (B,N,C) ahead of the first block."""
-        return _Hook(self.tower.blocks[0], change)
+        return _Hook(self.entry, change)
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -115,6 +175,17 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         for key, value in vars(module).items():
             found[f"{name}.{key}"] = value
     return {**found, **{name: (t, t.clone()) for name, t in model.state_dict().items()}}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Names of what differs between two snapshots: attributes by identity, weights by value."""
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, tuple) and isinstance(new, tuple) and isinstance(old[0], Tensor):
+            if not torch.equal(old[1], new[1]):
+                yield name
+        elif old is not new:
+            yield name
 
 
 class _Hook:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding
 
-WIDTH = 128  # where the output is no terminal
+WIDTH = 160  # where the output is no terminal
+CASES_A_TABLE = 10
 STYLE = {OK: "green", FAILED: "bold red", NOT_APPLICABLE: "dim"}
 
 
@@ -19,8 +20,11 @@ def show(findings: Sequence[Finding]) -> None:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     methods = list(dict.fromkeys(f.method for f in findings))
-    console.print(_one(methods[0], findings) if len(methods) == 1 else _many(methods, findings))
-    if len(methods) == 1:
+    if len(methods) > 1:
+        console.print(_many(methods, findings))
+    else:
+        for cases in _columns(findings):
+            console.print(_one(methods[0], cases, findings))
         for line in _reasons(findings):
             console.print(line, markup=False, highlight=False)
     failures = _failures(findings)
@@ -30,8 +34,15 @@ def show(findings: Sequence[Finding]) -> None:
         console.print("every property holds wherever it applies", highlight=False)
 
 
-def _one(method: str, findings: Sequence[Finding]) -> Table:
-    cases = list(dict.fromkeys(f.case for f in findings))
+def _columns(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
+    """The towers by tables that fit on a screen, without those that the method refuses."""
+    cases = list(dict.fromkeys(f.case for f in findings if f.status != NOT_APPLICABLE))
+    cases = cases or list(dict.fromkeys(f.case for f in findings))
+    for start in range(0, len(cases), CASES_A_TABLE):
+        yield cases[start : start + CASES_A_TABLE]
+
+
+def _one(method: str, cases: Sequence[str], findings: Sequence[Finding]) -> Table:
     at = {(f.property, f.case): f for f in findings}
     table = _table(method, [case.replace(" ", "\n", 1) for case in cases])
     for name in PROPERTIES:

@@ -8,7 +8,7 @@ backend nobody counted, a trace that missed a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -87,16 +87,14 @@ def _queries(block: nn.Module, modules: Iterable[nn.Module]) -> tuple[int, int]:
     return width, heads
 
 
-def block_forms(
-    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
-) -> dict[str, int]:
+def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]:
     """MACs of every block by its dotted name, from the trace alone.
 
     Args:
         model: a model with an adapter.
-        trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)].
+        trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)],
+            `.samples[tower]` the samples (images, crops of an image, texts) in the pass.
         count: decides one thing: whether sizes went through attention as extra channels.
-        batch: samples in the pass, or samples by tower (one image against many texts).
 
     Raises:
         CountersDisagree: the trace is of another model.
@@ -106,13 +104,15 @@ def block_forms(
     names = {id(module): name for name, module in model.named_modules()}
     forms: dict[str, int] = {}
     for tower, part in adapter_for(model).towers(model).items():
+        if not part.attn_parts:  # a projector: no blocks with attention
+            continue
         counts = trace.tokens[tower]
         if len(counts) != len(part.blocks):
             raise CountersDisagree(
                 f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
                 f"{len(part.blocks)}; trace and model do not belong together"
             )
-        samples = batch if isinstance(batch, int) else batch[tower]
+        samples = trace.samples[tower]
         for block, (n_in, n_out) in zip(part.blocks, counts, strict=True):
             name = names[id(block)]
             counted = _counted(count, name)
@@ -129,29 +129,25 @@ def _counted(count: MacCount, block: str) -> int:
     return count.by_module.get(block, 0) - count.reduction_by_module.get(block, 0)
 
 
-def closed_form(
-    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
-) -> int:
+def closed_form(model: nn.Module, trace: Any, count: MacCount) -> int:
     """Total MACs with every block's share from the formula.
 
     What lies outside the blocks (embedding, final norm, heads) and the reduction's own cost have no
     closed form worth having: they are taken from `count`. Arguments as for `block_forms`.
     """
-    forms = block_forms(model, trace, count, batch)
+    forms = block_forms(model, trace, count)
     return count.total - sum(_counted(count, name) for name in forms) + sum(forms.values())
 
 
-def check_counters(
-    model: nn.Module, trace: Any, count: MacCount, batch: int | Mapping[str, int] = 1
-) -> int:
+def check_counters(model: nn.Module, trace: Any, count: MacCount) -> int:
     """Compare both counters, block by block and in total; return the closed form's total.
 
     Raises:
         CountersDisagree: they differ by more than 0.5 %; the message names the block.
     """
-    for name, form in block_forms(model, trace, count, batch).items():
+    for name, form in block_forms(model, trace, count).items():
         _agree(f"block '{name}'", _counted(count, name), form)
-    total = closed_form(model, trace, count, batch)
+    total = closed_form(model, trace, count)
     _agree("the whole model", count.total, total)
     return total
 

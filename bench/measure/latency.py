@@ -71,7 +71,7 @@ def paired(
     device = torch.device(device)
     samples_a: list[float] = []
     samples_b: list[float] = []
-    with torch.inference_mode(), _threads(threads) as used, _no_gc():
+    with torch.inference_mode(), using_threads(threads) as used, _no_gc():
         for _ in range(warmup):
             run_a(), run_b()
         start = time.perf_counter()
@@ -131,7 +131,8 @@ def _event() -> torch.cuda.Event:
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
+def using_threads(wanted: int | None) -> Iterator[int]:
+    """Set PyTorch's intra-op threads for the body; yields how many there are."""
     before = torch.get_num_threads()
     if wanted is not None:
         torch.set_num_threads(wanted)
@@ -212,7 +213,7 @@ def reduction_share(
 
     device = torch.device(device)
     shares: list[float] = []
-    with torch.inference_mode(), _threads(threads), _no_gc():
+    with torch.inference_mode(), using_threads(threads), _no_gc():
         for _ in range(warmup):
             run()
         for _ in range(repeats):

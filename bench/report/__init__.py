@@ -96,7 +96,7 @@ def _write(frames: Frames, folder: Path) -> None:
     groups = [_group(frames, group) for group in frames.groups()]
     studies = tuned_section.sections(frames.records)
     failed = _failed(frames)
-    tables = [group[name] for group in groups for name in ("main", "accuracy")]
+    tables = [group[name] for group in groups for name in ("main", "answers", "accuracy")]
     tables += [table for group in groups for table in group["timings"]] + [failed]
     for table in (table for study in studies for table in tuned_section.tables(study)):
         tables.append(table)
@@ -132,7 +132,7 @@ def _write(frames: Frames, folder: Path) -> None:
 
 
 def _group(frames: Frames, group: str) -> dict[str, Any]:
-    from bench.report import comparison, plots, timings
+    from bench.report import answers, comparison, plots, timings
     from bench.report.tables import escape, group_rows
 
     rows = group_rows(frames, group)
@@ -145,6 +145,7 @@ def _group(frames: Frames, group: str) -> dict[str, Any]:
         "headline": comparison.headline(frames, group),
         "main": comparison.main_table(frames, group),
         "accuracy": comparison.accuracy_table(frames, group),
+        "answers": answers.answer_table(frames, group),
         "timings": timings.timing_tables(frames, group),
         "plots": plots.plots(frames, group),
         "gaps": [

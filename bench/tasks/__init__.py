@@ -16,6 +16,7 @@ __all__ = ["Evaluation", "Metric", "Progress", "Task", "catalogue", "check_name"
 
 EMBEDDED = {
     "fashion-mnist": "classification of 2,000 held-out Fashion-MNIST images, 10 classes (top 1, 5)",
+    "emoji-vqa": "1,000 questions about scenes of emoji drawings of a held-out design house",
     "emoji-retrieval": "emoji drawings of a held-out design house against their names, both ways",
 }
 FORMS = {
@@ -57,12 +58,13 @@ def load(name: str) -> Task:
         BenchError: unknown name, or its data are missing or unusable; the message names the fix.
     """
     check_name(name)
-    from bench.tasks import classification, retrieval
+    from bench.tasks import classification, retrieval, vqa
 
     scheme, _, rest = name.partition(":")
     makers: dict[str, Callable[[], Task]] = {
         "fashion-mnist": classification.fashion_mnist,
         "emoji-retrieval": retrieval.emoji,
+        "emoji-vqa": vqa.emoji,
         "imagefolder": lambda: classification.image_folder(rest),
         "karpathy": lambda: retrieval.karpathy(rest),
         "hf-dataset": lambda: _hf_dataset(rest),

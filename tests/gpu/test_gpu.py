@@ -22,7 +22,11 @@ if not torch.cuda.is_available():
 
 pytestmark = pytest.mark.gpu
 MERGERS = ("tome", "crossget")
-METHODS = [name for name in bench.list_methods() if name != "none"]
+METHODS = [
+    name
+    for name, cls in bench.registry.methods().items()
+    if name != "none" and "vision" in cls.towers
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,195 @@
+"""An answer of a multimodal language model, and what its blocks got on the way, noted by hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.adapters import adapter_for
+from bench.adapters.base import override
+from bench.check.multimodal import IMAGE
+from bench.check.probe import Call, NotApplicable, Probe, Seen
+from bench.check.subject import Case, Inputs
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported
+
+NEW = 3  # tokens of an answer
+
+
+@dataclass
+class Step:
+    """One pass of the language model: over the prompt, or over the next token.
+
+    Attributes:
+        embeds: (B,N,C) what it was given; rows of NaN stand for what an earlier tower removed.
+        mask: (B,N) False in padding.
+        widths: how many tokens each block's attention got.
+        masks: its mask, block by block.
+        angles: (B,M,D) what tells it positions, block by block; of a table of positions one entry.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    widths: list[int] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
+    angles: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Answer:
+    """Tokens (B,T), their scores (B,T,V), the length of each block's cache, the passes."""
+
+    tokens: Tensor
+    scores: Tensor
+    caches: list[int]
+    steps: list[Step]
+    seen: Seen | None = None  # what the method did
+
+    @property
+    def calls(self) -> list[Call]:
+        """What the method decided."""
+        return self.seen.calls if self.seen else []
+
+
+def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) -> Answer:
+    """Answer greedily, and note what the blocks get."""
+    with _noting(adapter_for(model).towers(model)["language"]) as steps:
+        out = model.generate(
+            **inputs,
+            max_new_tokens=new,
+            do_sample=False,
+            use_cache=cache,
+            suppress_tokens=[IMAGE],  # an answer in words, as of a trained model
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    layers = out.past_key_values.layers if cache else ()
+    lengths = [layer.keys.shape[2] for layer in layers]
+    return Answer(out.sequences[:, -new:], torch.stack(out.logits, 1), lengths, steps)
+
+
+@contextlib.contextmanager
+def _noting(tower: Any) -> Iterator[list[Step]]:
+    steps: list[Step] = []
+
+    def begin(_: nn.Module, args: Any, kw: Mapping[str, Any]) -> None:
+        x, mask = kw.get("inputs_embeds"), kw.get("attention_mask")
+        if x is None:
+            x = kw["input_ids"][..., None].float()
+        filled = torch.ones(x.shape[:2]) if mask is None else mask
+        steps.append(Step(x.detach(), filled.bool()))
+
+    def attend(_: nn.Module, args: Any, kw: Mapping[str, Any]) -> None:
+        steps[-1].widths.append(kw["hidden_states"].shape[1])
+        steps[-1].masks.append(kw.get("attention_mask"))
+        if kw.get("position_embeddings") is not None:
+            steps[-1].angles.append(torch.cat(kw["position_embeddings"], -1))
+
+    def embed(_: nn.Module, args: Any, out: Tensor) -> None:
+        steps[-1].angles.append(out)
+
+    with contextlib.ExitStack() as stack:
+
+        def hook(module: nn.Module, note: Any) -> None:
+            stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+
+        hook(tower.part, begin)
+        for block in tower.blocks:
+            hook(getattr(block, tower.attn_parts[1]), attend)
+        if hasattr(tower.part, "embed_positions"):
+            stack.callback(tower.part.embed_positions.register_forward_hook(embed).remove)
+        yield steps
+
+
+class AnswerProbe(Probe):
+    """A method on a multimodal language model."""
+
+    def __init__(self, method: type[Reducer], case: Case, params: Mapping[str, Any]) -> None:
+        """Let the model answer before the method is made."""
+        super().__init__(method, case, params)
+        with torch.no_grad():
+            self.plain = answer(self.subject.model, self.subject.inputs)
+
+    def answer(
+        self,
+        reducer: Reducer,
+        budget: Mapping[str, Any] | None = None,
+        inputs: Inputs | None = None,
+        **how: Any,
+    ) -> Answer:
+        """An answer with the method at work."""
+        found: list[Answer] = []
+
+        def run(given: Inputs) -> Tensor:
+            found.append(answer(self.subject.model, given, **how))
+            return found[0].scores
+
+        with torch.no_grad():
+            seen = self.watch(reducer, None if budget is None else dict(budget), inputs, run)
+        return replace(found[0], seen=seen)
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """At the own and the hard budget; what was learned may serve the own alone."""
+        reducer, found = self.make(), [self.answer(self.make())]
+        if reducer.acts == "input" or not found[0].calls:
+            return found
+        refusals = (BenchError,) if reducer.learns else (Unsupported,)
+        with contextlib.suppress(*refusals):
+            found.append(self.answer(reducer, self.budget(reducer, "hard")))
+        return found
+
+
+def of_answers(probe: Probe) -> AnswerProbe:
+    """The probe, where there are answers.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    if not isinstance(probe, AnswerProbe):
+        raise NotApplicable("no prompt is answered here")
+    return probe
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Equal in float32; another kernel of attention sums in another order, block after block."""
+    return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+@contextlib.contextmanager
+def holding(reducer: Reducer, calls: Sequence[Call]) -> Iterator[None]:
+    """Let the method decide in each pass as in these calls, whatever it sees.
+
+    Words that have come since at the end of the prompt stay.
+    """
+    earlier = itertools.cycle(calls)
+
+    def plan(site: Site, r: int) -> Plan:
+        call = next(earlier)
+        n = call.site.x.shape[1]
+        return _with_words(call.plan, n, site.x.shape[1] - n)
+
+    with override(reducer, "plan", plan):
+        yield
+
+
+def _with_words(plan: Plan, n: int, more: int) -> Plan:
+    """The plan for `n` tokens where `more` words follow."""
+    B, M = plan.keep.shape
+    mix, extra, size = plan.mix, plan.extra, plan.size
+    if size is not None:
+        size = torch.cat([size[:, :M], size.new_ones(B, more, 1), size[:, M:]], 1)
+    return replace(
+        plan,
+        keep=torch.cat([plan.keep, torch.arange(n, n + more).expand(B, more)], 1),
+        mix=mix and (F.pad(mix[0], (0, more), value=1.0), mix[1]),
+        extra=None if extra is None else F.pad(extra, (0, more)),
+        size=size,
+    )

@@ -1,0 +1,192 @@
+"""What an answer of a multimodal language model costs, stage by stage.
+
+Stages: "vision" (image encoder), "projector" (with whatever lies between encoder and language
+model), "prefill" (the prompt through the language model, its last token through the head), "decode"
+(one further token, after the prompt). MACs and cache bytes need shapes only, so that a 13B runs in
+seconds on the meta device; times are of `generate()` itself, the reduced and the plain one in turn.
+
+    stage_macs(model, inputs).macs["decode"]
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.measure.latency import using_threads
+from bench.measure.macs import count_macs
+from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median
+
+STAGES = ("vision", "projector", "prefill", "decode")
+TIMES = ("vision", "prefill", "ttft", "decode", "end_to_end")
+
+
+@dataclass(frozen=True)
+class StageMacs:
+    """MACs of each stage, "decode" a token, and the bytes that the prompt leaves in the cache."""
+
+    macs: dict[str, int]
+    kv_bytes: int
+
+    @property
+    def prompt(self) -> int:
+        """MACs until the first token."""
+        return sum(n for stage, n in self.macs.items() if stage != "decode")
+
+
+def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
+    """Count an answer's stages; `inputs` is one prompt as for `model.generate()`.
+
+    As there, the head says nothing but the next token.
+    """
+    from bench.adapters import adapter_for
+
+    towers: Any = adapter_for(model).towers(model)
+    names = {id(module): name for name, module in model.named_modules()}
+    given = {**inputs, **_last_alone(speaker(model)), "use_cache": True}
+    left: list[Any] = []
+    hook = speaker(model).register_forward_hook(lambda *call: left.append(call[-1].past_key_values))
+    try:
+        counted = count_macs(model, **given)
+    finally:
+        hook.remove()
+
+    def of(module: nn.Module) -> int:
+        return counted.by_module.get(names[id(module)], 0)
+
+    vision = of(towers["vision"].part) if "vision" in towers else _visual(model, counted, names)
+    language = of(towers["language"].part) + of(speaker(model).get_output_embeddings())
+    found = {
+        "vision": vision,
+        "projector": counted.total - vision - language,
+        "prefill": language,
+    }
+    kv_bytes = bytes_of(left[0])
+    found["decode"] = count_macs(speaker(model), **next_token(inputs, left[0])).total
+    return StageMacs(found, kv_bytes)
+
+
+def _last_alone(model: nn.Module) -> dict[str, int]:
+    """The argument that keeps a language model's head to the last token, where it takes one."""
+    known = inspect.signature(type(model).forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+
+
+def _visual(model: Any, counted: Any, names: dict[int, str]) -> int:
+    """MACs of an image encoder that cannot be reduced."""
+    return int(counted.by_module.get(names[id(model.model.visual)], 0))
+
+
+def speaker(model: Any) -> Any:
+    """The part whose forward pass makes one token after another: a BLIP-2's language model."""
+    inner = getattr(model, "language_model", None)
+    return inner if hasattr(inner, "generate") else model
+
+
+def bytes_of(cache: Any) -> int:
+    """Bytes of keys and values in all layers."""
+    return sum(t.numel() * t.element_size() for la in cache.layers for t in (la.keys, la.values))
+
+
+def next_token(inputs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """The arguments of `speaker(model)` for the token after a prompt without padding."""
+    ids = torch.ones_like(inputs["input_ids"][:, :1])
+    return {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+def paired_stages(
+    plain: nn.Module,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    *,
+    new_tokens: int,
+    pairs: int = 15,
+    max_seconds: float | None = None,
+    warmup: int = 1,
+    threads: int | None = None,
+) -> dict[str, Paired]:
+    """Time `generate()` of both models in turn, and its stages by `TIMES`, in milliseconds.
+
+    "ttft" is the time to the first token, from the call on; "decode" is a token's after the first.
+    Clocks at the borders of stages wait for a GPU to be done, which costs each a few microseconds.
+    """
+    found: dict[str, tuple[list[float], list[float]]] = {stage: ([], []) for stage in TIMES}
+    clock = "perf_counter, synchronised" if torch.cuda.is_available() else "perf_counter"
+    with torch.inference_mode(), using_threads(threads) as used:
+        for _ in range(warmup):
+            timed(plain, inputs, new_tokens), timed(model, inputs, new_tokens)
+        start = time.perf_counter()
+        for i in range(pairs):
+            if i >= 5 and max_seconds is not None and time.perf_counter() - start > max_seconds:
+                break
+            for side in (0, 1) if i % 2 == 0 else (1, 0):
+                for stage, ms in timed((plain, model)[side], inputs, new_tokens).items():
+                    found[stage][side].append(ms)
+    result = {}
+    for stage, (a, b) in found.items():
+        ratios = [x / y for x, y in zip(a, b, strict=True)]
+        speedup = Speedup(float(np.median(ratios)), bootstrap_median(ratios))
+        result[stage] = Paired(Timing(tuple(a)), Timing(tuple(b)), speedup, used, clock)
+    return result
+
+
+def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, float]:
+    """One call of `generate()` that makes `new_tokens` tokens; milliseconds by stage."""
+    with _clocks(model) as ticks:
+        begin = _now()
+        model.generate(
+            **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
+        )
+        end = _now()
+    spoken = [stop for _, stop in ticks["token"]]
+    return {
+        "vision": sum(stop - start for start, stop in ticks["vision"]),
+        "prefill": ticks["language"][0][1] - ticks["language"][0][0],
+        "ttft": spoken[0] - begin,
+        "decode": (spoken[-1] - spoken[0]) / max(len(spoken) - 1, 1),
+        "end_to_end": end - begin,
+    }
+
+
+@contextmanager
+def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
+    """Note when parts of a model start and stop, in milliseconds."""
+    from bench.adapters import adapter_for
+
+    towers: Any = adapter_for(model).towers(model)
+    vision = towers["vision"].part if "vision" in towers else model.model.visual
+    parts = {"vision": vision, "language": towers["language"].part, "token": speaker(model)}
+    ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
+    hooks = []
+    for name, part in parts.items():
+        began: list[float] = []
+
+        def before(*_: Any, began: list[float] = began) -> None:
+            began.append(_now())
+
+        def after(*_: Any, name: str = name, began: list[float] = began) -> None:
+            ticks[name].append((began.pop(), _now()))
+
+        hooks += [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+    try:
+        yield ticks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _now() -> float:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return 1e3 * time.perf_counter()

@@ -1,0 +1,67 @@
+"""What an answer of a multimodal language model costs, stage by stage: MACs, cache, times."""
+
+from __future__ import annotations
+
+from bench.record import Generation, Record
+from bench.report import load
+from bench.report.frame import Frames
+from bench.report.rows import MIB, Row
+from bench.report.tables import (
+    Column,
+    Table,
+    digits_for,
+    escape,
+    group_rows,
+    name_columns,
+    number,
+    table_of,
+    with_interval,
+)
+
+STAGES = ("vision", "projector", "prefill", "decode")
+TIMED = {
+    "vision": "image encoder",
+    "prefill": "prefill",
+    "ttft": "first token",
+    "decode": "a further token",
+    "end_to_end": "answer",
+}
+
+
+def answer_table(frames: Frames, group: str) -> Table | None:
+    """Return a table's costs of an answer; None where no model of it speaks."""
+    found = {load.uid(record): record for record in frames.records if record.cost.generation}
+    rows = [
+        row | _row(found[row["key"]]) for row in group_rows(frames, group) if row["key"] in found
+    ]
+    if not rows:
+        return None
+    columns = name_columns(rows)
+    for stage in STAGES:
+        key = f"{stage}_mmacs"
+        digits = digits_for([row[key] for row in rows])
+        head = f"{stage} MMACs" + (" a token" if stage == "decode" else "")
+        columns.append(Column(head, key, number(key, min(digits, 2)), better=-1))
+    columns.append(Column("KV cache MiB", "kv_mib", number("kv_mib", 3), better=-1))
+    for stage, head in TIMED.items():
+        ends = [f"{stage}_speedup{end}_x" for end in ("", "_low", "_high")]
+        columns.append(Column(f"{head} ms", f"{stage}_ms", number(f"{stage}_ms", 2), better=-1))
+        columns.append(Column("speed-up", ends[0], with_interval(ends, 2, suffix="×"), better=1))
+    tokens = rows[0]["new_tokens"]
+    caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
+    return table_of(f"{group}--answers", escape(caption), columns, rows)
+
+
+def _row(record: Record) -> Row:
+    cost = record.cost.generation
+    assert isinstance(cost, Generation)
+    row: Row = {"new_tokens": cost.new_tokens, "kv_mib": cost.kv_bytes / MIB}
+    row["kv_mib_unreduced"] = cost.baseline_kv_bytes / MIB
+    for stage in STAGES:
+        row[f"{stage}_mmacs"] = cost.macs[stage] / 1e6
+        row[f"{stage}_mmacs_unreduced"] = cost.baseline_macs[stage] / 1e6
+    for timed in cost.stages:
+        name, (low, high) = timed.name, timed.speedup.ci95
+        row |= {f"{name}_ms": timed.p50_ms, f"{name}_speedup_x": timed.speedup.median}
+        row |= {f"{name}_speedup_low_x": low, f"{name}_speedup_high_x": high}
+    return row

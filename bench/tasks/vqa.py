@@ -1,0 +1,170 @@
+"""Visual question answering: greedy answers of a multimodal language model, sample by sample.
+
+bench.tasks.load("emoji-vqa").evaluate(loaded).metrics["accuracy"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.record import Metric
+from bench.tasks.base import (
+    Evaluation,
+    Pictures,
+    Progress,
+    hash_of,
+    proportion,
+    refuse_random,
+    require,
+    subset,
+)
+
+if TYPE_CHECKING:
+    from bench.models import Loaded
+
+QUESTION_WORDS = 6  # of a typical question: the prompt whose cost is counted and timed
+EMOJI_QUESTIONS, EMOJI_SEED = 1000, 0
+MAX_ANSWER = 8  # tokens; the longest right answer, a caption of four, has 7 and an end
+
+Score = Callable[[str, Sequence[str]], float]  # (answer, right answers) -> 0 to 1
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture, by its number, the right answers, and what kind it is."""
+
+    picture: int
+    text: str
+    answers: tuple[str, ...]
+    kind: str = ""
+
+
+def exact(answer: str, right: Sequence[str]) -> float:
+    """1 where the answer is one of the right ones, apart from case and outer spaces."""
+    return float(answer.strip().lower() in {one.strip().lower() for one in right})
+
+
+class QuestionAnswering:
+    """Questions about pictures."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        pictures: Pictures,
+        questions: Sequence[Question],
+        score: Score = exact,
+        max_answer: int = MAX_ANSWER,
+    ) -> None:
+        """Name the task and its data; answers are cut after `max_answer` tokens."""
+        self.name, self.version, self.pictures = name, version, pictures
+        self.questions, self.score, self.max_answer = questions, score, max_answer
+
+    def __len__(self) -> int:
+        """Return the number of questions."""
+        return len(self.questions)
+
+    def evaluate(
+        self,
+        loaded: Loaded,
+        *,
+        limit: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
+        import torch
+
+        require(loaded, "multimodal", self.name)
+        refuse_random(loaded)
+        if loaded.prepare is None or loaded.decode is None:
+            raise BenchError(
+                f"nothing says how questions are put to {loaded.name}: put its processor's files "
+                "(preprocessor_config.json, tokenizer.json) beside its weights"
+            )
+        asked = [self.questions[i] for i in subset(len(self), limit)]
+        answers: list[str] = []
+        failed: list[str] = []
+        with torch.inference_mode():
+            for start in range(0, len(asked), batch_size):
+                some = asked[start : start + batch_size]
+                answers += self._answers(loaded, some, failed, device)
+                if progress is not None:
+                    progress(len(answers), len(asked))
+        return self._scored(asked, answers, failed)
+
+    def _answers(
+        self, loaded: Loaded, some: Sequence[Question], failed: list[str], device: str | None
+    ) -> list[str]:
+        """The answers to some questions, "" where the picture does not decode."""
+        import torch
+
+        shown: list[tuple[int, Any]] = []
+        for i, question in enumerate(some):
+            try:
+                shown.append((i, self.pictures.open(question.picture)))
+            except (OSError, ValueError, SyntaxError):
+                failed.append(self.pictures.name(question.picture))
+        said = [""] * len(some)
+        if shown:
+            assert loaded.prepare is not None and loaded.decode is not None
+            given = loaded.prepare(
+                [[image] for _, image in shown], [some[i].text for i, _ in shown]
+            )
+            inputs = {
+                key: value.to(
+                    device or loaded.device, loaded.dtype if value.is_floating_point() else None
+                )
+                for key, value in given.items()
+            }
+            out = loaded.model.generate(  # type: ignore[operator]
+                **inputs, max_new_tokens=self.max_answer, do_sample=False, num_beams=1
+            )
+            if isinstance(out, torch.Tensor) and "input_ids" in inputs:
+                new = out[:, -(out.shape[1] - inputs["input_ids"].shape[1]) :]
+            for (i, _), text in zip(shown, loaded.decode(new), strict=True):
+                said[i] = text
+        return said
+
+    def _scored(
+        self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
+    ) -> Evaluation:
+        correct = [
+            self.score(answer, question.answers)
+            for question, answer in zip(asked, answers, strict=True)
+        ]
+        metrics = {"accuracy": share(correct)}
+        for kind in dict.fromkeys(question.kind for question in asked if question.kind):
+            of = [s for s, question in zip(correct, asked, strict=True) if question.kind == kind]
+            metrics[f"accuracy_{kind}"] = share(of)
+        plain = [int(s) if s in (0, 1) else s for s in correct]
+        return Evaluation(metrics, "accuracy", {"correct": plain, "answer": list(answers)}, failed)
+
+
+def share(scores: Sequence[float]) -> Metric:
+    """Return the mean score in percent; Wilson's interval where scores are 0 or 1."""
+    if all(score in (0, 1) for score in scores):
+        return proportion([0 if score else 1 for score in scores], 1)
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    low, high = DescrStatsW(scores).tconfint_mean()
+    mean = 100 * sum(scores) / len(scores)
+    return Metric(mean, "%", (100 * float(low), 100 * float(high)), len(scores))
+
+
+def emoji() -> QuestionAnswering:
+    """Return questions about scenes of the held-out design house's drawings."""
+    import numpy as np
+
+    from bench.tasks import scenes
+    from bench.tasks.base import Arrays
+
+    found = scenes.scenes(scenes.test_library(), EMOJI_QUESTIONS, EMOJI_SEED)
+    pixels = np.stack([scene.image for scene in found])
+    questions = [Question(i, s.question, (s.answer,), s.kind) for i, s in enumerate(found)]
+    version = hash_of(pixels.tobytes(), [(q.text, q.answers) for q in questions])
+    return QuestionAnswering("emoji-vqa", version, Arrays(pixels, "scene"), questions)

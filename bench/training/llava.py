@@ -1,0 +1,252 @@
+"""Train `llava-emoji`: a small LlavaForConditionalGeneration on scenes of emoji drawings.
+
+The image tower is that of `clip-emoji` and stays as it is; projector and language model
+are trained from scratch, on answers. All questions about a scene share a sequence: each sees the
+image and itself, never another question, and its positions follow the image's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import embedded
+from bench.tasks import scenes
+from bench.training import drawings
+from bench.training.augment import normalise
+from bench.training.loop import Job, Phase, Rates, Settings, fit
+
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
+PAD, UNKNOWN, BOS, EOS, IMAGE = range(len(SPECIAL))
+PATCHES = 256
+SCENES, BATCH = 8192, 16  # an "epoch", and scenes a step
+LOW_EPOCHS, FULL_EPOCHS = 4.0, 0.5
+DEPICTED = 0.5  # weight of naming what an image token is a part of
+QUESTIONS = ("what", "what", "there", "there", "there", "many", "where", "where", "caption")
+
+
+def build_words() -> Any:
+    """A tokenizer with a token a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *scenes.words()])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",  # noqa: S106
+        unk_token="<unk>",  # noqa: S106
+        bos_token="<bos>",  # noqa: S106
+        eos_token="<eos>",  # noqa: S106
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+
+
+def build(vocabulary: int) -> Any:
+    """An untrained `llava-emoji` around the image tower of `clip-emoji`: 256 image tokens."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    clip, _ = embedded.load_clip_emoji()
+    text = {
+        "model_type": "llama",
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
+    config = LlavaConfig(
+        vision_config=clip.config.vision_config.to_dict(),
+        text_config=text,
+        image_token_id=IMAGE,
+        image_seq_length=PATCHES,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model: Any = LlavaForConditionalGeneration(config)
+    model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.eos_token_id = EOS
+    return model
+
+
+class Batch:
+    """Scenes with all their questions: the arguments of the model, and what it should say."""
+
+    def __init__(
+        self, drawn: scenes.Library, words: Any, rng: np.random.Generator, patches: int = PATCHES
+    ) -> None:
+        """Compose `BATCH` scenes, whose images the language model sees as so many tokens."""
+        rows, images, cells = [], [], []
+        for _ in range(BATCH):
+            image, objects = scenes.compose(drawn, rng)
+            turns = [scenes.ask(kind, objects, drawn.names, rng) for kind in QUESTIONS]
+            rows.append([self._turn(words, *turn) for turn in turns])
+            images.append(image)
+            names = [objects.get(cell, "<pad>") for cell in range(4)]
+            cells.append(words.convert_tokens_to_ids(names))
+        self.pixels = normalise(np.stack(images))
+        self.side = math.isqrt(patches)
+        self.cells = torch.tensor(cells)
+        longest = max(sum(len(ids) for ids, _ in row) for row in rows)
+        shape, head = (BATCH, 1 + patches + longest), 1 + patches
+        self.text = torch.full((BATCH, longest), PAD)
+        self.said = torch.full(shape, -100)
+        self.said[:, 1:head] = self._depicted()
+        self.position = torch.zeros(shape, dtype=torch.long)
+        self.position[:, 1:head] = 1 + self._grid()
+        turn = torch.full(shape, -1)
+        turn[:, :head] = 0
+        for b, row in enumerate(rows):
+            at = head
+            for number, (ids, answer) in enumerate(row, start=1):
+                end = at + len(ids)
+                self.text[b, at - head : end - head] = torch.tensor(ids)
+                # A token says what follows it.
+                self.said[b, end - answer - 1 : end - 1] = torch.tensor(ids[-answer:])
+                self.position[b, at:end] = torch.arange(len(ids)) + 1 + PATCHES
+                turn[b, at:end] = number
+                at = end
+        same = (turn[:, :, None] == turn[:, None]) | (turn[:, None] == 0)
+        causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
+        self.seen = ((same & causal) | torch.eye(shape[1], dtype=torch.bool))[:, None]
+        self.head = head
+
+    def _grid(self) -> Tensor:
+        """Where each image token (T,) is among the `PATCHES` of a whole image, row by row."""
+        whole = math.isqrt(PATCHES)
+        at = torch.arange(self.side) * (whole // self.side)
+        return (at[:, None] * whole + at).flatten()
+
+    def _depicted(self) -> Tensor:
+        """The name of the object that each image token (B,T) is a part of, or <pad>."""
+        half = torch.arange(self.side) * 2 // self.side
+        return self.cells[:, (half[:, None] * 2 + half).flatten()]
+
+    @staticmethod
+    def _turn(words: Any, question: str, answer: str) -> tuple[list[int], int]:
+        """Token ids of a question and its answer, and how many of them are the answer's."""
+        said = [*words(answer)["input_ids"], EOS]
+        return [*words(question)["input_ids"], *said], len(said)
+
+
+def seen_by(model: Any, pixels: Tensor, side: int) -> Tensor:
+    """The image tokens (B,side²,C) of the language model, neighbours averaged to so many."""
+    with torch.no_grad():
+        tower = model.model.vision_tower(pixels, output_hidden_states=True)
+        patches = tower.hidden_states[-2][:, 1:]
+        whole = math.isqrt(patches.shape[1])
+        grid = patches.transpose(1, 2).unflatten(2, (whole, whole))
+        pooled = F.avg_pool2d(grid, whole // side).flatten(2).transpose(1, 2)
+    tokens: Tensor = model.model.multi_modal_projector(pooled)
+    return tokens
+
+
+def loss_of(model: Any, batch: Batch, device: str) -> Tensor:
+    """Mean cross entropy of the answers' tokens, and of what each image token depicts."""
+    mask = torch.zeros(batch.seen.shape).masked_fill(~batch.seen, torch.finfo(torch.float32).min)
+    with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+        image = seen_by(model, batch.pixels.to(device), batch.side)
+        embed = model.get_input_embeddings()
+        first = embed(torch.full((len(image), 1), BOS, device=device))
+        hidden = model.model.language_model(
+            inputs_embeds=torch.cat([first, image, embed(batch.text.to(device))], 1),
+            attention_mask=mask.to(device),
+            position_ids=batch.position.to(device),
+            use_cache=False,
+        ).last_hidden_state
+        asked = batch.said >= 0
+        logits = model.lm_head(hidden[asked.to(device)]).float()
+    lost = F.cross_entropy(logits, batch.said[asked].to(device), reduction="none")
+    depicted = (torch.arange(batch.said.shape[1]) < batch.head).expand_as(asked)[asked].to(device)
+    return lost[~depicted].mean() + DEPICTED * lost[depicted].mean()
+
+
+@torch.inference_mode()
+def score(
+    model: Any, words: Any, asked: Sequence[scenes.Scene], blank: bool = False
+) -> dict[str, float]:
+    """Share of right answers in percent, in all and by kind; `blank` shows a white image."""
+    model.eval()
+    right: dict[str, list[bool]] = {}
+    for start in range(0, len(asked), 64):
+        some = asked[start : start + 64]
+        pixels = np.stack([scene.image for scene in some])
+        inputs = words(
+            ["<bos>" + " <image>" * PATCHES + " " + scene.question for scene in some],
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        out = model.generate(
+            **inputs,
+            pixel_values=normalise(np.full_like(pixels, 255) if blank else pixels),
+            max_new_tokens=8,
+            do_sample=False,
+        )
+        said = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for scene, answer in zip(some, said, strict=True):
+            right.setdefault(scene.kind, []).append(answer == scene.answer)
+    found = {kind: 100 * float(np.mean(hits)) for kind, hits in right.items()}
+    return {"accuracy": 100 * float(np.mean(sum(right.values(), []))), **found}
+
+
+def train(settings: Settings) -> dict[str, float]:
+    """Train, write `llava_emoji/` in the settings' folder, and return its scores on the test."""
+    settings.begun()
+    drawn = {}
+    for split in ("train", "validation"):
+        found = drawings.emoji(split, settings.data_dir)
+        labels = [found.concepts[i].label for i in found.concept]
+        drawn[split] = scenes.library(list(found.images), labels)
+    watched = scenes.scenes(drawn["validation"], 300, seed=1)
+    words = build_words()
+    model = build(len(words)).to(settings.device)
+    model.set_attn_implementation("eager")  # torch's fused one is slow backwards on a CPU
+
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+        seed = int(torch.randint(2**31, (1,), generator=rng))
+        batch = Batch(drawn["train"], words, np.random.default_rng(seed), (pixels // 4) ** 2)
+        return loss_of(model, batch, settings.device)
+
+    low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
+    full = FULL_EPOCHS if settings.epochs is None else settings.epochs
+    phases = [Phase(scenes.SIDE // 2, low, BATCH)] if low else []
+    job = Job(
+        model,
+        SCENES,
+        loss,
+        lambda: score(model, words, watched),
+        [*phases, Phase(scenes.SIDE, full, BATCH)],
+        # Muon computes in bfloat16, which costs a CPU without such instructions more than the rest.
+        Rates(matrix=None, other=1.5e-3),
+    )
+    last = fit(job, settings, evaluate_every=200)
+    model.set_attn_implementation("sdpa")
+    folder = settings.out / "llava_emoji"
+    model.half().save_pretrained(folder)
+    model.float()
+    words.save_pretrained(folder)
+    asked = scenes.scenes(scenes.test_library(), 1000, seed=0)
+    test, blank = score(model, words, asked), score(model, words, asked, blank=True)
+    return {
+        **test,
+        **{f"blank_{name}": value for name, value in blank.items()},
+        **{f"validation_{name}": value for name, value in last.items()},
+    }

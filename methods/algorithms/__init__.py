@@ -1,0 +1,1 @@
+"""The pure algorithms of methods whose file would be long with them: tensors in, tensors out."""

@@ -1,0 +1,126 @@
+"""Clusters of tokens: density peaks (DPC-KNN), weighted means, k-medoids.
+
+The methods `dpc-knn` and `kmedoids` name the sources and the departures from them. Shapes: B batch,
+N tokens without the protected ones, K clusters, C channels, P protected tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.core import Plan, take
+
+
+@torch.no_grad()
+def density_peaks(
+    x_BNC: Tensor, clusters: int, k: int = 5, empty_BN: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Centres (B,K) by descending peak score, and the cluster number (B,N) of every token.
+
+    Args:
+        x_BNC: tokens without the protected ones.
+        clusters: how many centres.
+        k: a token's density is taken over its k nearest, itself among them.
+        empty_BN: slots without a token, which are nobody's neighbours.
+    """
+    N, C = x_BNC.shape[1:]
+    dist_BNN = torch.cdist(x_BNC.float(), x_BNC.float()) / C**0.5
+    largest_B11 = dist_BNN.amax((1, 2), keepdim=True)
+    if empty_BN is not None:
+        dist_BNN = dist_BNN.masked_fill(empty_BN[:, None], torch.inf)
+    near = dist_BNN.topk(min(k, N), dim=-1, largest=False).values
+    density_BN = -near.square().mean(-1)  # its logarithm
+    if empty_BN is not None:
+        density_BN = density_BN.masked_fill(empty_BN, -torch.inf)
+    own, other = density_BN[:, :, None], density_BN[:, None]
+    denser = (other > own) | ((other == own) & torch.ones_like(dist_BNN[0]).tril(-1).bool())
+    delta_BN = torch.where(denser, dist_BNN, largest_B11).amin(-1)
+    peak_BN = delta_BN.log() + density_BN
+    centre = peak_BN.argsort(dim=1, descending=True, stable=True)[:, :clusters]
+    cluster = take(dist_BNN, centre).argmin(1)
+    number = torch.arange(clusters, device=centre.device).expand_as(centre)
+    return centre, cluster.scatter(1, centre, number)
+
+
+def cluster_means(
+    centre_BK: Tensor, cluster_BN: Tensor, weight_BN: Tensor, fixed: Tensor, patches: Tensor
+) -> Plan:
+    """The plan that puts each cluster's weighted mean at its centre's slot, after the fixed ones.
+
+    Args:
+        centre_BK: centres, as numbers of patches.
+        cluster_BN: each patch's cluster.
+        weight_BN: each patch's weight.
+        fixed: (B,P) positions of the protected tokens.
+        patches: (B,N) positions of the patches.
+    """
+    total_BK = torch.zeros_like(centre_BK, dtype=weight_BN.dtype)
+    total_BK = total_BK.scatter_add(1, cluster_BN, weight_BN) + 1e-6
+    share_BN = weight_BN / total_BK.gather(1, cluster_BN)
+    is_centre = torch.zeros_like(cluster_BN).scatter(1, centre_BK, 1)
+    gone = is_centre.argsort(dim=1, stable=True)[:, : patches.shape[1] - centre_BK.shape[1]]
+    stays = torch.ones_like(fixed, dtype=share_BN.dtype)
+    return Plan(
+        keep=torch.cat([fixed, patches.gather(1, centre_BK)], 1),
+        src=patches.gather(1, gone),
+        dst=cluster_BN.gather(1, gone) + fixed.shape[1],
+        mix=(torch.cat([stays, share_BN.gather(1, centre_BK)], 1), share_BN.gather(1, gone)),
+    )
+
+
+@torch.no_grad()
+def k_medoids(
+    x_BNC: Tensor,
+    clusters: int,
+    iterations: int = 3,
+    weight_BN: Tensor | None = None,
+    first: int = 0,
+    empty_BN: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Medoids (B,K) in the order of their first choice, and the cluster number (B,N) of each token.
+
+    Args:
+        x_BNC: tokens without the protected ones.
+        clusters: how many medoids.
+        iterations: rounds of assignment and new choice.
+        weight_BN: the heaviest are chosen first; None for equal weights.
+        first: with equal weights, the token chosen first.
+        empty_BN: slots without a token: chosen last, and no part of any cost.
+    """
+    x = x_BNC.float()
+    dist_BNN = torch.cdist(x, x)
+    empty = torch.zeros_like(x[..., 0], dtype=torch.bool) if empty_BN is None else empty_BN
+    if weight_BN is None:
+        weight_BN = torch.ones_like(x[..., 0])
+        medoid = farthest(dist_BNN.masked_fill(empty[..., None], -1.0), clusters, first)
+    else:
+        rank = weight_BN.masked_fill(empty, -1.0)
+        medoid = rank.argsort(dim=1, descending=True, stable=True)[:, :clusters]
+    cost_BN = weight_BN * dist_BNN.masked_fill(empty[:, None], 0.0).sum(-1)
+    cost_BN = cost_BN.masked_fill(empty, torch.finfo(cost_BN.dtype).max)
+    number = torch.arange(clusters, device=x.device)
+    for _ in range(iterations):
+        member_BKN = assign(dist_BNN, medoid)[:, None] == number[:, None]
+        medoid = torch.where(member_BKN, cost_BN[:, None], torch.inf).argmin(-1)
+    return medoid, assign(dist_BNN, medoid)
+
+
+def assign(dist_BNN: Tensor, medoid_BK: Tensor) -> Tensor:
+    """(B,N) number of the nearest medoid, the lower one on ties; medoids go to themselves."""
+    number = torch.arange(medoid_BK.shape[1], device=medoid_BK.device).expand_as(medoid_BK)
+    return take(dist_BNN, medoid_BK).argmin(1).scatter(1, medoid_BK, number)
+
+
+def farthest(dist_BNN: Tensor, count: int, first: int) -> Tensor:
+    """(B,K) tokens, each the one that lies farthest from any (not from all) of those before it."""
+    chosen = torch.full_like(dist_BNN[:, :1, 0], first, dtype=torch.long)
+    done = torch.zeros_like(dist_BNN[..., 0], dtype=torch.bool)
+    reach = torch.full_like(dist_BNN[..., 0], -1.0)
+    for _ in range(1, count):
+        newest = chosen[:, -1:]
+        done = done.scatter(1, newest, True)
+        column = dist_BNN.gather(2, newest[:, None].expand(-1, dist_BNN.shape[1], -1))[..., 0]
+        reach = torch.maximum(reach, column)
+        chosen = torch.cat([chosen, reach.masked_fill(done, -2.0).argmax(1, keepdim=True)], 1)
+    return chosen

@@ -1,0 +1,67 @@
+"""Inside a language model: words behind the image, words that rate it, pivots and their unlike.
+
+The methods `dart` and `sparsevlm` name the sources and the departures from them. Shapes: B batch,
+N tokens, P words or pivots, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bench.core import take
+
+
+def words_after(protect_BN: Tensor, size_BN1: Tensor) -> Tensor:
+    """(B,N) which of the protected tokens are words behind the last one of the image."""
+    position = torch.arange(protect_BN.shape[1], device=protect_BN.device)
+    last_B1 = torch.where(protect_BN, -1, position).amax(1, keepdim=True)
+    return protect_BN & (size_BN1[..., 0] > 0) & (position > last_B1)
+
+
+def raters(
+    x_BNC: Tensor, protect_BN: Tensor, size_BN1: Tensor, words: int
+) -> tuple[Tensor, Tensor]:
+    """Scores (B,P) of the last `words` protected tokens, and (B,P) bool, who is above the mean.
+
+    A score is the mean over the image's tokens of a softmax over the words behind the image; it is
+    0 for those ahead of it, and NaN where there are none behind it.
+    """
+    at_BP = protect_BN.to(torch.int8).argsort(dim=1, stable=True)[:, -words:]
+    after_BP = words_after(protect_BN, size_BN1).gather(1, at_BP)
+    x_BNC = x_BNC.float()
+    logits_BNP = x_BNC @ take(x_BNC, at_BP).transpose(1, 2)
+    share_BNP = logits_BNP.masked_fill(~after_BP[:, None], -torch.inf).softmax(-1)
+    image_BN1 = ~protect_BN[..., None]
+    score_BP = share_BNP.masked_fill(~image_BN1, 0).sum(1) / image_BN1.sum(1)
+    mean_B1 = score_BP.sum(1, keepdim=True) / after_BP.sum(1, keepdim=True)
+    return score_BP, after_BP & (score_BP > mean_B1)
+
+
+def highest(score_BN: Tensor, among_BN: Tensor, count: int) -> Tensor:
+    """(B,count) positions of the highest scores among some tokens, the lower position first."""
+    score_BN = score_BN.masked_fill(~among_BN, -torch.inf)
+    return score_BN.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def in_set_order(number_BP: Tensor, filled_B: Tensor) -> Tensor:
+    """(B,P) order in which CPython goes through a set of each row's first `filled` numbers.
+
+    The set is filled from the left; what is not filled stays at the end.
+    """
+    count = number_BP.shape[1]
+    if number_BP.is_meta:
+        return torch.arange(count, device=number_BP.device).expand_as(number_BP)
+    rows = [
+        [row.index(number) for number in set(row[:filled])] + list(range(filled, count))
+        for row, filled in zip(number_BP.tolist(), filled_B.tolist(), strict=True)
+    ]
+    return torch.tensor(rows, device=number_BP.device)
+
+
+def least_alike(alike_BPN: Tensor, count_BP: Tensor, taken_BN: Tensor) -> Tensor:
+    """(B,N) what is taken when each pivot in turn takes the `count` tokens least like it."""
+    for alike_BN, count_B in zip(alike_BPN.unbind(1), count_BP.unbind(1), strict=True):
+        order_BN = alike_BN.masked_fill(taken_BN, torch.inf).argsort(dim=1, stable=True)
+        taken_BN = taken_BN | (order_BN.argsort(dim=1) < count_B[:, None])
+    return taken_BN

@@ -1,0 +1,52 @@
+"""PyramidDrop: drop half of the image tokens after each quarter of the language model.
+
+Source: Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual
+Redundancy Reduction", CVPR 2025 (arXiv:2410.17247); llava/model/modeling_llama_pdrop.py.
+Departures: grouped queries share keys (the authors' code runs without only); padding may stand in
+front; in training the last token ranks too, where the code takes those ahead of the answers; ties
+are broken stably; the attention is float32 in a half-precision model too; it refuses to act ahead
+of the first block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from bench.core import Plan, Reducer, Site, Unsupported
+from bench.registry import register
+from methods.fastervlm import ranked
+from methods.fastv import block_before
+
+
+@register("pyramiddrop", source="Xing et al., CVPR 2025", url="https://arxiv.org/abs/2410.17247")
+@dataclass(frozen=True)
+class PyramidDrop(Reducer):
+    """Keeps the image tokens that the prompt's last token is about to attend to, ever fewer.
+
+    The attention is that of the block ahead, computed once more for it. A keep rate is a share of
+    the image's tokens at first and compounds over the layers (floor); positions are renumbered.
+    """
+
+    acts: ClassVar[str] = "chosen layers, before the block"
+    towers: ClassVar[tuple[str, ...]] = ("language",)
+    before: ClassVar[bool] = True
+    max_share: ClassVar[float] = 1.0
+    least: ClassVar[int] = 1
+    needs_anchor: ClassVar[bool] = True
+    renumbers: ClassVar[bool] = True
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5}
+    keeps: ClassVar[str] = "initial"
+
+    @torch.no_grad()
+    def plan(self, site: Site, r: int) -> Plan:
+        """Keep the words and the highest attention, in ascending order of position."""
+        block_before(site, self.name)
+        if site.ahead is None:
+            raise Unsupported(f"method '{self.name}' needs the queries and keys of the block ahead")
+        q, k = site.ahead()
+        score_BN = replace(site, q=q.float(), k=k.float()).anchor_attention()
+        order_BN = ranked(score_BN, site.protect)
+        return Plan(order_BN[:, : site.x.shape[1] - r].sort(1).values)

@@ -1,0 +1,166 @@
+"""`run_bench.py cost`: costs from shapes alone, for one method or several."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vlm_models as tiny
+
+from bench import cli, cost, model_multimodal
+from bench.errors import BenchError
+from bench.measure.generation import stage_macs
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `run_bench.py cost ARGUMENTS` in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["run_bench.py", "cost", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "image", "words"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", 7.063, 576, 36),
+        ("llava-1.5-13b-hf", 13.351, 576, 0),
+        ("llava-v1.6-vicuna-7b-hf", 7.063, 576 + 48 * 49, 4),
+        ("Qwen/Qwen2-VL-7B-Instruct", 8.291, 324, 36),
+        ("blip2-opt-2.7b", 3.745, 32, 8),
+    ],
+)
+def test_known_shapes_are_asked_without_values(
+    name: str, billions: float, image: int, words: int
+) -> None:
+    model: Any = cost.on_meta(name).model
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
+    with model_multimodal.asked(model, words) as prompt:
+        assert prompt["input_ids"].shape == (1, image + words)
+        found = stage_macs(model, prompt)
+    text = model.config.text_config
+    heads = text.num_attention_heads
+    width = text.hidden_size // heads * getattr(text, "num_key_value_heads", heads)
+    assert found.kv_bytes == 2 * 2 * text.num_hidden_layers * width * (image + words)
+    head = text.hidden_size * text.vocab_size
+    assert 0 < found.macs["decode"] - head < found.macs["prefill"] - head
+
+
+@pytest.mark.parametrize("family", list(tiny.MODELS))
+def test_costs_on_the_meta_device_are_those_of_real_tensors(family: str) -> None:
+    import bench
+
+    make, _ = tiny.MODELS[family]
+    real, meta = make(), make().to("meta")
+    for given in ({"r": {"language": [0] * 6}}, {"keep_rate": 0.4}):
+        with bench.reduced(real, "divprune", **given), bench.reduced(meta, "divprune", **given):
+            prompt = model_multimodal.noise(real, words=7)
+            with model_multimodal.asked(meta, words=7) as shape:
+                assert stage_macs(real, prompt) == stage_macs(meta, shape)
+
+
+def test_the_head_answers_with_the_next_token_alone() -> None:
+    model = tiny.llava()
+    short, long = (
+        stage_macs(model, model_multimodal.noise(model, words=n)).macs["prefill"] for n in (4, 5)
+    )
+    text = model.config.text_config
+    one = (
+        text.num_hidden_layers
+        * text.hidden_size
+        * (2 * text.hidden_size + 2 * text.hidden_size // 2 + 3 * text.intermediate_size)
+    )
+    attention = text.num_hidden_layers * 2 * text.hidden_size * (41 * 41 - 40 * 40)
+    assert long - short == one + attention  # and nothing of the head
+
+
+def test_options_go_to_the_methods_that_they_are_for() -> None:
+    of = cost.arguments
+    assert of(["tome", "visionzip"], r="13") == [("tome", {"r": 13}), ("visionzip", {})]
+    assert of(["tome", "evit"], r="8", keep_rate="0.5") == [
+        ("tome", {"r": 8}),
+        ("evit", {"keep_rate": 0.5}),
+    ]
+    assert of(["visionzip"], keep_rate="0.25", params=["contextual_share=0.1"]) == [
+        ("visionzip", {"keep_rate": 0.25, "contextual_share": 0.1})
+    ]
+    assert of(["evit"], r="vision=4", layers="2") == [("evit", {"r": {"vision": 4}, "layers": [2]})]
+    assert of(["evit", "topk"], r="4") == [("evit", {"r": 4}), ("topk", {"r": 4})]
+    assert of(["random"], layers="language=2/8") == [("random", {"layers": {"language": [2, 8]}})]
+    with pytest.raises(BenchError, match="did you mean 'dominant'"):
+        of(["visionzip"], params=["dominnt=5"])
+
+
+def test_a_table_of_stages(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = str(tmp_path)
+    tiny.llava().save_pretrained(model)
+    assert call(monkeypatch, model, "--method", "tome", "--r", "4", "--words", "6", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    plain, tome = said["methods"]
+    assert (plain["method"], tome["method"]) == ("none", "tome r=4")
+    assert list(plain["costs"]) == [
+        "vision", "projector", "prefill", "first token", "each further", "KV cache, MiB",
+    ]  # fmt: skip
+    for key, share in tome["shares"].items():
+        assert 0 < share < 1 and share == tome["costs"][key] / plain["costs"][key]
+    first = sum(plain["costs"][key] for key in ("vision", "projector", "prefill"))
+    assert plain["costs"]["first token"] == pytest.approx(first)
+    assert call(monkeypatch, model, "--method", "divprune") == 0
+    out = capsys.readouterr().out
+    assert "36 other tokens" in out and "divprune" in out and "(" in out
+
+
+def test_other_models_have_a_total(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "timm:deit_small_patch16_224"
+    assert call(monkeypatch, name, "--method", "tome", "--r", "13", "--method", "fastv") == 1
+    out = capsys.readouterr().out
+    assert "4.61" in out and "59%" in out
+    assert "fastv: method 'fastv' acts in a language tower, and this model has vision" in out
+
+
+def test_a_model_of_which_the_language_tower_alone_is_reduced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "qwen2-vl-7b-instruct"
+    assert call(monkeypatch, name, "--method", "none", "--method", "divprune", "--json") == 0
+    plain, divprune = json.loads(capsys.readouterr().out)["methods"]
+    assert plain["method"] == "none" and divprune["shares"]["vision"] == 1
+    assert divprune["shares"]["prefill"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["llava-1.5-7b"], "did you mean 'llava-1.5-7b-hf'"),
+        (["llava-1.5-7b-hf", "--method", "tomme"], "did you mean 'tome'"),
+        (["llava-1.5-7b-hf", "--method", "tome", "--r", "x"], "--r x: a number"),
+        (["llava-1.5-7b-hf", "--method", "tome", "--param", "a=1"], "--param a=1"),
+        (["llava-1.5-7b-hf", "--words", "-1"], "--words"),
+        (["./no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_mistakes_are_one_clear_line(
+    arguments: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and says in line
+
+
+def test_a_folder_without_weights_has_its_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tiny.blip2().config.save_pretrained(tmp_path)
+    capsys.readouterr()
+    assert call(monkeypatch, str(tmp_path), "--method", "fastv", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["methods"]) == 2

@@ -1,0 +1,588 @@
+"""Methods ahead of a language model: the authors' outputs, plain loops, batches, whole models."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import vlm_models as tiny
+from safetensors.torch import load_file
+from torch import Tensor
+
+import bench
+from bench.core import BenchError, Plan, Reducer, Site
+from bench.schedules import as_schedule
+from methods.algorithms.prumerge import (
+    enriched,
+    full_width_attention,
+    left_out,
+    listed_by_count,
+    listed_by_ratio,
+    outlier_ratio,
+)
+from methods.divprune import DivPrune, far_apart
+from methods.fastervlm import FasterVLM, class_attention, ranked
+from methods.prumerge import PruMerge
+from methods.visionzip import VisionZip, gathered
+from methods.vispruner import VisPruner, diverse
+
+GOLDEN = Path(__file__).parent / "golden" / "methods"
+METHODS: dict[str, Reducer] = {
+    "visionzip": VisionZip(),
+    "visionzip-counts": VisionZip(dominant=6, contextual=4),
+    "visionzip-dominant": VisionZip(contextual_share=0.0),
+    "fastervlm": FasterVLM(),
+    "vispruner": VisPruner(),
+    "vispruner-diverse": VisPruner(important_ratio=0.0),
+    "prumerge": PruMerge(),
+    "prumerge-plus": PruMerge(plus=True),
+    "prumerge-fixed": PruMerge(adaptive=False),
+    "prumerge-plus-fixed": PruMerge(plus=True, adaptive=False),
+    "divprune": DivPrune(),
+}
+
+
+def cases(name: str) -> list[tuple[str, str]]:
+    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    return [(name, case["name"]) for case in about["cases"]]
+
+
+def golden(name: str, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Inputs, outputs and parameters of a case."""
+    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    g = load_file(GOLDEN / f"{name}.safetensors")
+    given = next(c["params"] for c in about["cases"] if c["name"] == case)
+    parts = ({k.split(".")[-1]: v for k, v in g.items() if k.startswith(f"{case}.{way}.")}
+             for way in ("in", "out"))  # fmt: skip
+    return *parts, given  # type: ignore[return-value]
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def projector_site(x: Tensor, q: Tensor, k: Tensor) -> Site:
+    """What a method sees ahead of a projector: features with their class token."""
+    B, N, _ = x.shape
+    protect = (torch.arange(N) == 0).expand(B, N)
+    ones = torch.ones(B, N, 1)
+    zeros = torch.zeros(B, dtype=torch.long)
+    return Site(x, q, k, k, ones, protect, 0, 1, tower="projector", anchor=zeros)
+
+
+def heads(x: Tensor, number: int) -> Tensor:
+    """(B,N,C) -> (B,H,N,C/H)."""
+    return x.unflatten(2, (number, -1)).transpose(1, 2)
+
+
+def language_site(x: Tensor, image: Tensor) -> Site:
+    """What a method sees ahead of a language model; `image` (B,N) are the image's tokens."""
+    none = x[:, None, :, :0]
+    ones = torch.ones(*x.shape[:2], 1)
+    words = int((~image).sum(1)[0])
+    return Site(x, none, none, none, ones, ~image, 0, 4, words, tower="language", prefix=0)
+
+
+def random_site(name: str, n: int = 41, B: int = 3, seed: int = 0) -> Site:
+    """Tokens around a few centres; of different attention, so that some stand out."""
+    torch.manual_seed(seed)
+    x = torch.randn(B, 6, 24)[:, torch.randint(0, 6, (n,))] + 0.6 * torch.randn(B, n, 24)
+    if name.startswith("divprune"):
+        image = torch.zeros(B, n, dtype=torch.bool)
+        for b in range(B):  # at different places in each sample
+            image[b, 3 + b : n - 5 + b] = True
+        return language_site(x, image)
+    q, k = torch.randn(2, B, n, 24).unbind(0)
+    return projector_site(x, heads(1.5 * q, 3), heads(k, 3))
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float((a @ b) / (a.norm() * b.norm()))
+
+
+def by_score(score: Any) -> list[int]:
+    """Positions by descending score, the lower position first."""
+    return sorted(range(len(score)), key=lambda i: (-float(score[i]), i))
+
+
+# --- the authors' outputs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "case"), cases("fastervlm"))
+def test_fastervlm_golden(name: str, case: str) -> None:
+    given, out, params = golden(name, case)
+    s = projector_site(given["hidden_states"], given["q"], given["k"])
+    count = params["visual_token_num"]
+    close(s.attention(), given["attention"])
+    close(class_attention(s)[:, 1:], out["image_attentions"])
+    order = ranked(out["image_attentions"], torch.zeros_like(out["index_mask"]))
+    assert torch.equal(order[:, :count], out["topk_order_patch_positions"])
+    plan = FasterVLM().plan(s, params["N_incl_cls"] - 1 - count)
+    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
+    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["kept_features"])
+
+
+@pytest.mark.parametrize(("name", "case"), cases("vispruner"))
+def test_vispruner_golden(name: str, case: str) -> None:
+    given, out, params = golden(name, case)
+    s = projector_site(given["hidden_states"], given["q"], given["k"])
+    count, first = params["visual_token_num"], params["important_token_num"]
+    close(class_attention(s)[:, 1:], out["image_attentions"])
+    order = ranked(class_attention(s), s.protect)
+    assert torch.equal(order[:, 1 : first + 1] - 1, out["important_patch_positions"])
+    if first < count:
+        others = diverse(s.x, order[:, first + 1 :], count - first, params["prune_per_iteration"])
+        assert torch.equal(others - 1, out["diverse_patch_positions"])
+    method = VisPruner(params["important_ratio"], params["prune_per_iteration"])
+    plan = method.plan(s, params["N_incl_cls"] - 1 - count)
+    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
+    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["kept_features"])
+
+
+@pytest.mark.parametrize(("name", "case"), cases("visionzip"))
+def test_visionzip_golden(name: str, case: str) -> None:
+    given, out, params = golden(name, case)
+    s = projector_site(given["hidden_states"], given["q"], given["k"])
+    dominant, contextual = params["dominant_arg"], params["contextual_arg"]
+    close(class_attention(s)[:, 1:] * params["H"], out["cls_attention_head_sum"])
+    order = ranked(class_attention(s), s.protect)
+    assert torch.equal(order[:, :dominant], out["all_indices_topk_order"])
+    rest = order[:, dominant:].sort(1).values
+    metric = given["metric"].gather(1, rest[..., None].expand(-1, -1, given["metric"].shape[2]))
+    centre, other, to = gathered(metric, contextual)
+    assert torch.equal(rest.gather(1, centre), out["contextual_target_positions"])
+    assert torch.equal(rest.gather(1, other), out["merged_positions"])
+    assert torch.equal(to, out["merge_assignment"])
+    by_count = VisionZip(dominant, contextual)
+    r = by_count.feasible(1, params["N_incl_cls"] - 1, None)
+    assert params["N_incl_cls"] - r == dominant + contextual
+    by_share = VisionZip(contextual_share=contextual / (dominant + contextual))
+    for plan in (by_count.plan(s, r), by_count.plan(s, r + 3), by_share.plan(s, r)):
+        assert torch.equal(plan.keep[:, :dominant], out["dominant_positions"])
+        assert torch.equal(plan.keep[:, dominant:], out["contextual_target_positions"])
+        assert plan.src is not None and torch.equal(plan.src, out["merged_positions"])
+        x, size = plan.apply(s.x, s.size)
+        close(x, out["tokens"])
+        assert torch.equal(size[:, dominant:, 0] - 1, out["merge_counts"])
+        assert (size.sum(1) == params["N_incl_cls"]).all()
+
+
+@pytest.mark.parametrize(("name", "case"), cases("prumerge") + cases("prumerge_plus"))
+def test_prumerge_golden(name: str, case: str) -> None:
+    given, out, params = golden(name, case)
+    x, q, k = given["hidden_states"], given["q_proj_out"], given["k_proj_out"]
+    n, plus, B = params["N_incl_cls"] - 1, name == "prumerge_plus", params["B"]
+    attention = full_width_attention(q, k)[:, 1:]
+    close(attention, out["cls_attn"])
+    kept = out["kept_patch_positions"]
+    if params["if_adaptive"]:
+        ratio = outlier_ratio(attention.flatten()[None])  # pooled, as the authors do
+        assert torch.equal(ratio, out["reduction_ratio"])
+        order, count = listed_by_ratio(attention, ratio.expand(B), plus)
+        assert count.tolist() == [kept.shape[1]] * B
+        listed = order[:, : kept.shape[1]]
+    else:
+        first = int(n * params["reduction_ratio_arg"])
+        listed = listed_by_count(attention, first, first if plus else 0)
+    assert torch.equal(listed, kept)
+    left = left_out(listed, n)
+    assert torch.equal(left, torch.zeros_like(left).scatter(1, out["non_topk_patch_positions"], 1))
+    weight = enriched(attention, k[:, 1:], listed, params["k_neighbours"])
+    close(weight @ x[:, 1:], out["tokens"])
+    s = projector_site(x, heads(q, 2), heads(k, 2))
+    if not params["if_adaptive"]:
+        method = PruMerge(plus, adaptive=False, k_neighbours=params["k_neighbours"])
+        tokens, size = method.plan(s, n - kept.shape[1] - 1).apply(s.x, s.size)
+        assert torch.equal(tokens[:, 0], x[:, 0])
+        close(tokens[:, 1:], out["tokens"])
+        assert (size.sum(1) == n + 1).all()
+    for b in range(B):  # the method counts in each image by itself, which for one is the same
+        one = projector_site(x[b : b + 1], s.q[b : b + 1], s.k[b : b + 1])
+        tokens, size = PruMerge(plus).plan(one, 1).apply(one.x, one.size)
+        if B == 1 and params["if_adaptive"]:
+            close(tokens[:, 1:], out["tokens"])
+        alone = outlier_ratio(attention[b : b + 1])
+        order, count = listed_by_ratio(attention[b : b + 1], alone, plus)
+        weight = enriched(attention[b : b + 1], k[b : b + 1, 1:], order[:, : int(count)], 32)
+        close(tokens[:, 1:], weight @ one.x[:, 1:])
+        assert (size > 0).all() and size.sum() == n + 1
+
+
+@pytest.mark.parametrize(("name", "case"), cases("divprune"))
+def test_divprune_golden(name: str, case: str) -> None:
+    given, out, params = golden(name, case)
+    x, words, n = given["inputs_embeds"], params["SYS_TOKEN_LEN"], params["n_visual"]
+    count = round(params["SUBSET_RATIO"] * n)
+    chosen = far_apart(x[:, words : words + n], count)
+    assert torch.equal(chosen[0], out["selected_greedy_order"])
+    at = torch.arange(x.shape[1])
+    s = language_site(x, ((at >= words) & (at < words + n))[None])
+    plan = DivPrune().plan(s, n - count)
+    assert torch.equal(plan.keep[0], out["keep_indexs"])
+    assert torch.equal(plan.apply(s.x, s.size)[0], out["new_input_embeds"])
+
+
+# --- plain loops ------------------------------------------------------------------------------
+
+
+def loop_attention(s: Site, b: int) -> list[float]:
+    """Class attention, mean over heads, of all tokens."""
+    total = torch.zeros(s.x.shape[1])
+    for q, k in zip(s.q[b], s.k[b], strict=True):
+        total += torch.stack([q[0] @ one / math.sqrt(len(one)) for one in k]).softmax(0)
+    return (total / s.q.shape[1]).tolist()
+
+
+@pytest.mark.parametrize("left", [1, 7, 39])
+def test_fastervlm_is_its_loop(left: int) -> None:
+    s = random_site("fastervlm")
+    plan = FasterVLM().plan(s, 40 - left)
+    for b in range(3):
+        best = by_score(loop_attention(s, b)[1:])[:left]
+        assert plan.keep[b].tolist() == [0, *sorted(i + 1 for i in best)]
+
+
+@pytest.mark.parametrize("n", [40, 41])
+@pytest.mark.parametrize(("ratio", "left"), [(0.5, 12), (0.34, 9), (0.0, 3), (0.9, 2), (0.5, 35)])
+def test_vispruner_is_its_loop(n: int, ratio: float, left: int) -> None:
+    """Also where the authors' code crashes: odd lists, and fewer left than a round drops."""
+    s = random_site("vispruner", n + 1, seed=n)
+    plan = VisPruner(ratio, per_iteration=5).plan(s, n - left)
+    for b in range(3):
+        order = [i + 1 for i in by_score(loop_attention(s, b)[1:])]
+        kept, others = order[: int(left * ratio)], order[int(left * ratio) :]
+        while len(others) > left - len(kept):
+            drop = min(5, len(others) - left + len(kept), len(others) // 2)
+            odd = others[1::2]
+            alike = {i: max(cosine(s.x[b, i], s.x[b, j]) for j in odd) for i in others[::2]}
+            others = sorted(alike, key=lambda i: -alike[i])[drop:] + odd
+        assert plan.keep[b].tolist() == [0, *sorted(kept + others)]
+
+
+@pytest.mark.parametrize(("dominant", "contextual"), [(8, 5), (1, 3), (4, 1), (9, 30), (20, 0)])
+def test_visionzip_is_its_loop(dominant: int, contextual: int) -> None:
+    s = random_site("visionzip")
+    x, size = VisionZip(dominant, contextual).plan(s, 41 - dominant - contextual).apply(s.x, s.size)
+    for b in range(3):
+        order = [0] + [i + 1 for i in by_score(loop_attention(s, b)[1:])]
+        kept, rest = sorted(order[:dominant]), sorted(order[dominant:])
+        step = max(1, len(rest) // max(contextual, 1))
+        into: dict[int, list[int]] = {i: [] for i in rest[::step][:contextual]}
+        key = s.k[b].mean(0)
+        for i in rest if contextual else []:
+            if i not in into:
+                into[max(into, key=lambda j: cosine(key[i], key[j]))].append(i)
+        expected = [s.x[b, i] for i in kept]
+        for i, others in into.items():
+            mean = s.x[b, others].mean(0) if others else torch.zeros_like(s.x[b, i])
+            expected.append(s.x[b, i] + mean)
+        close(x[b], torch.stack(expected))
+        assert size[b, dominant:, 0].tolist() == [1 + len(others) for others in into.values()]
+
+
+def loop_prumerge(
+    s: Site, b: int, plus: bool, adaptive: bool, most: int, k: int
+) -> tuple[list[Tensor], list[int]]:
+    """The tokens of one image, and which patches they were made around."""
+    x, n = s.x[b, 1:], s.x.shape[1] - 1
+    q, key = (t[b].transpose(0, 1).flatten(1) for t in (s.q, s.k))
+    a = torch.stack([q[0] @ one / math.sqrt(len(one)) for one in key]).softmax(0)[1:].tolist()
+    key, order = key[1:], by_score(a)
+    if adaptive:
+        ranks = sorted(a)
+
+        def quartile(share: float) -> float:
+            at = share * (n - 1)
+            low = ranks[int(at)]
+            return low + (ranks[min(int(at) + 1, n - 1)] - low) * (at - int(at))
+
+        fence = quartile(0.75) + 1.5 * (quartile(0.75) - quartile(0.25))
+        ratio = sum(v > fence for v in a) / n
+        listed = order[: max(int(n * ratio), 1)]
+        if plus:
+            step = max(int(1 / max(ratio, 1 / n)) // 3, 1)
+            listed += [i for i in range(0, n - 1, step) if i not in listed]
+        listed = listed[: most - 1]
+    else:
+        spaced = (most - 1) // 2 if plus else 0
+        listed = order[: most - 1 - spaced]
+        step = n // max(spaced, 1)
+        listed += [step // 2 + i * step for i in range(spaced)]
+    lost = len(listed) - len(set(listed))
+    rest = [i for i in range(n) if i not in listed][lost:]
+    tokens = []
+    for at, i in enumerate(listed):
+        others = listed[:at] + listed[at + 1 :] + rest
+        near = sorted(others, key=lambda j: -cosine(key[i], key[j]))[:k]
+        tokens.append(x[i] + sum(a[j] * x[j] for j in near))
+    return [*tokens, sum(a[j] * x[j] for j in rest)], listed  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "fixed"])
+@pytest.mark.parametrize("plus", [True, False], ids=["plus", "plain"])
+@pytest.mark.parametrize(("most", "k"), [(30, 8), (11, 8), (2, 3), (12, 99), (3, 1)])
+def test_prumerge_is_its_loop(plus: bool, adaptive: bool, most: int, k: int) -> None:
+    s = random_site("prumerge", seed=most)
+    plan = PruMerge(plus, adaptive, k).plan(s, 40 - most)
+    x, size = plan.apply(s.x, s.size)
+    counts = []
+    for b in range(3):
+        expected, listed = loop_prumerge(s, b, plus, adaptive, most, k)
+        filled = size[b, :, 0] > 0
+        counts.append(int(filled.sum()))
+        assert counts[-1] == len(expected) + 1 <= most + 1
+        close(x[b, filled][1:], torch.stack(expected))
+        assert (x[b, ~filled] == 0).all() and size[b].sum() == 41
+        assert filled[: counts[-1]].all()  # empty slots are last
+        if len(set(listed)) == len(listed):
+            slots = plan.slots(41)[b, 1:][torch.tensor(listed)]
+            assert slots.tolist() == list(range(1, len(listed) + 1))
+    assert x.shape[1] == max(counts) and (adaptive or set(counts) == {most + 1})
+
+
+def test_prumerge_counts_differ_and_are_cut() -> None:
+    s = random_site("prumerge", 101, seed=5)
+    _, size = PruMerge().plan(s, 1).apply(s.x, s.size)
+    counts = (size[..., 0] > 0).sum(1)
+    assert len(set(counts.tolist())) > 1 and counts.max() == size.shape[1]
+    cut = int(counts.max()) - 1
+    _, fewer = PruMerge().plan(s, 100 - (cut - 1)).apply(s.x, s.size)
+    assert torch.equal((fewer[..., 0] > 0).sum(1), counts.clamp(max=cut))
+    flat = replace(s, q=torch.zeros_like(s.q))  # nothing stands out
+    assert PruMerge().plan(flat, 1).apply(s.x, s.size)[0].shape[1] == 3
+    for ratio in (0.0, 0.34, 0.6, 1.0):
+        attention = full_width_attention(*(t.transpose(1, 2).flatten(2) for t in (s.q, s.k)))
+        given = torch.full((3,), ratio, dtype=torch.float64)
+        order, count = listed_by_ratio(attention[:, 1:], given, plus=True)
+        assert order.sort(1).values.equal(torch.arange(100).expand(3, -1)) and (count >= 1).all()
+
+
+@pytest.mark.parametrize("left", [1, 2, 9, 32])
+def test_divprune_is_its_loop(left: int) -> None:
+    s = random_site("divprune")
+    keep = DivPrune().plan(s, 33 - left).keep
+    for b in range(3):
+        image = (~s.protect[b]).nonzero().flatten().tolist()
+        apart = {(i, j): 1 - cosine(s.x[b, i], s.x[b, j]) for i in image for j in image}
+        chosen = [max(image, key=lambda i: min(apart[j, i] for j in image if j != i))]
+        while len(chosen) < left:
+            free = [i for i in image if i not in chosen]
+            chosen.append(max(free, key=lambda i: min(apart[j, i] for j in chosen)))
+        words = s.protect[b].nonzero().flatten().tolist()
+        assert keep[b].tolist() == sorted(words + chosen)
+
+
+def test_divprune_never_selects_twice() -> None:
+    x = torch.randn(2, 3, 8)[:, [0, 0, 1, 1, 2, 2, 0]]
+    for count in range(1, 8):
+        chosen = far_apart(x, count)
+        assert all(len(set(row)) == count for row in chosen.tolist())
+    assert far_apart(torch.ones(1, 4, 8), 4).tolist() == [[0, 1, 2, 3]]
+    assert far_apart(torch.randn(2, 1, 8), 1).tolist() == [[0], [0]]
+
+
+# --- properties -------------------------------------------------------------------------------
+
+
+def alone(s: Site, b: int) -> Site:
+    at = slice(b, b + 1)
+    anchor = None if s.anchor is None else s.anchor[at]
+    return replace(
+        s, x=s.x[at], q=s.q[at], k=s.k[at], v=s.v[at], size=s.size[at], protect=s.protect[at],
+        anchor=anchor,
+    )  # fmt: skip
+
+
+def filled(plan: Plan, s: Site) -> Tensor:
+    """(M,C) the tokens that are left of a single sample."""
+    x, size = plan.apply(s.x, s.size)
+    return x[0, size[0, :, 0] > 0]
+
+
+@pytest.mark.parametrize("r", [4, 31])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sample_is_reduced_alone_as_in_a_batch(name: str, r: int) -> None:
+    s, method = random_site(name), METHODS[name]
+    x, size = method.plan(s, r).apply(s.x, s.size)
+    assert torch.isfinite(x).all() and x.shape[1] == size.shape[1]
+    for b in range(3):
+        one = alone(s, b)
+        torch.testing.assert_close(x[b, size[b, :, 0] > 0], filled(method.plan(one, r), one))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_decides_as_float32_of_the_same_numbers(
+    name: str, dtype: torch.dtype
+) -> None:
+    s = random_site(name)
+    half = replace(s, x=s.x.to(dtype), q=s.q.to(dtype), k=s.k.to(dtype), v=s.v.to(dtype))
+    same = replace(half, x=half.x.float(), q=half.q.float(), k=half.k.float(), v=half.v.float())
+    a, b = (METHODS[name].plan(site, 25) for site in (half, same))
+    assert torch.equal(a.keep, b.keep)
+    x, size = a.apply(half.x, half.size)
+    assert x.dtype == dtype and torch.isfinite(x).all()
+    assert torch.equal(size, b.apply(same.x, same.size)[1])
+    torch.testing.assert_close(x.float(), b.apply(same.x, same.size)[0], atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
+    s = random_site(name)
+    tied = replace(s, **{t: torch.ones_like(getattr(s, t)) for t in ("x", "q", "k", "v")})
+    plan = METHODS[name].plan(tied, 25)
+    assert torch.isfinite(plan.apply(tied.x, tied.size)[0]).all()
+    if name in ("fastervlm", "visionzip-dominant"):
+        assert plan.keep.tolist() == [list(range(16))] * 3
+    if name == "divprune":
+        free = [row[fixed].tolist() for row, fixed in zip(plan.keep, plan.keep >= 0, strict=True)]
+        for b, row in enumerate(free):
+            assert [i for i in row if not s.protect[b, i]] == list(range(3 + b, 11 + b))
+
+
+def test_prumerge_keeps_no_empty_slot_and_attends_to_none() -> None:
+    s = random_site("prumerge")
+    gone = torch.zeros_like(s.protect)
+    gone[:, 30:] = True
+    size, x = s.size.masked_fill(gone[..., None], 0), s.x.masked_fill(gone[..., None], 0)
+    for key in (s.k, s.k.masked_fill(gone[:, None, :, None], 7.0)):
+        empty = replace(s, x=x, k=key, size=size)
+        attention = full_width_attention(
+            *(t.transpose(1, 2).flatten(2) for t in (s.q, key)), size[..., 0] > 0
+        )
+        assert (attention[:, 30:] == 0).all()
+        close(attention.sum(1), torch.ones(3))
+        tokens, new = PruMerge(adaptive=False).plan(empty, 30).apply(x, size)
+        assert torch.isfinite(tokens).all() and (new > 0).all() and new.sum() == 3 * 30
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_on_the_meta_device(name: str) -> None:
+    s = random_site(name)
+    meta = {f: getattr(s, f).to("meta") for f in ("x", "q", "k", "v", "size", "protect")}
+    anchor = None if s.anchor is None else s.anchor.to("meta")
+    plan = METHODS[name].plan(replace(s, **meta, anchor=anchor), 25)
+    x, _ = plan.apply(meta["x"], meta["size"])
+    most = METHODS[name].plan(s, 25).apply(s.x, s.size)[0].shape[1]
+    assert x.shape[1] == most or (name.startswith("prumerge") and x.shape[1] == 16)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not METHODS[n].adaptive])
+def test_compiles_as_one_graph(name: str) -> None:
+    s = random_site(name)
+
+    def reduce(x: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        site = replace(s, x=x, q=q, k=k)
+        return METHODS[name].plan(site, 25).apply(x, s.size)[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(reduce, fullgraph=True, backend="aot_eager")
+    close(compiled(s.x, s.q, s.k), reduce(s.x, s.q, s.k))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_the_tokens(name: str) -> None:
+    s = random_site(name)
+    x = s.x.clone().requires_grad_()
+    METHODS[name].plan(replace(s, x=x), 20).apply(x, s.size)[0].square().sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all() and (x.grad != 0).any()
+
+
+# --- counts and guards ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("rate", [0.02, 0.25, 0.9])
+def test_as_many_tokens_are_left_as_the_budget_says(name: str, rate: float) -> None:
+    s, method = random_site(name), METHODS[name]
+    free = s.x.shape[1] - s.n_protected
+    wanted = as_schedule(method, keep_rate=rate, layers=[0])(0, 1, free, free)
+    r = method.feasible(wanted, free, None)
+    left = method.plan(s, r).apply(s.x, s.size)[0].shape[1] - s.n_protected * (
+        not method.keeps_class
+    )
+    expected = max(math.ceil(rate * free), method.least + method.keeps_class)
+    if name == "visionzip-counts":
+        assert left == 10
+    elif method.adaptive:
+        assert 2 <= left <= expected
+    else:
+        assert left == expected
+
+
+def test_the_authors_budgets() -> None:
+    def left(method: Reducer, patches: int) -> int:
+        wanted = as_schedule(method, keep_rate=method.budget["keep_rate"])(0, 1, patches, patches)
+        r = method.feasible(wanted, patches, None)
+        return patches + method.keeps_class - r
+
+    assert left(VisionZip(), 576) == 64 == left(VisionZip(54, 10), 576)
+    assert round(64 * VisionZip().contextual_share) == 10
+    assert left(DivPrune(), 576) == 57 and DivPrune().budget["layers"] == (0,)
+    assert left(PruMerge(adaptive=False), 576) == 72
+    assert left(PruMerge(adaptive=False, plus=True), 576) == 144
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: VisionZip(dominant=54), "give both dominant= and contextual="),
+        (lambda: VisionZip(0, 10), "dominant must be at least 1"),
+        (lambda: VisionZip(5, -1), "contextual at least 0"),
+        (lambda: VisionZip(contextual_share=1.0), r"share in \[0, 1\)"),
+        (lambda: VisionZip(54, 10).feasible(3, 36, None), "contextual <= 36, not 64"),
+        (lambda: VisPruner(1.5), r"share in \[0, 1\]"),
+        (lambda: VisPruner(per_iteration=0), "per_iteration must be at least 1"),
+        (lambda: PruMerge(k_neighbours=0), "k_neighbours must be at least 1"),
+    ],
+)
+def test_wrong_parameters_are_named(make: Any, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        make()
+
+
+# --- whole models -----------------------------------------------------------------------------
+
+
+def answers(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    out: Tensor = model.generate(**batch, max_new_tokens=4, do_sample=False)
+    return out[:, -4:]
+
+
+def one_of(batch: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    """One sample without its padding."""
+    n = int((batch["attention_mask"][i] == 0).sum())
+    texts = ("input_ids", "attention_mask")
+    return {k: v[i : i + 1, n:] if k in texts else v[i : i + 1] for k, v in batch.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT"])
+def test_whole_models(family: str, name: str) -> None:
+    make, batch_of = tiny.MODELS[family]
+    model, batch = make(), batch_of(3)
+    plain = model(**batch).logits
+    with bench.reduced(model, METHODS[name]):
+        reduced = model(**batch).logits
+        together = answers(model, batch)
+        each = torch.cat([answers(model, one_of(batch, i)) for i in range(3)])
+        if family == "LLaVA":
+            tower = METHODS[name].towers[0]
+            seen = bench.trace(model, **one_of(batch, 0)).tokens[tower]
+    assert torch.isfinite(reduced).all() and not torch.equal(reduced, plain)
+    assert torch.equal(together, each)
+    assert torch.equal(model(**batch).logits, plain)
+    if family == "LLaVA" and name == "visionzip":
+        assert seen[0][1] == 4
+    if family == "LLaVA" and name == "visionzip-counts":
+        assert seen[0][1] == 10
+    if family == "LLaVA" and name in ("fastervlm", "vispruner"):
+        assert seen[0][1] == 9
+    if family == "LLaVA" and name == "divprune":
+        assert seen[0] == (8 + 4, 8 + 4)

@@ -1,0 +1,661 @@
+"""Methods inside a language model: the authors' outputs, plain loops, batches, whole models."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import vlm_models as tiny
+from safetensors.torch import load_file
+from torch import Tensor
+
+import bench
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported
+from bench.schedules import as_schedule
+from methods.algorithms.language import in_set_order, least_alike, raters, words_after
+from methods.dart import DART
+from methods.fastv import FastV
+from methods.pyramiddrop import PyramidDrop
+from methods.sparsevlm import SparseVLM
+
+GOLDEN = Path(__file__).parent / "golden" / "methods"
+METHODS: dict[str, Reducer] = {
+    "fastv": FastV(),
+    "pyramiddrop": PyramidDrop(),
+    "dart": DART(),
+    "dart-image": DART(pivot_image_token=3, pivot_text_token=0),
+    "dart-words": DART(pivot_image_token=1, pivot_text_token=9),  # more than there are
+    "sparsevlm": SparseVLM(),
+    "sparsevlm-more": SparseVLM(recycle_ratio=1.0, cluster_ratio=0.25),
+}
+
+
+def cases(name: str) -> list[str]:
+    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    return [case["name"] for case in about["cases"]]
+
+
+def golden(name: str, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Inputs, outputs and parameters of a case."""
+    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    g = load_file(GOLDEN / f"{name}.safetensors")
+    given = next(c["params"] for c in about["cases"] if c["name"] == case)
+    parts = ({k.removeprefix(f"{case}.{way}."): v for k, v in g.items()
+              if k.startswith(f"{case}.{way}.")} for way in ("in", "out"))  # fmt: skip
+    return *parts, given  # type: ignore[return-value]
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+
+
+def span(n: int, first: int, count: int) -> Tensor:
+    """(1,N) True at `count` places."""
+    at = torch.arange(n)
+    return ((at >= first) & (at < first + count))[None]
+
+
+def language_site(x: Tensor, image: Tensor, q: Any = None, k: Any = None, **more: Any) -> Site:
+    """What a method sees ahead of a block; `image` (B,N) are the image's tokens."""
+    none = x[:, None, :, :0]
+    q, k = (none if t is None else t for t in (q, k))
+    B, N, _ = x.shape
+    words = int((~image).sum(1)[0])
+    given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
+    return Site(
+        x, q, k, k, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
+        prefix=0, causal="bias" not in more, **{**given, **more},
+    )  # fmt: skip
+
+
+# --- the authors' outputs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", cases("fastv"))
+def test_fastv_golden(case: str) -> None:
+    given, out, params = golden("fastv", case)
+    x, n = given["hidden_states"], params["fast_v_image_token_length"]
+    image = span(params["L"], params["fast_v_sys_length"], n)
+    s = language_site(x, image, given["q"], given["k"])
+    close(s.attention(), given["attention"])
+    close(s.anchor_attention()[image], out["image_scores"])
+    r = as_schedule(FastV(), keep_rate=params["fast_v_attention_rank"] / n, layers=(2,))(2, 4, n, n)
+    assert r == n - params["fast_v_attention_rank"]
+    plan = FastV().plan(s, r)
+    assert torch.equal(plan.keep[0], out["keep_indexs"])
+    assert torch.equal(plan.keep, out["position_ids"])
+    assert torch.equal(plan.apply(x, s.size)[0], out["hidden_states_kept"])
+
+
+def turned(x: Tensor, position: Tensor, base: float = 10000.0) -> Tensor:
+    """Rotary embedding of (B,H,N,D), halves paired."""
+    half = x.shape[-1] // 2
+    angle = position[:, None, :, None] * base ** (-torch.arange(half) / half)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+
+@pytest.mark.parametrize("case", cases("pyramiddrop"))
+def test_pyramiddrop_golden(case: str) -> None:
+    given, out, params = golden("pyramiddrop", case)
+    x, H = given["features_stage0"], params["H"]
+    B, N, _ = x.shape
+    starts, words = params["image_token_posi"], params["prompt_len_without_image"]
+    n = first = params["image_tokens"][0]
+    schedule = as_schedule(PyramidDrop(), **PyramidDrop.budget)
+    for stage, layer in enumerate(params["layer_list"]):
+        length = torch.tensor(words) + n
+        image = torch.cat([span(N, start, n) for start in starts])
+        position = torch.arange(N).expand(B, N)
+        size = (position < length[:, None]).float()[..., None]
+        if stage:  # the authors' padding stands at 0
+            position = position * size[..., 0]
+
+        def ahead(x: Tensor = x, at: Tensor = position, i: int = stage) -> tuple[Tensor, Tensor]:
+            y = rms_norm(x, given[f"input_layernorm_weight_stage{i}"])
+            both = (y @ given[f"{p}_proj_weight_stage{i}"].T for p in ("q", "k"))
+            q, k = (turned(t.unflatten(2, (H, -1)).transpose(1, 2), at) for t in both)
+            return q, k
+
+        q, k = ahead()
+        for a, name in ((q, "query"), (k, "key")):
+            for b in range(B):
+                real = slice(int(length[b]))
+                close(a[b, :, real], out[f"stage{stage}.{name}_states_post_rope"][b, :, real])
+        other = torch.zeros_like(x)[:, None]
+        s = language_site(x, image, other, other, size=size, anchor=length - 1, ahead=ahead)
+        score = replace(s, q=q, k=k).anchor_attention()
+        r = schedule(layer, 32, n, first)
+        plan = PyramidDrop().plan(s, r)
+        for b in range(B):
+            close(score[b, image[b]], out[f"stage{stage}.b{b}.image_scores"])
+            kept = plan.keep[b][image[b, plan.keep[b]]]
+            at = out[f"stage{stage}.b{b}.kept_visual_positions_in_stage_input"]
+            assert kept.tolist() == at.tolist()
+        assert out[f"stage{stage}.n_visual_in_out"].flatten()[-1] in (n, n - r)
+        x, new = plan.apply(x, size)
+        close(x * new, out[f"stage{stage}.features"])
+        n, N = n - r, N - r
+    assert n == int(first * params["image_token_ratio_list"][-1])
+
+
+@pytest.mark.parametrize("case", cases("dart"))
+def test_dart_golden(case: str) -> None:
+    given, out, params = golden("dart", case)
+    x, k, n = given["layer_output_hidden_states"], given["key_states"], params["image_token_length"]
+    image = span(params["L"], params["image_token_start_index"], n)
+
+    def norm(x: Tensor) -> Tensor:
+        return rms_norm(x, given["final_norm_weight"], params["final_norm_eps"])
+
+    s = language_site(x, image, k, k, norm=norm)
+    close(k.abs().sum((1, 3))[image], out["key_L1_image"])
+    behind = words_after(s.protect, s.size)
+    close(k.abs().sum((1, 3))[behind], out["key_L1_text"])
+    pivots = torch.cat(
+        [out["pivot_image_positions_topk_order"], out["pivot_text_positions_topk_order"]]
+    )
+    order = in_set_order(pivots[None], torch.tensor([8]))
+    assert torch.equal(pivots[order[0]], out["pivot_processing_order"])
+    rate = 1 - params["reduction_ratio"]
+    if params["max_num_trunction"] is not None:
+        rate = params["max_num_trunction"] / n
+    wanted = as_schedule(DART(), keep_rate=rate, layers=(2,))(2, 4, n, n)
+    r = DART().feasible(wanted, n, None)
+    plan = DART().plan(s, r)
+    assert torch.equal(plan.keep[0], out["keep_indexs"])
+    assert torch.equal(plan.keep[0][image[0, plan.keep[0]]], out["retained_image_tokens_sorted"])
+    assert torch.equal(plan.apply(x, s.size)[0], out["hidden_states_kept"])
+
+
+@pytest.mark.parametrize("case", cases("sparsevlm"))
+def test_sparsevlm_golden(case: str) -> None:
+    given, out, params = golden("sparsevlm", case)
+    x, before, n = given["input_embeds"], params["v_token_start"], params["n_visual"]
+    words = params["n_text_after"]
+    start = language_site(x, span(x.shape[1], before, n))
+    score, rates = raters(start.x, start.protect, start.size, before + words)
+    close(score[:, before:], out["text_rater_scores"])
+    assert (score[:, :before] == 0).all() and not rates[:, :before].any()
+    where = rates[0, before:].nonzero().flatten()
+    assert torch.equal(where, out["text_rater_index_rel_to_text_start"])
+    if params["USE_VERSION"] == "2_0":  # of which the method has no more
+        return
+    for stage, left in enumerate(params["sparse_token_list"]):
+        q, k, x = (given[f"{name}_stage{stage}"] for name in ("q", "k", "layer_output"))
+        image = span(x.shape[1], before, n)
+        s = language_site(x, image, q, k, start=start)
+        close(s.attention(), given[f"attention_stage{stage}"])
+        close(SparseVLM().rated(s)[image], out[f"stage{stage}.relation_vis_text"][0])
+        plan = SparseVLM().plan(s, n - left)
+        assert torch.equal(plan.keep, out[f"stage{stage}.select_token_idx"])
+        assert plan.extra is not None
+        again = plan.extra[0].any(0).nonzero().flatten()
+        recycled = out[f"stage{stage}.recycled_visual_positions"]
+        assert torch.equal(again, recycled.sort().values + before)
+        cluster = plan.extra[0].argmax(0)[recycled + before]
+        assert torch.equal(cluster, out[f"stage{stage}.cluster_assignment_of_recycled"][0])
+        new, size = plan.apply(x, s.size)
+        merged = new[:, left + before + words :]
+        close(merged, out[f"stage{stage}.merged_tokens"])
+        assert int(size.sum()) == left + before + words + len(again)
+        at = left + before
+        placed = torch.cat([new[:, :at], merged, new[:, at : at + words]], 1)
+        close(placed, out[f"stage{stage}.new_hidden_states"])
+        n = left + merged.shape[1]
+        assert n == int(out[f"stage{stage}.v_token_num"])
+
+
+# --- a batch of samples with their images at different places, padded in front --------------------
+
+BEFORE, AFTER, IMAGE, FIRST = (3, 1, 5), (9, 6, 4), 30, 36
+
+
+def layout(image: int) -> tuple[Tensor, Tensor]:
+    """(B,N) the image's tokens, and what is no padding."""
+    N = image + max(a + b for a, b in zip(BEFORE, AFTER, strict=True))
+    spans = [span(N, N - after - image, image) for after in AFTER]
+    pads = [N - image - a - b for a, b in zip(BEFORE, AFTER, strict=True)]
+    return torch.cat(spans), torch.arange(N) >= torch.tensor(pads)[:, None]
+
+
+def random_site(seed: int = 0) -> Site:
+    """Three samples; grouped queries; padding whose rows of attention are empty."""
+    torch.manual_seed(seed)
+    image, real = layout(IMAGE)
+    B, N = image.shape
+    centres = torch.randn(B, 6, 24)[:, torch.randint(0, 6, (N,))]
+    x = centres + 0.6 * torch.randn(B, N, 24)
+    q, q2, k, k2 = torch.randn(B, 4, N, 8), *torch.randn(3, B, 4, N, 8).unbind(0)
+    seen = real[:, None, None] & real[:, None, :, None] & torch.ones(N, N).tril().bool()
+    bias = torch.zeros(B, 1, N, N).masked_fill(~seen, -torch.inf)
+    weight = torch.rand(24) + 0.5
+    first, first_real = layout(FIRST)
+    start = language_site(
+        0.5 * torch.randn(*first.shape, 24), first, size=first_real.float()[..., None]
+    )
+    return language_site(
+        x, image, 1.5 * q, k[:, ::2], size=real.float()[..., None], bias=bias, start=start,
+        ahead=lambda: (1.5 * q2, k2[:, ::2]), norm=lambda x: rms_norm(x.float(), weight),
+    )  # fmt: skip
+
+
+def alone(s: Site, b: int) -> Site:
+    """One sample without its padding."""
+    pad = int((s.size[b] == 0).sum())
+    at, q_k = slice(b, b + 1), None if s.ahead is None else s.ahead()
+    x, size, protect = (getattr(s, f)[at, pad:] for f in ("x", "size", "protect"))
+    q, k, v = (getattr(s, f)[at, :, pad:] for f in ("q", "k", "v"))
+    return replace(
+        s, x=x, q=q, k=k, v=v, size=size, protect=protect, bias=None, causal=True,
+        n_protected=int(protect.sum()), anchor=torch.tensor([x.shape[1] - 1]),
+        start=None if s.start is None else alone(s.start, b),
+        ahead=None if q_k is None else lambda: (q_k[0][at, :, pad:], q_k[1][at, :, pad:]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("r", [1, 4, 18, 29])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sample_is_reduced_alone_as_in_a_batch(name: str, r: int) -> None:
+    s, method = random_site(), METHODS[name]
+    plan = method.plan(s, r)
+    x, size = plan.apply(s.x, s.size)
+    assert torch.isfinite(x).all()
+    assert (plan.keep[:, 1:] > plan.keep[:, :-1]).all()
+    for b in range(3):
+        one, pad = alone(s, b), int((s.size[b] == 0).sum())
+        single = method.plan(one, r)
+        assert plan.keep[b, :pad].tolist() == list(range(pad))
+        assert torch.equal(plan.keep[b, pad:] - pad, single.keep[0])
+        torch.testing.assert_close(x[b, pad:], single.apply(one.x, one.size)[0][0])
+        kept = (~s.protect[b])[plan.keep[b]].sum()
+        assert kept == IMAGE - r and s.protect[b].sum() + kept == plan.keep.shape[1]
+
+
+# --- plain loops ------------------------------------------------------------------------------
+
+
+def loop_attention(q: Tensor, k: Tensor, row: int, seen: range) -> list[list[float]]:
+    """(H, len(seen)) what one query pays, by head; heads share keys in groups."""
+    group = len(q) // len(k)
+    heads = []
+    for h in range(len(q)):
+        logits = [math.exp(float(q[h, row] @ k[h // group, j]) / math.sqrt(8)) for j in seen]
+        heads.append([v / sum(logits) for v in logits])
+    return heads
+
+
+def best(score: dict[int, float], count: int) -> list[int]:
+    return sorted(score, key=lambda i: (-score[i], i))[:count]
+
+
+def parts(s: Site, b: int) -> tuple[int, list[int], list[int]]:
+    """Padding, the image's tokens, and the words behind it."""
+    image = (~s.protect[b]).nonzero().flatten().tolist()
+    pad = int((s.size[b] == 0).sum())
+    return pad, image, list(range(image[-1] + 1, s.x.shape[1]))
+
+
+def loop_last_token(s: Site, q: Tensor, k: Tensor, b: int, left: int) -> list[int]:
+    pad, image, _ = parts(s, b)
+    N = s.x.shape[1]
+    heads = loop_attention(q[b], k[b], N - 1, range(pad, N))
+    kept = best({i: sum(head[i - pad] for head in heads) for i in image}, left)
+    return sorted({*range(N)} - {*image} | {*kept})
+
+
+@pytest.mark.parametrize("left", [1, 7, 29])
+def test_fastv_and_pyramiddrop_are_their_loop(left: int) -> None:
+    s = random_site(left)
+    assert s.ahead is not None
+    for method, (q, k) in ((FastV(), (s.q, s.k)), (PyramidDrop(), s.ahead())):
+        keep = method.plan(s, IMAGE - left).keep
+        assert keep.tolist() == [loop_last_token(s, q, k, b, left) for b in range(3)]
+
+
+@pytest.mark.parametrize("left", [1, 3, 4, 12, 17, 28, 29])
+@pytest.mark.parametrize("pivots", [(4, 4), (3, 0), (1, 9), (2, 3)])
+def test_dart_is_its_loop(pivots: tuple[int, int], left: int) -> None:
+    s = random_site(left)
+    assert s.norm is not None
+    keep = DART(*pivots).plan(s, IMAGE - left).keep
+    for b in range(3):
+        pad, image, words = parts(s, b)
+        x = s.norm(s.x[b])
+        size = {i: float(s.k[b, :, i].abs().sum()) for i in image + words}
+        kept = best({i: size[i] for i in image}, min(pivots[0], left))
+        listed = kept + best({i: size[i] for i in words}, pivots[1])
+        order = [i + pad for i in set([i - pad for i in listed])]  # noqa: C403
+        share, more = divmod(left - len(kept), len(order))
+        for turn, pivot in enumerate(order):
+            free = [i for i in image if i not in kept]
+            alike = {i: -float(torch.cosine_similarity(x[i], x[pivot], dim=0)) for i in free}
+            kept += best(alike, share + (turn < more))
+        assert keep[b].tolist() == sorted({*range(s.x.shape[1])} - {*image} | {*kept})
+
+
+def loop_merged(x: Tensor, again: list[int], count: int) -> list[Tensor]:
+    """Density peaks of some tokens, and the mean of what is nearest to each."""
+    far = {(i, j): math.dist(x[i].tolist(), x[j].tolist()) / math.sqrt(24) for i in again
+           for j in again}  # fmt: skip
+    density = {}
+    for i in again:
+        near = sorted(far[i, j] for j in again)[:count]
+        density[i] = math.exp(-sum(d * d for d in near) / count)
+    rank = {i: (density[i], -again.index(i)) for i in again}
+    peak = {}
+    for i in again:
+        higher = [far[i, j] for j in again if rank[j] > rank[i]]
+        peak[i] = min(higher, default=max(far.values())) * density[i]
+    centres = sorted(again, key=lambda i: (-peak[i], again.index(i)))[:count]
+    into: dict[int, list[int]] = {i: [i] for i in centres}
+    for i in again:
+        if i not in into:
+            into[min(centres, key=lambda j: far[i, j])].append(i)
+    return [x[one].sum(0) / (len(one) + 1e-6) for one in into.values()]
+
+
+def loop_rating(start: Site, b: int) -> list[int]:
+    """The raters, counted from the end: -1 is the last word."""
+    _, image, words = parts(start, b)
+    share = dict.fromkeys(words, 0.0)
+    for i in image:
+        logits = {j: math.exp(float(start.x[b, i] @ start.x[b, j])) for j in words}
+        for j in words:
+            share[j] += logits[j] / sum(logits.values()) / len(image)
+    mean = sum(share.values()) / len(words)
+    return [j - start.x.shape[1] for j in words if share[j] > mean]
+
+
+@pytest.mark.parametrize("left", [1, 6, 13, 29])
+@pytest.mark.parametrize(("recycle", "cluster"), [(0.3, 0.1), (1.0, 0.25), (0.0, 0.5), (0.7, 0.2)])
+def test_sparsevlm_is_its_loop(recycle: float, cluster: float, left: int) -> None:
+    s = random_site(left)
+    assert s.start is not None
+    N = s.x.shape[1]
+    plan = SparseVLM(recycle, cluster).plan(s, IMAGE - left)
+    x, _ = plan.apply(s.x, s.size)
+    for b in range(3):
+        pad, image, _ = parts(s, b)
+        score = dict.fromkeys(image, 0.0)
+        for j in loop_rating(s.start, b):
+            for head in loop_attention(s.q[b], s.k[b], N + j, range(pad, N + j + 1)):
+                for i in image:
+                    score[i] += head[i - pad]
+        order = best(score, len(image))
+        kept = sorted({*range(N)} - {*image} | {*order[:left]})
+        assert plan.keep[b].tolist() == kept
+        dropped = order[left:]
+        again = dropped[: int(recycle * len(dropped)) + 1]
+        merged = loop_merged(s.x[b], again, min(int(cluster * len(again)) + 1, len(again)))
+        close(x[b, len(kept) :], torch.stack(merged))
+
+
+# --- properties -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_decides_as_float32_of_the_same_numbers(
+    name: str, dtype: torch.dtype
+) -> None:
+    s = random_site()
+    assert s.ahead is not None and s.start is not None and s.bias is not None
+    ahead = s.ahead()
+
+    def cast(to: torch.dtype) -> Site:
+        def turn(x: Tensor) -> Tensor:
+            return x.to(dtype).to(to)
+
+        assert s.start is not None and s.bias is not None
+        start = replace(s.start, x=turn(s.start.x))
+        q, k = map(turn, ahead)
+        return replace(
+            s, x=turn(s.x), q=turn(s.q), k=turn(s.k), v=turn(s.v), bias=s.bias.to(to),
+            start=start, ahead=lambda: (q, k),
+        )  # fmt: skip
+
+    half, same = cast(dtype), cast(torch.float32)
+    a, b = (METHODS[name].plan(site, 18) for site in (half, same))
+    assert torch.equal(a.keep, b.keep)
+    x, size = a.apply(half.x, half.size)
+    assert x.dtype == dtype and torch.isfinite(x).all()
+    assert torch.equal(size, b.apply(same.x, same.size)[1])
+    torch.testing.assert_close(x.float(), b.apply(same.x, same.size)[0], atol=0.05, rtol=0.05)
+
+
+def on_meta(s: Site) -> Site:
+    fields = ("x", "q", "k", "v", "size", "protect", "bias", "anchor")
+    moved = {f: t.to("meta") for f in fields if (t := getattr(s, f)) is not None}
+    q_k = None if s.ahead is None else tuple(t.to("meta") for t in s.ahead())
+    start = None if s.start is None else on_meta(s.start)
+    ahead: Any = None if q_k is None else lambda: q_k
+    norm = None if s.norm is None else torch.nn.RMSNorm(24, device="meta")
+    return replace(s, **moved, start=start, ahead=ahead, norm=norm)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_on_the_meta_device(name: str) -> None:
+    s = random_site()
+    meta = on_meta(s)
+    x, size = METHODS[name].plan(meta, 18).apply(meta.x, meta.size)
+    there = METHODS[name].plan(s, 18).apply(s.x, s.size)
+    assert x.is_meta and (x.shape, size.shape) == (there[0].shape, there[1].shape)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
+    s = random_site()
+    assert s.start is not None and s.ahead is not None
+    q, k = map(torch.ones_like, s.ahead())
+    same = {t: torch.ones_like(getattr(s, t)) for t in ("x", "q", "k", "v")}
+    start = replace(s.start, x=torch.ones_like(s.start.x))
+    plan = METHODS[name].plan(replace(s, **same, start=start, ahead=lambda: (q, k)), 18)
+    for b in range(3):
+        kept = [i for i in plan.keep[b].tolist() if not s.protect[b, i]]
+        assert kept == list(range(kept[0], kept[0] + 12)) and s.protect[b, kept[0] - 1]
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
+def test_compiles_as_one_graph(name: str) -> None:
+    """`dart` goes by the order of a set, which is read on the host."""
+    s = random_site()
+
+    def reduce(x: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        site = replace(s, x=x, q=q, k=k, ahead=lambda: (q, k))
+        return METHODS[name].plan(site, 18).apply(x, s.size)[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(reduce, fullgraph=True, backend="aot_eager")
+    close(compiled(s.x, s.q, s.k), reduce(s.x, s.q, s.k))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_the_tokens(name: str) -> None:
+    s = random_site()
+    x = s.x.clone().requires_grad_()
+    METHODS[name].plan(replace(s, x=x), 18).apply(x, s.size)[0].square().sum().backward()
+    assert x.grad is not None and torch.isfinite(x.grad).all() and (x.grad != 0).any()
+
+
+# --- prompts out of the ordinary ----------------------------------------------------------------
+
+
+def odd_site(before: int, after: int, image: int = 12) -> Site:
+    torch.manual_seed(5)
+    n = before + image + after
+    x, q, k = torch.randn(2, n, 16), *torch.randn(2, 2, 2, n, 8).unbind(0)
+    at = span(n, before, image).expand(2, -1)
+    start = language_site(torch.randn(2, n, 16), at)
+    return language_site(x, at, q, k, start=start, ahead=lambda: (q, k), norm=lambda x: x)
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 0), (0, 0), (0, 1), (2, 1), (0, 2)])
+@pytest.mark.parametrize("name", METHODS)
+def test_few_words_or_none(name: str, before: int, after: int) -> None:
+    s = odd_site(before, after)
+    for r in (1, 5, 11):
+        plan = METHODS[name].plan(s, r)
+        assert plan.keep.shape[1] == s.x.shape[1] - r
+        assert torch.isfinite(plan.apply(s.x, s.size)[0]).all()
+
+
+def test_the_last_token_rates_where_no_word_is_above_the_mean() -> None:
+    for before, after in ((2, 1), (3, 0), (0, 0)):
+        s = odd_site(before, after)
+        assert SparseVLM().raters(s).nonzero().tolist() == [[b, s.x.shape[1] - 1] for b in range(2)]
+        close(SparseVLM().rated(s), s.anchor_attention())
+
+
+def test_raters_are_found_where_a_batch_was_padded_anew() -> None:
+    """Others kept more tokens: padding in front that the start had not."""
+    s = random_site()
+    longer = {
+        "x": torch.cat([torch.zeros(3, 2, 24), s.x], 1),
+        "size": torch.cat([torch.zeros(3, 2, 1), s.size], 1),
+        "protect": torch.cat([torch.ones(3, 2, dtype=torch.bool), s.protect], 1),
+    }
+    assert s.anchor is not None
+    padded = replace(s, **longer, n_protected=s.n_protected + 2, anchor=s.anchor + 2)
+    assert torch.equal(SparseVLM().raters(padded)[:, 2:], SparseVLM().raters(s))
+
+
+def test_words_between_two_images_are_not_behind() -> None:
+    protect = torch.tensor([[1, 0, 1, 0, 1, 1]], dtype=torch.bool)
+    assert words_after(protect, torch.ones(1, 6, 1)).tolist() == [[0, 0, 0, 0, 1, 1]]
+
+
+def test_taking_in_turns() -> None:
+    alike = torch.tensor([[[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.3, 0.4]]])
+    none = torch.zeros(1, 4, dtype=torch.bool)
+    assert least_alike(alike, torch.tensor([[2, 1]]), none).tolist() == [[1, 1, 1, 0]]
+    assert least_alike(alike, torch.tensor([[0, 1]]), none).tolist() == [[0, 1, 0, 0]]
+
+
+# --- budgets and guards -----------------------------------------------------------------------
+
+
+def left_at(method: Reducer, depth: int, tokens: int, made: bool = False) -> dict[int, int]:
+    """How many image tokens each block keeps by the method's own budget."""
+    schedule = as_schedule(method, **method.budget)
+    now, left = tokens, {}
+    for layer in range(depth):
+        wanted = schedule(layer, depth, now, tokens)
+        if wanted and (r := method.feasible(wanted, now, None)):
+            left[layer] = now - r
+            again = int(0.3 * r) + 1
+            now = now - r + made * (again // 10 + 1)
+    return left
+
+
+def test_the_authors_budgets() -> None:
+    assert left_at(FastV(), 32, 576) == {2: 288}
+    assert left_at(PyramidDrop(), 32, 576) == {8: 288, 16: 144, 24: 72}
+    assert left_at(DART(), 32, 576) == {2: 132}
+    assert left_at(SparseVLM(), 32, 576, made=True) == {3: 300, 7: 200, 16: 110}
+    for table in ((303, 110, 36), (238, 48, 26), (66, 30, 17)):
+        rates = tuple(n / 576 for n in table)
+        schedule = as_schedule(SparseVLM(), keep_rate=rates, layers=SparseVLM.budget["layers"])
+        assert [600 - schedule(i, 32, 600, 576) for i in (3, 7, 16)] == list(table)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 5, 36, 40, 575, 576])
+def test_dart_keeps_its_pivots_and_as_many_for_each(tokens: int) -> None:
+    for r in range(tokens + 1):
+        left = tokens - DART().feasible(r, tokens, None)
+        assert left == (min(tokens, 4 + (tokens - r) // 8 * 8) if r else tokens)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_ahead_of_the_first_block_there_is_nothing_to_go_by(name: str) -> None:
+    s = random_site()
+    none = s.x[:, None, :, :0]
+    for q in (none, s.q[:, :, 1:]):
+        with pytest.raises(Unsupported, match=r"ahead of block 2 none has run .* other layers="):
+            METHODS[name].plan(replace(s, q=q, k=q, v=q), 3)
+
+
+def test_a_site_must_bring_what_a_method_reads() -> None:
+    s = replace(random_site(), start=None, ahead=None, norm=None)
+    for method in (PyramidDrop(), DART(), SparseVLM()):
+        with pytest.raises(Unsupported, match=method.name):
+            method.plan(s, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: DART(pivot_image_token=0), "pivot_image_token >= 1"),
+        (lambda: DART(pivot_text_token=-1), "pivot_text_token >= 0"),
+        (lambda: SparseVLM(recycle_ratio=1.5), r"shares in \[0, 1\]"),
+        (lambda: SparseVLM(cluster_ratio=-0.1), r"shares in \[0, 1\]"),
+    ],
+)
+def test_wrong_parameters_are_named(make: Any, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        make()
+
+
+# --- whole models -----------------------------------------------------------------------------
+
+
+def answers(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    out: Tensor = model.generate(**batch, max_new_tokens=4, do_sample=False)
+    return out[:, -4:]
+
+
+def one_of(batch: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    """One sample without its padding."""
+    n = int((batch["attention_mask"][i] == 0).sum())
+    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
+    one = {k: v[i : i + 1, n:] if k in texts else v[i : i + 1] for k, v in batch.items()}
+    if "image_grid_thw" in batch:  # patches of all images in a row
+        patches = batch["image_grid_thw"].prod(1).tolist()
+        one["pixel_values"] = batch["pixel_values"].split(patches)[i]
+    return one
+
+
+def shallow(method: Reducer) -> dict[str, Any]:
+    """Blocks of a model of six, where the method's own would be the first."""
+    return {**method.budget, "layers": (1, 3, 4)} if method.name == "sparsevlm" else {}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "Qwen2-VL"])
+def test_whole_models(family: str, name: str) -> None:
+    make, batch_of = tiny.MODELS[family]
+    model, batch, method = make(), batch_of(3), METHODS[name]
+    plain = model(**batch).logits
+    with bench.reduced(model, method, **shallow(method)):
+        reduced = model(**batch).logits
+        together = answers(model, batch)
+        each = torch.cat([answers(model, one_of(batch, i)) for i in range(3)])
+        if family == "LLaVA":
+            seen = bench.trace(model, **one_of(batch, 0)).tokens["language"]
+    assert torch.isfinite(reduced).all() and not torch.equal(reduced, plain)
+    assert torch.equal(together, each)
+    assert torch.equal(model(**batch).logits, plain)
+    left = {
+        "fastv": [44, 44, 26, 26, 26, 26],
+        "pyramiddrop": [44, 26, 26, 17, 12, 12],
+        "dart": [44, 44, 20, 20, 20, 20],
+    }
+    if family == "LLaVA" and name in left:
+        assert [n for n, _ in seen] == left[name]
+
+
+def test_plans_are_of_the_plain_kind() -> None:
+    """Pruners keep; only `sparsevlm` makes tokens."""
+    for name, method in METHODS.items():
+        plan: Plan = method.plan(random_site(), 18)
+        assert plan.src is None and (plan.extra is not None) == name.startswith("sparsevlm")
