@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from bench.core import Plan, Reducer, Site
 from bench.registry import register
 
