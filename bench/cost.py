@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import BenchError, Unsupported
-from bench.options import budget
+from bench.options import budget, listed
 from bench.registry import near_miss
 from bench.spec import BASELINE, label
 
@@ -116,7 +116,7 @@ def arguments(
             named = [name for name in methods if option in classes[name].budget]
             value = budget(text, option)
             for name in named if len(methods) > 1 and named else methods:
-                given[name][option] = _several(value) if option == "layers" else value
+                given[name][option] = listed(value) if option == "layers" else value
     fields = {name: getattr(cls, "__dataclass_fields__", {}) for name, cls in classes.items()}
     for text in params:
         key, equals, value = text.partition("=")
@@ -128,13 +128,6 @@ def arguments(
         for name in takers:
             given[name][key] = yaml.safe_load(value)
     return list(given.items())
-
-
-def _several(layers: Any) -> Any:
-    """Return layers as lists, by tower where they are given so."""
-    if isinstance(layers, dict):
-        return {tower: _several(value) for tower, value in layers.items()}
-    return layers if isinstance(layers, list) else [layers]
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def _beside(samples: Sequence[Left]) -> Left:
 class Stage:
     """From `layer` on, blocks see the tokens at `place` of what the first block saw.
 
-    `moved` (B,) is how far later positions moved up, where the method renumbers them.
+    `moved` (B,M) is how far each moved up, where the method renumbers positions.
     """
 
     layer: int
@@ -86,7 +86,7 @@ class LanguagePass(Pass):
     """The state of a language model during one prompt and the decoding after it.
 
     Attributes:
-        image: (B,N) which tokens of the prompt are the image's, noted where they are embedded.
+        left: what the present block sees of a prompt, while it runs.
         cut: what the first block sees of the prompt, where that is not all.
     """
 
@@ -95,10 +95,7 @@ class LanguagePass(Pass):
     def __init__(self, tower: LanguageTower, parts: Sequence[Part]) -> None:
         """Nothing is known about a prompt yet."""
         super().__init__(tower, parts)
-        self.image: Tensor | None = None
-        self.start: Site | None = None
         self.decoding = False
-        self.given: Tensor | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -108,22 +105,27 @@ class LanguagePass(Pass):
         self.moved: Tensor | None = None
         self.stages: list[Stage] = []
         self.ragged = self.renumbered = self.changed = False
-        self.qkv, self.given = None, None
+        self.start: Site | None = None
+        self.qkv = None
+        self.given: Tensor | None = None
         self.rotary: dict[str, Any] = {}
 
     # --- the language model as a whole ---------------------------------------------------------
 
     def forward(self, plain: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The language model without its head: a prompt is cut first, a next token follows it."""
-        cache, image = kw.get("cache", kw.get("past_key_values")), self.image  # from 5.24 on: cache
-        self.image = None
+        cache = kw.get("cache", kw.get("past_key_values"))  # from transformers 5.24 on: cache
+        ids, self.input_ids = self.input_ids, None
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.decoding = self.past > 0
         if self.decoding:
             return plain(*args, **self._next(kw))
         self._clear()
         x = kw.get("inputs_embeds")
-        if image is None or x is None or image.shape != x.shape[:2] or not bool(image.any()):
+        if ids is None or x is None or ids.shape != x.shape[:2]:
+            return plain(*args, **kw)
+        image = self.tower.image_of(ids)
+        if not bool(image.any()):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
@@ -169,7 +171,6 @@ class LanguagePass(Pass):
 
     def _ahead_of_all(self, left: Left) -> Left:
         """What methods that act on a block's input do to the first one's."""
-        self.start = None
         self.start = self._site(0, left)
         for part in self.before:
             left = self._shorten(part, 0, left)

@@ -75,7 +75,6 @@ class Pass:
         if tower.name == "text" and self.anchor is not None:
             self.protect = self.protect | (position == self.anchor[:, None])
         self.slot: Tensor | None = position.expand(B, N)
-        self.place = self.slot
         if self.guest:
             x = torch.cat([x, self.guest.append(x, self.anchor, tower.name)], 1)
             self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)

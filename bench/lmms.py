@@ -65,7 +65,7 @@ class Bridge:
         """Load the model and its processor, and see that the method can work in it.
 
         Args:
-            pretrained: a Hugging Face id, a folder of `save_pretrained`, or `embedded:NAME`.
+            pretrained: a Hugging Face id, or a folder of `save_pretrained`.
             method: a registered method.
             dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
             backend: attention backend, "sdpa" or "eager".
@@ -90,12 +90,11 @@ class Bridge:
         if not str(batch_size).isdigit():
             raise BenchError(f"batch_size={batch_size}: give a number")
         self.batch_size = int(batch_size)
-        where = _folder(pretrained)
         model = AutoModelForImageTextToText.from_pretrained(
-            where, dtype=dtype, attn_implementation=backend
+            pretrained, dtype=dtype, attn_implementation=backend
         )
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
-        self.processor: Any = AutoProcessor.from_pretrained(where)
+        self.processor: Any = AutoProcessor.from_pretrained(pretrained)
         words = self.processor.tokenizer
         words.padding_side = "left"
         words.pad_token = words.pad_token or words.eos_token
@@ -168,15 +167,6 @@ class Bridge:
 
 def _read(params: Mapping[str, Any]) -> dict[str, Any]:
     return {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in params.items()}
-
-
-def _folder(pretrained: str) -> str:
-    """Return what transformers loads: embedded models are folders of the package."""
-    from bench import embedded
-
-    if not pretrained.startswith("embedded:"):
-        return pretrained
-    return str(embedded.path(pretrained.removeprefix("embedded:").replace("-", "_")))
 
 
 def _batches(requests: list[Any], size: int) -> Iterator[list[Any]]:

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, Unsupported
+from bench.errors import BenchError
 from bench.models import Loaded
 
 if TYPE_CHECKING:
@@ -41,11 +41,7 @@ def check(config: Any) -> None:
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
-    try:
-        adapter_for(model).towers(model)
-    except AttributeError:  # no part where a supported one has it
-        kind = type(getattr(model, "language_model", model)).__name__
-        raise Unsupported(f"the language model {kind} is not supported") from None
+    adapter_for(model).towers(model)
 
 
 def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:

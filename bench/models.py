@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,18 +104,22 @@ class Loaded:
             return f"one image and {self.text_length} words, until the first token of the answer"
         return "one image through the whole model"
 
+    def placed(
+        self, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
+    ) -> dict[str, Tensor]:
+        """Return inputs on the model's device (or another), in its dtype where not integers."""
+        to = device or self.device
+        return {
+            key: value.to(to, self.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+        }
+
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return arguments of `model()`: noise images (B,C,H,W), full-length texts (B,L)."""
         import torch
 
         if self.example is not None:
-            given = self.example(batch).items()
-            return {
-                key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-                if isinstance(value, torch.Tensor)
-                else value
-                for key, value in given
-            }
+            return self.placed(self.example(batch))
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
         inputs: dict[str, Any] = {self.image_argument: images.to(self.device, self.dtype)}

@@ -173,6 +173,13 @@ def budget(text: str, knob: str) -> Any:
         ) from None
 
 
+def listed(layers: Any) -> Any:
+    """Return a single block as a list of one, also by tower."""
+    if isinstance(layers, dict):
+        return {tower: listed(own) for tower, own in layers.items()}
+    return layers if isinstance(layers, list) else [layers]
+
+
 def _number(text: str, knob: str) -> Any:
     if "/" in text:
         return [_number(part, knob) for part in text.split("/")]

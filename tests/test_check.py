@@ -25,7 +25,6 @@ from bench import cli, registry
 from bench.adapters.base import original, override
 from bench.adapters.vlm import LanguageTower
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
-from bench.check.multimodal import IMAGE
 from bench.check.subject import CASES, Case, Subject
 from bench.core import Plan, Reducer, Site, Unsupported
 from bench.decoder import LanguagePass
@@ -407,7 +406,7 @@ def notes_for_the_original_alone(self: Any, run: Any, stack: Any) -> None:
     embed = self.model.get_input_embeddings()
 
     def noting(ids: torch.Tensor) -> Any:
-        run.image = ids == IMAGE
+        run.input_ids = ids
         return original(embed)(ids)
 
     stack.enter_context(override(embed, "forward", noting))

@@ -549,18 +549,6 @@ def test_wrong_parameters_are_named(make: Any, says: str) -> None:
 # --- whole models -----------------------------------------------------------------------------
 
 
-def answers(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    out: Tensor = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    return out[:, -4:]
-
-
-def one_of(batch: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    """One sample without its padding."""
-    n = int((batch["attention_mask"][i] == 0).sum())
-    texts = ("input_ids", "attention_mask")
-    return {k: v[i : i + 1, n:] if k in texts else v[i : i + 1] for k, v in batch.items()}
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT"])
@@ -570,11 +558,11 @@ def test_whole_models(family: str, name: str) -> None:
     plain = model(**batch).logits
     with bench.reduced(model, METHODS[name]):
         reduced = model(**batch).logits
-        together = answers(model, batch)
-        each = torch.cat([answers(model, one_of(batch, i)) for i in range(3)])
+        together = tiny.answers(model, batch, 4)
+        each = torch.cat([tiny.answers(model, tiny.alone(batch, i), 4) for i in range(3)])
         if family == "LLaVA":
             tower = METHODS[name].towers[0]
-            seen = bench.trace(model, **one_of(batch, 0)).tokens[tower]
+            seen = bench.trace(model, **tiny.alone(batch, 0)).tokens[tower]
     assert torch.isfinite(reduced).all() and not torch.equal(reduced, plain)
     assert torch.equal(together, each)
     assert torch.equal(model(**batch).logits, plain)

@@ -608,22 +608,6 @@ def test_wrong_parameters_are_named(make: Any, says: str) -> None:
 # --- whole models -----------------------------------------------------------------------------
 
 
-def answers(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    out: Tensor = model.generate(**batch, max_new_tokens=4, do_sample=False)
-    return out[:, -4:]
-
-
-def one_of(batch: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    """One sample without its padding."""
-    n = int((batch["attention_mask"][i] == 0).sum())
-    texts = ("input_ids", "attention_mask", "mm_token_type_ids")
-    one = {k: v[i : i + 1, n:] if k in texts else v[i : i + 1] for k, v in batch.items()}
-    if "image_grid_thw" in batch:  # patches of all images in a row
-        patches = batch["image_grid_thw"].prod(1).tolist()
-        one["pixel_values"] = batch["pixel_values"].split(patches)[i]
-    return one
-
-
 def shallow(method: Reducer) -> dict[str, Any]:
     """Blocks of a model of six, where the method's own would be the first."""
     return {**method.budget, "layers": (1, 3, 4)} if method.name == "sparsevlm" else {}
@@ -638,10 +622,10 @@ def test_whole_models(family: str, name: str) -> None:
     plain = model(**batch).logits
     with bench.reduced(model, method, **shallow(method)):
         reduced = model(**batch).logits
-        together = answers(model, batch)
-        each = torch.cat([answers(model, one_of(batch, i)) for i in range(3)])
+        together = tiny.answers(model, batch, 4)
+        each = torch.cat([tiny.answers(model, tiny.alone(batch, i), 4) for i in range(3)])
         if family == "LLaVA":
-            seen = bench.trace(model, **one_of(batch, 0)).tokens["language"]
+            seen = bench.trace(model, **tiny.alone(batch, 0)).tokens["language"]
     assert torch.isfinite(reduced).all() and not torch.equal(reduced, plain)
     assert torch.equal(together, each)
     assert torch.equal(model(**batch).logits, plain)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from bench.check.multimodal import IMAGE, PAD, WORDS, blip2, llava, llava_next, qwen2_vl
 from bench.check.prompts import (
+    alone,
     blip2_batch,
     llava_batch,
     llava_next_batch,
@@ -22,6 +23,8 @@ __all__ = [
     "MODELS",
     "PAD",
     "WORDS",
+    "alone",
+    "answers",
     "blip2",
     "blip2_batch",
     "llava",
@@ -33,6 +36,13 @@ __all__ = [
     "qwen2_vl",
     "qwen2_vl_batch",
 ]
+
+
+def answers(model: Any, batch: Mapping[str, Tensor], new: int, **kw: Any) -> Tensor:
+    """(B,new) tokens of greedy answers."""
+    out: Tensor = model.generate(**batch, max_new_tokens=new, do_sample=False, **kw)
+    return out[:, -new:]
+
 
 MODELS: dict[str, tuple[Callable[..., Any], Callable[[int], dict[str, Tensor]]]] = {
     "LLaVA": (llava, llava_batch),

@@ -281,7 +281,8 @@ def _size_weighted_pooling(attention: Any, run: Pass, q: Tensor, k: Tensor, v: T
     return original(attention)(q, k, v, attn_mask=bias)
 
 
-def _noted(embed: Any, run: Pass, input_ids: Any = None, *args: Any, **kw: Any) -> Any:
+def noted(embed: Any, run: Pass, input_ids: Any = None, *args: Any, **kw: Any) -> Any:
+    """An embedding's forward pass, from which the run learns the token ids."""
     run.input_ids = input_ids
     return original(embed)(input_ids, *args, **kw)
 
@@ -307,7 +308,7 @@ class TextTower(HuggingFaceTower):
     def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
         """Note the token ids that a forward pass starts with."""
         embed = self.part.embeddings
-        stack.enter_context(override(embed, "forward", partial(_noted, embed, run)))
+        stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
 
     def anchor(self, run: Pass, x: Tensor) -> Tensor:
         """(B,) position of the token that the model itself reads out."""

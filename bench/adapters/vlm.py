@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.adapters.base import Tower, original, override
-from bench.adapters.hf import FAMILIES, Family, HuggingFaceTower, VisionTower
+from bench.adapters.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class MultimodalAdapter:
             Unsupported: its image encoder or its language model is of another family.
         """
         layout = LAYOUTS[type(model).__name__]
-        decoder = _at(model, layout.language)
+        try:
+            decoder = model.get_submodule(layout.language)
+        except AttributeError:  # no part where a supported one has it: a BLIP-2 with T5
+            decoder = getattr(model, "language_model", model)
         family = DECODERS.get(type(decoder).__name__)
         if family is None:
             raise Unsupported(
@@ -93,22 +96,15 @@ class MultimodalAdapter:
             )
         towers: dict[str, Tower] = {}
         if layout.vision:
-            vision = _at(model, layout.vision)
+            vision = model.get_submodule(layout.vision)
             kind = FAMILIES.get(type(vision).__name__)
             if kind is None:
                 raise Unsupported(f"the image encoder {type(vision).__name__} is not supported")
             towers["vision"] = image = ImageTower(vision, kind, model, layout)
-            projector = _at(model, layout.projector)
+            projector = model.get_submodule(layout.projector)
             towers["projector"] = ProjectorTower(projector, image, model, layout)
         towers["language"] = LanguageTower(decoder, family, model)
         return towers
-
-
-def _at(model: nn.Module, path: str) -> Any:
-    value: Any = model
-    for name in path.split("."):
-        value = getattr(value, name)
-    return value
 
 
 class ImageTower(VisionTower):
@@ -149,17 +145,16 @@ class ProjectorTower(Tower):
         self.has_vision = layout.reads_vision
         config = model.config
         strategy = getattr(config, "vision_feature_select_strategy", "full")
-        self.with_class = layout.reads_vision and vision.has_anchor
-        self.drops_class = self.with_class and strategy == "default"
-        self.prefix = self.n_protected = int(self.with_class)
+        self.prefix = self.n_protected = int(layout.reads_vision and vision.has_anchor)
+        self.drops_class = bool(self.prefix) and strategy == "default"
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.patches = side * side if layout.reads_vision else int(config.num_query_tokens)
-        self.whole = self.patches + int(self.with_class and not self.drops_class)
+        self.whole = self.patches + (0 if self.drops_class else self.prefix)
 
     @property
     def has_anchor(self) -> bool:
         """True where the image encoder has a class token."""
-        return self.with_class
+        return bool(self.prefix)
 
     def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection."""
@@ -213,13 +208,16 @@ class LanguageTower(HuggingFaceTower):
         return LanguagePass(self, parts)
 
     def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
-        """Note the image's places where the prompt is embedded; cut it ahead of the blocks."""
+        """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""
         embed = self.model.get_input_embeddings()
-        # partials, so that a copy of the model notes what its own pass needs
-        noting = partial(_embedded, embed, run, self.model, image_token_id(self.model))
-        stack.enter_context(override(embed, "forward", noting))
+        stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
         whole = partial(run.forward, original(self.part))
         stack.enter_context(override(self.part, "forward", whole))
+
+    def image_of(self, ids: Tensor) -> Tensor:
+        """(B,N) which tokens of a prompt are the image's."""
+        found: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
+        return found
 
     @property
     def _fused(self) -> bool:
@@ -257,12 +255,6 @@ class LanguageTower(HuggingFaceTower):
             rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
             q, k = rotate(q, k, *kw["position_embeddings"])
         return q, k
-
-
-def _embedded(embed: Any, run: Any, model: Any, image_token: int, ids: Tensor) -> Any:
-    if ids.dim() == 2:
-        run.image = getattr(model, "_prompt_layout", ids == image_token)
-    return original(embed)(ids)
 
 
 def image_token_id(model: Any) -> int:

@@ -18,21 +18,11 @@ class Decoder:
     mlp: int
 
 
-def two_products(tokens: float, sizes: Decoder) -> float:
-    """MACs of a block as FastV counts them (arXiv:2403.06764, §3.3): 4nd² + 2n²d + 2ndm."""
-    n, d, m = tokens, sizes.width, sizes.mlp
-    return 4 * n * d * d + 2 * n * n * d + 2 * n * d * m
-
-
-def three_products(tokens: float, sizes: Decoder) -> float:
-    """MACs of a block with all three products of its gated MLP: 4nd² + 2n²d + 3ndm."""
-    n, d, m = tokens, sizes.width, sizes.mlp
-    return 4 * n * d * d + 2 * n * n * d + 3 * n * d * m
-
-
-CONVENTIONS = {"two-product": two_products, "three-product": three_products}
+# products of a block's MLP that are counted: FastV's two (arXiv:2403.06764, §3.3), or all three
+CONVENTIONS = {"two-product": 2, "three-product": 3}
 
 
 def prompt_macs(tokens: Sequence[float], sizes: Decoder, convention: str) -> float:
-    """MACs of a prompt, `tokens` being those of each block, by a convention's name."""
-    return sum(CONVENTIONS[convention](n, sizes) for n in tokens)
+    """MACs of a prompt, `tokens` n being those of each block: 4nd² + 2n²d + 2ndm, or 3ndm."""
+    d, mlp = sizes.width, CONVENTIONS[convention] * sizes.mlp
+    return sum(4 * n * d * d + 2 * n * n * d + n * d * mlp for n in tokens)

@@ -17,13 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from bench.measure.latency import using_threads
+from bench.measure.latency import goes_on, using_threads
 from bench.measure.macs import count_macs
-from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median
+from bench.measure.timing import Paired, in_pairs
 
 STAGES = ("vision", "projector", "prefill", "decode")
 TIMES = ("vision", "prefill", "ttft", "decode", "end_to_end")
@@ -62,7 +61,7 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     def of(module: nn.Module) -> int:
         return counted.by_module.get(names[id(module)], 0)
 
-    vision = of(towers["vision"].part) if "vision" in towers else _visual(model, counted, names)
+    vision = of(_encoder(model, towers))
     language = of(towers["language"].part) + of(speaker(model).get_output_embeddings())
     found = {
         "vision": vision,
@@ -80,9 +79,9 @@ def _last_alone(model: nn.Module) -> dict[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
 
-def _visual(model: Any, counted: Any, names: dict[int, str]) -> int:
-    """MACs of an image encoder that cannot be reduced."""
-    return int(counted.by_module.get(names[id(model.model.visual)], 0))
+def _encoder(model: Any, towers: Any) -> Any:
+    """The image encoder, also one that cannot be reduced."""
+    return towers["vision"].part if "vision" in towers else model.model.visual
 
 
 def speaker(model: Any) -> Any:
@@ -127,18 +126,13 @@ def paired_stages(
         for _ in range(warmup):
             timed(plain, inputs, new_tokens), timed(model, inputs, new_tokens)
         start = time.perf_counter()
-        for i in range(pairs):
-            if i >= 5 and max_seconds is not None and time.perf_counter() - start > max_seconds:
-                break
-            for side in (0, 1) if i % 2 == 0 else (1, 0):
+        taken = 0
+        while goes_on(taken, time.perf_counter() - start, pairs, max_seconds=max_seconds):
+            for side in (0, 1) if taken % 2 == 0 else (1, 0):
                 for stage, ms in timed((plain, model)[side], inputs, new_tokens).items():
                     found[stage][side].append(ms)
-    result = {}
-    for stage, (a, b) in found.items():
-        ratios = [x / y for x, y in zip(a, b, strict=True)]
-        speedup = Speedup(float(np.median(ratios)), bootstrap_median(ratios))
-        result[stage] = Paired(Timing(tuple(a)), Timing(tuple(b)), speedup, used, clock)
-    return result
+            taken += 1
+    return {stage: in_pairs(a, b, used, clock) for stage, (a, b) in found.items()}
 
 
 def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, float]:
@@ -165,7 +159,7 @@ def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     from bench.adapters import adapter_for
 
     towers: Any = adapter_for(model).towers(model)
-    vision = towers["vision"].part if "vision" in towers else model.model.visual
+    vision = _encoder(model, towers)
     parts = {"vision": vision, "language": towers["language"].part, "token": speaker(model)}
     ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
     hooks = []

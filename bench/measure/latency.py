@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.errors import BenchError
-from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median
+from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median, in_pairs
 
 if TYPE_CHECKING:
     from bench.profiles import Profile
@@ -75,7 +75,7 @@ def paired(
         for _ in range(warmup):
             run_a(), run_b()
         start = time.perf_counter()
-        while _goes_on(
+        while goes_on(
             len(samples_a),
             time.perf_counter() - start,
             repeats,
@@ -86,24 +86,19 @@ def paired(
             sides = [(run_a, samples_a), (run_b, samples_b)]
             for run, samples in sides if len(samples_a) % 2 == 0 else reversed(sides):
                 samples.append(_time_ms(run, device))
-    ratios = [a / b for a, b in zip(samples_a, samples_b, strict=True)]
-    return Paired(
-        a=Timing(tuple(samples_a)),
-        b=Timing(tuple(samples_b)),
-        speedup=Speedup(float(np.median(ratios)), bootstrap_median(ratios)),
-        threads=used,
-        clock="cuda events" if device.type == "cuda" else "perf_counter",
-    )
+    clock = "cuda events" if device.type == "cuda" else "perf_counter"
+    return in_pairs(samples_a, samples_b, used, clock)
 
 
-def _goes_on(
+def goes_on(
     pairs: int,
     seconds: float,
     repeats: int,
-    min_seconds: float,
-    max_seconds: float | None,
-    min_pairs: int,
+    min_seconds: float = 0.0,
+    max_seconds: float | None = None,
+    min_pairs: int = MIN_PAIRS,
 ) -> bool:
+    """Whether another pair is to be taken; arguments as for `paired`."""
     if pairs < min(min_pairs, repeats):
         return True
     if max_seconds is not None and seconds >= max_seconds:

@@ -76,3 +76,12 @@ def bootstrap_median(
     picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def in_pairs(
+    samples_a: Sequence[float], samples_b: Sequence[float], threads: int, clock: str
+) -> Paired:
+    """What samples say of which number i of one was taken next to number i of the other."""
+    ratios = [a / b for a, b in zip(samples_a, samples_b, strict=True)]
+    speedup = Speedup(float(np.median(ratios)), bootstrap_median(ratios))
+    return Paired(Timing(tuple(samples_a)), Timing(tuple(samples_b)), speedup, threads, clock)

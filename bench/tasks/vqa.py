@@ -101,8 +101,6 @@ class QuestionAnswering:
         self, loaded: Loaded, some: Sequence[Question], failed: list[str], device: str | None
     ) -> list[str]:
         """The answers to some questions, "" where the picture does not decode."""
-        import torch
-
         shown: list[tuple[int, Any]] = []
         for i, question in enumerate(some):
             try:
@@ -115,17 +113,11 @@ class QuestionAnswering:
             given = loaded.prepare(
                 [[image] for _, image in shown], [some[i].text for i, _ in shown]
             )
-            inputs = {
-                key: value.to(
-                    device or loaded.device, loaded.dtype if value.is_floating_point() else None
-                )
-                for key, value in given.items()
-            }
+            inputs = loaded.placed(given, device)
             out = loaded.model.generate(  # type: ignore[operator]
                 **inputs, max_new_tokens=self.max_answer, do_sample=False, num_beams=1
             )
-            if isinstance(out, torch.Tensor) and "input_ids" in inputs:
-                new = out[:, -(out.shape[1] - inputs["input_ids"].shape[1]) :]
+            new = out[:, inputs["input_ids"].shape[1] :]
             for (i, _), text in zip(shown, loaded.decode(new), strict=True):
                 said[i] = text
         return said

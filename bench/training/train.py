@@ -173,7 +173,7 @@ def _finetune(
     options: dict[str, Any],
     command: str,
 ) -> dict[str, float]:
-    from bench.options import budget
+    from bench.options import budget, listed
     from bench.training.finetune import finetune
     from bench.training.loop import Settings
     from bench.training.recipe import Recipe
@@ -184,7 +184,7 @@ def _finetune(
         if (value := tuning.pop(key)) is not None
     }
     if "layers" in budgets:
-        budgets["layers"] = _listed(budgets["layers"])
+        budgets["layers"] = listed(budgets["layers"])
     chosen = {
         "model": name, "method": method, "budget": budgets, "epochs": options["epochs"],
         "params": _parameters(tuning.pop("param") or []),
@@ -205,10 +205,3 @@ def _parameters(given: list[str]) -> dict[str, Any]:
     except yaml.YAMLError:
         pass
     raise BenchError(f"--param {' '.join(given)}: wants KEY=VALUE, such as guided_matching=false")
-
-
-def _listed(layers: Any) -> Any:
-    """Return a single block as a list of one, also by tower."""
-    if isinstance(layers, dict):
-        return {tower: _listed(own) for tower, own in layers.items()}
-    return layers if isinstance(layers, list) else [layers]
