@@ -1,15 +1,16 @@
-"""Scenes: one to four emoji drawings on a plain ground, with questions that one look can answer.
+"""Scenes: one to four small emoji drawings on a shaded ground, with questions about them.
 
-A scene is composed from drawings by a seed, so that a test set needs no images of its own: the test
-scenes are made of the committed drawings of a design house that no model was trained on.
+A scene is composed from the committed drawings by a seed, so that a test set needs no images of its
+own. Training scenes have other seeds: other objects, places, sizes and grounds, the same drawings.
 
-    scenes(library, 1000, seed=0)[0].question
+    scenes(1000, seed=0)[0].question
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 SIDE, CELL = 64, 32  # pixels of a scene and of its four cells
+SMALLEST, LARGEST = 14, 22  # pixels of a drawing's side
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 NUMBERS = ("one", "two", "three", "four")
 KINDS = ("what", "there", "many", "where", "caption")
@@ -40,72 +42,65 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Library:
-    """Drawings (64,64,3) by name, one or several a name."""
+class Placed:
+    """A drawing in a scene: its name, and the top, left and side of its square in pixels."""
 
-    drawings: Mapping[str, Sequence[Bytes]]
-
-    @property
-    def names(self) -> list[str]:
-        """The names, in order."""
-        return list(self.drawings)
+    name: str
+    top: int
+    left: int
+    side: int
 
 
-def library(images: Sequence[Bytes], labels: Sequence[str]) -> Library:
-    """The drawings whose emojibase label is in `NAMES`.
-
-    Raises:
-        ValueError: a name has no drawing.
-    """
-    found: dict[str, list[Bytes]] = {name: [] for name in NAMES.values()}
-    for image, label in zip(images, labels, strict=True):
-        if label in NAMES:
-            found[NAMES[label]].append(image)
-    missing = [name for name, drawn in found.items() if not drawn]
-    if missing:
-        raise ValueError(f"no drawing of {', '.join(missing)}")
-    return Library(found)
-
-
-def test_library() -> Library:
-    """The committed drawings of the held-out design house."""
+@cache
+def library() -> dict[str, Bytes]:
+    """The committed drawing (64,64,3), on white, of each name."""
     from bench import embedded
 
     images, texts = embedded.emoji_test()
-    return library(list(images), [text.partition(":")[0] for text in texts])
+    by_label = {text.partition(":")[0]: image for image, text in zip(images, texts, strict=True)}
+    return {name: by_label[label] for label, name in NAMES.items()}
 
 
-def compose(drawn: Library, rng: np.random.Generator) -> tuple[Bytes, dict[int, str]]:
+def compose(rng: np.random.Generator) -> tuple[Bytes, dict[int, Placed]]:
     """A scene's image (64,64,3) and what is in which of its four cells."""
-    ground = rng.integers(200, 256, 3)
-    image = np.empty((SIDE, SIDE, 3), np.uint8)
-    image[:] = ground
+    drawn = library()
+    image = _ground(rng)
     count = int(rng.integers(1, 5))
     cells = sorted(rng.choice(4, count, replace=False).tolist())
-    names = [drawn.names[i] for i in rng.choice(len(drawn.names), count, replace=False)]
+    names = [list(drawn)[i] for i in rng.choice(len(drawn), count, replace=False)]
+    objects = {}
     for cell, name in zip(cells, names, strict=True):
-        choice = drawn.drawings[name]
-        drawing = choice[int(rng.integers(len(choice)))]
-        _paste(image, drawing, cell, int(rng.integers(24, CELL + 1)), rng)
-    return image, dict(zip(cells, names, strict=True))
+        side = int(rng.integers(SMALLEST, LARGEST + 1))
+        top = cell // 2 * CELL + int(rng.integers(CELL - side + 1))
+        left = cell % 2 * CELL + int(rng.integers(CELL - side + 1))
+        objects[cell] = Placed(name, top, left, side)
+        _paste(image, drawn[name], objects[cell])
+    return image, objects
 
 
-def _paste(image: Bytes, drawing: Bytes, cell: int, side: int, rng: np.random.Generator) -> None:
-    """Draw a drawing (on white, which takes the ground's colour) anywhere in its cell."""
+def _ground(rng: np.random.Generator) -> Bytes:
+    """A ground (64,64,3) that goes from one light colour to another, in any direction."""
+    one, other = rng.integers(170, 256, (2, 3))
+    angle = rng.uniform(0, 2 * np.pi)
+    at = np.linspace(-1, 1, SIDE)
+    slope = (at[:, None] * np.sin(angle) + at * np.cos(angle)) / np.sqrt(2)
+    share = ((slope + 1) / 2)[..., None]
+    return np.rint(one * (1 - share) + other * share).astype(np.uint8)
+
+
+def _paste(image: Bytes, drawing: Bytes, at: Placed) -> None:
+    """Draw a drawing, whose white takes the ground's colour."""
     from PIL import Image
 
-    small = np.asarray(Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX))
-    free = CELL - side
-    top = cell // 2 * CELL + int(rng.integers(free + 1))
-    left = cell % 2 * CELL + int(rng.integers(free + 1))
-    there = image[top : top + side, left : left + side]
+    size = (at.side, at.side)
+    small = np.asarray(Image.fromarray(drawing).resize(size, Image.Resampling.BOX))
+    there = image[at.top : at.top + at.side, at.left : at.left + at.side]
     there[:] = (small.astype(np.uint16) * there // 255).astype(np.uint8)
 
 
-def ask(
-    kind: str, objects: Mapping[int, str], names: Sequence[str], rng: np.random.Generator
-) -> tuple[str, str]:
+def ask(kind: str, placed: Mapping[int, Placed], rng: np.random.Generator) -> tuple[str, str]:
     """A question of a kind about a scene, and its answer."""
+    objects = {cell: placed[cell].name for cell in sorted(placed)}
     cells = list(objects)
     cell = cells[int(rng.integers(len(cells)))]
     if kind == "what":
@@ -118,18 +113,18 @@ def ask(
         return "describe the image .", " and ".join(objects.values())
     if rng.integers(2):
         return f"is there a {objects[cell]} ?", "yes"
-    others = [name for name in names if name not in objects.values()]
+    others = [name for name in NAMES.values() if name not in objects.values()]
     return f"is there a {others[int(rng.integers(len(others)))]} ?", "no"
 
 
-def scenes(drawn: Library, count: int, seed: int) -> list[Scene]:
+def scenes(count: int, seed: int) -> list[Scene]:
     """So many scenes, one question each, kinds in turn."""
     found = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        image, objects = compose(drawn, rng)
+        image, objects = compose(rng)
         kind = KINDS[i % len(KINDS)]
-        question, answer = ask(kind, objects, drawn.names, rng)
+        question, answer = ask(kind, objects, rng)
         found.append(Scene(image, question, answer, kind))
     return found
 

@@ -149,13 +149,13 @@ def share(scores: Sequence[float]) -> Metric:
 
 
 def emoji() -> QuestionAnswering:
-    """Return questions about scenes of the held-out design house's drawings."""
+    """Return questions about unseen scenes of the committed drawings."""
     import numpy as np
 
     from bench.tasks import scenes
     from bench.tasks.base import Arrays
 
-    found = scenes.scenes(scenes.test_library(), EMOJI_QUESTIONS, EMOJI_SEED)
+    found = scenes.scenes(EMOJI_QUESTIONS, EMOJI_SEED)
     pixels = np.stack([scene.image for scene in found])
     questions = [Question(i, s.question, (s.answer,), s.kind) for i, s in enumerate(found)]
     version = hash_of(pixels.tobytes(), [(q.text, q.answers) for q in questions])
