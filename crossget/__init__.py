@@ -8,7 +8,7 @@ aligns them. `methods/crossget.py` puts them in a `Plan`.
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.importance import importance_from_attention, importance_from_query
-from crossget.loss import alignment_loss, clip_alignment_loss
+from crossget.loss import alignment_loss, clip_alignment_loss, llava_alignment_loss
 from crossget.matching import Matching, complete_graph_soft_matching
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "complete_graph_soft_matching",
     "importance_from_attention",
     "importance_from_query",
+    "llava_alignment_loss",
     "pair_weights",
 ]

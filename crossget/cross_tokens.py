@@ -30,8 +30,17 @@ class CrossTokens:
                 raise BenchError(f"cross tokens of '{tower}' must be (L,C), not {table.shape}")
         self.values: dict[str, dict[int, Tensor]] = {}
 
-    def refreshed(self, x: Tensor, current_B1C: Tensor, layer: int, tower: str) -> Tensor:
+    def refreshed(
+        self,
+        x: Tensor,
+        current_B1C: Tensor,
+        layer: int,
+        tower: str,
+        at_B: Tensor | None = None,
+    ) -> Tensor:
         """(B,N,C) with the last token set to the detached `current` plus this layer's vector.
+
+        `at_B` names another token than the last.
 
         Raises:
             ValueError: the tower's table has another depth or width than the model.
@@ -47,6 +56,8 @@ class CrossTokens:
             value = value + table[layer].to(value)
         if x.requires_grad or value.requires_grad:  # only a loss reads them
             self.values.setdefault(tower, {})[layer] = value
+        if at_B is not None:
+            return x.scatter(1, at_B[:, None, None].expand(-1, 1, x.shape[2]), value)
         return torch.cat([x[:, :-1], value], 1)
 
     def stacked(self, tower: str) -> Tensor:

@@ -5,6 +5,7 @@ Shape suffixes: L layers, B batch, C channels of a tower, E embedding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,15 +21,26 @@ def match_layers(x_LBE: Tensor, depth: int) -> Tensor:
     return x_LBE[layers]
 
 
-def alignment_loss(image_LBE: Tensor, text_LBE: Tensor) -> Tensor:
+def spread_layers(x_LBE: Tensor, depth: int) -> Tensor:
+    """As `match_layers`, by the LLaVA code's rounding: layer i ends at floor((i+1) depth / L)."""
+    layers = (torch.arange(1, depth + 1, device=x_LBE.device) * len(x_LBE) - 1) // depth
+    return x_LBE[layers]
+
+
+def alignment_loss(
+    image_LBE: Tensor,
+    text_LBE: Tensor,
+    match: Callable[[Tensor, int], Tensor] = match_layers,
+) -> Tensor:
     """Jensen-Shannon divergence of the softmaxes, mean over layers and batch.
 
     Args:
         image_LBE: projected cross tokens of one modality, logits over the embedding.
         text_LBE: of the other; the shallower of the two is repeated to the depth of the deeper.
+        match: how it is repeated.
     """
     depth = max(len(image_LBE), len(text_LBE))
-    both = [match_layers(x, depth).flatten(0, 1) for x in (image_LBE, text_LBE)]
+    both = [match(x, depth).flatten(0, 1) for x in (image_LBE, text_LBE)]
     mean = (both[0].softmax(-1) + both[1].softmax(-1)) / 2
     parts = [F.kl_div(x.log_softmax(-1), mean, reduction="batchmean") for x in both]
     return (parts[0] + parts[1]) / 2
@@ -42,10 +54,13 @@ def project(values_LBC: Tensor, norm: Any, projection: Any) -> Tensor:
     x = F.layer_norm(
         values_LBC, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps
     )
-    if projection is None:
-        return x
-    bias = None if projection.bias is None else projection.bias.detach()
-    return F.linear(x, projection.weight.detach(), bias)
+    return x if projection is None else _fixed(projection, x)
+
+
+def _fixed(linear: Any, x: Tensor) -> Tensor:
+    """A linear layer that no gradient reaches."""
+    bias = None if linear.bias is None else linear.bias.detach()
+    return F.linear(x, linear.weight.detach(), bias)
 
 
 def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tensor:
@@ -70,3 +85,18 @@ def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = N
         project(cross.stacked("vision"), *image_side),
         project(said if own_B is None else said[:, own_B], text.final_layer_norm, text_side),
     )
+
+
+def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
+    """The loss of a transformers LLaVA after a forward pass in training.
+
+    Vision cross tokens go through the projector (detached) and meet the language model's in its
+    own width, as the reference; there its weight is 0.001 (7B) and 0.1 (13B). Of several images a
+    prompt they meet by their mean.
+    """
+    projector = model.model.multi_modal_projector
+    image, text = cross.stacked("vision"), cross.stacked("language")
+    image = _fixed(projector.linear_2, projector.act(_fixed(projector.linear_1, image)))
+    if image.shape[1] != text.shape[1]:
+        image = image.unflatten(1, (text.shape[1], -1)).mean(2)
+    return alignment_loss(image, text, spread_layers)

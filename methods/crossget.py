@@ -21,7 +21,7 @@ from bench.registry import near_miss, register
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
-from crossget.loss import clip_alignment_loss
+from crossget.loss import clip_alignment_loss, llava_alignment_loss
 
 IMPORTANCE = ("query", "attention")
 
@@ -31,9 +31,10 @@ IMPORTANCE = ("query", "attention")
 class CrossGET(Learner):
     """Merges along a complete graph of tokens, guided by what the cross token finds important.
 
-    A cross token rides along last in every tower and never merges. `cross_tokens` maps a tower to
-    its learned vectors (L,C), one a layer, or names a safetensors file with them; without them they
-    are zeros, and the cross token is a copy of the class (text: end-of-text) token.
+    A cross token rides along last in every tower and never merges; in a language model the first
+    token of the prompt is it. `cross_tokens` maps a tower to its learned vectors (L,C), one a
+    layer, or names a safetensors file with them; without them they are zeros, and the cross token
+    is a copy of the class (text: end-of-text) token.
     """
 
     cross_tokens: Any = field(default=None, compare=False)
@@ -44,6 +45,7 @@ class CrossGET(Learner):
 
     proportional: ClassVar[bool] = True
     appends: ClassVar[int] = 1
+    visits: ClassVar[tuple[str, ...]] = ("language",)
     learns: ClassVar[str] = "cross_tokens"
 
     def __post_init__(self) -> None:
@@ -65,16 +67,22 @@ class CrossGET(Learner):
         return x.mean(1, keepdim=True) if anchor is None else take(x, anchor[:, None])
 
     def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
-        """Last token <- detached running token + this layer's learned vector."""
-        current = x[:, -1:] if anchor is None or tower != "text" else take(x, anchor[:, None])
-        return self.tokens.refreshed(x, current, layer, tower)
+        """Cross token <- detached running token + this layer's learned vector."""
+        if anchor is None or tower == "vision":
+            return self.tokens.refreshed(x, x[:, -1:], layer, tower)
+        current = take(x, anchor[:, None])
+        return self.tokens.refreshed(
+            x, current, layer, tower, anchor if tower in self.visits else None
+        )
 
     def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
         """One vector of zeros a layer and tower."""
         return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
     def loss(self, model: Any, own: Tensor | None = None) -> Tensor:
-        """The alignment loss of a CLIP or SigLIP (§3.1)."""
+        """The alignment loss (§3.1) of a CLIP or SigLIP, or of a LLaVA."""
+        if "language" in self.tokens.values:
+            return llava_alignment_loss(model, self.tokens)
         return clip_alignment_loss(model, self.tokens, own)
 
     @torch.no_grad()

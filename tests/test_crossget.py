@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import vlm_models
 from torch import Tensor
 
 import bench
 from bench.registry import method
-from crossget import CrossTokens, alignment_loss, clip_alignment_loss
+from crossget import CrossTokens, alignment_loss, clip_alignment_loss, llava_alignment_loss
 from crossget.importance import importance_from_attention, importance_from_query
-from crossget.loss import match_layers
+from crossget.loss import match_layers, spread_layers
 from crossget.matching import complete_graph_soft_matching, cosine_similarity
 from methods.tome import bipartite_soft_matching
 
@@ -160,3 +161,88 @@ def test_cross_tokens_that_do_not_serve(given: Any, says: str) -> None:
 def test_an_unknown_importance_is_refused() -> None:
     with pytest.raises(bench.BenchError, match="no importance 'querry' — did you mean 'query'"):
         method("crossget")(importance="querry")
+
+
+# --- in a LLaVA ----------------------------------------------------------------------------------
+
+
+def test_layers_are_spread_as_the_llava_code_does() -> None:
+    for layers, depth in ((3, 4), (24, 32), (24, 40), (4, 4), (2, 7)):
+        expected = []
+        for i in range(layers):
+            expected += [i] * ((i + 1) * depth // layers - i * depth // layers)
+        spread = spread_layers(torch.arange(float(layers))[:, None, None], depth)
+        assert spread.flatten().tolist() == expected
+
+
+def _cross(model: Any) -> CrossTokens:
+    towers = bench.adapter_for(model).towers(model)
+    shapes = {k: (len(towers[k].blocks), towers[k].width) for k in ("vision", "language")}
+    return CrossTokens({k: torch.zeros(s, requires_grad=True) for k, s in shapes.items()})
+
+
+def test_a_llavas_cross_tokens_learn_from_answers_and_alignment() -> None:
+    model, batch = vlm_models.llava(), vlm_models.llava_batch(3)
+    cross = _cross(model)
+    with bench.reduced(model, "crossget", r=2, importance="attention", cross_tokens=cross):
+        answers = model(**batch, labels=batch["input_ids"]).loss
+        alignment = llava_alignment_loss(model, cross)
+    projector = model.model.multi_modal_projector
+    alignment.backward(retain_graph=True)
+    assert all(weight.grad is None for weight in projector.parameters())  # it is held fixed
+    for table in cross.vectors.values():
+        assert table.grad is not None and (table.grad.abs().sum(1) > 0).all()
+        table.grad = None
+    answers.backward()
+    assert (cross.vectors["language"].grad.abs().sum(1) > 0).all()
+
+
+def test_the_alignment_of_a_llava_is_the_divergence_through_the_projector() -> None:
+    model, batch = vlm_models.llava(), vlm_models.alone(vlm_models.llava_batch(1), 0)
+    cross = _cross(model)
+    with bench.reduced(model, "crossget", r=2, cross_tokens=cross):
+        model(**batch)
+    found = llava_alignment_loss(model, cross).detach()
+    image = model.model.multi_modal_projector(cross.stacked("vision"))
+    text = cross.stacked("language")
+    total = 0.0
+    for layer in range(len(text)):
+        i = -(-(layer + 1) * len(image) // len(text)) - 1
+        for a, b in zip(image[i].softmax(-1), text[layer].softmax(-1), strict=True):
+            m = (a + b) / 2
+            total += float(((m * (m / a).log()).sum() + (m * (m / b).log()).sum()).detach()) / 2
+    assert abs(float(found) - total / text[:, :, 0].numel()) < 1e-5
+
+
+def test_the_first_token_of_a_prompt_is_the_cross_token_and_decoding_leaves_it() -> None:
+    model, batch = vlm_models.llava(), vlm_models.llava_batch(3)
+    assert not batch["attention_mask"].all()  # padded on the left
+    cross = _cross(model)
+    seen: list[torch.Tensor] = []
+    block = model.model.language_model.layers[1]
+    handle = block.register_forward_pre_hook(
+        lambda _, args, kw: seen.append(args[0] if args else kw["hidden_states"]),
+        with_kwargs=True,
+    )
+    inner: list[torch.Tensor] = []
+    norm = block.input_layernorm.register_forward_pre_hook(lambda _, args: inner.append(args[0]))
+    cross.vectors["language"].data[1] = 5.0
+    with torch.no_grad(), bench.reduced(model, "crossget", r=2, cross_tokens=cross):
+        model.generate(**batch, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    handle.remove()
+    norm.remove()
+    moved = (inner[0] - seen[0]).abs().amax(-1) > 1
+    padding = (batch["attention_mask"] == 0).sum(1)
+    assert torch.equal(moved.nonzero(), torch.stack([torch.arange(3), padding], 1))
+    assert torch.equal(inner[1], seen[1])  # the next token has no cross token
+
+
+def test_without_language_vectors_a_llava_says_what_its_reduced_tower_makes_it_say() -> None:
+    model, batch = vlm_models.llava(), vlm_models.llava_batch(2)
+    with torch.no_grad(), bench.reduced(model, "crossget", r={"vision": 2}):
+        one = model(**batch).logits
+        seen = bench.trace(model, **batch).tokens
+    assert seen["vision"][0][0] == seen["vision"][0][1] + 2
+    zeros = {"language": torch.zeros_like(_cross(model).vectors["language"])}
+    with torch.no_grad(), bench.reduced(model, "crossget", r={"vision": 2}, cross_tokens=zeros):
+        assert torch.equal(model(**batch).logits, one)

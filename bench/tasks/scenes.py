@@ -85,7 +85,8 @@ def _ground(rng: np.random.Generator) -> Bytes:
     at = np.linspace(-1, 1, SIDE)
     slope = (at[:, None] * np.sin(angle) + at * np.cos(angle)) / np.sqrt(2)
     share = ((slope + 1) / 2)[..., None]
-    return np.rint(one * (1 - share) + other * share).astype(np.uint8)
+    ground: Bytes = np.rint(one * (1 - share) + other * share).astype(np.uint8)
+    return ground
 
 
 def _paste(image: Bytes, drawing: Bytes, at: Placed) -> None:

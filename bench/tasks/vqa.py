@@ -148,14 +148,14 @@ def share(scores: Sequence[float]) -> Metric:
     return Metric(mean, "%", (100 * float(low), 100 * float(high)), len(scores))
 
 
-def emoji() -> QuestionAnswering:
+def emoji(count: int = EMOJI_QUESTIONS, seed: int = EMOJI_SEED) -> QuestionAnswering:
     """Return questions about unseen scenes of the committed drawings."""
     import numpy as np
 
     from bench.tasks import scenes
     from bench.tasks.base import Arrays
 
-    found = scenes.scenes(EMOJI_QUESTIONS, EMOJI_SEED)
+    found = scenes.scenes(count, seed)
     pixels = np.stack([scene.image for scene in found])
     questions = [Question(i, s.question, (s.answer,), s.kind) for i, s in enumerate(found)]
     version = hash_of(pixels.tobytes(), [(q.text, q.answers) for q in questions])

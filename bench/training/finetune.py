@@ -53,9 +53,10 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
         return done
     loaded = models.load(recipe.model, device=settings.device, backend=_backend(settings.device))
     model: Any = loaded.model
-    if loaded.kind != "classifier" and not hasattr(model, "visual_projection"):
+    if loaded.kind not in TASK_LOSSES and not hasattr(model, "visual_projection"):
         raise Unsupported(
-            f"{recipe.model} is no CLIP and no classifier: only these can be fine-tuned so far"
+            f"{recipe.model} is no CLIP, no classifier and no language model that sees: only these "
+            "can be fine-tuned so far"
         )
     data = pairs.load(recipe.data, loaded, settings.data_dir)
     model.requires_grad_(not recipe.freeze)
@@ -117,6 +118,7 @@ def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
     shapes = {
         name: (len(tower.blocks), tower.width)
         for name, tower in adapter_for(model).towers(model).items()
+        if name in (*reducer.towers, *reducer.visits)
     }
     learned = dict(reducer.learn(shapes))
     for tower, table in learned.items():
@@ -134,7 +136,7 @@ def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
 def _loss(
     loaded: Loaded, reducer: Reducer, recipe: Recipe, data: pairs.Pairs
 ) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
-    task_loss = _cross_entropy(loaded) if loaded.kind == "classifier" else _contrastive(loaded)
+    task_loss = TASK_LOSSES.get(loaded.kind, _contrastive)(loaded)
 
     def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
         batch = data.batch(indices, rng)
@@ -171,6 +173,30 @@ def _contrastive(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
         return contrastive_loss(a, b, scale, batch.own.to(device))
 
     return loss
+
+
+def _answers(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
+    """The language model's loss on the answers alone."""
+    if loaded.prepare is None:
+        raise BenchError(f"{loaded.name} has no processor: put its files beside its weights")
+    prepare = loaded.prepare
+
+    def loss(batch: pairs.Batch) -> Tensor:
+        shown = [[picture] for picture in batch.pictures]
+        asked = prepare(shown, batch.texts)["attention_mask"].sum(1)
+        inputs = loaded.placed(prepare(shown, batch.texts, batch.answers), str(loaded.device))
+        labels, mask = inputs["input_ids"].clone(), inputs["attention_mask"]
+        before = mask.shape[1] - mask.sum(1) + asked.to(labels.device)  # padding is on the left
+        position = torch.arange(mask.shape[1], device=labels.device)
+        labels[position < before[:, None]] = -100
+        with torch.autocast("cuda", torch.bfloat16, enabled=loaded.device.type == "cuda"):
+            found: Tensor = loaded.model(**inputs, labels=labels).loss
+        return found
+
+    return loss
+
+
+TASK_LOSSES = {"classifier": _cross_entropy, "multimodal": _answers}
 
 
 def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:

@@ -8,7 +8,6 @@ image and itself, never another question, and its positions follow the image's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,35 +16,54 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import embedded
-from bench.tasks import scenes
+from bench.model_multimodal import describe
+from bench.tasks import scenes, vqa
+from bench.tasks.base import Arrays
 from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
 PAD, UNKNOWN, BOS, EOS, IMAGE = range(len(SPECIAL))
 PATCHES = 256
+TEMPLATE = (
+    "<bos>{% for part in messages[0]['content'] %}"
+    "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+)
 SCENES, BATCH = 8192, 16  # an "epoch", and scenes a step
 LOW_EPOCHS, FULL_EPOCHS = 5.0, 0.6
 DEPICTED, NAMED_AT = 0.5, 3  # weight of naming what an image token depicts, after which layer
 QUESTIONS = ("what", "what", "there", "there", "there", "many", "where", "where", "caption")
 
 
-def build_words() -> Any:
-    """A tokenizer with a token a word."""
+def build_processor() -> Any:
+    """What makes arguments of images and questions: a token a word, 256 an image."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *scenes.words()])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",  # noqa: S106
-        unk_token="<unk>",  # noqa: S106
-        bos_token="<bos>",  # noqa: S106
-        eos_token="<eos>",  # noqa: S106
-        additional_special_tokens=["<image>"],
-        padding_side="left",
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessor(
+            do_resize=True,
+            size={"height": scenes.SIDE, "width": scenes.SIDE},
+            do_center_crop=False,
+            image_mean=list(embedded.EMOJI_MEAN),
+            image_std=list(embedded.EMOJI_STD),
+        ),
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=words,
+            pad_token="<pad>",  # noqa: S106
+            unk_token="<unk>",  # noqa: S106
+            bos_token="<bos>",  # noqa: S106
+            eos_token="<eos>",  # noqa: S106
+            additional_special_tokens=["<image>"],
+            padding_side="left",
+        ),
+        patch_size=scenes.SIDE // math.isqrt(PATCHES),
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
     )
 
 
@@ -182,40 +200,24 @@ def loss_of(model: Any, batch: Batch, device: str) -> Tensor:
     )
 
 
-@torch.inference_mode()
 def score(
-    model: Any, words: Any, asked: Sequence[scenes.Scene], blank: bool = False
+    model: Any, processor: Any, asked: vqa.QuestionAnswering, blank: bool = False
 ) -> dict[str, float]:
     """Share of right answers in percent, in all and by kind; `blank` shows a white image."""
     model.eval()
-    right: dict[str, list[bool]] = {}
-    for start in range(0, len(asked), 64):
-        some = asked[start : start + 64]
-        pixels = np.stack([scene.image for scene in some])
-        inputs = words(
-            ["<bos>" + " <image>" * PATCHES + " " + scene.question for scene in some],
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        )
-        out = model.generate(
-            **inputs,
-            pixel_values=normalise(np.full_like(pixels, 255) if blank else pixels),
-            max_new_tokens=8,
-            do_sample=False,
-        )
-        said = words.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for scene, answer in zip(some, said, strict=True):
-            right.setdefault(scene.kind, []).append(answer == scene.answer)
-    found = {kind: 100 * float(np.mean(hits)) for kind, hits in right.items()}
-    return {"accuracy": 100 * float(np.mean(sum(right.values(), []))), **found}
+    loaded = describe("llava-emoji", model, {}, processor)
+    white = np.full((len(asked), scenes.SIDE, scenes.SIDE, 3), 255, np.uint8)
+    pictures = Arrays(white, "white") if blank else asked.pictures
+    shown = vqa.QuestionAnswering(asked.name, asked.version, pictures, asked.questions)
+    return {name: metric.value for name, metric in shown.evaluate(loaded).metrics.items()}
 
 
 def train(settings: Settings) -> dict[str, float]:
     """Train, write `llava_emoji/` in the settings' folder, and return its scores on the test."""
     settings.begun()
-    watched = scenes.scenes(300, seed=1)
-    words = build_words()
+    watched, asked = vqa.emoji(300, seed=1), vqa.emoji()
+    processor = build_processor()
+    words = processor.tokenizer
     model = build(len(words)).to(settings.device)
     model.set_attn_implementation("eager")  # torch's fused one is slow backwards on a CPU
 
@@ -231,21 +233,16 @@ def train(settings: Settings) -> dict[str, float]:
         model,
         SCENES,
         loss,
-        lambda: score(model, words, watched),
+        lambda: score(model, processor, watched),
         [*phases, Phase(scenes.SIDE, full, BATCH)],
         # Muon computes in bfloat16, which costs a CPU without such instructions more than the rest.
         Rates(matrix=None, other=1.5e-3),
     )
-    last = fit(job, settings, evaluate_every=200)
+    fit(job, settings, evaluate_every=200)
     model.set_attn_implementation("sdpa")
     folder = settings.out / "llava_emoji"
     model.half().save_pretrained(folder)
-    model.float()
-    words.save_pretrained(folder)
-    asked = scenes.scenes(1000, seed=0)
-    test, blank = score(model, words, asked), score(model, words, asked, blank=True)
-    return {
-        **test,
-        **{f"blank_{name}": value for name, value in blank.items()},
-        **{f"validation_{name}": value for name, value in last.items()},
-    }
+    model.float()  # scored as it is read back: the weights rounded to half precision
+    processor.save_pretrained(folder)
+    test, blank = score(model, processor, asked), score(model, processor, asked, blank=True)
+    return {**test, **{f"blank_{name}": value for name, value in blank.items()}}

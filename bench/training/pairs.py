@@ -20,16 +20,24 @@ if TYPE_CHECKING:
     from bench.training.drawings import Drawings
 
 
+SCENES = 8192
+TEST_SEEDS = 1000  # seeds below are left to evaluations
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images (B,C,H,W) as the model takes them, and what belongs to them.
 
     `own` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
+    Questions come with their `answers`, and with `pictures` in place of images, as the model's
+    processor wants them.
     """
 
     images: Tensor
     texts: list[str]
     own: Tensor
+    answers: Sequence[str] = ()
+    pictures: Sequence[Any] = ()
 
 
 class Pairs(Protocol):
@@ -99,6 +107,30 @@ class Files:
         return Batch(images, texts, torch.arange(len(chosen)))
 
 
+class Scenes:
+    """Endlessly many scenes of emoji drawings, each with a question."""
+
+    def __len__(self) -> int:
+        """Return how many are called a pass."""
+        return SCENES
+
+    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+        """Return new scenes, as many as there are indices; see `Pairs`."""
+        from PIL import Image
+
+        from bench.tasks import scenes
+
+        seed = int(torch.randint(2**31, (1,), generator=rng))
+        found = scenes.scenes(len(indices), seed + TEST_SEEDS)
+        return Batch(
+            torch.empty(0),
+            [scene.question for scene in found],
+            torch.arange(len(found)),
+            [scene.answer for scene in found],
+            [Image.fromarray(scene.image) for scene in found],
+        )
+
+
 class Labelled:
     """Labelled pictures, mirrored half the time."""
 
@@ -139,7 +171,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     """Return the training data called `name`; by default what fits the kind of model.
 
     Two towers take "emoji" or "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or
-    "imagefolder:PATH".
+    "imagefolder:PATH", language models that see "scenes".
 
     Raises:
         BenchError: another name, or data that are missing or unusable.
@@ -147,6 +179,10 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     scheme, _, where = name.partition(":")
     if loaded.kind == "classifier":
         return _labelled(scheme or "fashion", where, loaded, cache)
+    if loaded.kind == "multimodal":
+        if scheme in ("", "scenes"):
+            return Scenes()
+        raise BenchError(f"unknown training data '{name}': a {loaded.kind} model takes scenes")
     if scheme in ("", "emoji"):
         from bench.training import drawings
 

@@ -1,0 +1,98 @@
+"""A LLaVA is fine-tuned on answers with reduction on, CrossGET's vectors in both towers with it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import models
+from bench.errors import BenchError
+from bench.registry import method
+from bench.training import finetune as finetuning
+from bench.training import llava, pairs
+from bench.training.finetune import finetune
+from bench.training.loop import Settings
+from bench.training.recipe import Recipe
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained `llava-emoji` with a language model of two layers."""
+    out = tmp_path_factory.mktemp("llava") / "model"
+    torch.manual_seed(0)
+    processor = llava.build_processor()
+    model = llava.build(len(processor.tokenizer))
+    language = model.model.language_model
+    language.layers = language.layers[:2]
+    model.config.text_config.num_hidden_layers = 2
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return out
+
+
+def recipe(folder: Path, **changes: object) -> Recipe:
+    told = {
+        "method": "crossget",
+        "budget": {"r": 13},
+        "params": {"importance": "attention"},
+        "weight": 0.1,
+        "epochs": STEPS * 2 / pairs.SCENES,
+        "batch": 2,
+        "rate": 0.01,
+    }
+    return Recipe(model=str(folder), **{**told, **changes})  # type: ignore[arg-type]
+
+
+def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path) -> None:
+    finetune(recipe(folder, freeze=True), Settings(tmp_path))
+    cell_reads = models.load(str(tmp_path))
+    learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").learned
+    assert {k: tuple(v.shape) for k, v in learned.items()} == {
+        "vision": (8, 128),
+        "language": (2, 128),
+    }
+    assert all((table.abs().sum(1) > 0).all() for table in learned.values())
+    assert cell_reads.provenance["weights"] == "fine-tuned"
+
+
+def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:
+    loaded = models.load(str(folder), backend="eager")
+    batch = pairs.Scenes().batch(torch.arange(4), torch.Generator().manual_seed(0))
+    loss = finetuning._answers(loaded)(batch)
+    assert loaded.prepare is not None
+    words = loaded.prepare([[]] * 4, list(batch.answers))["attention_mask"].sum(1) - 1  # <bos>
+    total, count = 0.0, 0
+    for i in range(4):  # one by one, so without padding
+        inputs = loaded.prepare([[batch.pictures[i]]], [batch.texts[i]], [batch.answers[i]])
+        with torch.no_grad():
+            logits = loaded.model(**inputs).logits[0].log_softmax(-1)
+        n = int(words[i]) + 1  # and <eos>
+        said = inputs["input_ids"][0, -n:]
+        total -= float(logits[-n - 1 : -1].gather(1, said[:, None]).sum())
+        count += n
+    assert abs(float(loss.detach()) - total / count) < 1e-4
+
+
+def test_training_scenes_are_not_those_of_the_test() -> None:
+    batch = pairs.Scenes().batch(torch.arange(3), torch.Generator().manual_seed(0))
+    again = pairs.Scenes().batch(torch.arange(3), torch.Generator().manual_seed(0))
+    other = pairs.Scenes().batch(torch.arange(3), torch.Generator().manual_seed(1))
+    assert batch.texts == again.texts
+    assert batch.pictures[0].tobytes() == again.pictures[0].tobytes() != other.pictures[0].tobytes()
+
+
+def test_a_model_without_processor_and_other_data_are_one_clear_line(
+    folder: Path, tmp_path: Path
+) -> None:
+    loaded = models.load(str(folder))
+    bare = copy.copy(loaded)
+    object.__setattr__(bare, "prepare", None)
+    with pytest.raises(BenchError, match="no processor: put its files beside"):
+        finetuning._answers(bare)
+    with pytest.raises(BenchError, match="unknown training data 'fashion'.*takes scenes"):
+        finetune(recipe(folder, data="fashion"), Settings(tmp_path / "other"))
