@@ -118,6 +118,26 @@ def ask(kind: str, placed: Mapping[int, Placed], rng: np.random.Generator) -> tu
     return f"is there a {others[int(rng.integers(len(others)))]} ?", "no"
 
 
+def describe(placed: Mapping[int, Placed]) -> str:
+    """A caption that says what is where."""
+    parts = [f"a {placed[cell].name} at the {PLACES[cell]}" for cell in sorted(placed)]
+    return " and ".join(parts)
+
+
+def depicted(placed: Mapping[int, Placed], side: int) -> NDArray[np.int64]:
+    """What each of side x side patches is a part of: 0 the ground, else 1 + its name's number."""
+    shown = np.zeros((side, side), np.int64)
+    pixels = SIDE // side
+    names = list(NAMES.values())
+    for found in placed.values():
+        rows, columns = (
+            slice((at + pixels // 2) // pixels, (at + found.side + pixels // 2) // pixels)
+            for at in (found.top, found.left)
+        )
+        shown[rows, columns] = 1 + names.index(found.name)
+    return shown
+
+
 def scenes(count: int, seed: int) -> list[Scene]:
     """So many scenes, one question each, kinds in turn."""
     found = []

@@ -114,13 +114,14 @@ class Batch:
             turns = [scenes.ask(kind, objects, rng) for kind in QUESTIONS]
             rows.append([self._turn(words, *turn) for turn in turns])
             images.append(image)
-            depicted.append(self._depicted(words, objects))
+            depicted.append(scenes.depicted(objects, self.side).flatten())
         self.pixels = normalise(np.stack(images))
         longest = max(sum(len(ids) for ids, _ in row) for row in rows)
         shape, head = (BATCH, 1 + patches + longest), 1 + patches
         self.text = torch.full((BATCH, longest), PAD)
         self.said = torch.full(shape, -100)
-        self.depicted = torch.stack(depicted)
+        names = words.convert_tokens_to_ids(["<pad>", *scenes.NAMES.values()])
+        self.depicted = torch.tensor(names)[torch.from_numpy(np.stack(depicted))]
         self.position = torch.zeros(shape, dtype=torch.long)
         self.position[:, 1:head] = 1 + self._grid()
         turn = torch.full(shape, -1)
@@ -145,18 +146,6 @@ class Batch:
         whole = math.isqrt(PATCHES)
         at = torch.arange(self.side) * (whole // self.side)
         return (at[:, None] * whole + at).flatten()
-
-    def _depicted(self, words: Any, objects: dict[int, scenes.Placed]) -> Tensor:
-        """The name of the object that each image token (T,) is a part of, or <pad>."""
-        named = torch.full((self.side, self.side), PAD)
-        pixels = scenes.SIDE // self.side
-        for found in objects.values():
-            rows, columns = (
-                slice((at + pixels // 2) // pixels, (at + found.side + pixels // 2) // pixels)
-                for at in (found.top, found.left)
-            )
-            named[rows, columns] = words.convert_tokens_to_ids(found.name)
-        return named.flatten()
 
     @staticmethod
     def _turn(words: Any, question: str, answer: str) -> tuple[list[int], int]:

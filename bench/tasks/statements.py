@@ -1,0 +1,88 @@
+"""Statements about two scenes, true or false: visual reasoning on the pattern of NLVR2.
+
+Each kind is true as often as false, so that nothing can be judged without images; all but "place"
+need both of them.
+
+    pairs(500, seed=0)[0].text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.tasks.scenes import NAMES, PLACES, Bytes, Placed, compose
+
+Objects = Mapping[int, Placed]
+KINDS = ("both", "only", "more", "place")
+SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images (64,64,3), what is in them, what is said of them, and whether it is true."""
+
+    images: tuple[Bytes, Bytes]
+    objects: tuple[Objects, Objects]
+    text: str
+    kind: str
+    true: bool
+
+
+def pairs(count: int, seed: int) -> list[Pair]:
+    """So many pairs with a statement each, kinds in turn, true or false by the toss of a coin."""
+    found = []
+    for i in range(count):
+        rng = np.random.default_rng([seed, i, 1])
+        kind, wanted = KINDS[i % len(KINDS)], bool(rng.integers(2))
+        while True:  # until a pair of scenes and a statement come out as wanted
+            (left, ours), (right, theirs) = compose(rng), compose(rng)
+            text, true = state(kind, (ours, theirs), rng)
+            if true == wanted:
+                break
+        found.append(Pair((left, right), (ours, theirs), text, kind, true))
+    return found
+
+
+def state(
+    kind: str, objects: tuple[Objects, Objects], rng: np.random.Generator
+) -> tuple[str, bool]:
+    """A statement of a kind about what is in two scenes, and whether it is true."""
+    side = int(rng.integers(2))
+    names = [{found.name for found in own.values()} for own in objects]
+    if kind == "more":
+        text = f"there are more objects in the {SIDES[side]} image ."
+        return text, len(objects[side]) > len(objects[1 - side])
+    here = sorted(names[side])
+    if kind == "place":
+        cell = sorted(objects[side])[int(rng.integers(len(objects[side])))]
+        name = objects[side][cell].name
+        if rng.integers(2):  # said of a thing that is elsewhere, or not at all
+            name = _other(name, rng)
+        text = f"there is a {name} at the {PLACES[cell]} of the {SIDES[side]} image ."
+        return text, objects[side][cell].name == name
+    name = here[int(rng.integers(len(here)))]
+    if kind == "both":
+        shared = sorted(names[0] & names[1])
+        if shared and rng.integers(2):
+            name = shared[int(rng.integers(len(shared)))]
+        return f"there is a {name} in both images .", name in names[0] & names[1]
+    claimed = side if rng.integers(2) else 1 - side
+    text = f"there is a {name} only in the {SIDES[claimed]} image ."
+    return text, name in names[claimed] and name not in names[1 - claimed]
+
+
+def _other(name: str, rng: np.random.Generator) -> str:
+    others = [other for other in NAMES.values() if other != name]
+    return others[int(rng.integers(len(others)))]
+
+
+def words() -> list[str]:
+    """Every word of the statements."""
+    text = [
+        *NAMES.values(), *PLACES, "there are more objects in the left right image .",
+        "there is a only both images at of",
+    ]  # fmt: skip
+    return sorted({word for line in text for word in line.split()})

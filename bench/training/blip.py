@@ -1,0 +1,266 @@
+"""Train `blip-emoji`: small BLIPs for questions, captions and matching, on scenes of emoji.
+
+The three share image encoder and text encoder and are trained together, as BLIP is: answers,
+captions, contrast of images and captions, and whether a caption belongs to its image, against one
+in which a thing or a place was exchanged. What each patch depicts is learned beside, by a head that
+is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import embedded
+from bench.tasks import scenes, statements
+from bench.training.augment import normalise
+from bench.training.loop import Job, Phase, Rates, Settings, fit
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
+PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
+WIDTH, HEADS, IMAGE_BLOCKS, TEXT_BLOCKS, PATCH = 96, 3, 6, 2, 4
+SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
+EPOCHS = 3.0
+QUESTIONS = ("what", "there", "many", "where")
+DEPICTED = 0.5
+FOLDERS = {"vqa": "blip_emoji_vqa", "caption": "blip_emoji_caption", "match": "blip_emoji_match"}
+
+
+def words() -> list[str]:
+    """Every word that these models and ViLT know."""
+    return sorted({*scenes.words(), *statements.words(), "a"})
+
+
+def tokenizer() -> Any:
+    """A BERT tokenizer whose pieces are whole words."""
+    from transformers import BertTokenizer
+
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words()])}
+    return BertTokenizer(vocab=vocabulary, do_lower_case=True)
+
+
+def pixels_processor(kind: type) -> Any:
+    """An image processor of a class for scenes: 64 x 64, shifted and scaled."""
+    return kind(
+        do_resize=True,
+        size={"height": scenes.SIDE, "width": scenes.SIDE},
+        image_mean=list(embedded.EMOJI_MEAN),
+        image_std=list(embedded.EMOJI_STD),
+    )
+
+
+class Blips(nn.Module):
+    """The three models around one image encoder and one text encoder."""
+
+    def __init__(self, vocabulary: int) -> None:
+        """Build them, untrained."""
+        super().__init__()
+        from transformers import BlipConfig
+        from transformers.models.blip import modeling_blip as blip
+
+        shape = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 4 * WIDTH}
+        text = {
+            **shape,
+            "vocab_size": vocabulary,
+            "encoder_hidden_size": WIDTH,
+            "num_hidden_layers": TEXT_BLOCKS,
+            "max_position_embeddings": 64,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "pad_token_id": PAD,
+            "bos_token_id": DEC,
+            "eos_token_id": SEP,
+            "sep_token_id": SEP,
+            "label_smoothing": 0.0,
+        }
+        vision = {
+            **shape,
+            "num_hidden_layers": IMAGE_BLOCKS,
+            "image_size": scenes.SIDE,
+            "patch_size": PATCH,
+        }
+        config = BlipConfig(
+            text_config=text,
+            vision_config=vision,
+            projection_dim=64,
+            image_text_hidden_size=64,
+            label_smoothing=0.0,
+        )
+        self.vqa = blip.BlipForQuestionAnswering(config)
+        self.caption = blip.BlipForConditionalGeneration(config)
+        self.match = blip.BlipForImageTextRetrieval(config)
+        for other in (self.caption, self.match):
+            other.vision_model = self.vqa.vision_model
+        self.match.text_encoder = self.vqa.text_encoder
+        self.named = nn.Linear(WIDTH, 1 + len(scenes.NAMES))
+        self.log_scale = nn.Parameter(torch.tensor(2.66))  # of the contrastive loss
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """(B,3,H,W) -> (B,N,C) image tokens, class token first."""
+        tokens: Tensor = self.vqa.vision_model(pixel_values=pixels).last_hidden_state
+        return tokens
+
+    def naming(self, image: Tensor, depicted: Tensor) -> Tensor:
+        """Cross entropy of what the patches depict (B,P)."""
+        return F.cross_entropy(self.named(image[:, 1:]).flatten(0, 1), depicted.flatten())
+
+    def answering(self, image: Tensor, asked: Mapping[str, Tensor], answers: Tensor) -> Tensor:
+        """Cross entropy of the answers (Q,T); as many questions an image, side by side."""
+        each = image.repeat_interleave(len(answers) // len(image), 0)
+        read = self.vqa.text_encoder(**asked, encoder_hidden_states=each).last_hidden_state
+        return spoken(self.vqa.text_decoder, answers, read, asked["attention_mask"])
+
+    def captioning(self, image: Tensor, captions: Tensor) -> Tensor:
+        """Cross entropy of the captions (B,T)."""
+        return spoken(self.caption.text_decoder, captions, image, None)
+
+    def contrast(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+        """Symmetric contrastive loss of images and their captions."""
+        match = self.match
+        a = F.normalize(match.vision_proj(image[:, 0]), dim=-1)
+        b = F.normalize(match.text_proj(match.text_encoder(**said).last_hidden_state[:, 0]), dim=-1)
+        logits, own = self.log_scale.exp() * a @ b.T, torch.arange(len(a), device=a.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def matching(self, image: Tensor, said: Mapping[str, Tensor], right: Tensor) -> Tensor:
+        """Cross entropy of whether captions (2B,T) belong to images (B,N,C), which come twice."""
+        twice = torch.cat([image, image])
+        read = self.match.text_encoder(**said, encoder_hidden_states=twice).last_hidden_state
+        return F.cross_entropy(self.match.itm_head(read[:, 0]), right)
+
+
+def spoken(decoder: Any, ids: Tensor, read: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean cross entropy of texts (B,T), first token given, from a decoder that reads `read`."""
+    out = decoder(
+        input_ids=ids,
+        attention_mask=(ids != PAD).long(),
+        encoder_hidden_states=read,
+        encoder_attention_mask=mask,
+        use_cache=False,
+    )
+    logits, target = out.logits[:, :-1], ids[:, 1:]
+    return F.cross_entropy(logits[target != PAD], target[target != PAD])
+
+
+def exchanged(
+    objects: Mapping[int, scenes.Placed], rng: np.random.Generator
+) -> dict[int, scenes.Placed]:
+    """The same scene with one thing renamed, or in another place, as a caption might have it."""
+    changed, cells = dict(objects), sorted(objects)
+    cell = cells[int(rng.integers(len(cells)))]
+    free = [other for other in range(4) if other not in objects]
+    here = changed.pop(cell)
+    if free and rng.integers(2):
+        changed[free[int(rng.integers(len(free)))]] = here
+        return changed
+    known = {found.name for found in objects.values()}
+    names = [name for name in scenes.NAMES.values() if name not in known]
+    name = names[int(rng.integers(len(names)))]
+    return {**changed, cell: scenes.Placed(name, here.top, here.left, here.side)}
+
+
+class Batch:
+    """Scenes with questions, answers, captions, and captions that are not theirs."""
+
+    def __init__(self, rng: np.random.Generator, words: Any) -> None:
+        """Compose `BATCH` scenes."""
+        images, depicted, asked, answers, captions, others = [], [], [], [], [], []
+        for _ in range(BATCH):
+            image, objects = scenes.compose(rng)
+            images.append(image)
+            depicted.append(scenes.depicted(objects, scenes.SIDE // PATCH).flatten())
+            for kind in QUESTIONS:
+                question, answer = scenes.ask(kind, objects, rng)
+                asked.append(question)
+                answers.append(answer)
+            captions.append(scenes.describe(objects))
+            others.append(scenes.describe(exchanged(objects, rng)))
+        self.pixels = normalise(np.stack(images))
+        self.depicted = torch.from_numpy(np.stack(depicted))
+        self.asked, self.answers = padded(words, asked), started(words, answers)
+        self.captions, self.said = started(words, captions), padded(words, captions)
+        self.both = padded(words, captions + others)
+        self.right = torch.tensor([1] * BATCH + [0] * BATCH)
+
+
+def padded(words: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Ids and mask of texts, padded on the right."""
+    return dict(words(list(texts), padding=True, return_token_type_ids=False, return_tensors="pt"))
+
+
+def started(words: Any, texts: Sequence[str]) -> Tensor:
+    """Ids (B,T) of texts that a decoder says, its start token first."""
+    ids = padded(words, texts)["input_ids"]
+    ids[:, 0] = DEC
+    return ids
+
+
+def loss_of(models: Blips, batch: Batch) -> Tensor:
+    """The sum of all losses of a batch."""
+    image = models.see(batch.pixels)
+    return (
+        models.answering(image, batch.asked, batch.answers)
+        + models.captioning(image, batch.captions)
+        + models.contrast(image, batch.said)
+        + models.matching(image, batch.both, batch.right)
+        + DEPICTED * models.naming(image, batch.depicted)
+    )
+
+
+@torch.inference_mode()
+def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
+    """Losses on scenes that were not trained on, and shares of right matches and names."""
+    models.eval()
+    batch = Batch(np.random.default_rng([seed, 2]), words)
+    image = models.see(batch.pixels)
+    twice = torch.cat([image, image])
+    read = models.match.text_encoder(**batch.both, encoder_hidden_states=twice).last_hidden_state
+    right = models.match.itm_head(read[:, 0]).argmax(-1) == batch.right
+    named = models.named(image[:, 1:]).argmax(-1)
+    return {
+        "answers": float(models.answering(image, batch.asked, batch.answers)),
+        "captions": float(models.captioning(image, batch.captions)),
+        "contrast": float(models.contrast(image, batch.said)),
+        "match": 100 * float(right.float().mean()),
+        "named": 100 * float((named == batch.depicted)[batch.depicted > 0].float().mean()),
+    }
+
+
+def train(settings: Settings) -> dict[str, float]:
+    """Train, write three folders in the settings' folder, and return the last losses."""
+    from transformers import BlipImageProcessor, BlipProcessor
+
+    settings.begun()
+    words = tokenizer()
+    models = Blips(len(words)).to(settings.device)
+
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+        seed = int(torch.randint(2**31, (1,), generator=rng))
+        return loss_of(models, Batch(np.random.default_rng(seed), words))
+
+    epochs = EPOCHS if settings.epochs is None else settings.epochs
+    phases = [Phase(scenes.SIDE, 0.75 * epochs, BATCH), Phase(scenes.SIDE, 0.25 * epochs, BATCH)]
+    last = fit(
+        Job(
+            models,
+            SCENES,
+            loss,
+            lambda: watch(models, words, seed=1),
+            phases,
+            Rates(matrix=None, other=1.5e-3),
+        ),
+        settings,
+        evaluate_every=200,
+    )
+    processor = BlipProcessor(pixels_processor(BlipImageProcessor), words)
+    for name, folder in FOLDERS.items():
+        model: Any = getattr(models, name)
+        model.half().save_pretrained(settings.out / folder)
+        model.float()
+        processor.save_pretrained(settings.out / folder)
+    return last

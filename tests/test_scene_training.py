@@ -1,0 +1,113 @@
+"""The small BLIPs and ViLT: their losses fall, their parts are shared, and what is saved loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.tasks import scenes
+from bench.training import blip, vilt
+from bench.training.loop import Settings
+
+EPOCHS = 4 * blip.BATCH / blip.SCENES  # four steps
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, blocks in ((blip, "IMAGE_BLOCKS"), (vilt, "BLOCKS")):
+        monkeypatch.setattr(module, "WIDTH", 24)
+        monkeypatch.setattr(module, blocks, 1)
+        monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(vilt, "WATCHED", 8)
+
+
+def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
+    from transformers import AutoProcessor, BlipForImageTextRetrieval, BlipForQuestionAnswering
+
+    last = blip.train(Settings(tmp_path, epochs=EPOCHS))
+    assert set(last) == {"answers", "captions", "contrast", "match", "named"}
+    assert all((tmp_path / folder / "config.json").is_file() for folder in blip.FOLDERS.values())
+    vqa = BlipForQuestionAnswering.from_pretrained(tmp_path / blip.FOLDERS["vqa"])
+    match = BlipForImageTextRetrieval.from_pretrained(tmp_path / blip.FOLDERS["match"])
+    for part in ("vision_model", "text_encoder"):
+        ours, theirs = getattr(vqa, part).state_dict(), getattr(match, part).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    processor = AutoProcessor.from_pretrained(tmp_path / blip.FOLDERS["vqa"])
+    ids = processor.tokenizer("is there a cat ?")["input_ids"]
+    assert blip.UNKNOWN not in ids and ids[0] == blip.CLS and ids[-1] == blip.SEP
+
+
+def test_a_batch_of_scenes_fits_the_losses() -> None:
+    torch.manual_seed(0)
+    words = blip.tokenizer()
+    models = blip.Blips(len(words))
+    optimizer = torch.optim.AdamW(models.parameters(), lr=3e-3)
+    batch = blip.Batch(np.random.default_rng(0), words)
+    losses = []
+    for _ in range(12):
+        loss = blip.loss_of(models, batch)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_an_exchanged_caption_is_another_and_no_other_thing_changes() -> None:
+    rng = np.random.default_rng(0)
+    kinds = set()
+    for _ in range(100):
+        _, objects = scenes.compose(rng)
+        other = blip.exchanged(objects, rng)
+        assert scenes.describe(other) != scenes.describe(objects)
+        assert len(other) == len(objects)
+        same = {cell for cell in other if cell in objects and other[cell] == objects[cell]}
+        assert len(same) == len(objects) - 1
+        kinds.add(set(other) == set(objects))
+    assert kinds == {True, False}
+
+
+def test_every_word_that_is_said_is_known() -> None:
+    words = blip.tokenizer()
+    for seed in range(20):
+        batch = blip.Batch(np.random.default_rng(seed), words)
+        for ids in (batch.asked["input_ids"], batch.answers, batch.captions):
+            assert (ids != blip.UNKNOWN).all()
+
+
+def test_vilt_trains_and_judges_as_the_saved_model_does(tmp_path: Path) -> None:
+    from transformers import ViltForImagesAndTextClassification
+
+    torch.manual_seed(0)
+    last = vilt.train(Settings(tmp_path, epochs=4 * vilt.BATCH / vilt.PAIRS))
+    assert set(last) == {"accuracy", "both", "only", "more", "place", "named"}
+    saved = ViltForImagesAndTextClassification.from_pretrained(tmp_path / vilt.FOLDER).float()
+    words, found = blip.tokenizer(), vilt.pairs(4, seed=5)
+    reasoner = vilt.Reasoner(len(words))
+    reasoner.model.load_state_dict(saved.state_dict())
+    reasoner.eval(), saved.eval()
+    with torch.no_grad():
+        logits, named, depicted = reasoner(found, words)
+        images = np.stack([image for pair in found for image in pair.images])
+        pixels = blip.normalise(images).unflatten(0, (4, 2))
+        text = blip.padded(words, [pair.text for pair in found])
+        theirs = saved(**text, pixel_values=pixels).logits
+    torch.testing.assert_close(logits, theirs)
+    assert named.shape[:3] == depicted.shape == (2, 4, 256)
+
+
+def test_patches_depict_what_is_there() -> None:
+    rng = np.random.default_rng(1)
+    names = list(scenes.NAMES.values())
+    for _ in range(30):
+        _, objects = scenes.compose(rng)
+        shown = scenes.depicted(objects, 16)
+        said = {names[i - 1] for i in np.unique(shown) if i}
+        assert said == {found.name for found in objects.values()}
+        for cell, found in objects.items():
+            half = shown[cell // 2 * 8 : cell // 2 * 8 + 8, cell % 2 * 8 : cell % 2 * 8 + 8]
+            share = (half == 1 + names.index(found.name)).sum() * 16 / found.side**2
+            assert 0.7 < share < 1.4
