@@ -1,12 +1,12 @@
 """Tasks by name: what a model is scored on.
 
-`fashion-mnist` and `emoji-retrieval` ship with the project; `imagefolder:PATH`,
-`karpathy:JSON[:IMAGES]` and `hf-dataset:ID[@SPLIT]` read other data through the same two classes.
+`fashion-mnist` and the `emoji-` tasks ship with the project; the forms read other data, most in the
+formats that the standard benchmarks are published in, through the same few classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
 from bench.errors import BenchError
 from bench.record import Metric
@@ -23,6 +23,21 @@ FORMS = {
     "imagefolder:PATH": "classification; one folder a class, in the order of the model's outputs",
     "karpathy:JSON[:IMAGES]": "retrieval; Karpathy-style split file with several captions an image",
     "hf-dataset:ID[@SPLIT]": "classification (image, label) or retrieval (image, caption)",
+    "vqav2:QUESTIONS:ANNOTATIONS:IMAGES": "VQAv2's files; the official soft accuracy",
+    "pope:JSON:IMAGES": "POPE: is an object there; accuracy, precision, recall, F1, share of yes",
+}
+# Where each scheme is read: what follows the colon goes to the function.
+READERS = {
+    "imagefolder": "classification.image_folder",
+    "karpathy": "retrieval.karpathy",
+    "hf-dataset": "hub.load",
+    "vqav2": "vqa_formats.vqav2",
+    "pope": "vqa_formats.pope",
+}
+SHIPPED = {
+    "fashion-mnist": "classification.fashion_mnist",
+    "emoji-vqa": "vqa.emoji",
+    "emoji-retrieval": "retrieval.emoji",
 }
 
 
@@ -58,22 +73,8 @@ def load(name: str) -> Task:
         BenchError: unknown name, or its data are missing or unusable; the message names the fix.
     """
     check_name(name)
-    from bench.tasks import classification, retrieval, vqa
-
     scheme, _, rest = name.partition(":")
-    makers: dict[str, Callable[[], Task]] = {
-        "fashion-mnist": classification.fashion_mnist,
-        "emoji-retrieval": retrieval.emoji,
-        "emoji-vqa": vqa.emoji,
-        "imagefolder": lambda: classification.image_folder(rest),
-        "karpathy": lambda: retrieval.karpathy(rest),
-        "hf-dataset": lambda: _hf_dataset(rest),
-    }
-    return makers[scheme]()
-
-
-def _hf_dataset(name: str) -> Task:
-    """Return the task that the columns of a data set allow."""
-    from bench.tasks import hub
-
-    return hub.load(name)
+    module, _, function = (SHIPPED | READERS)[scheme].partition(".")
+    make = getattr(import_module(f"bench.tasks.{module}"), function)
+    task: Task = make(rest) if scheme in READERS else make()
+    return task

@@ -214,6 +214,17 @@ def proportion(ranks: Sequence[int], k: int) -> Metric:
     return Metric(100 * hits / n, "%", (100 * float(low), 100 * float(high)), n)
 
 
+def average(scores: Sequence[float], unit: str, scale: float = 1.0) -> Metric:
+    """Return the mean of `scores`, times `scale`, with Student's interval where there is one."""
+    mean = scale * sum(scores) / len(scores)
+    if len(scores) < 2:
+        return Metric(mean, unit, None, len(scores))
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    low, high = DescrStatsW(scores).tconfint_mean()
+    return Metric(mean, unit, (scale * float(low), scale * float(high)), len(scores))
+
+
 def ranks_of(scores: Tensor, own: Tensor) -> Tensor:
     """Return the 0-based rank of each query's best right answer, ties counted against it.
 

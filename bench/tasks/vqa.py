@@ -15,6 +15,7 @@ from bench.tasks.base import (
     Evaluation,
     Pictures,
     Progress,
+    average,
     hash_of,
     proportion,
     refuse_random,
@@ -141,11 +142,7 @@ def share(scores: Sequence[float]) -> Metric:
     """Return the mean score in percent; Wilson's interval where scores are 0 or 1."""
     if all(score in (0, 1) for score in scores):
         return proportion([0 if score else 1 for score in scores], 1)
-    from statsmodels.stats.weightstats import DescrStatsW
-
-    low, high = DescrStatsW(scores).tconfint_mean()
-    mean = 100 * sum(scores) / len(scores)
-    return Metric(mean, "%", (100 * float(low), 100 * float(high)), len(scores))
+    return average(scores, "%", 100)
 
 
 def emoji(count: int = EMOJI_QUESTIONS, seed: int = EMOJI_SEED) -> QuestionAnswering:

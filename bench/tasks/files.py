@@ -1,0 +1,116 @@
+"""Data files of the standard tasks: their names in a task's name, and one clear line when wrong.
+
+    places("pope", "pope.json:val2014?x=1", "pope:JSON:IMAGES", 2)   # ([pope.json, val2014], {...})
+
+A task's name gives paths between colons and, after a question mark, options (`?k=256&split=val`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.tasks.base import Pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bench.models import Loaded
+
+
+def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
+    """Split `PATHS?key=value&key=value`; raises BenchError at an option that the task has not."""
+    paths, _, query = rest.partition("?")
+    found = {}
+    for part in filter(None, query.split("&")):
+        key, equals, value = part.partition("=")
+        if key not in known or not equals:
+            from bench.registry import near_miss
+
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise BenchError(
+                f"unknown option '{part}' in {form}: {takes}{near_miss(key, list(known))}"
+            )
+        found[key] = value
+    return paths, found
+
+
+def places(
+    rest: str, form: str, count: int, known: Sequence[str] = ()
+) -> tuple[list[Path], dict[str, str]]:
+    """Split `PATH:PATH...[?options]` into exactly `count` paths and the options."""
+    paths, found = options(rest, form, known)
+    parts = paths.split(":")
+    if len(parts) != count or not all(parts):
+        raise BenchError(f"'{rest}' names {len(parts)} paths, not {count}: write {form}")
+    return [Path(part).expanduser() for part in parts], found
+
+
+def beside(rest: str) -> tuple[Path, Path]:
+    """Split `JSON[:IMAGES]`; the images are by default beside the file."""
+    json_name, colon, images = rest.partition(".json:")
+    file = Path(json_name + ".json" if colon else rest).expanduser()
+    return file, Path(images).expanduser() if images else file.parent
+
+
+def whole(value: str, option: str, form: str) -> int:
+    """Return an option that is a number of things, 1 or more."""
+    if not value.isdecimal() or int(value) < 1:
+        raise BenchError(f"option {option}='{value}' in {form} must be a whole number from 1")
+    return int(value)
+
+
+@contextmanager
+def reading(file: Path, what: str, form: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one line that names the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(f"cannot read {file} ({error.strerror}): {form}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise BenchError(f"{file} is no {what} ({error!r} is missing or wrong): {form}") from error
+
+
+def lines_of(text: str) -> list[Any]:
+    """Return the values of a file with one JSON value a line."""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def first_there(candidates: Sequence[Path]) -> Path:
+    """Return the first path that exists, or else the first: opening it then says it is missing."""
+    return next((path for path in candidates if path.exists()), candidates[0])
+
+
+def require_any(paths: Sequence[Path], folder: Path, form: str) -> None:
+    """Raise BenchError when no image is where it should be; single missing ones count as wrong."""
+    if not any(path.is_file() for path in paths):
+        raise BenchError(f"none of {len(paths)} images is there, such as {paths[0]}: {form}")
+
+
+def opened(pictures: Pictures, index: int, failed: list[str]) -> Image | None:
+    """Return a picture as RGB; None where it does not decode, its name then added to `failed`."""
+    try:
+        return pictures.open(index).convert("RGB")
+    except (OSError, ValueError, SyntaxError):  # Pillow raises all three on broken files
+        failed.append(pictures.name(index))
+        return None
+
+
+def ability(loaded: Loaded, name: str) -> Callable[..., Any]:
+    """Return what a model can do by name ("answer", "judge" ...), or say what it lacks for it."""
+    found: Callable[..., Any] | None = getattr(loaded, name, None)
+    if found is None:
+        raise BenchError(
+            f"nothing says how {loaded.name} is fed (it has no '{name}'): put its processor's "
+            "files (preprocessor_config.json, tokenizer.json) beside its weights"
+        )
+    return found
+
+
+def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as the JSON list that evaluation servers take."""
+    return json.dumps(list(rows), ensure_ascii=False) + "\n"

@@ -1,0 +1,173 @@
+"""Question answering from the files that VQAv2 and POPE come in.
+
+    vqav2:QUESTIONS:ANNOTATIONS:IMAGES      pope:JSON:IMAGES
+
+A multimodal language model gets its question with the line that LLaVA's evaluation adds (`SHORT`);
+a model made for answering gets the question alone. The line is part of the task's version.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError
+from bench.record import Metric
+from bench.tasks import files, vqa_score
+from bench.tasks.base import Evaluation, Files, Pictures, Progress, hash_of, proportion, subset
+from bench.tasks.vqa import Question, QuestionAnswering, Score
+
+if TYPE_CHECKING:
+    from bench.models import Loaded
+
+VQAV2 = "vqav2:QUESTIONS:ANNOTATIONS:IMAGES"
+POPE = "pope:JSON:IMAGES"
+SHORT = "\nAnswer the question using a single word or phrase."
+VQAV2_TOKENS, POPE_TOKENS = 10, 16
+
+
+class NumberedQuestions(QuestionAnswering):
+    """Questions with the numbers that an evaluation server knows them by."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        pictures: Pictures,
+        questions: Sequence[Question],
+        ids: Sequence[int],
+        score: Score,
+        max_answer: int,
+    ) -> None:
+        """Name the task and its data; `ids[i]` is the number of question i."""
+        super().__init__(name, version, pictures, questions, score, max_answer)
+        self.ids = ids
+
+    def evaluate(
+        self,
+        loaded: Loaded,
+        *,
+        limit: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
+        asked = self
+        if loaded.kind == "multimodal":
+            asked = copy.copy(self)
+            asked.questions = [replace(q, text=q.text + SHORT) for q in self.questions]
+        return super(NumberedQuestions, asked).evaluate(
+            loaded, limit=limit, batch_size=batch_size, device=device, progress=progress
+        )
+
+    def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
+        """Return the file that evaluation servers take: [{"question_id", "answer"}]."""
+        answers = outcomes["answer"]
+        asked = [self.ids[i] for i in subset(len(self), len(answers))]
+        rows = [
+            {"question_id": number, "answer": answer}
+            for number, answer in zip(asked, answers, strict=True)
+        ]
+        return files.as_json(rows)
+
+
+def vqav2(rest: str) -> NumberedQuestions:
+    """Return VQAv2 from its questions file, its annotations file and the folder of images."""
+    (asked_file, answers_file, root), _ = files.places(rest, VQAV2, 3)
+    with files.reading(asked_file, "VQAv2 questions file", VQAV2):
+        text = asked_file.read_text(encoding="utf-8")
+        data = json.loads(text)
+        rows = [
+            (int(q["question_id"]), int(q["image_id"]), q["question"]) for q in data["questions"]
+        ]
+        split = data["data_subtype"].replace("test-dev", "test")
+    with files.reading(answers_file, "VQAv2 annotations file", VQAV2):
+        right_text = answers_file.read_text(encoding="utf-8")
+        right = {
+            int(row["question_id"]): (
+                tuple(str(one["answer"]) for one in row["answers"]),
+                str(row["answer_type"]).replace("/", "_"),
+            )
+            for row in json.loads(right_text)["annotations"]
+        }
+    missing = [number for number, _, _ in rows if number not in right]
+    if missing or not rows:
+        raise BenchError(
+            f"{answers_file} has no answers to question {missing[0] if missing else ''} of "
+            f"{asked_file}: take questions and annotations of the same split"
+        )
+    images = list(dict.fromkeys(image for _, image, _ in rows))
+    at = {image: i for i, image in enumerate(images)}
+    questions = [Question(at[image], words, *right[number]) for number, image, words in rows]
+    return NumberedQuestions(
+        f"vqav2:{rest}",
+        hash_of(text, right_text, SHORT),
+        Files(_coco(images, split, root), root),
+        questions,
+        [number for number, _, _ in rows],
+        vqa_score.soft_accuracy,
+        VQAV2_TOKENS,
+    )
+
+
+def _coco(images: Sequence[int], split: str, root: Path) -> list[Path]:
+    """Where COCO's images of a split are: in the folder itself, or in one named like the split."""
+    names = [f"COCO_{split}_{image:012d}.jpg" for image in images]
+    paths = [files.first_there([root / name, root / split / name]) for name in names]
+    files.require_any(paths, root, VQAV2)
+    return paths
+
+
+class YesNo(NumberedQuestions):
+    """Questions about what is in a picture and what is not: POPE."""
+
+    def _scored(
+        self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
+    ) -> Evaluation:
+        found = super()._scored(asked, answers, failed)
+        said = [vqa_score.yes_or_no(answer) == "yes" for answer in answers]
+        present = [question.answers == ("yes",) for question in asked]
+        return replace(found, metrics=found.metrics | detection(said, present))
+
+
+def detection(said: Sequence[bool], present: Sequence[bool]) -> dict[str, Metric]:
+    """Return precision, recall, their F1 and the share of yes; "yes" is the positive answer."""
+    hits = sum(s and p for s, p in zip(said, present, strict=True))
+    of_said = [0 if p else 1 for s, p in zip(said, present, strict=True) if s]
+    of_present = [0 if s else 1 for s, p in zip(said, present, strict=True) if p]
+    both = sum(said) + sum(present)
+    metrics = {"f1": Metric(100 * 2 * hits / both if both else 0.0, "%", None, len(said))}
+    for name, ranks in (("precision", of_said), ("recall", of_present)):
+        metrics[name] = proportion(ranks, 1) if ranks else Metric(0.0, "%", None, 0)
+    metrics["yes_ratio"] = proportion([0 if s else 1 for s in said], 1)
+    return metrics
+
+
+def said_right(answer: str, right: Sequence[str]) -> float:
+    """1 where the yes or no that POPE's program reads in an answer is right."""
+    return float(vqa_score.yes_or_no(answer) in right)
+
+
+def pope(rest: str) -> YesNo:
+    """Return POPE from one of its files, a JSON value a line, and the folder of COCO's images."""
+    (file, root), _ = files.places(rest, POPE, 2)
+    with files.reading(file, "POPE file", POPE):
+        text = file.read_text(encoding="utf-8")
+        rows = [(row["image"], row["text"], row["label"]) for row in files.lines_of(text)]
+        ids = [int(row.get("question_id", i + 1)) for i, row in enumerate(files.lines_of(text))]
+        wrong = {label for _, _, label in rows} - {"yes", "no"}
+        if wrong or not rows:
+            raise ValueError(f"labels {sorted(wrong)}" if wrong else "no questions")
+    images = list(dict.fromkeys(image for image, _, _ in rows))
+    at = {image: i for i, image in enumerate(images)}
+    paths = [root / image for image in images]
+    files.require_any(paths, root, POPE)
+    questions = [Question(at[image], words, (label,)) for image, words, label in rows]
+    version = hash_of(text, SHORT)
+    pictures = Files(paths, root)
+    return YesNo(f"pope:{rest}", version, pictures, questions, ids, said_right, POPE_TOKENS)

@@ -1,0 +1,54 @@
+"""Stand-ins for models: they answer, judge and match as a test tells them to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+Answer = Callable[[list[Any], str], str]
+
+
+class Answering(SimpleNamespace):
+    """A model that answers; through `answer`, or through the pieces that `generate` needs."""
+
+    def __init__(self, kind: str, say: Answer) -> None:
+        super().__init__(
+            name="fake", kind=kind, random=False, device="cpu", seen=[], model=self, said=[]
+        )
+        self.say = say
+
+    def answer(self, images: list[list[Any]], texts: list[str], max_new_tokens: int) -> list[str]:
+        self.seen += list(zip([len(own) for own in images], texts, strict=True))
+        return [self.say(own, text) for own, text in zip(images, texts, strict=True)]
+
+    def prepare(self, images: list[list[Any]], texts: list[str]) -> dict[str, torch.Tensor]:
+        start = len(self.said)
+        self.said += self.answer(images, texts, 0)
+        return {"input_ids": torch.arange(start, len(self.said)).unsqueeze(1)}
+
+    def placed(self, inputs: dict[str, torch.Tensor], device: Any) -> dict[str, torch.Tensor]:
+        return inputs
+
+    def generate(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return input_ids.repeat(1, 2)
+
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        return [self.said[row[0]] for row in ids.tolist()]
+
+
+def picture(path: Path, shade: int = 0) -> Path:
+    """An 8 by 8 picture of one shade of grey, which a fake model can tell it by."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), shade, np.uint8)).save(path)
+    return path
+
+
+def shade(image: Any) -> int:
+    """The shade of a picture, roughly: JPEG loses a little."""
+    return int(np.asarray(image.convert("L"))[0, 0])
