@@ -25,6 +25,8 @@ FORMS = {
     "hf-dataset:ID[@SPLIT]": "classification (image, label) or retrieval (image, caption)",
     "vqav2:QUESTIONS:ANNOTATIONS:IMAGES": "VQAv2's files; the official soft accuracy",
     "pope:JSON:IMAGES": "POPE: is an object there; accuracy, precision, recall, F1, share of yes",
+    "caption-karpathy:JSON[:IMAGES]": "captioning of COCO or Flickr30k; CIDEr, BLEU-4, ROUGE-L",
+    "nocaps:JSON:IMAGES": "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L",
 }
 # Where each scheme is read: what follows the colon goes to the function.
 READERS = {
@@ -33,6 +35,8 @@ READERS = {
     "hf-dataset": "hub.load",
     "vqav2": "vqa_formats.vqav2",
     "pope": "vqa_formats.pope",
+    "caption-karpathy": "captioning.coco",
+    "nocaps": "captioning.nocaps",
 }
 SHIPPED = {
     "fashion-mnist": "classification.fashion_mnist",

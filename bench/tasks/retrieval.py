@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 from bench.tasks.base import (
     Arrays,
     Evaluation,
-    Files,
     Pictures,
     Prepared,
     Progress,
@@ -24,6 +21,7 @@ from bench.tasks.base import (
     subset,
     to_model,
 )
+from bench.tasks.karpathy import read as read_karpathy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,65 +67,106 @@ class Retrieval:
 
         require(loaded, "two-tower", self.name)
         refuse_random(loaded)
-        if loaded.tokenizer is None:
-            raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
+        require_tokenizer(loaded)
         index = subset(len(self), limit)
-        owners = [row for row, i in enumerate(index) for _ in self.texts[i]]
-        texts = [text for i in index for text in self.texts[i]]
+        owners, texts = flattened(self.texts, index)
         with torch.inference_mode():
-            images, decoded = self._images(loaded, index, batch_size, device, progress)
-            scores = images @ self._texts(loaded, texts, batch_size, device).T
+            images, decoded = image_features(
+                loaded, self.prepared, index, batch_size, device, progress
+            )
+            scores = images @ text_features(loaded, texts, batch_size, device).T
         broken = torch.tensor(decoded, device=scores.device).logical_not()
         # An image that did not decode is in nobody's way, and is never found.
         scores = scores.masked_fill(broken.unsqueeze(1), -torch.inf)
-        own = torch.tensor(owners, device=scores.device) == torch.arange(
-            len(index), device=scores.device
-        ).unsqueeze(1)
-        asked = own.any(1)
-        ranks = {
-            "i2t": ranks_of(scores[asked], own[asked]).tolist(),
-            "t2i": ranks_of(scores.T, own.T).tolist(),
-        }
-        metrics = {
-            f"{way}_r{k}": proportion(found, k) for way, found in ranks.items() for k in RECALLS
-        }
-        outcomes = {f"rank_{way}": found for way, found in ranks.items()}
-        failed = [
-            self.prepared.pictures.name(i) for i, ok in zip(index, decoded, strict=True) if not ok
-        ]
-        return Evaluation(metrics, "i2t_r1", outcomes, failed)
+        return recalls(scores, scores, owners, undecoded(self.prepared, index, decoded))
 
-    def _images(
-        self,
-        loaded: Loaded,
-        index: Sequence[int],
-        size: int,
-        device: str | None,
-        progress: Progress | None,
-    ) -> tuple[Tensor, list[bool]]:
-        import torch
 
-        model: Any = loaded.model
-        features: list[Tensor] = []
-        decoded: list[bool] = []
-        for images, ok in self.prepared.batches(loaded, index, size):
-            inputs = {loaded.image_argument: to_model(images, loaded, device)}
-            features.append(normalised(_pooled(model.get_image_features(**inputs))))
-            decoded += ok
-            if progress is not None:
-                progress(len(decoded), len(index))
-        return torch.cat(features), decoded
+def flattened(texts: Sequence[Sequence[str]], index: Sequence[int]) -> tuple[list[int], list[str]]:
+    """Return the texts of some images, and of each text the place of its image among them."""
+    owners = [row for row, i in enumerate(index) for _ in texts[i]]
+    return owners, [text for i in index for text in texts[i]]
 
-    def _texts(self, loaded: Loaded, texts: Sequence[str], size: int, device: str | None) -> Tensor:
-        import torch
 
-        model: Any = loaded.model
-        features: list[Tensor] = []
-        for start in range(0, len(texts), size):
-            tokens = loaded.tokenizer(list(texts[start : start + size]))  # type: ignore[misc]
-            tokens = {key: value.to(device or loaded.device) for key, value in tokens.items()}
-            features.append(normalised(_pooled(model.get_text_features(**tokens))))
-        return torch.cat(features)
+def undecoded(prepared: Prepared, index: Sequence[int], decoded: Sequence[bool]) -> list[str]:
+    """Return the names of the images that did not decode."""
+    return [prepared.pictures.name(i) for i, ok in zip(index, decoded, strict=True) if not ok]
+
+
+def recalls(
+    to_texts: Tensor, to_images: Tensor, owners: Sequence[int], failed: list[str]
+) -> Evaluation:
+    """Return the recalls and ranks that two (images, texts) matrices of scores give.
+
+    Args:
+        to_texts: what each image makes of every text.
+        to_images: what each text makes of every image; often the same.
+        owners: of each text, the row of its image.
+        failed: names of images that did not decode.
+    """
+    import torch
+
+    rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
+    own = torch.tensor(owners, device=to_texts.device) == rows
+    asked = own.any(1)
+    ranks = {
+        "i2t": ranks_of(to_texts[asked], own[asked]).tolist(),
+        "t2i": ranks_of(to_images.T, own.T).tolist(),
+    }
+    metrics = {f"{way}_r{k}": proportion(found, k) for way, found in ranks.items() for k in RECALLS}
+    outcomes = {f"rank_{way}": found for way, found in ranks.items()}
+    return Evaluation(metrics, "i2t_r1", outcomes, failed)
+
+
+def image_features(
+    loaded: Loaded,
+    prepared: Prepared,
+    index: Sequence[int],
+    size: int,
+    device: str | None,
+    progress: Progress | None,
+) -> tuple[Tensor, list[bool]]:
+    """Return a two-tower model's features of some images, of length 1, and which decoded."""
+    import torch
+
+    model: Any = loaded.model
+    features: list[Tensor] = []
+    decoded: list[bool] = []
+    for images, ok in prepared.batches(loaded, index, size):
+        inputs = {loaded.image_argument: to_model(images, loaded, device)}
+        features.append(normalised(_pooled(model.get_image_features(**inputs))))
+        decoded += ok
+        if progress is not None:
+            progress(len(decoded), len(index))
+    return torch.cat(features), decoded
+
+
+def text_features(loaded: Loaded, texts: Sequence[str], size: int, device: str | None) -> Tensor:
+    """Return a two-tower model's features of texts, of length 1."""
+    import torch
+
+    model: Any = loaded.model
+    features = [
+        normalised(_pooled(model.get_text_features(**tokens)))
+        for tokens in tokenised(loaded, texts, size, device)
+    ]
+    return torch.cat(features)
+
+
+def require_tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
+    """Return a model's tokenizer; raises BenchError when it came without one."""
+    if loaded.tokenizer is None:
+        raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
+    return loaded.tokenizer
+
+
+def tokenised(
+    loaded: Loaded, texts: Sequence[str], size: int, device: str | None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield texts as a model takes them, so many at once."""
+    tokenizer = require_tokenizer(loaded)
+    for start in range(0, len(texts), size):
+        tokens = tokenizer(list(texts[start : start + size]))
+        yield {key: value.to(device or loaded.device) for key, value in tokens.items()}
 
 
 def _pooled(output: Any) -> Tensor:
@@ -148,41 +187,6 @@ def emoji() -> Retrieval:
 
 
 def karpathy(where: str, split: str = "test") -> Retrieval:
-    """Return a split of a Karpathy-style file, `JSON[:IMAGES]`.
-
-    The file holds `{"images": [{"filename", "split", "filepath"?, "sentences": [{"raw"}]}]}`, or is
-    a list of `{"image", "caption": str or list}`; IMAGES is by default the file's folder.
-    """
-    json_name, colon, images = where.partition(".json:")
-    file = Path(json_name + ".json" if colon else where).expanduser()
-    root = Path(images).expanduser() if images else file.parent
-    try:
-        text = file.read_text(encoding="utf-8")
-        data = json.loads(text)
-        if isinstance(data, dict):
-            rows = [
-                (
-                    Path(row.get("filepath", "")) / row["filename"],
-                    [s["raw"] for s in row["sentences"]],
-                )
-                for row in data["images"]
-                if row.get("split", split) == split
-            ]
-        else:
-            rows = [(Path(row["image"]), _texts_of(row["caption"])) for row in data]
-    except OSError as error:
-        raise BenchError(
-            f"cannot read {file} ({error.strerror}): karpathy:JSON[:IMAGES]"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BenchError(
-            f"{file} is no Karpathy-style file ({error!r} is missing or wrong)"
-        ) from error
-    if not rows:
-        raise BenchError(f"{file} has no images with split '{split}'")
-    files = Files([root / path for path, _ in rows], root)
-    return Retrieval(f"karpathy:{where}", hash_of(text), files, [texts for _, texts in rows])
-
-
-def _texts_of(caption: Any) -> list[str]:
-    return [caption] if isinstance(caption, str) else [str(text) for text in caption]
+    """Return a split of a Karpathy-style file, `JSON[:IMAGES]`."""
+    found = read_karpathy(where, "karpathy:JSON[:IMAGES]", split)
+    return Retrieval(f"karpathy:{where}", found.version, found.pictures, found.texts)

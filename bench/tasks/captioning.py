@@ -1,0 +1,210 @@
+"""Captioning: what a model writes about a picture, against what people wrote.
+
+    caption-karpathy:JSON:IMAGES     COCO or Flickr30k, test split      nocaps:JSON:IMAGES
+
+Options: `?prompt=a picture of&tokens=plain&metrics=meteor,spice`. Decoding is greedy: published
+scores of BLIP are of three beams and lie a little higher.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError, Unsupported
+from bench.record import Metric
+from bench.tasks import caption_score, files, karpathy
+from bench.tasks.base import (
+    Evaluation,
+    Files,
+    Pictures,
+    Progress,
+    average,
+    hash_of,
+    refuse_random,
+    subset,
+)
+
+if TYPE_CHECKING:
+    from bench.models import Loaded
+
+KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
+KNOWN = ("prompt", "tokens", "metrics")
+# What each kind of model is told: BLIP's evaluation, and lmms-eval's for LLaVA.
+PROMPTS = {
+    "captioner": "a picture of ",
+    "multimodal": "Provide a one-sentence caption for the provided image.",
+}
+LONGEST = 30  # tokens of a caption
+
+
+class Captioning:
+    """Pictures and what people wrote about each."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        pictures: Pictures,
+        texts: Sequence[Sequence[str]],
+        ids: Sequence[Any],
+        *,
+        domains: Sequence[str] = (),
+        prompt: str | None = None,
+        tokens: str | None = None,
+        metrics: Sequence[str] = (),
+    ) -> None:
+        """Name the task and its data.
+
+        Args:
+            name: of the task.
+            version: of its data.
+            pictures: to caption.
+            texts: of each picture, its references.
+            ids: of each picture, the number that result files know it by.
+            domains: of each picture, a group whose CIDEr is told too.
+            prompt: how a caption begins, or what is asked; None is what the model's kind expects.
+            tokens: "ptb" (needs Java) or "plain"; None is "ptb" where Java is there.
+            metrics: further ones, which need Java: "meteor", "spice".
+        """
+        self.name, self.version, self.pictures = name, version, pictures
+        self.texts, self.ids, self.domains = texts, ids, domains
+        self.prompt, self.tokens, self.more = prompt, caption_score.choose(tokens), metrics
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.texts)
+
+    @cached_property
+    def references(self) -> dict[int, list[str]]:
+        """The references of every image, tokenised once."""
+        owners = [i for i, own in enumerate(self.texts) for _ in own]
+        flat = caption_score.tokenised([t for own in self.texts for t in own], self.tokens)
+        found: dict[int, list[str]] = {i: [] for i in range(len(self))}
+        for owner, text in zip(owners, flat, strict=True):
+            found[owner].append(text)
+        return found
+
+    def evaluate(
+        self,
+        loaded: Loaded,
+        *,
+        limit: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score a model; see `bench.tasks.Task`. Outcomes: `caption` and each one's CIDEr."""
+        import torch
+
+        if loaded.kind not in PROMPTS:
+            raise Unsupported(
+                f"task '{self.name}' needs a {' or '.join(PROMPTS)} model; "
+                f"{loaded.name} is of the kind {loaded.kind}"
+            )
+        refuse_random(loaded)
+        caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
+        index = subset(len(self), limit)
+        said: list[str] = []
+        failed: list[str] = []
+        with torch.inference_mode():
+            for start in range(0, len(index), batch_size):
+                said += self._captions(loaded, index[start : start + batch_size], failed)
+                if progress is not None:
+                    progress(len(said), len(index))
+        return self._scored(index, said, failed)
+
+    def _captions(self, loaded: Loaded, some: Sequence[int], failed: list[str]) -> list[str]:
+        """The captions of some pictures, "" where one does not decode."""
+        prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
+        images = [files.opened(self.pictures, i, failed) for i in some]
+        shown = [[image] for image in images if image is not None]
+        answer = files.ability(loaded, "answer")
+        written = iter(answer(shown, [prompt] * len(shown), LONGEST) if shown else [])
+        said = ["" if image is None else next(written) for image in images]
+        # A caption goes on from its prompt, which some processors give back and references lack.
+        return [text.strip().removeprefix(prompt.strip()).strip() for text in said]
+
+    def _scored(self, index: Sequence[int], said: Sequence[str], failed: list[str]) -> Evaluation:
+        ours = dict(zip(index, caption_score.tokenised(said, self.tokens), strict=True))
+        scores = caption_score.score(ours, self.references, self.tokens)
+        metrics: dict[str, Metric] = dict(scores.metrics)
+        for name in self.more:
+            metrics[name] = caption_score.with_java(name, ours, self.references, self.tokens)
+        primary = next(iter(metrics))
+        cider = dict(zip(index, scores.each[primary], strict=True))
+        for domain in dict.fromkeys(self.domains):
+            of = [one for i, one in cider.items() if self.domains[i] == domain]
+            if of:
+                name = f"{primary}_{domain.replace('-', '_')}"
+                metrics[name] = average(of, caption_score.TIMES_100)
+        return Evaluation(metrics, primary, {**scores.each, "caption": list(said)}, failed)
+
+    def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
+        """Return COCO's result file: [{"image_id", "caption"}]."""
+        said = outcomes["caption"]
+        asked = [self.ids[i] for i in subset(len(self), len(said))]
+        rows = [{"image_id": i, "caption": text} for i, text in zip(asked, said, strict=True)]
+        return files.as_json(rows)
+
+
+def _chosen(found: Mapping[str, str], form: str) -> dict[str, Any]:
+    """The options of a task's name as arguments of `Captioning`."""
+    tokens = found.get("tokens")
+    if tokens not in (None, caption_score.PTB, caption_score.PLAIN):
+        raise BenchError(f"option tokens='{tokens}' in {form} must be ptb or plain")
+    more = [name for name in found.get("metrics", "").split(",") if name]
+    for name in more:
+        if name not in caption_score.WITH_JAVA:
+            raise BenchError(f"unknown metric '{name}' in {form}: there are meteor and spice")
+    tokens = caption_score.choose(tokens)  # part of the version: Java may come or go
+    return {"prompt": found.get("prompt"), "tokens": tokens, "metrics": more}
+
+
+def _require_references(texts: Sequence[Sequence[str]], pictures: Files, form: str) -> None:
+    for i, own in enumerate(texts):
+        if not own:
+            raise BenchError(f"{pictures.name(i)} has no reference caption: {form} wants one each")
+
+
+def coco(rest: str) -> Captioning:
+    """Return the test split of a Karpathy-style file (COCO, Flickr30k) for captioning."""
+    where, found = files.options(rest, KARPATHY, KNOWN)
+    data = karpathy.read(where, KARPATHY)
+    files.require_any(data.pictures.paths, data.pictures.root, KARPATHY)
+    _require_references(data.texts, data.pictures, KARPATHY)
+    chosen = _chosen(found, KARPATHY)
+    name, version = f"caption-karpathy:{rest}", hash_of(data.version, chosen)
+    return Captioning(name, version, data.pictures, data.texts, data.ids, **chosen)
+
+
+def nocaps(rest: str) -> Captioning:
+    """Return NoCaps from its annotations file and the folder of its images.
+
+    The CIDEr of each domain is the mean over its images; words weigh as in the whole set.
+    """
+    (file, root), found = files.places(rest, NOCAPS, 2, KNOWN)
+    with files.reading(file, "NoCaps file", NOCAPS):
+        text = file.read_text(encoding="utf-8")
+        data = json.loads(text)
+        rows = [(row["id"], row["file_name"], row.get("domain", "")) for row in data["images"]]
+        captions: dict[Any, list[str]] = {number: [] for number, _, _ in rows}
+        for row in data["annotations"]:
+            captions[row["image_id"]].append(str(row["caption"]))
+    pictures = Files([root / name for _, name, _ in rows], root)
+    files.require_any(pictures.paths, root, NOCAPS)
+    texts = list(captions.values())
+    _require_references(texts, pictures, NOCAPS)
+    chosen = _chosen(found, NOCAPS)
+    domains = [domain for _, _, domain in rows] if all(domain for _, _, domain in rows) else []
+    return Captioning(
+        f"nocaps:{rest}",
+        hash_of(text, chosen),
+        pictures,
+        texts,
+        list(captions),
+        domains=domains,
+        **chosen,
+    )
