@@ -27,6 +27,7 @@ FORMS = {
     "pope:JSON:IMAGES": "POPE: is an object there; accuracy, precision, recall, F1, share of yes",
     "caption-karpathy:JSON[:IMAGES]": "captioning of COCO or Flickr30k; CIDEr, BLEU-4, ROUGE-L",
     "nocaps:JSON:IMAGES": "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L",
+    "nlvr2:JSON:IMAGES": "NLVR2: is a statement about two images true; accuracy, consistency",
 }
 # Where each scheme is read: what follows the colon goes to the function.
 READERS = {
@@ -37,6 +38,7 @@ READERS = {
     "pope": "vqa_formats.pope",
     "caption-karpathy": "captioning.coco",
     "nocaps": "captioning.nocaps",
+    "nlvr2": "reasoning.nlvr2",
 }
 SHIPPED = {
     "fashion-mnist": "classification.fashion_mnist",
