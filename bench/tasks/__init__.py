@@ -28,6 +28,7 @@ FORMS = {
     "caption-karpathy:JSON[:IMAGES]": "captioning of COCO or Flickr30k; CIDEr, BLEU-4, ROUGE-L",
     "nocaps:JSON:IMAGES": "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L",
     "nlvr2:JSON:IMAGES": "NLVR2: is a statement about two images true; accuracy, consistency",
+    "rerank-karpathy:JSON[:IMAGES]": "retrieval; the k nearest re-ranked by image-text matching",
 }
 # Where each scheme is read: what follows the colon goes to the function.
 READERS = {
@@ -39,6 +40,7 @@ READERS = {
     "caption-karpathy": "captioning.coco",
     "nocaps": "captioning.nocaps",
     "nlvr2": "reasoning.nlvr2",
+    "rerank-karpathy": "reranking.coco",
 }
 SHIPPED = {
     "fashion-mnist": "classification.fashion_mnist",
