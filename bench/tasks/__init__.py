@@ -18,6 +18,7 @@ EMBEDDED = {
     "fashion-mnist": "classification of 2,000 held-out Fashion-MNIST images, 10 classes (top 1, 5)",
     "emoji-vqa": "1,000 questions about scenes of emoji drawings of a held-out design house",
     "emoji-retrieval": "emoji drawings of a held-out design house against their names, both ways",
+    "emoji-zeroshot": "emoji drawings of a held-out design house among 1,636 labels (top 1, 5)",
 }
 FORMS = {
     "imagefolder:PATH": "classification; one folder a class, in the order of the model's outputs",
@@ -29,6 +30,7 @@ FORMS = {
     "nocaps:JSON:IMAGES": "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L",
     "nlvr2:JSON:IMAGES": "NLVR2: is a statement about two images true; accuracy, consistency",
     "rerank-karpathy:JSON[:IMAGES]": "retrieval; the k nearest re-ranked by image-text matching",
+    "zeroshot:FOLDER": "zero-shot classification of CoOp's data sets or of one folder a class",
 }
 # Where each scheme is read: what follows the colon goes to the function.
 READERS = {
@@ -41,11 +43,13 @@ READERS = {
     "nocaps": "captioning.nocaps",
     "nlvr2": "reasoning.nlvr2",
     "rerank-karpathy": "reranking.coco",
+    "zeroshot": "zeroshot_files.folder",
 }
 SHIPPED = {
     "fashion-mnist": "classification.fashion_mnist",
     "emoji-vqa": "vqa.emoji",
     "emoji-retrieval": "retrieval.emoji",
+    "emoji-zeroshot": "zeroshot.emoji",
 }
 
 

@@ -1,0 +1,154 @@
+"""Folders that zero-shot classification reads: CoOp's data sets, or one folder a class.
+
+    zeroshot:oxford_pets                               its split_zhou_OxfordPets.json and images/
+    zeroshot:imagenet/images/val?names=classnames.txt&data=ImageNet
+
+Options: `templates=ensemble`, `prompt=a drawing of a {}.`, `classes=base` or `new` (CoOp's halves),
+`names=FILE` (a line `FOLDER name` each) and `data=NAME`, whose sentence is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.tasks import files
+from bench.tasks.base import Files, hash_of
+from bench.tasks.classification import IMAGE_SUFFIXES
+from bench.tasks.zeroshot import ZeroShot, templates_for
+
+FORM = "zeroshot:FOLDER"
+KNOWN = ("templates", "prompt", "classes", "names", "data")
+# Where the paths of a `split_zhou_NAME.json` begin; in the folder itself for StanfordCars.
+IMAGES = {
+    "Caltech101": "101_ObjectCategories",
+    "OxfordPets": "images",
+    "StanfordCars": ".",
+    "OxfordFlowers": "jpg",
+    "Food101": "images",
+    "SUN397": "SUN397",
+    "DescribableTextures": "images",
+    "EuroSAT": "2750",
+    "UCF101": "UCF-101-midframes",
+}
+AIRCRAFT = "images_variant_test.txt"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Test images with their labels, and the name of each class."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    classes: Sequence[str]
+    data_set: str = ""
+
+    def half(self, which: str) -> Labelled:
+        """Return CoOp's base classes (the first half, rounded up) or its new ones."""
+        first = (len(self.classes) + 1) // 2
+        kept = range(first) if which == "base" else range(first, len(self.classes))
+        rows = [(p, y) for p, y in zip(self.paths, self.labels, strict=True) if y in kept]
+        return replace(
+            self,
+            paths=[path for path, _ in rows],
+            labels=[label - kept.start for _, label in rows],
+            classes=[self.classes[label] for label in kept],
+        )
+
+
+def folder(rest: str) -> ZeroShot:
+    """Return zero-shot classification of the pictures in a folder."""
+    (root,), found = files.places(rest, FORM, 1, KNOWN)
+    data = _read(root, found)
+    if found.get("classes"):
+        if found["classes"] not in ("base", "new"):
+            raise BenchError(f"option classes='{found['classes']}' in {FORM} must be base or new")
+        data = data.half(found["classes"])
+    files.require_any(data.paths, root, FORM)
+    templates = _templates(found, data.data_set)
+    pictures = Files(data.paths, root)
+    rows = [(pictures.name(i), label) for i, label in enumerate(data.labels)]
+    version = hash_of(rows, list(data.classes), templates)
+    return ZeroShot(f"zeroshot:{rest}", version, pictures, data.labels, data.classes, templates)
+
+
+def _templates(found: Mapping[str, str], data_set: str) -> tuple[str, ...]:
+    if "prompt" in found:
+        if "{}" not in found["prompt"]:
+            raise BenchError(f"option prompt='{found['prompt']}' in {FORM} lacks {{}} for the name")
+        return (found["prompt"],)
+    if found.get("templates") not in (None, "ensemble"):
+        raise BenchError(f"option templates='{found['templates']}' in {FORM} must be ensemble")
+    return templates_for(found.get("data", data_set), "templates" in found)
+
+
+def _read(root: Path, found: Mapping[str, str]) -> Labelled:
+    splits = sorted(root.glob("split_zhou_*.json"))
+    if len(splits) > 1:
+        raise BenchError(f"{root} has {len(splits)} files split_zhou_NAME.json: keep one")
+    if splits:
+        return _coop(splits[0])
+    if (root / AIRCRAFT).is_file():
+        return _aircraft(root)
+    return _folders(root, Path(found["names"]).expanduser() if "names" in found else None)
+
+
+def _coop(file: Path) -> Labelled:
+    """Read `{"train": [[path, label, name], ...], "val": ..., "test": ...}`."""
+    data_set = file.stem.removeprefix("split_zhou_")
+    with files.reading(file, "split of CoOp's", FORM):
+        splits = json.loads(file.read_text(encoding="utf-8"))
+        test = [(str(path), int(label)) for path, label, _ in splits["test"]]
+        every = (row for rows in splits.values() for row in rows)
+        names = {int(label): str(name) for _, label, name in every}
+        classes = [names[label] for label in range(len(names))]
+        if not test:
+            raise ValueError("no test images")
+    inner = IMAGES.get(data_set, "images")
+    paths = [file.parent / inner / path for path, _ in test]
+    return Labelled(paths, [label for _, label in test], classes, data_set)
+
+
+def _aircraft(root: Path) -> Labelled:
+    """Read FGVC Aircraft's own lists: a variant a line, an image and its variant a line."""
+    with files.reading(root / AIRCRAFT, "list of FGVC Aircraft's", FORM):
+        classes = [line.strip() for line in _lines(root / "variants.txt")]
+        rows = [line.strip().split(" ", 1) for line in _lines(root / AIRCRAFT)]
+        labels = [classes.index(name) for _, name in rows]
+    paths = [root / "images" / f"{number}.jpg" for number, _ in rows]
+    return Labelled(paths, labels, classes, "FGVCAircraft")
+
+
+def _folders(root: Path, names_file: Path | None) -> Labelled:
+    """Read one folder a class, in alphabetical order, named like it or as a file says."""
+    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    found = [
+        (file, label)
+        for label, path in enumerate(inner)
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not found:
+        raise BenchError(
+            f"no images under {root}: {FORM} wants split_zhou_NAME.json beside the images, "
+            f"or {root}/CLASS/x.png"
+        )
+    classes = [path.name for path in inner]
+    if names_file is not None:
+        with files.reading(names_file, "list of class names (FOLDER name)", FORM):
+            names = dict(line.strip().split(" ", 1) for line in _lines(names_file))
+            classes = [names[name] for name in classes]
+    elif all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        raise BenchError(
+            f"the folders of {root} are named by WordNet's numbers: add ?names=classnames.txt, "
+            "with a line 'n01440764 tench' each"
+        )
+    return Labelled([file for file, _ in found], [label for _, label in found], classes)
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
