@@ -97,7 +97,7 @@ class Reasoning:
         metrics = {"accuracy": _share(right)}
         if len(asked) == len(self):
             metrics["consistency"] = _consistency(asked, right)
-        outcomes = {"correct": [int(r) for r in right], "said": said}
+        outcomes: dict[str, list[Any]] = {"correct": [int(r) for r in right], "said": said}
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(

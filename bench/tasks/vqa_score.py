@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = {
@@ -56,6 +57,7 @@ def plain_words(answer: str) -> str:
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
+@lru_cache(maxsize=1 << 17)  # VQAv2 asks for two million, most of them "yes", "no" and "2"
 def normalised_answer(answer: str) -> str:
     """Return an answer as the official evaluation compares it."""
     return plain_words(without_punctuation(_stripped(answer)))
