@@ -200,6 +200,17 @@ def list_(
 
 
 @app.command()
+def submit(
+    record: Annotated[Path, typer.Argument(help="A record of a run, one JSON file of results/.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+) -> None:
+    """Write a record's answers as evaluation servers take them (VQAv2, POPE, captions, NLVR2)."""
+    from bench.submission import write
+
+    print(f"{out}: {write(record, out):,} bytes")
+
+
+@app.command()
 def cost(
     model: Annotated[str, typer.Argument(help="A model's name (list models); no weights needed.")],
     method: Annotated[

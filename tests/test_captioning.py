@@ -94,6 +94,19 @@ def test_words_weigh_as_in_the_whole_set_under_a_limit(tmp_path: Path) -> None:
     assert numbers == [[101, 102, 103, 105][i] for i in at]
 
 
+def test_blips_list_of_images_has_cocos_numbers_in_its_names(tmp_path: Path) -> None:
+    rows = [
+        {"image": "val2014/COCO_val2014_000000391895.jpg", "caption": ["red", "dog"]},
+        {"image": "7.jpg", "caption": "blue"},
+    ]
+    for row in rows:
+        picture(tmp_path / str(row["image"]), 10)
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    task = tasks.load(f"caption-karpathy:{tmp_path}/list.json?tokens=plain")
+    sent = json.loads(task.submission({"caption": ["a", "b"]}))  # type: ignore[attr-defined]
+    assert sent == [{"image_id": 391895, "caption": "a"}, {"image_id": 1, "caption": "b"}]
+
+
 def nocaps(folder: Path, domains: bool = True) -> str:
     data: dict[str, Any] = {"images": [], "annotations": []}
     for i, domain in enumerate(["in-domain", "out-domain", "in-domain"]):
@@ -135,6 +148,13 @@ def test_the_penn_treebank_gives_the_official_tokens_and_the_plain_ones_nearly(
     scored = tasks.load(coco(tmp_path)).evaluate(Answering("captioner", write))  # type: ignore[arg-type]
     assert scored.primary == "cider" and set(scored.metrics) == {"cider", "bleu4", "rouge_l"}
     assert scored.outcomes["cider"][0] == pytest.approx(500)
+
+
+@java
+def test_a_java_that_fails_is_no_silent_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_score, "PTB_MAIN", "no.such.Program")
+    with pytest.raises(BenchError, match="Java's tokenizer failed .*say tokens=plain"):
+        caption_score.tokenised(["a dog"], "ptb")
 
 
 def test_without_java_the_names_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

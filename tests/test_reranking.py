@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench import tasks
 from bench.errors import BenchError, Unsupported
+from bench.tasks.reranking import nearest
 
 IMAGES, EACH = 9, 2
 TEXTS = IMAGES * EACH
@@ -95,6 +96,19 @@ def test_ranks_are_those_of_a_plain_loop(
     expected = plain(similar, matches, own, k)
     assert [min(r, TEXTS - EACH) for r in expected] == scored.outcomes["rank_i2t"]
     assert set(scored.metrics) == {f"{w}_r{n}" for w in ("i2t", "t2i") for n in (1, 5, 10)}
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+def test_the_nearest_are_those_of_a_stable_sort(k: int) -> None:
+    random = torch.Generator().manual_seed(1)
+    scores = torch.randint(0, 4, (50, 7), generator=random).float()  # full of ties
+    scores[:5, 3] = -torch.inf
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    expected = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+    assert torch.equal(nearest(scores, k), expected)
+    assert nearest(torch.tensor([[torch.nan, 1.0, torch.nan]]), 1).tolist() == [
+        [False, True, False]
+    ]
 
 
 def test_a_pair_both_ways_is_matched_once(tmp_path: Path, matcher: Matcher) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,15 @@ def _images(rows: list[dict[str, Any]], split: str) -> list[Row]:
 
 def _list(rows: list[dict[str, Any]]) -> list[Row]:
     return [
-        (Path(row["image"]), _texts_of(row["caption"]), row.get("image_id", i))
+        (Path(row["image"]), _texts_of(row["caption"]), row.get("image_id", _number(row, i)))
         for i, row in enumerate(rows)
     ]
+
+
+def _number(row: dict[str, Any], place: int) -> int:
+    """The number in the name of one of COCO's images, or else the image's place in the file."""
+    found = re.search(r"COCO_\w+_(\d+)$", Path(row["image"]).stem)
+    return int(found[1]) if found else place
 
 
 def _texts_of(caption: Any) -> list[str]:

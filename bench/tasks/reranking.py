@@ -154,11 +154,17 @@ class ReRanking:
 
 
 def nearest(scores: Tensor, k: int) -> Tensor:
-    """Return (Q,A) bool: the k best answers of each query, the first of equals."""
+    """Return (Q,A) bool: the k best answers of each query, the first of equals.
+
+    What is no number is furthest. (A stable sort says the same, ten times slower.)
+    """
     import torch
 
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)
+    last = scores.topk(min(k, scores.shape[1])).values[:, -1:]
+    above, equal = scores > last, scores == last
+    room = k - above.sum(1, keepdim=True)
+    return above | (equal & (equal.cumsum(1) <= room))
 
 
 def coco(rest: str) -> ReRanking:

@@ -1,0 +1,55 @@
+"""Answers out of a record, as a server takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import submission, tasks
+from bench.errors import BenchError
+from bench.record import Accuracy, Cell, Cost, Metric, Record
+
+
+def record(folder: Path, task: str, version: str, outcomes: dict[str, list[object]]) -> Path:
+    cell = Cell("s", "m", task, "none", {}, "none", "cpu")
+    accuracy = Accuracy("accuracy", {"accuracy": Metric(50, "%", None, 1)}, outcomes, "cost only")
+    whole = Record(
+        "k", "ok", None, cell, accuracy, Cost(), {"task_version": version}, {}, "", "", 0
+    )
+    path = folder / "record.json"
+    path.write_text(whole.to_json())
+    return path
+
+
+@pytest.fixture
+def name(tmp_path: Path) -> str:
+    row = {"identifier": "dev-1-0-0", "sentence": "Two dogs.", "label": "True"}
+    (tmp_path / "dev.json").write_text(json.dumps(row))
+    (tmp_path / "dev-1-0-img0.png").write_bytes(b"")
+    return f"nlvr2:{tmp_path}/dev.json:{tmp_path}"
+
+
+def test_a_records_answers_are_written(tmp_path: Path, name: str) -> None:
+    made = record(tmp_path, name, tasks.load(name).version, {"correct": [1], "said": [True]})
+    assert submission.write(made, tmp_path / "out.csv") == len("dev-1-0-0,True\n")
+    assert (tmp_path / "out.csv").read_text() == "dev-1-0-0,True\n"
+    with pytest.raises(BenchError, match="cannot write"):
+        submission.write(made, tmp_path / "no" / "out.csv")
+
+
+def test_what_cannot_be_sent_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    said: dict[str, list[object]] = {"said": [True]}
+    with pytest.raises(BenchError, match="recorded on other data"):
+        submission.write(record(tmp_path, name, "older", said), out)
+    with pytest.raises(BenchError, match="has no answers: cost only"):
+        submission.write(record(tmp_path, name, "x", {}), out)
+    with pytest.raises(BenchError, match="no format that answers are sent in"):
+        submission.write(record(tmp_path, "fashion-mnist", "x", said), out)
+    with pytest.raises(BenchError, match="is no record"):
+        submission.write(tmp_path / "dev.json", out)
+    with pytest.raises(BenchError, match="cannot read"):
+        submission.write(tmp_path / "none.json", out)
+    assert not out.exists()
