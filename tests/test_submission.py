@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench import submission, tasks
+from bench import cli, submission, tasks
 from bench.errors import BenchError
 from bench.record import Accuracy, Cell, Cost, Metric, Record
 
@@ -31,10 +32,16 @@ def name(tmp_path: Path) -> str:
     return f"nlvr2:{tmp_path}/dev.json:{tmp_path}"
 
 
-def test_a_records_answers_are_written(tmp_path: Path, name: str) -> None:
+def test_a_records_answers_are_written(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = record(tmp_path, name, tasks.load(name).version, {"correct": [1], "said": [True]})
     assert submission.write(made, tmp_path / "out.csv") == len("dev-1-0-0,True\n")
     assert (tmp_path / "out.csv").read_text() == "dev-1-0-0,True\n"
+    monkeypatch.setattr(sys, "argv", ["run_bench.py", "submit", str(made), f"{tmp_path}/cli.csv"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and (tmp_path / "cli.csv").is_file()
     with pytest.raises(BenchError, match="cannot write"):
         submission.write(made, tmp_path / "no" / "out.csv")
 

@@ -201,6 +201,7 @@ def test_pope_without_a_yes_has_no_precision(tmp_path: Path) -> None:
         ("vqav2:{0}/q.json:{0}/q.json:{0}/images", "no VQAv2 annotations file"),
         ("vqav2:{0}/q.json:{0}/a.json:{0}/else", "none of 3 images is there, such as"),
         ("vqav2:{0}/q.json:{0}/less.json:{0}/images", "no answers to question 10"),
+        ("vqav2:{0}/none.json:{0}/a.json:{0}/images", "no VQAv2 questions file .*no questions"),
         ("pope:{0}/q.json:{0}/images", "no POPE file"),
         ("pope:{0}/odd.json:{0}/images", "no POPE file .*maybe"),
         ("pope:{0}/pope.json:{0}/images?k=3", "unknown option 'k=3' in pope.*takes none"),
@@ -209,6 +210,7 @@ def test_pope_without_a_yes_has_no_precision(tmp_path: Path) -> None:
 def test_wrong_files_are_one_clear_line(tmp_path: Path, name: str, message: str) -> None:
     vqav2(tmp_path), pope(tmp_path)
     (tmp_path / "less.json").write_text('{"annotations": []}')
+    (tmp_path / "none.json").write_text('{"questions": [], "data_subtype": "val2014"}')
     (tmp_path / "odd.json").write_text('{"image": "a.jpg", "text": "?", "label": "maybe"}\n')
     with pytest.raises(BenchError, match=message) as error:
         tasks.load(name.format(tmp_path))

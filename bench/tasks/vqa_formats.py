@@ -83,36 +83,43 @@ def vqav2(rest: str) -> NumberedQuestions:
         text = asked_file.read_text(encoding="utf-8")
         data = json.loads(text)
         rows = [
-            (int(q["question_id"]), int(q["image_id"]), q["question"]) for q in data["questions"]
+            (int(row["question_id"]), int(row["image_id"]), str(row["question"]))
+            for row in data["questions"]
         ]
         split = data["data_subtype"].replace("test-dev", "test")
+        if not rows:
+            raise ValueError("no questions")
     with files.reading(answers_file, "VQAv2 annotations file", VQAV2):
         right_text = answers_file.read_text(encoding="utf-8")
-        right = {
-            int(row["question_id"]): (
-                tuple(str(one["answer"]) for one in row["answers"]),
-                str(row["answer_type"]).replace("/", "_"),
-            )
-            for row in json.loads(right_text)["annotations"]
-        }
-    missing = [number for number, _, _ in rows if number not in right]
-    if missing or not rows:
+        right = _people(json.loads(right_text)["annotations"])
+    missing = next((number for number, _, _ in rows if number not in right), None)
+    if missing is not None:
         raise BenchError(
-            f"{answers_file} has no answers to question {missing[0] if missing else ''} of "
-            f"{asked_file}: take questions and annotations of the same split"
+            f"{answers_file} has no answers to question {missing} of {asked_file}: "
+            "take questions and annotations of the same split"
         )
     images = list(dict.fromkeys(image for _, image, _ in rows))
     at = {image: i for i, image in enumerate(images)}
-    questions = [Question(at[image], words, *right[number]) for number, image, words in rows]
     return NumberedQuestions(
         f"vqav2:{rest}",
         hash_of(text, right_text, SHORT),
         Files(_coco(images, split, root), root),
-        questions,
+        [Question(at[image], words, *right[number]) for number, image, words in rows],
         [number for number, _, _ in rows],
         vqa_score.soft_accuracy,
         VQAV2_TOKENS,
     )
+
+
+def _people(rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[tuple[str, ...], str]]:
+    """What the ten people said to each question, and what kind of answer it has."""
+    return {
+        int(row["question_id"]): (
+            tuple(str(one["answer"]) for one in row["answers"]),
+            str(row["answer_type"]).replace("/", "_"),
+        )
+        for row in rows
+    }
 
 
 def _coco(images: Sequence[int], split: str, root: Path) -> list[Path]:
