@@ -136,15 +136,22 @@ def test_nocaps_tells_each_domain(tmp_path: Path) -> None:
 def test_the_penn_treebank_gives_the_official_tokens_and_the_plain_ones_nearly(
     tmp_path: Path,
 ) -> None:
-    texts = ["A man's dog isn't here, ok?", "", "Two  black-and-white\ncats; 1,000 of them.", "(x)"]
+    texts = [
+        "A man's dog isn't here, ok?",
+        "",
+        "Two  black-and-white\ncats; 1,000 of them.",
+        "(x) & #7 at 10:30 a.m., St. John's",
+        "1 1/2 dogs",
+    ]
     official = caption_score.tokenised(texts, "ptb")
-    assert official[:3] == [
+    assert official == [
         "a man 's dog is n't here ok",
         "",
         "two black-and-white cats 1,000 of them",
+        "-lrb- x -rrb- & # 7 at 10:30 a.m. st. john 's",  # the official list keeps these brackets
+        "1\N{NO-BREAK SPACE}1/2 dogs",
     ]
-    assert official[3] == "-lrb- x -rrb-"  # the official list leaves lowered brackets in
-    assert caption_score.tokenised(texts, "plain") == [*official[:3], "x"]
+    assert caption_score.tokenised(texts, "plain") == [*official[:4], "1 1/2 dogs"]
     scored = tasks.load(coco(tmp_path)).evaluate(Answering("captioner", write))  # type: ignore[arg-type]
     assert scored.primary == "cider" and set(scored.metrics) == {"cider", "bleu4", "rouge_l"}
     assert scored.outcomes["cider"][0] == pytest.approx(500)

@@ -34,7 +34,10 @@ WITH_JAVA = ("meteor", "spice")
 JAR, PTB_MAIN = "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer"
 TIMES_100 = "×100"  # as papers print it; CIDEr has no upper end that would make it a percentage
 _ENDINGS = r"'(?:s|re|ve|ll|d|m)\b"
-_PLAIN = re.compile(rf"n't\b|{_ENDINGS}|\w+(?:[-.,:/&']\w+)*")
+_PLAIN = re.compile(
+    rf"n't\b|{_ENDINGS}|-[lr]rb-|(?:[a-z]\.){{2,}}|(?:dr|ft|mr|mrs|mt|st)\.(?=\s|$)|"
+    r"\w+(?:[-.,:/&']\w+)*|[&#$%/*+=@]"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ def plain_tokens(text: str) -> str:
     """Return the Penn Treebank's tokens of a caption, nearly, in a few lines of Python."""
     text = re.sub(r"\bcannot\b", "can not", text.lower())
     text = re.sub(rf"(?<=\w)(n't\b|{_ENDINGS})", r" \1", text)
+    text = text.replace("(", " -lrb- ").replace(")", " -rrb- ")  # as the official list leaves them
     return " ".join(_PLAIN.findall(text))
 
 
@@ -85,7 +89,9 @@ def _ptb(lines: Sequence[str]) -> list[str]:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise BenchError(f"Java's tokenizer failed ({last}): mend Java, or say tokens=plain")
     left_out = set(module.PUNCTUATIONS)
-    return [" ".join(word for word in line.split() if word not in left_out) for line in found]
+    # Single spaces part tokens: some hold others ("1 1/2" has an unbreakable one).
+    words = (line.rstrip().split(" ") for line in found)
+    return [" ".join(word for word in line if word not in left_out) for line in words]
 
 
 def scorer(name: str) -> Any:
