@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 # Kept as save_pretrained wrote them.
-FOLDERS = {"embedded:llava-emoji": "llava_emoji"}
+FOLDERS = {
+    "embedded:llava-emoji": "llava_emoji",
+    "embedded:blip-vqa-emoji": "blip_emoji_vqa",
+    "embedded:blip-caption-emoji": "blip_emoji_caption",
+    "embedded:blip-match-emoji": "blip_emoji_match",
+    "embedded:vilt-emoji": "vilt_emoji",
+}
 SAVED = (".json", ".jinja", ".safetensors")
 
 

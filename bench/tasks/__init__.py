@@ -16,7 +16,10 @@ __all__ = ["Evaluation", "Metric", "Progress", "Task", "catalogue", "check_name"
 
 EMBEDDED = {
     "fashion-mnist": "classification of 2,000 held-out Fashion-MNIST images, 10 classes (top 1, 5)",
-    "emoji-vqa": "1,000 questions about scenes of emoji drawings of a held-out design house",
+    "emoji-vqa": "1,000 questions about scenes of small emoji drawings, new arrangements",
+    "emoji-captions": "1,000 such scenes, and what is where in them (CIDEr, BLEU-4, ROUGE-L)",
+    "emoji-reasoning": "1,000 statements about two such scenes each, half of them true",
+    "emoji-rerank": "500 such scenes against their captions, the 64 nearest re-ranked",
     "emoji-retrieval": "emoji drawings of a held-out design house against their names, both ways",
     "emoji-zeroshot": "emoji drawings of a held-out design house among 1,636 labels (top 1, 5)",
 }
@@ -48,6 +51,9 @@ READERS = {
 SHIPPED = {
     "fashion-mnist": "classification.fashion_mnist",
     "emoji-vqa": "vqa.emoji",
+    "emoji-captions": "emoji.captioning",
+    "emoji-reasoning": "emoji.reasoning",
+    "emoji-rerank": "emoji.reranking",
     "emoji-retrieval": "retrieval.emoji",
     "emoji-zeroshot": "zeroshot.emoji",
 }

