@@ -35,6 +35,7 @@ class Planned:
     profile: Profile
     provenance: dict[str, Any]
     refused: str | None = None  # why the cell cannot be run
+    missing: str | None = None  # what its accuracy would need
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Plan:
     cells: list[Planned]
     tasks: dict[str, Task]
     session: Session | None = None
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by model or task: why
 
 
 def check(suite: Suite, origin: Document | Options) -> None:
@@ -109,7 +111,8 @@ def plan(
 ) -> tuple[Plan, dict[str, str]]:
     """Return the suite's cells with their keys, and the machine name of each profile.
 
-    Solved budgets are kept in the file `solved`, so that the same command plans the same cells.
+    Solved budgets are kept in the file `solved`, so that the same command plans the same cells. A
+    suite may say that where weights or data are out of reach the costs alone are taken.
 
     Raises:
         BenchError: data or weights are missing, broken or out of reach.
@@ -125,6 +128,9 @@ def plan(
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
         cell, refused = _within_budget(cell, profile, solved)
+        missing = _missing(cell, profile, found) if suite.missing == "cost" else None
+        if missing:
+            cell = dataclasses.replace(cell, random_weights=True)
         if cell.task != COST_ONLY and cell.task not in found.tasks and not cell.random_weights:
             found.tasks[cell.task] = tasks.load(cell.task)
         task = found.tasks.get(cell.task)
@@ -138,7 +144,7 @@ def plan(
             **_files(cell),
         }
         key = key_of(cell, profile, machines[profile.name], provenance)
-        found.cells.append(Planned(cell, key, profile, provenance, refused))
+        found.cells.append(Planned(cell, key, profile, provenance, refused, missing))
     return found, machines
 
 
@@ -206,6 +212,22 @@ def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
     session = Session.open(cell, profile)  # weights from a hub: only loading them tells
     found.session = found.session or session
     return str(session.loaded.provenance["sha256"])
+
+
+def _missing(cell: Cell, profile: Profile, found: Plan) -> str | None:
+    """Return what a cell's accuracy needs and is out of reach; None where all is there."""
+    needs: dict[str, Any] = {
+        cell.task: lambda: found.tasks.setdefault(cell.task, tasks.load(cell.task)),
+        cell.model: lambda: _weights(cell, profile, found),
+    }
+    for name, get in needs.items():
+        if name not in found.missing and name != COST_ONLY:
+            try:
+                get()
+                found.missing[name] = ""
+            except BenchError as error:
+                found.missing[name] = str(error)
+    return "; ".join(filter(None, (found.missing.get(name) for name in needs))) or None
 
 
 def _files(cell: Cell) -> dict[str, str]:

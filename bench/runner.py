@@ -24,7 +24,7 @@ from bench.cell import Measurement, measure_into
 from bench.errors import BenchError, Unsupported
 from bench.planning import Plan, Planned
 from bench.progress import Display
-from bench.record import Record, Status
+from bench.record import Accuracy, Record, Status
 from bench.session import Session
 from bench.spec import Document, Options, Suite
 from bench.store import Store
@@ -99,6 +99,9 @@ def run(
         }
         summary.records = ", ".join(sorted(folders))
         with Display(len(todo), skipped, quiet) as display:
+            for what, why in plan.missing.items():
+                if why:
+                    display.note(f"missing, so cost columns alone: {what}: {why}")
             state = Run(store, plan, machines, command, display, summary, plan.session)
             try:
                 _work(state, todo)
@@ -210,6 +213,8 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
         task = state.plan.tasks.get(planned.cell.task)
         with _threads(planned.profile.threads):
             measure_into(found, planned.cell, session, task, state.display.stage)
+        if planned.missing:
+            found.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
         return "ok", None
     except Unsupported as error:
         return "unsupported", str(error)

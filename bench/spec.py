@@ -97,6 +97,7 @@ class Suite(BaseModel):
     limit: Annotated[int, Field(ge=1)] | None = None
     latency_seconds: Annotated[float, Field(gt=0)] = 1.5
     random_weights: bool = False
+    missing: Literal["error", "cost"] = "error"  # where weights or data are out of reach
     seed: int = 0
 
     def cells(self) -> list[Cell]:
