@@ -61,7 +61,7 @@ class Pass:
         tower, appends = self.tower, self.appends
         self.initial = N
         self.nominal = max(N - tower.n_protected, 0)  # removable tokens by the schedule's count
-        self.padded = mask is not None and tower.name == "text"
+        self.padded = mask is not None and tower.masked
         self.changed = self.merged = self.reduced = False
         self.anchor = tower.anchor(self, x)
         self.grid = tower.grid(N - tower.prefix)
@@ -98,10 +98,14 @@ class Pass:
             x = self._step(part, layer, x)
         if not self.before:  # who reads it at the next block?
             self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak
-        x = self.tower.feed(block, x)
+        x = self.feed(block, x)
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, layer, n_in, x.shape[1])
         return self._finish(x) if layer == self.depth - 1 else x
+
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The second half of a block. (B,M,C) -> (B,M,C)."""
+        return self.tower.feed(block, x)
 
     def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """What the model passes to its blocks beside tokens and mask, for the present tokens."""
@@ -218,7 +222,7 @@ class Pass:
 
     def _mask(self, given: Tensor | None, x: Tensor) -> Tensor | None:
         """The causal mask of the present length; the model's own while nothing has changed."""
-        if not self.changed or self.tower.name != "text":
+        if not self.changed or not self.tower.masked:
             return given
         return _triangle(x, x.shape[1]) if self.tower.causal else None
 

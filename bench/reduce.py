@@ -131,14 +131,17 @@ def _budgets(
         if not wanted:
             raise Unsupported(
                 f"method '{reducer.name}' acts in a {' or '.join(reducer.towers)} tower, and this "
-                f"model has {' and '.join(towers)}"
+                f"model has {' and '.join(towers)}{_fixed(towers)}"
             )
     for name in wanted:
         if name not in towers:
-            raise BenchError(f"this model has no '{name}' tower{near_miss(name, towers)}")
+            hint = _fixed(towers) or near_miss(name, towers)
+            raise BenchError(f"this model has no '{name}' tower{hint}")
         if name not in reducer.towers:
-            where = " or ".join(reducer.towers)
-            raise Unsupported(f"method '{reducer.name}' acts in a {where} tower, not in '{name}'")
+            where, why = " or ".join(reducer.towers), _fixed(towers) if towers[name].fixed else ""
+            raise Unsupported(
+                f"method '{reducer.name}' acts in a {where} tower, not in '{name}'{why}"
+            )
 
     def of(budget: Any, name: str) -> Any:
         return budget.get(name) if isinstance(budget, Mapping) else budget
@@ -147,6 +150,11 @@ def _budgets(
         name: as_schedule(reducer, of(r, name), of(keep_rate, name), of(layers, name))
         for name in wanted
     }
+
+
+def _fixed(towers: Mapping[str, Tower]) -> str:
+    """Why parts of the model are never reduced, as the end of a message."""
+    return "".join(f"; {tower.fixed}" for tower in towers.values() if tower.fixed)
 
 
 def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:

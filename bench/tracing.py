@@ -6,13 +6,17 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.adapters import adapter_for
 from bench.core import observing
+
+if TYPE_CHECKING:
+    from bench.adapters.base import Tower
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Trace:
         tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
             appended ones (cross tokens, fused tokens) counted.
         samples: per tower, how many sequences ran (images, crops of images, texts).
+        reads: per tower, tokens of another sequence that each block's cross-attention reads.
         slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
             block that reduced.
         sizes: per tower, (layer, (B,n_after,1) input tokens represented).
@@ -30,6 +35,7 @@ class Trace:
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, int] = field(default_factory=dict)
+    reads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     layer_slots: dict[str, list[tuple[int, Tensor]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -84,7 +90,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     plain = Trace()
     with torch.no_grad(), observing(found), _block_counts(model, plain):
         model(*args, **kwargs)
-    found.samples = plain.samples
+    found.samples, found.reads = plain.samples, plain.reads
     for name, tokens in plain.tokens.items():
         if name not in found.tokens:  # a tower without reduction is not observed
             found.tokens[name] = tokens
@@ -96,11 +102,16 @@ def _block_counts(model: nn.Module, into: Trace) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, tower in adapter_for(model).towers(model).items():
             for layer, block in enumerate(tower.blocks):
-
-                def note(_: Any, args: Any, out: Any, name: str = name, layer: int = layer) -> None:
-                    y = out[0] if isinstance(out, tuple) else out
-                    into.samples[name] = args[0].shape[0]
-                    into.block(name, layer, args[0].shape[1], y.shape[1])
-
-                stack.callback(block.register_forward_hook(note).remove)
+                note = partial(_note, into, name, layer, tower)
+                handle = block.register_forward_hook(note, with_kwargs=True)
+                stack.callback(handle.remove)
         yield
+
+
+def _note(
+    into: Trace, name: str, layer: int, tower: Tower, _: Any, args: Any, kw: Any, out: Any
+) -> None:
+    y = out[0] if isinstance(out, tuple) else out
+    into.samples[name] = args[0].shape[0]
+    into.reads[name].append(tower.reads(args[1:], kw))
+    into.block(name, layer, args[0].shape[1], y.shape[1])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.adapters.blip import BlipAdapter
 from bench.adapters.hf import HuggingFaceAdapter
 from bench.adapters.timm_vit import TimmVitAdapter
+from bench.adapters.vilt import ViltAdapter
 from bench.adapters.vlm import MultimodalAdapter
 from bench.errors import Unsupported
 
@@ -32,7 +34,13 @@ if TYPE_CHECKING:
 
 def adapters() -> list[Adapter]:
     """One instance of every adapter."""
-    return [TimmVitAdapter(), MultimodalAdapter(), HuggingFaceAdapter()]
+    return [
+        TimmVitAdapter(),
+        MultimodalAdapter(),
+        BlipAdapter(),
+        ViltAdapter(),
+        HuggingFaceAdapter(),
+    ]
 
 
 def supported() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,15 @@ class Tower(ABC):
         prefix: leading tokens that are no patches and are never reduced.
         n_protected: tokens a sample never loses (prefix, end of text).
         causal: the blocks attend under a causal mask, so survivors keep their order.
+        masked: its attention mask says which tokens are padding, which then have size 0.
         ordered: survivors keep their order, because a later reader counts on it.
         linked: towers that this one's tokens run through or whose attention it reads, so that they
             are installed with it.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
+        fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
             residual branches (the second counter reads their sizes).
+        cross_parts: likewise on a branch between them, which reads another sequence.
     """
 
     name: str
@@ -63,11 +66,14 @@ class Tower(ABC):
     prefix: int = 1
     n_protected: int = 1
     causal: bool = False
+    masked: bool = False
     ordered: bool = False
     linked: tuple[str, ...] = ()
     restores: bool = False
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
+    cross_parts: tuple[str, ...] = ()
+    fixed: str = ""
 
     @property
     def width(self) -> int:
@@ -90,6 +96,10 @@ class Tower(ABC):
         for name in self.mlp_parts:
             y = getattr(block, name)(y)
         return x + y
+
+    def reads(self, args: Sequence[Any], kw: Mapping[str, Any]) -> int:
+        """Tokens of another sequence that a block reads, of its arguments after the first."""
+        return 0
 
     @abstractmethod
     def install(self, run: Pass) -> AbstractContextManager[None]:

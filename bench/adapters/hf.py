@@ -292,6 +292,7 @@ class TextTower(HuggingFaceTower):
 
     prefix = 1
     n_protected = 2
+    masked = True
     ordered = True
     restores = True
 

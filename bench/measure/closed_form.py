@@ -8,7 +8,7 @@ backend nobody counted, a trace that missed a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.adapters.base import Tower
     from bench.measure.macs import MacCount
 
 TOLERANCE = 0.005
@@ -23,6 +24,7 @@ TOLERANCE = 0.005
 # q, k and v (one used, the rest to please flash kernels).
 SIZE_CHANNELS = 8
 _QUERY = ("qkv", "q_proj", "query")
+_KEY_AND_VALUE = ("key", "value")
 
 
 class CountersDisagree(BenchError):
@@ -36,6 +38,8 @@ def block_macs(
     attn_parts: Iterable[str],
     mlp_parts: Iterable[str],
     size_channels: int = 0,
+    cross_parts: Iterable[str] = (),
+    read: int = 0,
 ) -> int:
     """MACs of one Transformer block on one sample.
 
@@ -46,18 +50,39 @@ def block_macs(
         attn_parts: names of the submodules on the attention branch, its norm included.
         mlp_parts: likewise of the MLP branch.
         size_channels: extra channels of q, k and v.
+        cross_parts: likewise of a branch after the reduction that reads another sequence.
+        read: tokens that it reads; 0 where it does not run.
 
     Raises:
         BenchError: no query projection was found, so the attention's width is unknown.
     """
-    before = [module for name in attn_parts for module in getattr(block, name).modules()]
-    after = [module for name in mlp_parts for module in getattr(block, name).modules()]
+    before, after = (_modules(block, names) for names in (attn_parts, mlp_parts))
     width, heads = _queries(block, before)
     per_token = [
         sum(_layer_macs(layer, width, heads) for layer in half) for half in (before, after)
     ]
     products = 2 * n_in * n_in * (width + heads * size_channels)
-    return n_in * per_token[0] + n_out * per_token[1] + products
+    total = n_in * per_token[0] + n_out * per_token[1] + products
+    return total + (_cross_macs(block, n_out, read, cross_parts) if read else 0)
+
+
+def _cross_macs(block: nn.Module, n: int, read: int, parts: Iterable[str]) -> int:
+    """MACs of `n` tokens reading so many others: keys and values are made of what is read."""
+    modules = _modules(block, parts)
+    width, heads = _queries(block, modules)
+    theirs = {
+        id(layer)
+        for module in modules
+        for name, layer in module.named_children()
+        if name in _KEY_AND_VALUE
+    }
+    per_layer = [(id(layer) in theirs, _layer_macs(layer, width, heads)) for layer in modules]
+    own, other = (sum(m for its, m in per_layer if its is whose) for whose in (False, True))
+    return n * own + read * other + 2 * n * read * width
+
+
+def _modules(block: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+    return [module for name in names for module in getattr(block, name).modules()]
 
 
 def _layer_macs(layer: nn.Module, width: int, heads: int) -> int:
@@ -107,21 +132,37 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
         if not part.attn_parts:  # a projector: no blocks with attention
             continue
         counts = trace.tokens[tower]
-        if len(counts) != len(part.blocks):
+        if not counts or len(counts) % len(part.blocks):
             raise CountersDisagree(
                 f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
                 f"{len(part.blocks)}; trace and model do not belong together"
             )
-        samples = trace.samples[tower]
-        for block, (n_in, n_out) in zip(part.blocks, counts, strict=True):
-            name = names[id(block)]
-            counted = _counted(count, name)
-            plain, wider = (
-                samples * block_macs(block, n_in, n_out, part.attn_parts, part.mlp_parts, extra)
-                for extra in (0, SIZE_CHANNELS)
-            )
-            forms[name] = wider if abs(wider - counted) < abs(plain - counted) else plain
+        for i, block in enumerate(part.blocks):
+            # more than once in a pass: one image of a sample after the other
+            runs = list(zip(counts, trace.reads[tower], strict=True))[i :: len(part.blocks)]
+            forms[names[id(block)]] = _form(block, part, runs, trace.samples[tower], count, names)
     return forms
+
+
+def _form(
+    block: nn.Module,
+    part: Tower,
+    runs: Sequence[tuple[tuple[int, int], int]],
+    samples: int,
+    count: MacCount,
+    names: dict[int, str],
+) -> int:
+    """MACs of a block in all its runs, with or without channels for sizes: which is nearer."""
+    parts, counted = (part.attn_parts, part.mlp_parts), _counted(count, names[id(block)])
+    plain, wider = (
+        samples
+        * sum(
+            block_macs(block, n_in, n_out, *parts, extra, part.cross_parts, read)
+            for (n_in, n_out), read in runs
+        )
+        for extra in (0, SIZE_CHANNELS)
+    )
+    return wider if abs(wider - counted) < abs(plain - counted) else plain
 
 
 def _counted(count: MacCount, block: str) -> int:
