@@ -8,6 +8,7 @@ The model is built on the meta device, where tensors have no values.
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,11 +67,14 @@ def rows(loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words
 
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
-    from bench import count_macs
+    from bench import count_macs, model_joint
     from bench.model_multimodal import asked
 
     if loaded.kind != "multimodal":
-        return {"total": count_macs(loaded.model, **loaded.example_inputs(1)).total / 1e9}
+        with contextlib.ExitStack() as stack:
+            if loaded.covers:
+                stack.enter_context(model_joint.on_meta(loaded.model))
+            return {"total": count_macs(loaded.model, **loaded.example_inputs(1)).total / 1e9}
     with asked(loaded.model, words) as prompt:
         return _stages(loaded.model, prompt)
 
@@ -145,11 +149,9 @@ def main(
     loaded = on_meta(model)
     words = WORDS if words is None else words
     found = rows(loaded, methods, words)
-    scope = "one image through the whole model"
+    scope = loaded.scope
     if loaded.kind == "multimodal":
         scope = f"a prompt of one image and {words} other tokens"
-    elif loaded.kind == "two-tower":
-        scope = loaded.scope
     if json:
         print(jsonlib.dumps(_document(model, scope, found), indent=1))
     else:

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import model_multimodal, model_timm
+from bench import model_joint, model_multimodal, model_timm
 from bench.errors import BenchError
 from bench.model_shapes import shape
 from bench.model_sources import fetching, quiet, read_json
@@ -32,7 +32,8 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
         auto = _class_for(name, config)
         if random_weights:
             torch.manual_seed(seed)
-            model = auto.from_config(config, attn_implementation="sdpa")
+            build = getattr(auto, "from_config", None) or auto._from_config
+            model = build(config, attn_implementation=_attention(config))
         else:
             if local:
                 for file in weight_files(folder):
@@ -40,7 +41,7 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
             model = auto.from_pretrained(
                 where,
                 config=config,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(config),
                 dtype="auto" if _answers(config) else torch.float32,
                 trust_remote_code=False,
                 local_files_only=local,
@@ -52,6 +53,9 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
         if _answers(config):
             processor = None if random_weights else model_multimodal.processor_of(where, local)
             return model_multimodal.describe(name, model, provenance, processor)
+        if config.model_type in model_joint.TYPES:
+            processor = None if random_weights else model_joint.processor_of(where, local)
+            return model_joint.describe(name, model, provenance, processor)
         feeds = {} if random_weights else _processors(where, local)
     return _describe(name, model, provenance, feeds)
 
@@ -60,8 +64,13 @@ def _answers(config: Any) -> bool:
     return config.model_type in model_multimodal.TYPES
 
 
+def _attention(config: Any) -> str:
+    """The attention backend to build a model with."""
+    return model_joint.ATTENTION if config.model_type in model_joint.TYPES else "sdpa"
+
+
 def _class_for(name: str, config: Any) -> Any:
-    """Return the automatic class that makes this model.
+    """Return the class that makes this model, the automatic one where the task is no matter.
 
     Raises:
         BenchError: no adapter covers it.
@@ -71,10 +80,12 @@ def _class_for(name: str, config: Any) -> Any:
     if _answers(config):
         model_multimodal.check(config)
         return transformers.AutoModelForImageTextToText
+    if config.model_type in model_joint.TYPES:
+        return model_joint.class_for(name, config)
     if config.model_type not in HF_TYPES:
         raise BenchError(
             f"model type '{config.model_type}' of {name} is not supported: "
-            f"known are {', '.join((*HF_TYPES, *model_multimodal.TYPES))}"
+            f"known are {', '.join((*HF_TYPES, *model_joint.TYPES, *model_multimodal.TYPES))}"
         )
     if any("ImageClassification" in a for a in config.architectures or []):
         return transformers.AutoModelForImageClassification

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
-from bench.models import Loaded
+from bench.models import Loaded, placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,8 @@ def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) 
     vision = config.vision_config
     side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
     feeds = {} if processor is None else _feeds(name, config.model_type, processor)
+    if feeds:
+        feeds["answer"] = answering(model, feeds["prepare"], feeds["decode"])
     return Loaded(
         name=name,
         model=model,
@@ -131,6 +133,21 @@ def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
     return {"prepare": prepare, "decode": decode}
 
 
+def answering(
+    model: Any,
+    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]],
+    decode: Callable[[Tensor], list[str]],
+) -> Callable[[list[list[Any]], list[str], int], list[str]]:
+    """Return the function that gives greedy answers; see `Loaded.answer`."""
+
+    def answer(images: list[list[Any]], questions: list[str], new: int) -> list[str]:
+        inputs = placed(model, prepare(images, questions))
+        out = model.generate(**inputs, max_new_tokens=new, do_sample=False, num_beams=1)
+        return decode(out[:, inputs["input_ids"].shape[1] :])
+
+    return answer
+
+
 # --- prompts of noise ----------------------------------------------------------------------------
 
 
@@ -200,8 +217,8 @@ def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(prompt_layout(model, image))
         if model.config.model_type == "blip-2":
-            stack.enter_context(_without(model.qformer, "encoder_attention_mask"))
-            stack.enter_context(_without(model.language_model, "attention_mask"))
+            stack.enter_context(without(model.qformer, "encoder_attention_mask"))
+            stack.enter_context(without(model.language_model, "attention_mask"))
         yield {
             key: part
             if key in _ON_CPU
@@ -212,7 +229,7 @@ def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
 
 
 @contextlib.contextmanager
-def _without(module: Any, mask: str) -> Iterator[None]:
+def without(module: Any, mask: str) -> Iterator[None]:
     """Leave out a mask that hides nothing: whether it does is read from its values."""
     from bench.adapters.base import original, override
 

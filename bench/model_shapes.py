@@ -124,6 +124,21 @@ _BLIP2_OPT_2_7B = {
     "image_token_index": 50265,
 }
 
+
+def _blip(head: str, image: int = 384) -> dict[str, Any]:
+    text = {"num_attention_heads": 12}  # the rest of BERT-base is the default
+    return {
+        "model_type": "blip",
+        "architectures": [head],
+        "vision_config": {"image_size": image},
+        "text_config": text,
+    }
+
+
+def _vilt(head: str, **more: Any) -> dict[str, Any]:
+    return {"model_type": "vilt", "architectures": [head], **more}
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "clip-vit-base-patch32": _clip(_BASE, 224, 32, 512, 8),
     "clip-vit-base-patch16": _clip(_BASE, 224, 16, 512, 8),
@@ -145,6 +160,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llava-v1.6-vicuna-7b-hf": _llava("llava_next", _llama(4096, 11008, 32)),
     "qwen2-vl-7b-instruct": _QWEN2_VL_7B,
     "blip2-opt-2.7b": _BLIP2_OPT_2_7B,
+    "blip-itm-base-coco": _blip("BlipForImageTextRetrieval"),
+    "blip-vqa-base": _blip("BlipForQuestionAnswering"),
+    "blip-image-captioning-base": _blip("BlipForConditionalGeneration"),
+    "vilt-b32-finetuned-vqa": _vilt("ViltForQuestionAnswering", num_labels=3129),
+    "vilt-b32-finetuned-nlvr2": _vilt(
+        "ViltForImagesAndTextClassification",
+        num_labels=2,
+        num_images=2,
+        modality_type_vocab_size=3,
+    ),
 }
 
 

@@ -59,14 +59,22 @@ def state_hash(model: nn.Module, random_weights: bool) -> str:
     return digest.hexdigest()
 
 
+def backends_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the attention backends that a model has, the usual one first."""
+    fused = getattr(model, "_supports_sdpa", True)  # transformers says so; timm has both
+    return ("sdpa", "eager") if fused else ("eager",)
+
+
 def set_backend(model: nn.Module, backend: str) -> None:
-    """Make attention run as "sdpa" or "eager".
+    """Make attention run as "sdpa" or "eager"; a model that has one way alone stays as it is.
 
     Raises:
         BenchError: another name.
     """
     if backend not in ("sdpa", "eager"):
         raise BenchError(f"unknown attention backend '{backend}': sdpa or eager")
+    if len(backends_of(model)) == 1:
+        return
     switch: Any = getattr(model, "set_attn_implementation", None)
     if switch is not None:
         switch(backend)

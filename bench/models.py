@@ -37,7 +37,8 @@ EMBEDDED = {
 }
 FORMS = {
     "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
-    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, LLaVA, LLaVA-NeXT, BLIP-2, Qwen2-VL",
+    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, BLIP, ViLT, LLaVA, "
+    "LLaVA-NeXT, BLIP-2, Qwen2-VL",
     "FOLDER": "a folder written by save_pretrained, or by `train --method`",
 }
 WEIGHT_FILES = (
@@ -55,8 +56,9 @@ class Loaded:
     Attributes:
         name: as the user typed it.
         model: in eval mode, on its device, in its dtype.
-        kind: "classifier", "two-tower" (image and text), "encoder", or "multimodal" (a language
-            model that sees).
+        kind: "classifier", "two-tower" (image and text), "encoder", "multimodal" (a language
+            model that sees), "answerer" (of questions), "captioner", "matcher" (of images and
+            texts, by features and by one look at both), "pair-classifier" (two images, one text).
         image_size: (height, width) in pixels; `channels` of the input image.
         transform: PIL image -> (channels, height, width) float32; None when nobody knows it.
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
@@ -65,7 +67,14 @@ class Loaded:
         prepare: for multimodal models: images of each sample, its question and perhaps the right
             answer -> the arguments of `generate()`, padded on the left; `decode`: new token ids
             (B,T) -> texts.
-        example: for multimodal models: batch size -> the arguments of a prompt of noise.
+        example: batch size -> the arguments of a prompt of noise, where the usual ones won't do.
+        covers: what a forward pass of it covers, in words.
+        answer: images of each sample, questions or prompts, most new tokens -> greedy answers.
+        judge: images of each sample, statements -> logits (B,classes).
+        encode_images: for matchers: pixels (B,3,H,W) -> features (B,D) of length 1, and tokens
+            (B,N,C) for `match`, with one more channel where a reduction left sizes that count.
+        encode_texts: for matchers: the tokenizer's mapping -> features (B,D) of length 1.
+        match: for matchers: tokens and the tokenizer's mapping -> (B,) probability of a match.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
 
@@ -81,6 +90,12 @@ class Loaded:
     prepare: Callable[..., dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], list[str]] | None = None
     example: Callable[[int], dict[str, Any]] | None = None
+    covers: str = ""
+    answer: Callable[[list[list[Any]], list[str], int], list[str]] | None = None
+    judge: Callable[[list[list[Any]], list[str]], Tensor] | None = None
+    encode_images: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    encode_texts: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    match: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
     end_token: int | None = None
     image_argument: str = "pixel_values"
     classes: int = 0
@@ -104,6 +119,8 @@ class Loaded:
     @property
     def scope(self) -> str:
         """What one forward pass of `example_inputs(1)` covers, in words."""
+        if self.covers:
+            return self.covers
         if self.kind == "two-tower":
             return f"one image and one text of {self.text_length} tokens, both towers"
         if self.kind == "multimodal":
@@ -114,11 +131,7 @@ class Loaded:
         self, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
     ) -> dict[str, Tensor]:
         """Return inputs on the model's device (or another), in its dtype where not integers."""
-        to = device or self.device
-        return {
-            key: value.to(to, self.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-        }
+        return placed(self.model, inputs, device)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return arguments of `model()`: noise images (B,C,H,W), full-length texts (B,L)."""
@@ -139,6 +152,17 @@ class Loaded:
             ids[:, -1] = end
             inputs["input_ids"] = ids.to(self.device)
         return inputs
+
+
+def placed(
+    model: nn.Module, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
+) -> dict[str, Tensor]:
+    """Return inputs on a model's device (or another), in its dtype where not integers."""
+    like = next(model.parameters())
+    return {
+        key: value.to(device or like.device, like.dtype if value.is_floating_point() else None)
+        for key, value in inputs.items()
+    }
 
 
 def names() -> list[str]:

@@ -18,15 +18,14 @@ from torch import nn
 
 import bench
 from bench import models, registry
+from bench.errors import Unsupported
 from bench.measure.macs import MacCount
 from bench.measure.memory import Memory, peak
-from bench.model_sources import set_backend
+from bench.model_sources import backends_of, set_backend
 from bench.models import Loaded
 from bench.profiles import Profile
 from bench.record import Cell
 from bench.spec import BASELINE
-
-BACKENDS = ("sdpa", "eager")
 
 
 class Session:
@@ -56,6 +55,13 @@ class Session:
             backend=backend,
             seed=cell.seed,
         )
+        known = backends_of(loaded.model)
+        if cell.backend not in (None, *known):
+            raise Unsupported(
+                f"{cell.model} has no '{cell.backend}' attention in transformers: leave the "
+                f"backend out, or ask for {known[0]}"
+            )
+        backend = backend if backend in known else known[0]
         return Session(loaded, profile, dtype, backend)
 
     @property
@@ -72,7 +78,7 @@ class Session:
         """Return the attention backend that runs the unreduced model fastest, and such a model."""
         if batch not in self._fastest:
             candidates = {self.backend: self.plain}
-            for backend in BACKENDS:
+            for backend in backends_of(self.plain):
                 if backend != self.backend:
                     candidates[backend] = twin(self.plain)  # the other one may be reduced now
                     set_backend(candidates[backend], backend)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bench import models, tasks
 from bench.errors import BenchError, Unsupported
+from bench.model_multimodal import answering
 from bench.models import Loaded
 from bench.tasks.base import Arrays
 from bench.tasks.vqa import Question, QuestionAnswering, exact
@@ -40,13 +41,15 @@ def _prepare(images: list[list[Any]], questions: list[str]) -> dict[str, torch.T
 
 @pytest.fixture(scope="module")
 def tiny() -> Loaded:
+    model = vlm_models.llava()
     return Loaded(
         name="tiny",
-        model=vlm_models.llava(),
+        model=model,
         kind="multimodal",
         image_size=(24, 24),
-        prepare=_prepare,
-        decode=lambda ids: [" ".join(map(str, row)) for row in ids.tolist()],
+        answer=answering(
+            model, _prepare, lambda ids: [" ".join(map(str, row)) for row in ids.tolist()]
+        ),
         provenance={"weights": "path"},
     )
 
@@ -131,7 +134,7 @@ def test_what_cannot_answer_is_told_so(
     with pytest.raises(BenchError, match="random weights"):
         task.evaluate(dataclasses.replace(tiny, provenance={"weights": "random"}))
     with pytest.raises(BenchError, match="nothing says how questions are put"):
-        task.evaluate(dataclasses.replace(tiny, prepare=None))
+        task.evaluate(dataclasses.replace(tiny, answer=None))
 
 
 def test_the_emoji_questions_ship_with_the_project() -> None:

@@ -79,6 +79,8 @@ class BlipVisionTower(VisionTower):
         """Whoever reads its tokens sees a merged one as often as the method's own attention."""
         for reader in self.readers:
             stack.enter_context(reading(reader, run.size_bias))
+        # for those who keep the tokens for later: a match that is scored long after
+        stack.enter_context(override(self.part, "_size_bias", run.size_bias))
 
 
 def _image_attention(attn: Any, run: Pass, hidden_states: Tensor, **kw: Any) -> tuple[Tensor, None]:

@@ -118,7 +118,8 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     Args:
         model: a model with an adapter.
         trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)],
-            `.samples[tower]` the samples (images, crops of an image, texts) in the pass.
+            `.samples[tower]` the samples (images, crops of an image, texts) in the pass,
+            `.reads[tower]` the tokens of another sequence that each block reads.
         count: decides one thing: whether sizes went through attention as extra channels.
 
     Raises:

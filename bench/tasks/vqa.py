@@ -1,4 +1,4 @@
-"""Visual question answering: greedy answers of a multimodal language model, sample by sample.
+"""Visual question answering: greedy answers of a model that sees and reads, sample by sample.
 
 bench.tasks.load("emoji-vqa").evaluate(loaded).metrics["accuracy"]
 """
@@ -80,9 +80,10 @@ class QuestionAnswering:
         """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
         import torch
 
-        require(loaded, "multimodal", self.name)
+        if loaded.kind != "answerer":
+            require(loaded, "multimodal", self.name)
         refuse_random(loaded)
-        if loaded.prepare is None or loaded.decode is None:
+        if loaded.answer is None:
             raise BenchError(
                 f"nothing says how questions are put to {loaded.name}: put its processor's files "
                 "(preprocessor_config.json, tokenizer.json) beside its weights"
@@ -93,14 +94,12 @@ class QuestionAnswering:
         with torch.inference_mode():
             for start in range(0, len(asked), batch_size):
                 some = asked[start : start + batch_size]
-                answers += self._answers(loaded, some, failed, device)
+                answers += self._answers(loaded, some, failed)
                 if progress is not None:
                     progress(len(answers), len(asked))
         return self._scored(asked, answers, failed)
 
-    def _answers(
-        self, loaded: Loaded, some: Sequence[Question], failed: list[str], device: str | None
-    ) -> list[str]:
+    def _answers(self, loaded: Loaded, some: Sequence[Question], failed: list[str]) -> list[str]:
         """The answers to some questions, "" where the picture does not decode."""
         shown: list[tuple[int, Any]] = []
         for i, question in enumerate(some):
@@ -110,16 +109,10 @@ class QuestionAnswering:
                 failed.append(self.pictures.name(question.picture))
         said = [""] * len(some)
         if shown:
-            assert loaded.prepare is not None and loaded.decode is not None
-            given = loaded.prepare(
-                [[image] for _, image in shown], [some[i].text for i, _ in shown]
-            )
-            inputs = loaded.placed(given, device)
-            out = loaded.model.generate(  # type: ignore[operator]
-                **inputs, max_new_tokens=self.max_answer, do_sample=False, num_beams=1
-            )
-            new = out[:, inputs["input_ids"].shape[1] :]
-            for (i, _), text in zip(shown, loaded.decode(new), strict=True):
+            assert loaded.answer is not None
+            images, texts = [[image] for _, image in shown], [some[i].text for i, _ in shown]
+            answers = loaded.answer(images, texts, self.max_answer)
+            for (i, _), text in zip(shown, answers, strict=True):
                 said[i] = text
         return said
 
