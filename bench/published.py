@@ -45,6 +45,8 @@ class Cost:
         params: keyword arguments for `bench.reduced`.
         part: submodule to count alone; empty for the whole model.
         inputs: the model's inputs that `part` takes, by name; empty for all.
+        passes: forward passes of single parts that the figure adds up, each `{"part", "inputs"}`,
+            where the authors' model runs them otherwise than ours; empty for one of the model.
         words: tokens of a language model's prompt beside the image's.
         convention: how its blocks' products are counted, a key of `conventions.CONVENTIONS`; empty
             where every operator that runs is.
@@ -63,6 +65,7 @@ class Cost:
     params: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     inputs: tuple[str, ...] = ()
+    passes: tuple[dict[str, Any], ...] = ()
     words: int = 0
     convention: str = ""
     unsupported: str = ""
@@ -109,8 +112,9 @@ def costs(only: str | None = None) -> list[Cost]:
     if not figures:
         known = ", ".join(f["id"] for f in _data()["figures"])
         raise BenchError(f"no published figure matches '{only}' — known: {known}")
+    lists = ("inputs", "passes")
     return [
-        Cost(f["id"], source=f["source"], **{**cost, "inputs": tuple(cost.get("inputs", ()))})
+        Cost(f["id"], source=f["source"], **{**cost, **{k: tuple(cost.get(k, ())) for k in lists}})
         for f in figures
         for cost in f["costs"]
     ]
@@ -183,7 +187,17 @@ def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: Cost) -> int:
     import torch
 
     from bench import count_macs
+    from bench.models import placed
 
+    if cost.passes:
+        with torch.inference_mode(), torch.device("meta"):
+            return sum(
+                count_macs(
+                    model.get_submodule(one["part"]),
+                    **placed(model, {key: _sample(**s) for key, s in one["inputs"].items()}),
+                ).total
+                for one in cost.passes
+            )
     chosen = {key: inputs[key] for key in cost.inputs or inputs}
     args = [chosen.pop("x")] if "x" in chosen else []
     with torch.inference_mode():

@@ -337,7 +337,8 @@ def test_sizes_carried_as_extra_channels_are_accounted_for() -> None:
 def test_counters_that_differ_name_the_block() -> None:
     model, x = tiny_vit(), torch.zeros(1, 3, 32, 32)
     count = count_macs(model, x)
-    trace = SimpleNamespace(tokens={"vision": [(17, 17), (17, 15)]}, samples={"vision": 1})
+    tokens = {"vision": [(17, 17), (17, 15)]}
+    trace = SimpleNamespace(tokens=tokens, samples={"vision": 1}, reads={"vision": [0, 0]})
     with pytest.raises(forms.CountersDisagree, match=r"block 'blocks\.1'"):
         check_counters(model, trace, count)
     with pytest.raises(forms.CountersDisagree, match="1 blocks .* the model has 2"):
