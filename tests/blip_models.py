@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,6 +116,16 @@ def inputs(model: Any, batch: int = 3, length: int = 9) -> dict[str, Tensor]:
     return given
 
 
+def unlike(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with images that fill their pixels unlike each other (ViLT)."""
+    pixels = given["pixel_values"]
+    mask = torch.ones(*pixels.shape[:-3], *pixels.shape[-2:], dtype=torch.long)
+    for row in range(len(mask)):
+        mask[row, ..., : 4 * row] = 0 if row else 1
+    mask = mask.flip(-1)  # padding is on the right
+    return {**given, "pixel_values": pixels * mask.unsqueeze(-3), "pixel_mask": mask}
+
+
 def run(model: Any, given: dict[str, Tensor]) -> Tensor:
     """What the model says: scores of matches, logits, or tokens and the features behind them."""
     torch.manual_seed(3)  # ViLT draws the order of its patches
@@ -130,6 +142,65 @@ def run(model: Any, given: dict[str, Tensor]) -> Tensor:
     raise TypeError(name)
 
 
+# --- processors ----------------------------------------------------------------------------------
+
+VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "red", "green", "blue", "square", "what", "is"]
+VOCABULARY += ["this", "?"]
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(VOCABULARY)}
+    words |= {f"w{i}": i for i in range(len(VOCABULARY), WORDS)}
+    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", END)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+    )
+
+
+def blip_processor(folder: Path) -> None:
+    """Write a processor of small images and a dozen words."""
+    from transformers import BlipImageProcessor, BlipProcessor
+
+    size = {"height": 32, "width": 32}
+    BlipProcessor(BlipImageProcessor(size=size), _tokenizer()).save_pretrained(folder)
+
+
+def vilt_processor(folder: Path) -> None:
+    """Write a processor that keeps an image's shape."""
+    from transformers import ViltImageProcessor, ViltProcessor
+
+    images = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=4)
+    ViltProcessor(images, _tokenizer()).save_pretrained(folder)
+
+
+def prepared(folder: Path, image: Any) -> Tensor:
+    """(1,3,H,W) pixels of an image by the folder's own processor."""
+    from transformers import AutoImageProcessor
+
+    found = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")
+    return found["pixel_values"]
+
+
+def read(folder: Path, ids: Tensor) -> str:
+    """Tokens as text by the folder's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(folder)
+    return words.decode(ids, skip_special_tokens=True).strip()
+
+
 MODELS = {
     "matcher": matcher,
     "answerer": answerer,
@@ -138,3 +209,9 @@ MODELS = {
     "ViLT answerer": vilt_answerer,
     "ViLT pairs": vilt_pairs,
 }
+
+
+@functools.cache
+def built(family: str) -> Any:
+    """A model that is built once: whoever reduces it gives it back as it was."""
+    return MODELS[family]()

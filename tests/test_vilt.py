@@ -1,0 +1,222 @@
+"""ViLT: patches go, words stay; padded texts and images, two images, folders, costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import blip_models as tiny
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import bench
+from bench import models, tasks
+from bench.core import Plan, Site
+from bench.errors import BenchError
+from bench.measure.macs import check_counters
+from bench.registry import method, methods
+
+VILT = ["ViLT", "ViLT answerer", "ViLT pairs"]
+ENCODER = [name for name in methods() if "vision" in method(name).towers]
+REMOVING = [name for name in ENCODER if name not in ("none", "compose")]
+
+
+def made(name: str) -> Any:
+    cls = method(name)
+    return cls(**{cls.learns: "random"}) if cls.trained else cls()
+
+
+def some(name: str) -> dict[str, Any]:
+    """A budget that removes tokens by this method."""
+    return {"r": 8} if "r" in method(name).budget else {"keep_rate": 0.5}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ENCODER)
+def test_nothing_removed_is_the_plain_model(name: str, batch: int) -> None:
+    for family in VILT:
+        model = tiny.built(family)
+        given = tiny.unlike(tiny.inputs(model, batch))
+        plain = tiny.run(model, given)
+        for budget in ({"r": 0}, {"keep_rate": 1.0}):
+            if name == "downsample" and "r" in budget:
+                continue
+            with bench.reduced(model, made(name), **budget):
+                assert torch.equal(tiny.run(model, given), plain)
+
+
+@pytest.mark.parametrize("family", VILT)
+def test_patches_in_their_order_say_the_same(family: str) -> None:
+    """The model draws their order at random; sums in another order differ in the last bits."""
+    model = tiny.built(family)
+    given = tiny.unlike(tiny.inputs(model))
+    plain = tiny.run(model, given)
+    with bench.reduced(model, "tome", r=lambda layer, depth, tokens, initial: 0):
+        torch.testing.assert_close(tiny.run(model, given), plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", REMOVING)
+@pytest.mark.parametrize("family", VILT)
+def test_every_method_runs_and_leaves_nothing_behind(family: str, name: str) -> None:
+    model = tiny.built(family)
+    plain = tiny.run(model, tiny.unlike(tiny.inputs(model)))
+    with bench.reduced(model, made(name), **some(name)):
+        given = tiny.inputs(model)
+        said = tiny.run(model, given)
+        tokens = bench.trace(model, **given).tokens["vision"]
+        if name != "pool":  # it wants a grid, which images with padding have not
+            assert bool(tiny.run(model, tiny.unlike(given)).isfinite().all())
+    assert bool(said.isfinite().all())
+    assert 10 <= tokens[-1][1] < 10 + tiny.PATCHES
+    assert torch.equal(tiny.run(model, tiny.unlike(tiny.inputs(model))), plain)
+    for part in model.modules():
+        assert not {"forward", "visual_embed"} & set(vars(part))
+
+
+def test_an_exception_leaves_the_model_as_it_was() -> None:
+    model = tiny.built("ViLT")
+    given = tiny.inputs(model)
+    plain = tiny.run(model, given)
+    with pytest.raises(RuntimeError, match="amid"), bench.reduced(model, "tome", r=8):
+        tiny.run(model, given)
+        raise RuntimeError("amid")
+    assert torch.equal(tiny.run(model, given), plain)
+
+
+def test_reduced_results_do_not_depend_on_the_order_drawn() -> None:
+    model = tiny.built("ViLT answerer")
+    given = tiny.inputs(model)
+    found = []
+    with torch.no_grad(), bench.reduced(model, "tome", r=8):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            found.append(model(**given).logits)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+class Looking(method("random")):  # type: ignore[misc]
+    """Notes what it sees."""
+
+    seen: list[Site] = []  # noqa: RUF012
+
+    def plan(self, site: Site, r: int) -> Plan:
+        self.seen.append(site)
+        return super().plan(site, r)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_words_and_the_class_token_stay_and_padding_counts_nothing(uneven: bool) -> None:
+    model = tiny.built("ViLT")
+    given = tiny.inputs(model)
+    given = tiny.unlike(given) if uneven else given
+    Looking.seen.clear()
+    with bench.reduced(model, Looking(), keep_rate=0.5, layers=[0]):
+        tiny.run(model, given)
+    (site,) = Looking.seen
+    assert (site.tower, site.prefix, site.n_protected) == ("vision", 10, 10)
+    assert site.protect.sum(1).tolist() == [10] * 3 and bool(site.protect[:, :10].all())
+    assert torch.equal(site.size[:, :9, 0], given["attention_mask"].float())
+    patches = site.size[:, 10:, 0].sum(1).tolist()
+    assert patches == ([64, 56, 48] if uneven else [64] * 3)
+    assert site.grid == (None if uneven else (8, 8))
+
+
+def test_padding_of_a_text_changes_nothing() -> None:
+    """By a method that looks at tokens alone: ToMe pairs by position, which padding shifts."""
+    model = tiny.built("ViLT answerer")
+    given = tiny.inputs(model, 1)
+    pad = torch.zeros(1, 3, dtype=torch.long)
+    longer = {
+        "pixel_values": given["pixel_values"],
+        "input_ids": torch.cat([given["input_ids"], pad], 1),
+        "attention_mask": torch.cat([given["attention_mask"], pad], 1),
+    }
+    for name in ("evit", "topk", "pitome"):
+        with bench.reduced(model, name, **some(name)):
+            a, b = tiny.run(model, given), tiny.run(model, longer)
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [{}, {"r": 8}])
+@pytest.mark.parametrize("family", VILT)
+def test_both_counters_agree(family: str, budget: dict[str, Any]) -> None:
+    model = tiny.built(family)
+    given = tiny.inputs(model, 2)
+    with bench.reduced(model, "tome" if budget else "none", **budget):
+        count = bench.count_macs(model, **given)
+        trace = bench.trace(model, **given)
+        check_counters(model, trace, count)
+    passes = 2 if family == "ViLT pairs" else 1
+    assert len(trace.tokens["vision"]) == 4 * passes
+    assert trace.tokens["vision"][-1] == ((50, 42) if budget else (74, 74))
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def picture(color: tuple[int, int, int], size: tuple[int, int] = (32, 32)) -> Image.Image:
+    return Image.new("RGB", size, color)
+
+
+RED, GREEN, WIDE = picture((200, 30, 30)), picture((30, 200, 30)), picture((9, 9, 90), (44, 32))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each model as `save_pretrained` writes it, with its processor."""
+    found = {}
+    for family in VILT:
+        found[family] = folder = tmp_path_factory.mktemp("vilt") / family.replace(" ", "-")
+        tiny.MODELS[family]().save_pretrained(folder)
+        tiny.vilt_processor(folder)
+    return found
+
+
+def test_answers_are_labels_and_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
+    loaded = models.load(str(folders["ViLT answerer"]))
+    assert (loaded.kind, loaded.classes) == ("answerer", 7) and loaded.answer is not None
+    shown, asked = [[RED], [GREEN], [WIDE]], ["red ?", "what is this red square ?", "blue ?"]
+    for budget in ({"r": 0}, {"r": 8}):
+        with torch.inference_mode(), bench.reduced(loaded.model, "tome", **budget):
+            together = loaded.answer(shown, asked, 4)
+            each = [loaded.answer([i], [t], 4)[0] for i, t in zip(shown, asked, strict=True)]
+        assert together == each
+        assert set(together) <= set(loaded.model.config.id2label.values())  # type: ignore[union-attr]
+    scored = tasks.load("emoji-vqa").evaluate(loaded, limit=4)
+    assert scored.metrics["accuracy"].n == 4 and not scored.failed
+
+
+def test_two_images_are_judged(folders: dict[str, Path]) -> None:
+    loaded = models.load(str(folders["ViLT pairs"]))
+    assert (loaded.kind, loaded.classes) == ("pair-classifier", 2) and loaded.judge is not None
+    shown, said = [[RED, GREEN], [GREEN, WIDE]], ["red square", "what is this ?"]
+    with torch.inference_mode(), bench.reduced(loaded.model, "tome", r=8):
+        logits: Tensor = loaded.judge(shown, said)
+        each = [loaded.judge([i], [t]) for i, t in zip(shown, said, strict=True)]
+    assert logits.shape == (2, 2)
+    torch.testing.assert_close(logits, torch.cat(each))
+    with pytest.raises(BenchError, match="judges 2 images with each text, not 1"):
+        loaded.judge([[RED]], ["red"])
+
+
+@pytest.mark.parametrize("family", VILT)
+def test_without_a_processor_costs_remain(family: str, tmp_path: Path) -> None:
+    tiny.MODELS[family]().save_pretrained(tmp_path)
+    for random_weights in (False, True):
+        loaded = models.load(str(tmp_path), random_weights=random_weights)
+        assert loaded.answer is None and loaded.judge is None
+        given = loaded.example_inputs(2)
+        assert bench.count_macs(loaded.model, **given).total > 0
+    assert f"of {loaded.text_length} tokens" in loaded.scope
+    if family == "ViLT answerer":
+        with pytest.raises(BenchError, match="nothing says how questions are put"):
+            tasks.load("emoji-vqa").evaluate(models.load(str(tmp_path)), limit=2)
+
+
+def test_what_has_no_values_cannot_be_counted_and_says_so() -> None:
+    from bench import cost
+
+    with pytest.raises(BenchError, match="chooses its patches by value"):
+        cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)
