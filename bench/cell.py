@@ -13,6 +13,7 @@ from torch import nn
 import bench
 from bench.forward import Pass
 from bench.measure import generation, latency, macs
+from bench.models import Loaded
 from bench.record import (
     COST_ONLY,
     Accuracy,
@@ -99,19 +100,44 @@ def measure_into(
         found.memory = peak_memory(cell, session, max(sizes))
 
 
+def count_into(found: Measurement, cell: Cell) -> None:
+    """Fill `found` with what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
+    from bench import cost
+
+    loaded = cost.on_meta(cell.model, cell.dtype or "float32")
+    with cost.prompted(loaded) as inputs:
+        speaks = loaded.kind == "multimodal"
+        plain = bench.count_macs(loaded.model, **inputs)
+        unreduced = generation.stage_macs(loaded.model, inputs) if speaks else None
+        with apply(loaded, cell):
+            found.params = parameters(loaded.model)
+            found.macs, found.tokens = counted(loaded, inputs, plain.total)
+            if unreduced is not None:
+                own = generation.stage_macs(loaded.model, inputs)
+                found.generation = Generation(
+                    NEW_TOKENS, own.macs, unreduced.macs, own.kv_bytes, unreduced.kv_bytes
+                )
+
+
 def count(cell: Cell, session: Session) -> tuple[Macs, dict[str, list[tuple[int, int]]]]:
     """Return the MACs of one example by both counters, and the tokens in and out of each block."""
-    model, inputs = session.loaded.model, session.loaded.example_inputs(1)
-    counted = bench.count_macs(model, **inputs)
-    trace = bench.trace(model, **inputs)
-    closed = macs.check_counters(model, trace, counted)
+    loaded = session.loaded
+    return counted(loaded, loaded.example_inputs(1), session.baseline_macs.total)
+
+
+def counted(
+    loaded: Loaded, inputs: dict[str, Any], baseline: int
+) -> tuple[Macs, dict[str, list[tuple[int, int]]]]:
+    """Return the same of a model as it is now, beside what it counts unreduced."""
+    operators = bench.count_macs(loaded.model, **inputs)
+    trace = bench.trace(loaded.model, **inputs)
     found = Macs(
-        total=counted.total,
-        reduction=counted.reduction,
-        closed_form=closed,
-        baseline_total=session.baseline_macs.total,
-        scope=session.loaded.scope,
-        by_op=dict(counted.by_op),
+        total=operators.total,
+        reduction=operators.reduction,
+        closed_form=macs.check_counters(loaded.model, trace, operators),
+        baseline_total=baseline,
+        scope=loaded.scope,
+        by_op=dict(operators.by_op),
     )
     return found, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
 

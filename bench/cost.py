@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +39,14 @@ class Row:
     unsupported: str = ""
 
 
-def on_meta(name: str) -> Loaded:
+def on_meta(name: str, dtype: str = DTYPE) -> Loaded:
     """Return a model without values, by its shape."""
     import torch
 
     from bench import models
 
     with torch.device("meta"):
-        return models.load(name, random_weights=True, device="meta", dtype=DTYPE)
+        return models.load(name, random_weights=True, device="meta", dtype=dtype)
 
 
 def rows(loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int) -> list[Row]:
@@ -65,18 +65,29 @@ def rows(loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words
     return found
 
 
+@contextlib.contextmanager
+def prompted(loaded: Loaded, words: int | None = None) -> Iterator[dict[str, Any]]:
+    """Give the inputs of one example for a model without values; `words` beside its image."""
+    from bench import model_joint
+    from bench.model_multimodal import WORDS, asked
+
+    with contextlib.ExitStack() as stack:
+        if loaded.kind == "multimodal":
+            yield stack.enter_context(asked(loaded.model, WORDS if words is None else words))
+            return
+        if loaded.covers:
+            stack.enter_context(model_joint.on_meta(loaded.model))
+        yield loaded.example_inputs(1)
+
+
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
-    from bench import count_macs, model_joint
-    from bench.model_multimodal import asked
+    from bench import count_macs
 
-    if loaded.kind != "multimodal":
-        with contextlib.ExitStack() as stack:
-            if loaded.covers:
-                stack.enter_context(model_joint.on_meta(loaded.model))
-            return {"total": count_macs(loaded.model, **loaded.example_inputs(1)).total / 1e9}
-    with asked(loaded.model, words) as prompt:
-        return _stages(loaded.model, prompt)
+    with prompted(loaded, words) as inputs:
+        if loaded.kind == "multimodal":
+            return _stages(loaded.model, inputs)
+        return {"total": count_macs(loaded.model, **inputs).total / 1e9}
 
 
 def _stages(model: Any, prompt: Mapping[str, Any]) -> dict[str, float]:

@@ -35,6 +35,20 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def free_memory(device: str) -> int:
+    """Return the bytes that a model could take now."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def slug(device: str, threads: int) -> str:
     """Return the folder name of this machine's records: `cpu-MODEL-2t`, or the GPU's name."""
     name = gpu_name() if device == "cuda" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import budgets, models, profiles, registry, tasks
+from bench import budgets, machine, models, profiles, registry, tasks
 from bench.core import Reducer
 from bench.errors import BenchError
 from bench.profiles import Profile
@@ -36,6 +37,7 @@ class Planned:
     provenance: dict[str, Any]
     refused: str | None = None  # why the cell cannot be run
     missing: str | None = None  # what its accuracy would need
+    counted: str | None = None  # why it is counted from its shape alone, neither timed nor run
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Plan:
     tasks: dict[str, Task]
     session: Session | None = None
     missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by model or task: why
+    bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # of models' weights
 
 
 def check(suite: Suite, origin: Document | Options) -> None:
@@ -106,9 +109,7 @@ def _at(origin: Document | Options, where: Where, look: Any, *arguments: Any) ->
         raise origin.error(where, str(error)) from error
 
 
-def plan(
-    suite: Suite, machine: str | None, solved: Path | None = None
-) -> tuple[Plan, dict[str, str]]:
+def plan(suite: Suite, name: str | None, solved: Path | None = None) -> tuple[Plan, dict[str, str]]:
     """Return the suite's cells with their keys, and the machine name of each profile.
 
     Solved budgets are kept in the file `solved`, so that the same command plans the same cells. A
@@ -117,14 +118,12 @@ def plan(
     Raises:
         BenchError: data or weights are missing, broken or out of reach.
     """
-    from bench import machine as this
-
     found = Plan([], {})
     machines: dict[str, str] = {}
     hashes: dict[Any, str] = {}
     for cell in suite.cells():
         profile = profiles.load(cell.profile)
-        machines[profile.name] = machine or this.slug(profile.device, _threads(profile))
+        machines[profile.name] = name or machine.slug(profile.device, _threads(profile))
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
         cell, refused = _within_budget(cell, profile, solved)
@@ -144,7 +143,8 @@ def plan(
             **_files(cell),
         }
         key = key_of(cell, profile, machines[profile.name], provenance)
-        found.cells.append(Planned(cell, key, profile, provenance, refused, missing))
+        counted = _too_large(cell, profile, found) if missing else None
+        found.cells.append(Planned(cell, key, profile, provenance, refused, missing, counted))
     return found, machines
 
 
@@ -177,6 +177,8 @@ def _solved(
     """Solve on the model's shape alone, a latency on random weights."""
     import torch
 
+    from bench import cost
+
     own = {key: value for key, value in cell.params.items() if key != "budget"}
     method = registry.method(cell.method)
     needed = {method.learns: "random"} if method.trained and method.learns not in own else {}
@@ -185,8 +187,12 @@ def _solved(
             loaded = models.load(
                 cell.model, random_weights=True, device=device, dtype=dtype, backend=backend
             )
-            inputs = loaded.example_inputs(batch)
-        with torch.inference_mode():
+            shown = (
+                cost.prompted(loaded)
+                if device == "meta"
+                else contextlib.nullcontext(loaded.example_inputs(batch))
+            )
+        with torch.inference_mode(), shown as inputs:
             found = budgets.solve(loaded.model, cell.method, target, inputs, {**needed, **own})
     except BenchError as error:
         return {"cell": cell.label, "model": cell.model, "refused": str(error)}
@@ -228,6 +234,25 @@ def _missing(cell: Cell, profile: Profile, found: Plan) -> str | None:
             except BenchError as error:
                 found.missing[name] = str(error)
     return "; ".join(filter(None, (found.missing.get(name) for name in needs))) or None
+
+
+def _too_large(cell: Cell, profile: Profile, found: Plan) -> str | None:
+    """Return why weights cannot be made up for a cell on this machine; None where they can."""
+    from bench import cost
+
+    if cell.model not in found.bytes:
+        loaded = cost.on_meta(cell.model, cell.dtype or "float32")
+        found.bytes[cell.model] = sum(
+            p.numel() * p.element_size() for p in loaded.model.parameters()
+        )
+    need, have = found.bytes[cell.model], machine.free_memory(profile.device)
+    if need <= 0.7 * have:  # activations, and what loading holds twice
+        return None
+    gib = [size / 2**30 for size in (need, have)]
+    return (
+        f"weights of {gib[0]:.0f} GiB do not fit the {gib[1]:.0f} GiB that are free here: counted "
+        "from its shape, not timed"
+    )
 
 
 def _files(cell: Cell) -> dict[str, str]:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bench import machine as this
 from bench import planning
-from bench.cell import Measurement, measure_into
+from bench.cell import Measurement, count_into, measure_into
 from bench.errors import BenchError, Unsupported
 from bench.planning import Plan, Planned
 from bench.progress import Display
@@ -209,6 +209,12 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
     try:
         if planned.refused:
             raise Unsupported(planned.refused)
+        if planned.counted:
+            state.display.stage("counting")
+            count_into(found, planned.cell)
+            found.notes.append(planned.counted)
+            found.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
+            return "ok", None
         session = _session(state, planned)
         task = state.plan.tasks.get(planned.cell.task)
         with _threads(planned.profile.threads):
