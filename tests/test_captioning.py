@@ -158,6 +158,16 @@ def test_the_penn_treebank_gives_the_official_tokens_and_the_plain_ones_nearly(
 
 
 @java
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # METEOR's own pipes
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_meteor_where_it_is_asked_for(tmp_path: Path) -> None:
+    task = tasks.load(coco(tmp_path) + "?metrics=meteor")
+    scored = task.evaluate(Answering("captioner", write))  # type: ignore[arg-type]
+    assert scored.primary == "cider"
+    assert 0 < scored.metrics["meteor"].value < 100 and scored.metrics["meteor"].ci95 is None
+
+
+@java
 def test_a_java_that_fails_is_no_silent_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_score, "PTB_MAIN", "no.such.Program")
     with pytest.raises(BenchError, match="Java's tokenizer failed .*say tokens=plain"):
