@@ -135,6 +135,40 @@ def judging(
     return judge
 
 
+def teaching(model: Any, processor: Any) -> Callable[..., dict[str, Tensor]]:
+    """Samples with what is right -> arguments of a model with `labels`, padded on the right."""
+    import torch
+
+    def padded(texts: Sequence[str]) -> dict[str, Tensor]:
+        return dict(
+            processor.tokenizer(
+                list(texts), padding=True, return_token_type_ids=False, return_tensors="pt"
+            )
+        )
+
+    def teach(images: list[list[Any]], texts: list[str], answers: list[str]) -> dict[str, Tensor]:
+        shown = [image.convert("RGB") for own in images for image in own]
+        pixels = processor.image_processor(shown, return_tensors="pt")["pixel_values"]
+        if not hasattr(model, "text_decoder"):  # one of its classes is right
+            if len(images[0]) > 1:
+                pixels = pixels.unflatten(0, (len(images), -1))
+            labels = torch.tensor([model.config.label2id[answer] for answer in answers])
+            return {**padded(texts), "pixel_values": pixels, "labels": labels}
+        captions = not hasattr(model, "text_encoder")
+        ahead = [f"{text} ".lstrip() for text in texts] if captions else [""] * len(texts)
+        said = padded([begun + answer for begun, answer in zip(ahead, answers, strict=True)])
+        ids, there = said["input_ids"], said["attention_mask"]
+        ids[:, 0] = model.config.text_config.bos_token_id
+        labels = ids.masked_fill(there == 0, -100)
+        if captions:
+            given = {"input_ids": ids, "attention_mask": there}
+        else:
+            given = {**padded(texts), "decoder_input_ids": ids, "decoder_attention_mask": there}
+        return {**given, "pixel_values": pixels, "labels": labels}
+
+    return teach
+
+
 def matching(model: Any) -> dict[str, Any]:
     """BLIP's features and scores of matches, as fields of `Loaded`; they need no processor.
 

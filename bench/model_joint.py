@@ -110,12 +110,13 @@ def _feeds(name: str, model: Any, kind: str, processor: Any) -> dict[str, Any]:
             "transform": _transform(processor.image_processor),
             "tokenizer": joint_feeds.captions_of(model, processor),
         }
-    if kind == "pair-classifier":
-        return {"judge": joint_feeds.judging(name, model, processor)}
     if kind == "encoder":
         return {}
+    feeds["teach"] = joint_feeds.teaching(model, processor)
+    if kind == "pair-classifier":
+        return {**feeds, "judge": joint_feeds.judging(name, model, processor)}
     put = joint_feeds.chosen if model.config.model_type == "vilt" else joint_feeds.spoken
-    return {"answer": put(name, model, processor)}
+    return {**feeds, "answer": put(name, model, processor)}
 
 
 def _transform(images: Any) -> Any:

@@ -112,9 +112,8 @@ def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
         images: list[list[Any]], questions: list[str], answers: Sequence[str] = ()
     ) -> dict[str, Tensor]:
         texts = [text(len(own), q) for own, q in zip(images, questions, strict=True)]
-        if answers:
-            ended = [f"{answer} {words.eos_token}" for answer in answers]
-            texts = [f"{said} {more}" for said, more in zip(texts, ended, strict=True)]
+        for i, answer in enumerate(answers):
+            texts[i] = f"{texts[i]} {answer} {words.eos_token}"
         shown = [image.convert("RGB") for own in images for image in own]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
         return dict(
@@ -127,10 +126,22 @@ def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
             )
         )
 
+    def teach(
+        images: list[list[Any]], questions: list[str], answers: list[str]
+    ) -> dict[str, Tensor]:
+        import torch
+
+        asked = prepare(images, questions)["attention_mask"].sum(1)
+        inputs = prepare(images, questions, answers)
+        mask = inputs["attention_mask"]
+        before = mask.shape[1] - mask.sum(1) + asked  # padding is on the left
+        said = torch.arange(mask.shape[1]) >= before[:, None]
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(~said, -100)}
+
     def decode(ids: Tensor) -> list[str]:
         return [said.strip() for said in words.batch_decode(ids, skip_special_tokens=True)]
 
-    return {"prepare": prepare, "decode": decode}
+    return {"prepare": prepare, "decode": decode, "teach": teach}
 
 
 def answering(

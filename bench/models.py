@@ -64,9 +64,10 @@ class Loaded:
         tokenizer: list of texts -> mapping of (B,L) tensors, or None.
         text_length: tokens in a text, for two-tower models.
         vocabulary: token ids run below this, for models that read.
-        prepare: for multimodal models: images of each sample, its question and perhaps the right
-            answer -> the arguments of `generate()`, padded on the left; `decode`: new token ids
-            (B,T) -> texts.
+        prepare: for multimodal models: images of each sample and its question -> the arguments of
+            `generate()`, padded on the left; `decode`: new token ids (B,T) -> texts.
+        teach: images of each sample, questions, right answers -> the arguments of `model()` with
+            `labels`, so that it gives back the loss of the answers.
         example: batch size -> the arguments of a prompt of noise, where the usual ones won't do.
         covers: what a forward pass of it covers, in words.
         answer: images of each sample, questions or prompts, most new tokens -> greedy answers.
@@ -87,7 +88,8 @@ class Loaded:
     tokenizer: Callable[[list[str]], dict[str, Tensor]] | None = None
     text_length: int = 0
     vocabulary: int = 0
-    prepare: Callable[..., dict[str, Tensor]] | None = None
+    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]] | None = None
+    teach: Callable[[list[list[Any]], list[str], list[str]], dict[str, Tensor]] | None = None
     decode: Callable[[Tensor], list[str]] | None = None
     example: Callable[[int], dict[str, Any]] | None = None
     covers: str = ""

@@ -8,13 +8,19 @@ aligns them. `methods/crossget.py` puts them in a `Plan`.
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.importance import importance_from_attention, importance_from_query
-from crossget.loss import alignment_loss, clip_alignment_loss, llava_alignment_loss
+from crossget.loss import (
+    alignment_loss,
+    blip_alignment_loss,
+    clip_alignment_loss,
+    llava_alignment_loss,
+)
 from crossget.matching import Matching, complete_graph_soft_matching
 
 __all__ = [
     "CrossTokens",
     "Matching",
     "alignment_loss",
+    "blip_alignment_loss",
     "clip_alignment_loss",
     "complete_graph_soft_matching",
     "importance_from_attention",

@@ -87,6 +87,22 @@ def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = N
     )
 
 
+def blip_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
+    """The loss of a transformers BLIP after a forward pass in training (not in the authors' code).
+
+    The text encoder reads the image, so its cross tokens are those of the dependent modality. The
+    image side goes through its final norm; text leaves each block normed. Where the model has
+    projections into a common space both go through them, detached; else they share the width.
+    """
+    image = project(cross.stacked("vision"), model.vision_model.post_layernorm, None)
+    text = cross.stacked("text")
+    if hasattr(model, "vision_proj"):
+        image, text = _fixed(model.vision_proj, image), _fixed(model.text_proj, text)
+    if image.shape[1] != text.shape[1]:  # several texts an image
+        image = image.repeat_interleave(text.shape[1] // image.shape[1], 1)
+    return alignment_loss(image, text)
+
+
 def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
     """The loss of a transformers LLaVA after a forward pass in training.
 

@@ -21,7 +21,7 @@ from bench.registry import near_miss, register
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
-from crossget.loss import clip_alignment_loss, llava_alignment_loss
+from crossget.loss import blip_alignment_loss, clip_alignment_loss, llava_alignment_loss
 
 IMPORTANCE = ("query", "attention")
 
@@ -79,10 +79,15 @@ class CrossGET(Learner):
         """One vector of zeros a layer and tower."""
         return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor:
-        """The alignment loss (§3.1) of a CLIP or SigLIP, or of a LLaVA."""
-        if "language" in self.tokens.values:
+    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+        """The alignment loss (§3.1); None in a model with one tower for both modalities."""
+        towers = self.tokens.values
+        if "language" in towers:
             return llava_alignment_loss(model, self.tokens)
+        if "text" not in towers:
+            return None
+        if hasattr(model, "text_encoder"):
+            return blip_alignment_loss(model, self.tokens)
         return clip_alignment_loss(model, self.tokens, own)
 
     @torch.no_grad()

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+import bench
+from bench import models
+from bench.registry import method
 from bench.tasks import scenes
-from bench.training import blip, vilt
+from bench.training import blip, pairs, vilt
+from bench.training import finetune as finetuning
+from bench.training.finetune import finetune
 from bench.training.loop import Settings
+from bench.training.recipe import Recipe
 
 EPOCHS = 4 * blip.BATCH / blip.SCENES  # four steps
 
@@ -111,3 +117,55 @@ def test_patches_depict_what_is_there() -> None:
             half = shown[cell // 2 * 8 : cell // 2 * 8 + 8, cell % 2 * 8 : cell % 2 * 8 + 8]
             share = (half == 1 + names.index(found.name)).sum() * 16 / found.side**2
             assert 0.7 < share < 1.4
+
+
+@pytest.mark.parametrize("kind", ["vqa", "caption", "vilt"])
+def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) -> None:
+    if kind == "vilt":
+        vilt.train(Settings(tmp_path, epochs=2 * vilt.BATCH / vilt.PAIRS))
+        folder = tmp_path / vilt.FOLDER
+    else:
+        blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
+        folder = tmp_path / blip.FOLDERS[kind]
+    recipe = Recipe(
+        model=str(folder),
+        method="crossget",
+        budget={"r": 4},
+        weight=0.1,
+        epochs=2 * 4 / pairs.SCENES,
+        batch=4,
+        rate=0.01,
+    )
+    out = tmp_path / "tuned"
+    finetune(recipe, Settings(out))
+    learned = method("crossget")(cross_tokens=out / "crossget.safetensors").learned
+    towers = {"vqa": {"vision", "text"}, "caption": {"vision"}, "vilt": {"vision"}}[kind]
+    assert set(learned) == towers
+    assert all((table.abs().sum(1) > 0).all() for table in learned.values())
+    loaded = models.load(str(out))
+    batch = pairs.Scenes(loaded.kind).batch(torch.arange(3), torch.Generator().manual_seed(0))
+    shown = [list(own) for own in batch.pictures]
+    with torch.inference_mode(), bench.reduced(loaded.model, "crossget", r=4, cross_tokens=learned):
+        if loaded.judge is not None:
+            assert loaded.judge(shown, batch.texts).shape == (3, 2)
+        else:
+            assert loaded.answer is not None
+            assert all(isinstance(s, str) for s in loaded.answer(shown, batch.texts, 4))
+
+
+def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) -> None:
+    blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
+    loaded = models.load(str(tmp_path / blip.FOLDERS["vqa"]), backend="eager")
+    loaded.model.config.text_config.label_smoothing = 0.0
+    batch = pairs.Scenes("answerer").batch(torch.arange(5), torch.Generator().manual_seed(0))
+    assert len({len(answer.split()) for answer in batch.answers}) > 1
+    whole = finetuning._answers(loaded)(batch)
+    total, count = 0.0, 0
+    for i in range(5):
+        one = pairs.Batch(
+            batch.images, [batch.texts[i]], batch.own[:1], [batch.answers[i]], [batch.pictures[i]]
+        )
+        words = len(batch.answers[i].split()) + 1  # and its end
+        total += float(finetuning._answers(loaded)(one).detach()) * words
+        count += words
+    assert abs(float(whole.detach()) - total / count) < 1e-4

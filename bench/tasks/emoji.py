@@ -19,9 +19,10 @@ FOUND, NEAREST = 500, 64  # scenes to be found, and how many of them are compare
 
 def captioning() -> Captioning:
     """Return scenes with the caption that says what is where."""
-    images, texts = _described(SCENES)
-    version = hash_of(images.tobytes(), texts)
-    pictures = Arrays(images, "scene")
+    images, texts = zip(*scenes.described(SCENES, SEED), strict=True)
+    pixels = np.stack(images)
+    version = hash_of(pixels.tobytes(), texts)
+    pictures = Arrays(pixels, "scene")
     # Plain tokens: the texts have no punctuation that the official tokeniser would treat otherwise.
     return Captioning(
         "emoji-captions",
@@ -36,14 +37,12 @@ def captioning() -> Captioning:
 
 def reranking() -> ReRanking:
     """Return scenes that differ in what is where, to be found by their captions."""
-    images, texts = _described(2 * FOUND)
+    images, texts = zip(*scenes.described(2 * FOUND, SEED), strict=True)
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
     chosen = sorted(first.values())[:FOUND]
-    images, texts = images[chosen], [texts[i] for i in chosen]
-    version = hash_of(images.tobytes(), texts, NEAREST)
-    return ReRanking(
-        "emoji-rerank", version, Arrays(images, "scene"), [[text] for text in texts], NEAREST
-    )
+    pixels, own = np.stack([images[i] for i in chosen]), [[texts[i]] for i in chosen]
+    version = hash_of(pixels.tobytes(), own, NEAREST)
+    return ReRanking("emoji-rerank", version, Arrays(pixels, "scene"), own, NEAREST)
 
 
 def reasoning() -> Reasoning:
@@ -56,10 +55,3 @@ def reasoning() -> Reasoning:
     ]
     version = hash_of(images.tobytes(), [(one.text, one.true) for one in said])
     return Reasoning("emoji-reasoning", version, Arrays(images, "scene"), said)
-
-
-def _described(count: int) -> tuple[scenes.Bytes, list[str]]:
-    """Images (N,64,64,3) of unseen scenes, and a caption of each."""
-    composed = [scenes.compose(np.random.default_rng([SEED, i, 2])) for i in range(count)]
-    images = np.stack([image for image, _ in composed])
-    return images, [scenes.describe(objects) for _, objects in composed]

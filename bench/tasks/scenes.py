@@ -124,6 +124,12 @@ def describe(placed: Mapping[int, Placed]) -> str:
     return " and ".join(parts)
 
 
+def described(count: int, seed: int) -> list[tuple[Bytes, str]]:
+    """So many scenes (64,64,3), each with its caption."""
+    composed = [compose(np.random.default_rng([seed, i, 2])) for i in range(count)]
+    return [(image, describe(objects)) for image, objects in composed]
+
+
 def depicted(placed: Mapping[int, Placed], side: int) -> NDArray[np.int64]:
     """What each of side x side patches is a part of: 0 the ground, else 1 + its name's number."""
     shown = np.zeros((side, side), np.int64)

@@ -44,11 +44,11 @@ def tokenizer() -> Any:
     return BertTokenizer(vocab=vocabulary, do_lower_case=True)
 
 
-def pixels_processor(kind: type) -> Any:
+def pixels_processor(kind: type, **size: int) -> Any:
     """An image processor of a class for scenes: 64 x 64, shifted and scaled."""
     return kind(
         do_resize=True,
-        size={"height": scenes.SIDE, "width": scenes.SIDE},
+        size=size or {"height": scenes.SIDE, "width": scenes.SIDE},
         image_mean=list(embedded.EMOJI_MEAN),
         image_std=list(embedded.EMOJI_STD),
     )

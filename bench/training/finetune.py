@@ -55,8 +55,8 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
     model: Any = loaded.model
     if loaded.kind not in TASK_LOSSES and not hasattr(model, "visual_projection"):
         raise Unsupported(
-            f"{recipe.model} is no CLIP, no classifier and no language model that sees: only these "
-            "can be fine-tuned so far"
+            f"{recipe.model} is neither a CLIP nor of the kinds {', '.join(TASK_LOSSES)}: only "
+            "these can be fine-tuned so far"
         )
     data = pairs.load(recipe.data, loaded, settings.data_dir)
     model.requires_grad_(not recipe.freeze)
@@ -176,27 +176,25 @@ def _contrastive(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
 
 
 def _answers(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
-    """The language model's loss on the answers alone."""
-    if loaded.prepare is None:
+    """The model's own loss of the right answers."""
+    if loaded.teach is None:
         raise BenchError(f"{loaded.name} has no processor: put its files beside its weights")
-    prepare = loaded.prepare
+    teach = loaded.teach
 
     def loss(batch: pairs.Batch) -> Tensor:
-        shown = [[picture] for picture in batch.pictures]
-        asked = prepare(shown, batch.texts)["attention_mask"].sum(1)
-        inputs = loaded.placed(prepare(shown, batch.texts, batch.answers), str(loaded.device))
-        labels, mask = inputs["input_ids"].clone(), inputs["attention_mask"]
-        before = mask.shape[1] - mask.sum(1) + asked.to(labels.device)  # padding is on the left
-        position = torch.arange(mask.shape[1], device=labels.device)
-        labels[position < before[:, None]] = -100
+        shown = [list(pictures) for pictures in batch.pictures]
+        inputs = loaded.placed(teach(shown, batch.texts, list(batch.answers)))
         with torch.autocast("cuda", torch.bfloat16, enabled=loaded.device.type == "cuda"):
-            found: Tensor = loaded.model(**inputs, labels=labels).loss
+            found: Tensor = loaded.model(**inputs).loss
         return found
 
     return loss
 
 
-TASK_LOSSES = {"classifier": _cross_entropy, "multimodal": _answers}
+TASK_LOSSES = {
+    "classifier": _cross_entropy,
+    **dict.fromkeys(("multimodal", "answerer", "captioner", "pair-classifier"), _answers),
+}
 
 
 def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
@@ -229,7 +227,9 @@ def _write(
     if recipe.rank:
         save_file(lora.detach(model), settings.out / ADAPTER)
     elif not recipe.freeze:
-        state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        state = {
+            k: v.detach().cpu().clone() for k, v in model.state_dict().items()
+        }  # some are tied
         save_file(state, settings.out / WEIGHTS)
     if learned:
         tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}

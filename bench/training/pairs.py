@@ -29,15 +29,15 @@ class Batch:
     """Images (B,C,H,W) as the model takes them, and what belongs to them.
 
     `own` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
-    Questions come with their `answers`, and with `pictures` in place of images, as the model's
-    processor wants them.
+    Questions come with their `answers`, and with the `pictures` of each in place of images, as the
+    model's processor wants them.
     """
 
     images: Tensor
     texts: list[str]
     own: Tensor
     answers: Sequence[str] = ()
-    pictures: Sequence[Any] = ()
+    pictures: Sequence[Sequence[Any]] = ()
 
 
 class Pairs(Protocol):
@@ -108,7 +108,11 @@ class Files:
 
 
 class Scenes:
-    """Endlessly many scenes of emoji drawings, each with a question."""
+    """Endlessly many scenes of emoji drawings with what a kind of model is to say of them."""
+
+    def __init__(self, kind: str) -> None:
+        """Note whether it answers, captions, or judges two of them at a time."""
+        self.kind = kind
 
     def __len__(self) -> int:
         """Return how many are called a pass."""
@@ -118,17 +122,28 @@ class Scenes:
         """Return new scenes, as many as there are indices; see `Pairs`."""
         from PIL import Image
 
-        from bench.tasks import scenes
-
-        seed = int(torch.randint(2**31, (1,), generator=rng))
-        found = scenes.scenes(len(indices), seed + TEST_SEEDS)
+        seed = TEST_SEEDS + int(torch.randint(2**31, (1,), generator=rng))
+        said = self._said(len(indices), seed)
         return Batch(
             torch.empty(0),
-            [scene.question for scene in found],
-            torch.arange(len(found)),
-            [scene.answer for scene in found],
-            [Image.fromarray(scene.image) for scene in found],
+            [text for _, text, _ in said],
+            torch.arange(len(said)),
+            [answer for *_, answer in said],
+            [[Image.fromarray(image) for image in images] for images, *_ in said],
         )
+
+    def _said(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
+        """Images, what is asked or stated, and the right answer, a number of times."""
+        from bench.tasks import scenes, statements
+
+        if self.kind == "pair-classifier":
+            found = statements.pairs(count, seed)
+            return [(pair.images, pair.text, str(pair.true)) for pair in found]
+        if self.kind == "captioner":
+            composed = scenes.described(count, seed)
+            return [((image,), "", text) for image, text in composed]
+        asked = scenes.scenes(count, seed)
+        return [((scene.image,), scene.question, scene.answer) for scene in asked]
 
 
 class Labelled:
@@ -171,7 +186,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     """Return the training data called `name`; by default what fits the kind of model.
 
     Two towers take "emoji" or "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or
-    "imagefolder:PATH", language models that see "scenes".
+    "imagefolder:PATH", those that answer, caption or judge "scenes".
 
     Raises:
         BenchError: another name, or data that are missing or unusable.
@@ -179,10 +194,10 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     scheme, _, where = name.partition(":")
     if loaded.kind == "classifier":
         return _labelled(scheme or "fashion", where, loaded, cache)
-    if loaded.kind == "multimodal":
+    if loaded.kind in ("multimodal", "answerer", "captioner", "pair-classifier"):
         if scheme in ("", "scenes"):
-            return Scenes()
-        raise BenchError(f"unknown training data '{name}': a {loaded.kind} model takes scenes")
+            return Scenes(loaded.kind)
+        raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
     if scheme in ("", "emoji"):
         from bench.training import drawings
 

@@ -128,6 +128,6 @@ def train(settings: Settings) -> dict[str, float]:
     folder = settings.out / FOLDER
     reasoner.model.half().save_pretrained(folder)
     reasoner.model.float()
-    images = blip.pixels_processor(ViltImageProcessor)
+    images = blip.pixels_processor(ViltImageProcessor, shortest_edge=scenes.SIDE)
     ViltProcessor(images, words).save_pretrained(folder)
     return last
