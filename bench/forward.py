@@ -49,6 +49,7 @@ class Pass:
         self.depth = len(tower.blocks)
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
+        self.changed = self.merged = self.padded = False  # who reads its tokens may come first
         self.layer = 0
         self.upstream: Mapping[str, Pass] = {}  # the passes of the model's other towers
         self.qkv: tuple[Tensor, Tensor, Tensor] | None = None

@@ -38,9 +38,10 @@ _TEXT = {
 PATCHES = 64
 
 
-def _blip(cls: Any) -> Any:
+def _blip(cls: Any, text_layers: int = 3) -> Any:
     torch.manual_seed(0)
-    config = BlipConfig(vision_config=_VISION, text_config=_TEXT, image_text_hidden_size=16)
+    text = {**_TEXT, "num_hidden_layers": text_layers}
+    config = BlipConfig(vision_config=_VISION, text_config=text, image_text_hidden_size=16)
     # as drawn, weights say the same for every input: larger ones tell inputs apart
     return _spread(cls(config))
 
@@ -59,9 +60,9 @@ def _spread(model: Any) -> Any:
     return model.eval()
 
 
-def matcher() -> Any:
+def matcher(text_layers: int = 3) -> Any:
     """BLIP for image-text matching."""
-    return _blip(BlipForImageTextRetrieval)
+    return _blip(BlipForImageTextRetrieval, text_layers)
 
 
 def answerer() -> Any:

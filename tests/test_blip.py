@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from torch import Tensor
 
 import bench
 from bench import adapter_for, models, tasks
+from bench.check import kit
+from bench.check.subject import Case
 from bench.errors import BenchError, Unsupported
 from bench.measure.macs import check_counters
 from bench.registry import method, methods
@@ -264,6 +268,32 @@ def test_beams_read_their_own_image() -> None:
         together = say(given)
         each = [say({k: t[i : i + 1] for k, t in given.items()}) for i in range(3)]
     assert torch.equal(together, torch.cat(each))
+
+
+@dataclass(frozen=True)
+class Reading(Case):
+    """The text encoder, which reads the same few image tokens with each text."""
+
+    def inputs(self, seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        return {"input_ids": torch.randint(3, tiny.START, (self.batch, 13))}
+
+    def run(self, model: Any, inputs: Any) -> Tensor:
+        dtype, texts = model.itm_head.weight.dtype, len(inputs["input_ids"])
+        image = torch.arange(160.0).sin().view(1, 5, 32).to(dtype).expand(texts, -1, -1)
+        return model.text_encoder(**inputs, encoder_hidden_states=image).last_hidden_state[:, 0]
+
+
+@pytest.mark.parametrize("name", ["tome", "crossget", "evit", "random", "ats", "pool"])
+def test_the_kit_holds_in_both_encoders(name: str) -> None:
+    build = partial(tiny.matcher, text_layers=4)
+    cases = (
+        Case("BLIP vision", build, part="vision_model"),
+        Reading("BLIP text", build, "text"),
+    )
+    found = list(kit.check(name, cases=cases))
+    assert [f for f in found if f.status == kit.FAILED] == []
+    assert len([f for f in found if f.status == kit.OK]) > 9
 
 
 # --- loading -------------------------------------------------------------------------------------

@@ -153,6 +153,7 @@ class BlipTextTower(_BertTower):
 
     name = "text"
     masked = True
+    ordered = True
 
     def __init__(self, part: Any, readers: Sequence[Any]) -> None:
         """Note whose cross-attention reads its tokens."""
