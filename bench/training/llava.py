@@ -30,7 +30,7 @@ TEMPLATE = (
     "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
 )
 SCENES, BATCH = 8192, 16  # an "epoch", and scenes a step
-LOW_EPOCHS, FULL_EPOCHS = 5.0, 0.6
+LOW_EPOCHS, FULL_EPOCHS = 4.0, 0.6
 DEPICTED, NAMED_AT = 0.5, 3  # weight of naming what an image token depicts, after which layer
 QUESTIONS = ("what", "what", "there", "there", "there", "many", "where", "where", "caption")
 
