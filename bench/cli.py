@@ -164,6 +164,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write into; default reports/SUITE.")
     ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="md (with figures and tables) or html; default both.")
+    ] = None,
 ) -> None:
     r"""Rebuild a report from records, of one or several machines; needs no torch.
 
@@ -172,14 +175,15 @@ def report(
       run_bench.py report
       run_bench.py report --suite standard
       run_bench.py report results/h100 results/cpu-mine --out reports/both
+      run_bench.py report --format html            index.html alone: it needs no other file
     """
-    from bench.report import build
+    from bench.report import FORMATS, build
 
     if not results:
         results = sorted(Path("results").glob(f"*/{suite}"))
         if not results:
             raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
-    path = build(results, out or Path("reports") / suite)
+    path = build(results, out or Path("reports") / suite, formats=format or FORMATS)
     print(path)
 
 

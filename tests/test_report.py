@@ -377,7 +377,7 @@ def test_same_records_give_the_same_bytes_and_every_link_leads_somewhere(
     # Every link leads to a file, and no file is without a link.
     text = (first / "report.md").read_text()
     links = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text)
-    assert {*links, "report.md"} == files
+    assert {*links, "report.md", "index.html"} == files
     pictures = [link for link in links if link.endswith(".png")]
     assert len(pictures) == 4
     assert all((first / link).read_bytes().startswith(b"\x89PNG") for link in pictures)

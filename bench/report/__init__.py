@@ -1,4 +1,4 @@
-"""Reports from recorded cells: Markdown, CSV, PNG and SVG, without the libraries that measured.
+"""Reports from recorded cells: Markdown, CSV, PNG, SVG and a page, without what measured them.
 
 Example:
     >>> from pathlib import Path
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _FOLDERS = ("figures", "tables")
+FORMATS = ("md", "html")
 
 
-def build(results: Sequence[Path], out: Path, *, baseline: str = "none") -> Path:
-    """Write a report: ``report.md`` with its ``figures/`` and ``tables/``.
+def build(
+    results: Sequence[Path],
+    out: Path,
+    *,
+    baseline: str = "none",
+    formats: Sequence[str] = FORMATS,
+) -> Path:
+    """Write a report: ``report.md`` with its ``figures/`` and ``tables/``, and ``index.html``.
 
     The same records give the same bytes. A report that was there is replaced only once the new one
     is complete; other files in ``out`` are left alone.
@@ -37,29 +44,44 @@ def build(results: Sequence[Path], out: Path, *, baseline: str = "none") -> Path
         results: Results folders (searched recursively) or record files; machines are merged.
         out: Folder of the report; made if missing.
         baseline: Method, or label of a cell, that accuracies are compared with.
+        formats: Which of `FORMATS` to write; what else of a report is there stays as it is.
 
     Returns:
-        The path of ``report.md``.
+        The path of ``report.md``, or of ``index.html`` where that is all that was written.
 
     Raises:
         BenchError: If there are no records, the baseline is unknown, or ``out`` is not writable.
     """
-    from bench.report import frame, load
+    from bench.report import frame, load, page
 
+    _check_formats(formats)
     records, notes = load.read(results)
     frames = frame.build(records, baseline=baseline, notes=notes)
     out = Path(out)
     scratch = _scratch(out)
     try:
-        _write(frames, scratch)
+        if "html" in formats:
+            page.write(frames, scratch)
+        if "md" in formats:
+            _write(frames, scratch)
         _swap(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return out / "report.md"
+    return out / ("report.md" if "md" in formats else page.NAME)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            from bench.registry import near_miss
+
+            raise BenchError(f"no report format '{name}'{near_miss(name, FORMATS)}")
 
 
 def _scratch(out: Path) -> Path:
     """Make a folder beside the old report, on its file system, to build the new one in."""
+    from bench.report import page
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "report.md").exists():
@@ -68,6 +90,9 @@ def _scratch(out: Path) -> Path:
                     raise BenchError(
                         f"{out / name} exists but is not part of a report: choose another --out"
                     )
+        old = out / page.NAME
+        if old.exists() and page.MARK not in old.read_text(encoding="utf-8", errors="replace"):
+            raise BenchError(f"{old} exists but is not part of a report: choose another --out")
         return Path(tempfile.mkdtemp(prefix=".report-", dir=out))
     except OSError as error:
         raise BenchError(
@@ -79,11 +104,11 @@ def _swap(scratch: Path, out: Path) -> None:
     """Put the new files in the old ones' place, report.md last: it is what names the others."""
     old = scratch / "old"
     old.mkdir()
-    for name in _FOLDERS:
-        if (out / name).exists():
-            os.replace(out / name, old / name)
-        os.replace(scratch / name, out / name)
-    os.replace(scratch / "report.md", out / "report.md")
+    for name in (*_FOLDERS, "index.html", "report.md"):
+        if (scratch / name).exists():
+            if (out / name).is_dir():
+                os.replace(out / name, old / name)
+            os.replace(scratch / name, out / name)
 
 
 def _write(frames: Frames, folder: Path) -> None:
