@@ -180,11 +180,36 @@ def report(
     from bench.report import FORMATS, build
 
     if not results:
-        results = sorted(Path("results").glob(f"*/{suite}"))
-        if not results:
-            raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
+        results = _recorded(suite)
     path = build(results, out or Path("reports") / suite, formats=format or FORMATS)
     print(path)
+
+
+@app.command()
+def tokens(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Suites' folders; default: those of --suite.")
+    ] = None,
+    suite: Annotated[str, typer.Option(help="Whose recorded cells to show.")] = DEFAULT_SUITE,
+    samples: Annotated[int, typer.Option(min=1, help="Images of each task.")] = 4,
+) -> None:
+    r"""Note which patches of sample images each recorded cell keeps, merges and drops.
+
+    The report then shows them: run_bench.py report.
+    """
+    if not results:
+        results = _recorded(suite)
+    from bench.measure import fates
+
+    for path in fates.main(results, samples):
+        print(path)
+
+
+def _recorded(suite: str) -> list[Path]:
+    found = sorted(Path("results").glob(f"*/{suite}"))
+    if not found:
+        raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
+    return found
 
 
 @app.command("list")

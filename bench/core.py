@@ -250,6 +250,11 @@ class Plan:
             slot = slot.scatter(1, self.src, self.dst)
         return slot
 
+    @property
+    def soft(self) -> bool:
+        """Whether some input token is part of several output tokens."""
+        return self.extra is not None and bool(((self.extra != 0).sum(1) > 1).any())
+
     def reorder(self, key_BM: Tensor) -> Plan:
         """The same plan with the kept tokens in ascending, stable order of `key`."""
         order = key_BM.argsort(dim=1, stable=True)

@@ -185,7 +185,7 @@ class Pass:
             return
         slots = plan.slots(n)
         for observer in watchers:
-            observer.slots(self.tower.name, layer, slots, self.size)
+            observer.slots(self.tower.name, layer, slots, self.size, plan.soft)
         assert self.slot is not None
         self.slot = torch.where(self.slot < 0, -1, slots.gather(1, self.slot.clamp(min=0)))
         if self.anchor is not None:

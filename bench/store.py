@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.fates import FOLDER
 from bench.record import Cell, Record
 
 try:
@@ -81,7 +82,7 @@ class Store:
         self.problems = []
         records = []
         for path in sorted(self.root.rglob("*.json")):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or path.parent.name == FOLDER:
                 continue
             try:
                 records.append(Record.from_json(path.read_bytes()))

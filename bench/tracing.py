@@ -31,6 +31,7 @@ class Trace:
         slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
             block that reduced.
         sizes: per tower, (layer, (B,n_after,1) input tokens represented).
+        soft: per tower, whether a token became part of several; `slots` has the heaviest share.
     """
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
@@ -40,6 +41,8 @@ class Trace:
         default_factory=lambda: defaultdict(list)
     )
     sizes: dict[str, list[tuple[int, Tensor]]] = field(default_factory=lambda: defaultdict(list))
+
+    soft: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))
 
     def enter(self, region: str) -> None:
         """Regions are not of interest here."""
@@ -51,8 +54,9 @@ class Trace:
         """Note a block's token counts."""
         self.tokens[tower].append((n_in, n_out))
 
-    def slots(self, tower: str, layer: int, slots: Tensor, size: Tensor) -> None:
+    def slots(self, tower: str, layer: int, slots: Tensor, size: Tensor, soft: bool) -> None:
         """Note where a reduction put each token."""
+        self.soft[tower] |= soft
         self.layer_slots[tower].append((layer, slots.clone()))
         self.sizes[tower].append((layer, size.clone()))
 

@@ -52,16 +52,17 @@ def build(
     Raises:
         BenchError: If there are no records, the baseline is unknown, or ``out`` is not writable.
     """
-    from bench.report import frame, load, page
+    from bench.report import frame, load, page, token_maps
 
     _check_formats(formats)
     records, notes = load.read(results)
     frames = frame.build(records, baseline=baseline, notes=notes)
+    shown = token_maps.read(results, frames.records)
     out = Path(out)
     scratch = _scratch(out)
     try:
         if "html" in formats:
-            page.write(frames, scratch)
+            page.write(frames, scratch, token_maps.for_page(shown, frames.records))
         if "md" in formats:
             _write(frames, scratch)
         _swap(scratch, out)

@@ -7,6 +7,7 @@ the data as JSON. It asks the network for nothing, and its policy forbids it to.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -245,6 +246,7 @@ def _looks(frames: Frames) -> dict[str, Row]:
 
 def _outline(marker: str) -> str:
     """Return matplotlib's marker as SVG path data, one unit wide."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
     from matplotlib.markers import MarkerStyle
     from matplotlib.path import Path as Outline
 
