@@ -363,3 +363,41 @@ def test_thousands_of_cells(browser: Any, records: list[Record], tmp_path: Path)
     visit.page.locator(".open").first.click()
     assert visit.page.get_by_role("dialog").is_visible()
     visit.context.close()
+
+
+# --- tokens -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("quick")
+    return build([*repo.glob("results/*/quick")], out, formats=["html"])
+
+
+def test_seeing_the_tokens(browser: Any, quick: Path) -> None:
+    visit = Visit(browser, quick)
+    at = visit.page
+    assert visit.count("#samples canvas") == 4
+    words = at.locator("#samples canvas").first
+    at.select_option("#tokens-set", "1")
+    at.select_option("#tokens-cell", label="topk keep_rate=0.5")
+    at.locator('#samples canvas[aria-label="24 patches kept, 172 dropped"]').first.wait_for()
+    slide = at.locator("#tokens-slide")
+    assert slide.get_attribute("max") == "12"
+    drawn = "c => c.toDataURL()"
+    end = words.evaluate(drawn)
+    slide.press("Home")
+    at.locator('#samples canvas[aria-label="196 patches kept"]').first.wait_for()
+    assert at.inner_text("#tokens-layer") == "0, the input" and words.evaluate(drawn) != end
+    for _ in range(4):
+        slide.press("ArrowRight")
+    at.locator('#samples canvas[aria-label="98 patches kept, 98 dropped"]').first.wait_for()
+    at.select_option("#tokens-cell", label="tome r=16")
+    at.locator('#samples canvas[aria-label*="merged into"]').first.wait_for()
+    caption = at.locator("#samples figcaption").first.inner_text()
+    assert "shows" in caption and "none" in caption and "tome" in caption
+    assert visit.errors == [] and visit.requests[0] == visit.address
+    assert all(url.startswith("data:image/png") for url in visit.requests[1:])
+    at.set_viewport_size({"width": 390, "height": 844})
+    assert at.evaluate("document.documentElement.scrollWidth") == 390
+    visit.context.close()

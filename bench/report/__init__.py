@@ -21,6 +21,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.report.frame import Frames
+    from bench.report.plots import Plot
 
 __all__ = ["build"]
 
@@ -52,7 +53,7 @@ def build(
     Raises:
         BenchError: If there are no records, the baseline is unknown, or ``out`` is not writable.
     """
-    from bench.report import frame, load, page, token_maps
+    from bench.report import frame, load, page, token_figure, token_maps
 
     _check_formats(formats)
     records, notes = load.read(results)
@@ -64,7 +65,7 @@ def build(
         if "html" in formats:
             page.write(frames, scratch, token_maps.for_page(shown, frames.records))
         if "md" in formats:
-            _write(frames, scratch)
+            _write(frames, scratch, token_figure.plots(shown))
         _swap(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -112,7 +113,7 @@ def _swap(scratch: Path, out: Path) -> None:
             os.replace(scratch / name, out / name)
 
 
-def _write(frames: Frames, folder: Path) -> None:
+def _write(frames: Frames, folder: Path, tokens: Sequence[Plot]) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from bench.report import latex, plots, provenance, tuned_section
@@ -133,7 +134,11 @@ def _write(frames: Frames, folder: Path) -> None:
             path = folder / "tables" / f"{table.name}.csv"
             table.data.to_csv(path, index=False, lineterminator="\n")
     overviews = plots.overviews(frames)
-    for plot in [*overviews, *(plot for part in (*studies, *groups) for plot in part["plots"])]:
+    for plot in [
+        *overviews,
+        *tokens,
+        *(plot for part in (*studies, *groups) for plot in part["plots"]),
+    ]:
         plots.save(plot, folder / "figures")
     environment = Environment(
         loader=PackageLoader("bench.report"),
@@ -147,6 +152,7 @@ def _write(frames: Frames, folder: Path) -> None:
         groups=groups,
         studies=studies,
         overviews=overviews,
+        tokens=tokens,
         failed=failed,
         notes=frames.notes,
         conventions=provenance.CONVENTIONS,

@@ -1,4 +1,4 @@
-const TILE = 288; // pixels of a drawn image's side, before the screen shrinks it
+const TILE = 288; // least pixels of a drawn image's side, before the screen shrinks it
 const maps = new Map(); // cells unpacked so far
 
 /* A map is int16 (layers, patches), deflated, in base64. */
@@ -36,7 +36,7 @@ function paint(canvas, image, tokens, [rows, columns]) {
     const token = tokens[i];
     if (token >= 0 && !merged(token)) continue;
     pen.globalAlpha = token < 0 ? 0.9 : 0.5;
-    pen.fillStyle = token < 0 ? paper : `hsl(${(first.get(token) * 137.508) % 360} 75% 52%)`;
+    pen.fillStyle = token < 0 ? paper : `hsl(${(first.get(token) * 137.508 + 210) % 360} 75% 52%)`;
     pen.fillRect((i % columns) * w, Math.floor(i / columns) * h, w, h);
   }
   pen.globalAlpha = 0.9;
@@ -74,7 +74,8 @@ async function view() {
   if (mine !== turn) return;
   $("samples").replaceChildren(...set.samples.map((sample, i) => {
     const tokens = tokensAfter(blocks, cell.layers, own[i], set.grid[0] * set.grid[1]), words = summary(tokens);
-    const canvas = el("canvas", { width: TILE, height: TILE, role: "img", "aria-label": words });
+    const [height, width] = set.grid.map((n) => n * Math.ceil(TILE / n)); // whole pixels a patch
+    const canvas = el("canvas", { width, height, role: "img", "aria-label": words });
     paint(canvas, pictures[i], tokens, set.grid);
     return el("figure", {}, [el("div", { class: "pair" }, [pictures[i], canvas]), el("figcaption", {}, [el("p", { class: "counts" }, words),
       el("p", { class: "answer" }, [el("span", {}, "shows"), el("b", { title: sample.truth }, sample.truth)]),

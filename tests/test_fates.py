@@ -1,0 +1,176 @@
+"""Tokens of sample images: noted is what the pass did, and shown is what was noted."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bench
+from bench import fates
+from bench.core import Plan
+from bench.errors import BenchError
+from bench.record import Record
+from bench.report import build, load, plots, token_figure, token_maps
+from bench.report.token_figure import SCALE, painted, tokens_after
+from bench.store import Store
+
+MODEL = "embedded:vit-fashion"
+
+
+@pytest.fixture(scope="module")
+def quick(repo: Path) -> Path:
+    return next(iter(repo.glob("results/*/quick")))
+
+
+@pytest.fixture(scope="module")
+def records(quick: Path) -> list[Record]:
+    return load.read([quick])[0]
+
+
+@pytest.fixture(scope="module")
+def noted(quick: Path) -> list[fates.Fates]:
+    return fates.read([quick])
+
+
+def test_committed_tokens_are_those_that_the_records_counted(
+    noted: list[fates.Fates], records: list[Record]
+) -> None:
+    counts = {(r.cell.model, r.cell.label): r.cost.tokens["vision"] for r in records}
+    assert {own.model for own in noted} == {model for model, _ in counts}
+    seen = 0
+    for own in noted:
+        for cell in own.cells:
+            counted = counts.pop((own.model, cell.label))
+            aside = 2 if cell.method == "crossget" else 1  # class token, cross token
+            for text in cell.maps:
+                for layer, slots in zip(
+                    cell.layers, fates.unpack(text, np.prod(own.grid)), strict=True
+                ):
+                    left = len(set(slots) - {fates.DROPPED})
+                    assert left + aside == (counted[layer][1] if layer >= 0 else counted[0][0])
+                    seen += 1
+    assert not counts and seen > 500
+
+
+def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> None:
+    from bench.measure.fates import record_fates
+
+    labels = ("none", "tome r=16", "topk keep_rate=0.5", "downsample keep_rate=0.5")
+    own = [r for r in records if r.cell.model == MODEL and r.cell.label in labels]
+    found = record_fates(own, 2)
+    assert found is not None and found.grid == (14, 14) and found.depth == 12
+    cells = {cell.label: cell for cell in found.cells}
+    assert set(cells) == set(labels) and cells["none"].layers == []
+    assert cells["none"].answers[0][0][0] in bench.embedded.fashion_classes
+    picture = Image.open(io.BytesIO(__import__("base64").b64decode(found.samples[0].png)))
+    assert picture.size == (28, 28)
+    # The very same pass, watched by `trace()`: who stands for whom at the end.
+    loaded = bench.models.load(MODEL)
+    task = bench.tasks.load("fashion-mnist")
+    index = [task.prepared.pictures.name(i) for i in range(len(task))]
+    images = torch.stack(
+        [loaded.transform(task.prepared.pictures.open(index.index(s.name))) for s in found.samples]
+    )
+    with bench.reduced(loaded.model, "tome", r=16):
+        source = bench.trace(loaded.model, images).source("vision")
+    for sample, own_source in enumerate(source):
+        tokens = tokens_after(12, cells["tome r=16"], sample, 196)
+        assert (own_source.int().argmax(0)[1:].numpy() == tokens).all()
+    assert fates.read([tmp_path]) == []
+    (tmp_path / fates.FOLDER).mkdir()
+    (tmp_path / fates.FOLDER / "a.json").write_text(found.to_json())
+    assert fates.read([tmp_path]) == [found]
+
+
+def test_packing_is_lossless_and_small() -> None:
+    slots = np.random.default_rng(0).integers(-1, 256, (8, 256))
+    assert (fates.unpack(fates.pack(slots), 256) == slots).all()
+    assert fates.unpack(fates.pack(slots[:0]), 256).shape == (0, 256)
+    assert len(fates.pack(np.arange(256)[None].repeat(8, 0))) < 800
+
+
+def test_only_soft_assignment_is_soft() -> None:
+    keep, weight = torch.tensor([[0]]), torch.tensor([[[0.0, 0.5, 0.5], [0.0, 1.0, 0.0]]])
+    assert Plan(keep, extra=weight).soft
+    assert not Plan(keep, extra=weight[:, :1]).soft and not Plan(keep).soft
+
+
+def test_soft_methods_say_so(tmp_path: Path, repo: Path) -> None:
+    from bench.measure.fates import record_fates
+
+    every = [r for r in load.read([*repo.glob("results/*/matched")])[0] if r.cell.model == MODEL]
+    found = record_fates([r for r in every if r.cell.method in ("patchmerger", "evit")], 1)
+    assert found is not None
+    assert {cell.method: cell.soft for cell in found.cells} == {"patchmerger": True, "evit": False}
+
+
+def test_a_report_shows_the_cells_that_it_has(
+    noted: list[fates.Fates], records: list[Record], quick: Path
+) -> None:
+    some = [r for r in records if r.cell.method in ("none", "tome") and r.cell.model == MODEL]
+    (shown,) = token_maps.read([quick], some)
+    assert [cell.label for cell in shown.cells] == ["none", "tome r=16", "tome r=8"]
+    made = shown.cells[1].made
+    fresh = [replace(r, provenance={**r.provenance, **made}) for r in some if r.cell.params]
+    cells = {c["label"]: c for c in token_maps.for_page([shown], [*some[:1], *fresh])[0]["cells"]}
+    assert cells["tome r=16"]["old"] is False
+    stale = [replace(r, provenance={**r.provenance, "weights_sha256": "0"}) for r in some]
+    assert all(c["old"] for c in token_maps.for_page([shown], stale)[0]["cells"])
+
+
+def test_records_beside_tokens_are_read_without_them(quick: Path, tmp_path: Path) -> None:
+    store = Store(quick)
+    store.read_all()
+    assert store.problems == []
+    (tmp_path / fates.FOLDER).mkdir()
+    (tmp_path / fates.FOLDER / "x.json").write_text("{")
+    with pytest.raises(BenchError, match=r"x\.json is not readable: .* run_bench\.py tokens"):
+        fates.read([tmp_path])
+
+
+def test_painting() -> None:
+    tokens = np.array([[0, 0, 3], [-1, 5, 3]])
+    image = np.zeros((2 * SCALE, 3 * SCALE, 3))
+    result = painted(image, tokens)
+    middle = result[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+    assert (middle[0, 0] == middle[0, 1]).all() and (middle[0, 0] != middle[0, 2]).any()
+    assert (middle[0, 2] == middle[1, 2]).all()
+    assert middle[1, 0] == pytest.approx([0.9] * 3) and middle[1, 1] == pytest.approx([0] * 3)
+    assert (result[0, 2 * SCALE - 1] == 1).all()  # between two groups
+    assert (result[0, SCALE - 1] < 1).any()  # not within one
+
+
+def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, drawn = plots.save, list[Any]()
+
+    def save(plot: plots.Plot, folder: Path) -> None:
+        if plot.name.startswith("tokens_"):
+            drawn.append(plot)
+            real(plot, folder) if len(drawn) == 1 else None
+
+    monkeypatch.setattr("bench.report.plots.save", save)
+    text = build([quick], tmp_path, formats=["md"]).read_text()
+    assert [plot.name for plot in drawn] == [
+        "tokens_embedded-clip-emoji--emoji-retrieval",
+        "tokens_embedded-vit-fashion--fashion-mnist",
+    ]
+    for plot in drawn:
+        assert f"](figures/{plot.name}.png)" in text
+    figure = drawn[0].draw()
+    assert max(figure.get_size_inches() - (6.76, 9.5)) <= 0
+    rows = {ax.get_ylabel().partition("\n")[0] for ax in figure.axes} - {""}
+    assert rows == {"crossget", "downsample", "evit", "pool", "random", "tome", "topk"}
+    with Image.open(tmp_path / "figures" / f"{drawn[0].name}.png") as picture:
+        assert picture.width == round(figure.get_size_inches()[0] * 200)
+
+
+def test_strongest_leaves_the_fewest(noted: list[fates.Fates]) -> None:
+    chosen = {cell.method: cell.label for cell in token_figure.strongest(noted[1])}
+    assert chosen["tome"] == "tome r=16" and chosen["topk"] == "topk keep_rate=0.5"
