@@ -499,7 +499,7 @@ def test_all_files_are_linked_and_the_same_in_any_order(
     again = build([write(records[::-1], tmp_path / "r")], tmp_path / "out").parent
     files = {path.relative_to(again).as_posix() for path in again.rglob("*.*")}
     links = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", (again / "report.md").read_text())
-    assert {*links, "report.md"} == files
+    assert {*links, "report.md", "index.html"} == files
     assert len([name for name in files if "/tuned--" in name and name.endswith(".png")]) == 2
     for name in files:
         assert (again / name).read_bytes() == (report.parent / name).read_bytes(), name

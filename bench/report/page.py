@@ -6,6 +6,7 @@ the data as JSON. It asks the network for nothing, and its policy forbids it to.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import re
@@ -48,7 +49,6 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         tokens: What became of the tokens of sample images, as `bench.report.token_maps` reads it.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     own = files("bench.report") / "templates" / "page"
     environment = Environment(
@@ -63,18 +63,18 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         "tokens": list(tokens),
     }
     text = environment.get_template("page/index.html.j2").render(
-        mark=Markup(MARK),
-        css=Markup((own / "page.css").read_text(encoding="utf-8")),
-        js=Markup("\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS)),
-        data=Markup(_json(data)),
-        records=Markup(_json(records)),
+        mark=MARK,
+        css=(own / "page.css").read_text(encoding="utf-8"),
+        js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        data=_json(data),
+        records=_json(records),
         counts=_counts(frames),
         tokens=bool(tokens),
         notes=frames.notes,
         failed=rows_of(frames.failed),
         machines=_machines(frames.records),
         conventions=[
-            Markup(_bold(line)) for line in provenance.CONVENTIONS if not line.startswith("**Bold")
+            _bold(line) for line in provenance.CONVENTIONS if not line.startswith("**Bold")
         ],
     )
     path = folder / NAME
@@ -89,9 +89,8 @@ def _json(value: Any) -> str:
 
 
 def _bold(line: str) -> str:
-    from markupsafe import escape
-
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(line)))
+    """Write a line of the conventions as HTML."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(line))
 
 
 def _counts(frames: Frames) -> str:

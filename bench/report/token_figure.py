@@ -77,7 +77,8 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     samples = range(min(SAMPLES, len(own.samples)))
     depths = sorted({-(-own.depth * part // 3) for part in (1, 2, 3)})
     wide = len(samples) * (1 + len(depths))
-    tile = min(TILE_IN, (style.TEXT_WIDTH_IN - LABEL_IN) / wide, MAX_HEIGHT_IN / len(cells))
+    room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
+    tile = min(TILE_IN, (style.TEXT_WIDTH_IN - LABEL_IN) / wide, room)
     size = (LABEL_IN + wide * tile, 0.35 + len(cells) * (tile + ANSWER_IN))
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)  # type: ignore[union-attr]
@@ -91,7 +92,7 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
                 tokens = tokens_after(blocks, cell, sample, own.grid[0] * own.grid[1])
                 ax.imshow(painted(image, tokens.reshape(own.grid)), interpolation="nearest")
             ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1)
-        words = cell.label.replace(" ", "\n")
+        words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
     for ax, text in zip(grid[0], ["input", *(f"block {n}" for n in depths)] * len(samples)):  # noqa: B905
         ax.set_title(text, fontsize=7)
