@@ -377,7 +377,7 @@ def quick(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeing_the_tokens(browser: Any, quick: Path) -> None:
     visit = Visit(browser, quick)
     at = visit.page
-    assert visit.count("#samples canvas") == 4
+    at.locator("#samples canvas").nth(3).wait_for()  # unpacking takes a moment
     words = at.locator("#samples canvas").first
     at.select_option("#tokens-set", "1")
     at.select_option("#tokens-cell", label="topk keep_rate=0.5")

@@ -25,6 +25,7 @@ SAMPLES = 2  # side by side
 TILE_IN = 0.78  # side of an image
 LABEL_IN, ANSWER_IN = 0.95, 0.13  # beside a row, below it
 MAX_HEIGHT_IN = 9.0  # a page's text
+GAP_IN = 0.01
 SCALE = 8  # pixels of a patch's side
 GOLDEN_DEGREES = 137.508  # neighbouring groups get hues that lie far apart
 FIRST_HUE = 210
@@ -32,7 +33,7 @@ FIRST_HUE = 210
 
 def plots(shown: Sequence[Fates]) -> list[Plot]:
     """Return one figure for each model and task whose tokens were noted."""
-    figures = []
+    figures: list[Plot] = []
     for own in shown:
         cells = strongest(own)
         if cells:
@@ -73,6 +74,7 @@ def tokens_after(blocks: int, cell: Fate, sample: int, patches: int) -> NDArray[
 def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     """Draw two samples beside each other: the input, and its tokens at three depths."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     samples = range(min(SAMPLES, len(own.samples)))
     depths = sorted({-(-own.depth * part // 3) for part in (1, 2, 3)})
@@ -80,8 +82,8 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
     tile = min(TILE_IN, (style.TEXT_WIDTH_IN - LABEL_IN) / wide, room)
     size = (LABEL_IN + wide * tile, 0.35 + len(cells) * (tile + ANSWER_IN))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)  # type: ignore[union-attr]
+    gaps = ConstrainedLayoutEngine(w_pad=GAP_IN, h_pad=GAP_IN, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=gaps)
     grid = figure.subplots(len(cells), wide, squeeze=False)
     for line, cell in zip(grid, cells, strict=True):
         for sample in samples:
@@ -94,7 +96,8 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
             ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1)
         words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
-    for ax, text in zip(grid[0], ["input", *(f"block {n}" for n in depths)] * len(samples)):  # noqa: B905
+    heads = ["input", *(f"block {n}" for n in depths)] * len(samples)
+    for ax, text in zip(grid[0], heads, strict=True):
         ax.set_title(text, fontsize=7)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])
@@ -139,7 +142,7 @@ def painted(image: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:
         return values.repeat(SCALE, 0).repeat(SCALE, 1)
 
     alpha = large(share)[..., None]
-    result = image * (1 - alpha) + large(colors) * alpha
+    result: NDArray[Any] = image * (1 - alpha) + large(colors) * alpha
     for axis in (0, 1):  # white lines between a group and what is beside it
         here, there = np.delete(tokens, -1, axis), np.delete(tokens, 0, axis)
         touched = np.delete(merged, -1, axis) | np.delete(merged, 0, axis)
