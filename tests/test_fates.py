@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> Non
     cells = {cell.label: cell for cell in found.cells}
     assert set(cells) == set(labels) and cells["none"].layers == []
     assert cells["none"].answers[0][0][0] in bench.embedded.fashion_classes
-    picture = Image.open(io.BytesIO(__import__("base64").b64decode(found.samples[0].png)))
+    picture = Image.open(io.BytesIO(base64.b64decode(found.samples[0].png)))
     assert picture.size == (28, 28)
     # The very same pass, watched by `trace()`: who stands for whom at the end.
     loaded = bench.models.load(MODEL)
@@ -87,6 +89,30 @@ def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> Non
     (tmp_path / fates.FOLDER).mkdir()
     (tmp_path / fates.FOLDER / "a.json").write_text(found.to_json())
     assert fates.read([tmp_path]) == [found]
+
+
+def test_the_command_and_the_page_after_it(
+    quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bench import cli
+
+    folder = tmp_path / "box" / "few"
+    folder.mkdir(parents=True)
+    for label in ("none", "topk-keep_rate=0.7"):
+        (file,) = quick.glob(f"embedded-vit-fashion--*--{label}--*.json")
+        shutil.copy(file, folder)
+    for command in (["tokens", str(folder), "--samples", "1"], ["report", str(folder)]):
+        options = (
+            ["--format", "html", "--out", str(tmp_path / "out")] if command[0] == "report" else []
+        )
+        monkeypatch.setattr("sys.argv", ["run_bench.py", *command, *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    written, page = map(Path, capsys.readouterr().out.split())
+    assert written == folder / "tokens" / "embedded-vit-fashion--fashion-mnist.json"
+    assert [cell.label for cell in fates.read([folder])[0].cells] == ["none", "topk keep_rate=0.7"]
+    assert '"label":"topk keep_rate=0.7"' in page.read_text(encoding="utf-8")
 
 
 def test_packing_is_lossless_and_small() -> None:

@@ -93,7 +93,7 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
             for ax, blocks in zip(row[1:], depths, strict=False):
                 tokens = tokens_after(blocks, cell, sample, own.grid[0] * own.grid[1])
                 ax.imshow(painted(image, tokens.reshape(own.grid)), interpolation="nearest")
-            ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1)
+            ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1, loc="right")
         words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
     heads = ["input", *(f"block {n}" for n in depths)] * len(samples)
