@@ -149,6 +149,9 @@ def test_a_report_shows_the_cells_that_it_has(
     assert cells["tome r=16"]["old"] is False
     stale = [replace(r, provenance={**r.provenance, "weights_sha256": "0"}) for r in some]
     assert all(c["old"] for c in token_maps.for_page([shown], stale)[0]["cells"])
+    (plot,) = token_figure.plots([shown], stale)
+    assert plot.caption.endswith("than the numbers were measured with: tome r=16.")
+    assert "measured with" not in token_figure.plots([shown], fresh + some[:1])[0].caption
 
 
 def test_records_beside_tokens_are_read_without_them(quick: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def build(
         if "html" in formats:
             page.write(frames, scratch, token_maps.for_page(shown, frames.records))
         if "md" in formats:
-            _write(frames, scratch, token_figure.plots(shown))
+            _write(frames, scratch, token_figure.plots(shown, frames.records))
         _swap(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

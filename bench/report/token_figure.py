@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.fates import DROPPED, Fate, Fates, unpack
+from bench.record import Record
 from bench.report import style
 from bench.report.comparison import task_name
 from bench.report.plots import Plot
+from bench.report.token_maps import outdated
 from bench.store import slug
 
 if TYPE_CHECKING:
@@ -31,22 +33,29 @@ GOLDEN_DEGREES = 137.508  # neighbouring groups get hues that lie far apart
 FIRST_HUE = 210
 
 
-def plots(shown: Sequence[Fates]) -> list[Plot]:
+def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
     """Return one figure for each model and task whose tokens were noted."""
     figures: list[Plot] = []
     for own in shown:
         cells = strongest(own)
         if cells:
-            caption = f"Where the tokens go: {own.model} on {task_name(own.task)}. "
-            caption += (
-                "Merged patches share a colour, dropped ones fade; below, the answer; of each "
-            )
-            caption += "method the setting that leaves the fewest tokens."
             name = f"tokens_{slug(own.model)}--{slug(own.task)}"
             twins = sum(figure.name.startswith(name) for figure in figures)
             name += f"-{twins + 1}" if twins else ""
+            caption = _caption(own, cells, records)
             figures.append(Plot(name, caption, partial(draw, own, cells)))
     return figures
+
+
+def _caption(own: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
+    text = f"Where the tokens go: {own.model} on {task_name(own.task)}. Merged patches share a "
+    text += "colour, dropped ones fade; below, the answer; of each method the setting that leaves "
+    text += "the fewest tokens."
+    old = {cell.label for cell in cells} & outdated(own, records)
+    if old:
+        text += " Drawn with other code, weights or data than the numbers were measured with: "
+        text += f"{', '.join(sorted(old))}."
+    return text
 
 
 def strongest(own: Fates) -> list[Fate]:

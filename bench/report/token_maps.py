@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import fates
-from bench.fates import Fate, Fates
+from bench.fates import Fates
 from bench.record import Record
 from bench.report.comparison import task_name
 
@@ -36,20 +36,25 @@ def _order(label: str) -> tuple[bool, str]:
     return label != "none", label
 
 
+def outdated(own: Fates, records: Sequence[Record]) -> set[str]:
+    """Return the labels of cells that none of their records was measured like: other code, say."""
+    made: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        if (record.cell.model, record.cell.task) == (own.model, own.task):
+            made.setdefault(record.cell.label, []).append(record.provenance)
+    return {
+        cell.label
+        for cell in own.cells
+        if not any(cell.made.items() <= one.items() for one in made[cell.label])
+    }
+
+
 def for_page(shown: Sequence[Fates], records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the data of the page's viewer; maps stay packed, the browser unpacks them."""
-    provenance: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        cell = record.cell
-        provenance.setdefault((cell.model, cell.task, cell.label), []).append(record.provenance)
-
-    def outdated(own: Fates, cell: Fate) -> bool:
-        made = provenance[own.model, own.task, cell.label]
-        return not any(all(p.get(k) == v for k, v in cell.made.items()) for p in made)
-
-    return [
-        asdict(own)
-        | {"title": f"{own.model} · {task_name(own.task)}"}
-        | {"cells": [asdict(c) | {"made": None, "old": outdated(own, c)} for c in own.cells]}
-        for own in shown
-    ]
+    pages = []
+    for own in shown:
+        old = outdated(own, records)
+        cells = [asdict(cell) | {"made": None, "old": cell.label in old} for cell in own.cells]
+        title = f"{own.model} · {task_name(own.task)}"
+        pages.append(asdict(own) | {"title": title, "cells": cells})
+    return pages
