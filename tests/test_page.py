@@ -17,7 +17,7 @@ import test_report
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report import build, frame, page, style
+from bench.report import build, frame, page, page_data, style
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -341,12 +341,11 @@ def test_contrast(browser: Any, file: Path, scheme: str) -> None:
 
 def test_thousands_of_cells(browser: Any, records: list[Record], tmp_path: Path) -> None:
     frames = frame.build(records)
-    whole = page._cells(frames)
-    panels, cells, kept = whole
+    panels, cells, kept = page_data.cells(frames)
     many = 5000 // len(cells) + 1
     kept = {**kept, "records": kept["records"] * many}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "_cells", lambda frames: (panels, cells * many, kept))
+        patch.setattr(page_data, "cells", lambda frames: (panels, cells * many, kept))
         file = page.write(frames, tmp_path)
     assert file.stat().st_size < 15_000_000
     visit = Visit(browser, file)

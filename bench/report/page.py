@@ -7,37 +7,20 @@ the data as JSON. It asks the network for nothing, and its policy forbids it to.
 from __future__ import annotations
 
 import html
-import json
-import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from bench.record import Record
-from bench.report import load, provenance, style
-from bench.report.comparison import metric_name, task_name, title
-from bench.report.frame import Frames, Row
-from bench.report.tables import group_rows, known, rows_of
-from bench.report.timings import conditions, latency_of
+from bench.report import load, page_data, provenance
+from bench.report.frame import Frames
+from bench.report.tables import rows_of
 
 NAME = "index.html"
 MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
 SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
-LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
-SHARED = ("env", "provenance", "command")  # parts of a record that many records have in common
-# fmt: off
-NUMBERS = (
-    "accuracy_value", "accuracy_low", "accuracy_high", "accuracy_n", "delta", "delta_low",
-    "delta_high", "gmacs", "gmacs_pct_of_unreduced", "peak_mib",
-)
-# What fine-tuned models must have in common to stand in one plot.
-PLACE = (
-    "task", "machine", "profile", "limit", "dtype", "backend", "how", "macs_scope", "metric",
-)
-# fmt: on
 
 
 def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -> Path:
@@ -54,20 +37,20 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
     environment = Environment(
         loader=PackageLoader("bench.report"), undefined=StrictUndefined, autoescape=True
     )
-    panels, cells, records = _cells(frames)
+    panels, cells, records = page_data.cells(frames)
     data = {
         "baseline": frames.baseline,
         "panels": panels,
         "cells": cells,
-        "looks": _looks(frames),
+        "looks": page_data.looks(frames),
         "tokens": list(tokens),
     }
     text = environment.get_template("page/index.html.j2").render(
         mark=MARK,
         css=(own / "page.css").read_text(encoding="utf-8"),
         js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
-        data=_json(data),
-        records=_json(records),
+        data=page_data.text(data),
+        records=page_data.text(records),
         counts=_counts(frames),
         tokens=bool(tokens),
         notes=frames.notes,
@@ -80,12 +63,6 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
     path = folder / NAME
     path.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def _json(value: Any) -> str:
-    """Write JSON that may stand inside a script element: no `<` can end it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _bold(line: str) -> str:
@@ -105,124 +82,6 @@ def _counts(frames: Frames) -> str:
     return " · ".join(f"{n:,} {word}" + "s" * (n != 1) for word, n in counts.items())
 
 
-def _cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
-    """Return the panels of the plot, the cells that they hold, and the cells' records."""
-    by_uid = {load.uid(record): record for record in frames.records}
-    means = _mean_tokens(frames)
-    panels: dict[str, Row] = {}
-    places: dict[tuple[Any, ...], str] = {}
-    cells: list[Row] = []
-    shown: list[Record] = []
-    everything = dict.fromkeys(frames.cells["group"]) if len(frames.cells) else {}
-    for group in sorted(everything, key=lambda name: name in frames.apart):
-        rows = group_rows(frames, group)
-        name = _panel(rows, frames, group, places)
-        timed = latency_of(frames, rows)
-        condition = next(iter(conditions(timed)), None)
-        if name not in panels:
-            panels[name] = _about(rows, name, condition) | {"apart": group in frames.apart}
-        speeds = _speeds(rows_of(timed[timed["condition"] == condition]))
-        at = list(panels).index(name)
-        for row in rows:
-            cells.append(_cell(row, at, means.get(row["key"]), speeds.get(row["key"], {})))
-            shown.append(by_uid[row["key"]])
-    return list(panels.values()), cells, _records(shown)
-
-
-def _panel(
-    rows: Sequence[Row], frames: Frames, group: str, places: dict[tuple[Any, ...], str]
-) -> str:
-    """Name the plot that a table's cells stand in: fine-tuned models of one task share theirs."""
-    if group not in frames.apart:
-        return title(rows, frames)
-    place = tuple(rows[0][name] for name in PLACE)
-    if place not in places:
-        twins = sum(key[0] == place[0] for key in places)
-        places[place] = f"fine-tuned models · {task_name(place[0])}"
-        places[place] += f" ({twins + 1})" if twins else ""
-    return places[place]
-
-
-def _about(rows: Sequence[Row], name: str, condition: str | None) -> Row:
-    """Return what all of a panel's numbers have in common."""
-
-    def first(key: str) -> Any:
-        return next((row[key] for row in rows if row[key]), None)
-
-    metric = first("metric")
-    return {
-        "title": name,
-        "metric": metric_name(metric) if metric else "accuracy",
-        "unit": first("accuracy_unit") or "",
-        "scope": first("macs_scope") or "scope not recorded",
-        "condition": condition or "",
-        "memory": f"batch {first('peak_batch')}" if first("peak_batch") else "",
-    }
-
-
-def _cell(row: Row, panel: int, tokens: float | None, speeds: dict[str, list[Any]]) -> Row:
-    cell = {name: row[name] for name in ("model", "method", "setting")}
-    cell |= {"task": task_name(row["task"]), "panel": panel, "base": bool(row["is_baseline"])}
-    cell |= {name: _short(row[name]) for name in NUMBERS}
-    return cell | {"tokens": _short(tokens), "speeds": speeds}
-
-
-def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
-    """Return for each cell and batch size: milliseconds, speed-up and its interval."""
-    names = ("p50_ms", "speedup_x", "speedup_low_x", "speedup_high_x")
-    speeds: dict[str, dict[str, list[Any]]] = {}
-    for entry in timings:
-        values = [_short(entry[name]) for name in names]
-        speeds.setdefault(entry["key"], {})[str(int(entry["batch"]))] = values
-    return speeds
-
-
-def _mean_tokens(frames: Frames) -> dict[str, float]:
-    """Return the tokens that a block works on, mean over all blocks of all towers."""
-    blocks = frames.tokens[frames.tokens["layer"] > 0]
-    return {str(key): float(mean) for key, mean in blocks.groupby("key")["tokens"].mean().items()}
-
-
-def _short(value: Any) -> Any:
-    """Six digits are more than a screen shows; the record has them all."""
-    return float(f"{value:.6g}") if known(value) else None
-
-
-def _records(records: Sequence[Record]) -> dict[str, Any]:
-    """Return records without what repeats: common parts, and the names of all fields.
-
-    A record is the number of its shape and its values, in the order in which the shape has them.
-    """
-    shared: dict[str, int] = {}
-    shapes: dict[str, int] = {}
-    shown = []
-    for record in records:
-        value = asdict(record)
-        for name in SHARED:
-            value[name] = shared.setdefault(_json(value[name]), len(shared))
-        leaves: list[Any] = []
-        shape = _json(_shape(value, leaves))
-        shown.append([shapes.setdefault(shape, len(shapes)), *leaves])
-    return {
-        "parts": SHARED,
-        "shared": [json.loads(text) for text in shared],
-        "shapes": [json.loads(text) for text in shapes],
-        "records": shown,
-    }
-
-
-def _shape(value: Any, leaves: list[Any]) -> Any:
-    """Return nested fields with a 0 in the place of each value, which goes to `leaves`."""
-    if isinstance(value, dict) and value:
-        return {name: _shape(item, leaves) for name, item in value.items()}
-    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
-        return [_shape(item, leaves) for item in value]
-    if isinstance(value, list) and len(value) > LONGEST_LIST and not isinstance(value[0], tuple):
-        value = f"… {len(value)} values, in the record's file"
-    leaves.append(value)
-    return 0
-
-
 def _machines(records: Sequence[Record]) -> list[str]:
     """Describe each machine in a line."""
     lines: dict[str, None] = {}
@@ -233,35 +92,3 @@ def _machines(records: Sequence[Record]) -> list[str]:
         facts += [f"{name} {env[name]}" for name in ("torch", "python") if env.get(name)]
         lines[" · ".join(str(fact) for fact in facts if fact)] = None
     return sorted(lines)
-
-
-def _looks(frames: Frames) -> dict[str, Row]:
-    """Return every method's colour and the outline of its marker, as in all other figures."""
-    found = style.looks(record.cell.method for record in frames.records)
-    return {
-        name: {"color": look.color, "path": _outline(look.marker)} for name, look in found.items()
-    }
-
-
-def _outline(marker: str) -> str:
-    """Return matplotlib's marker as SVG path data, one unit wide."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
-    from matplotlib.markers import MarkerStyle
-    from matplotlib.path import Path as Outline
-
-    style_ = MarkerStyle(marker)
-    outline = style_.get_path().transformed(style_.get_transform())
-    letters = {
-        Outline.MOVETO: "M",
-        Outline.LINETO: "L",
-        Outline.CURVE3: "Q",
-        Outline.CURVE4: "C",
-    }
-    parts = []
-    for points, code in outline.iter_segments(simplify=False):
-        if code == Outline.CLOSEPOLY:
-            parts.append("Z")
-        else:
-            flipped = [f"{(-1) ** i * v:.3f}" for i, v in enumerate(points)]  # SVG's y goes down
-            parts.append(letters[code] + " ".join(flipped))
-    return "".join(parts)
