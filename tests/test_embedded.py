@@ -15,6 +15,8 @@ from bench import embedded, models, tasks
 from bench.errors import BenchError
 from bench.record import Cell
 from bench.session import apply, parameters
+from bench.tasks import vqa
+from bench.tasks.base import Arrays
 from bench.training import data
 from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 
@@ -26,10 +28,16 @@ COMMITTED = (
     "clip_emoji/tokenizer.json",
     "emoji_test.parquet",
     "fashion_test.npz",
+    "llava_emoji.md",
+    "llava_emoji/config.json",
+    "llava_emoji/model.safetensors",
+    "llava_emoji/processor_config.json",
+    "llava_emoji/tokenizer.json",
     "vit_fashion.md",
     "vit_fashion.safetensors",
 )
 VIT_FLOOR = 0.80  # of 200 images; the card has the whole test set
+LLAVA_FLOOR = 60.0  # % of 100 questions
 CLIP_FLOOR = 0.20  # R@1 among 200 drawings, a far easier task than the card's 1,636
 
 
@@ -38,7 +46,7 @@ def test_files_are_there_and_small() -> None:
         assert embedded.path(name).is_file(), name
     folder = embedded.path("LICENSES.md").parent
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file() and f.suffix != ".pyc")
-    assert size < 20_000_000
+    assert size < 30_000_000
 
 
 def test_fashion_set_is_balanced() -> None:
@@ -89,6 +97,17 @@ def test_clip_emoji_beats_its_floor() -> None:
         ).logits_per_image
     own = torch.arange(len(scores))
     assert float((scores.argmax(1) == own).float().mean()) > CLIP_FLOOR
+
+
+def test_llava_emoji_sees_what_a_blank_image_does_not_tell() -> None:
+    task, loaded = vqa.emoji(), models.load("embedded:llava-emoji")
+    assert type(loaded.model).__name__ == "LlavaForConditionalGeneration"
+    white = Arrays(np.full((len(task), 64, 64, 3), 255, np.uint8), "white")
+    blank = vqa.QuestionAnswering(task.name, task.version, white, task.questions)
+    right, guessed = (t.evaluate(loaded, limit=100).metrics for t in (task, blank))
+    assert right["accuracy"].value > LLAVA_FLOOR > guessed["accuracy"].value + 20
+    for kind in ("what", "many", "caption"):
+        assert right[f"accuracy_{kind}"].value > 80
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:
