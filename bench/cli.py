@@ -30,6 +30,7 @@ app = typer.Typer(
     "               --method tome --r 13               what one method costs on one model\n"
     "  run_bench.py list methods                       what there is to compare\n"
     "  run_bench.py report                             rebuild the report from the records\n"
+    "  run_bench.py compare HEAD~1 results             what a change made better or worse\n"
     "  run_bench.py cost llava-1.5-7b-hf --method divprune   from its shape, in seconds\n"
     "  run_bench.py verify                             recompute the costs that papers print\n",
 )
@@ -164,25 +165,68 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write into; default reports/SUITE.")
     ] = None,
-    format: Annotated[
-        list[str] | None, typer.Option(help="md (with figures and tables) or html; default both.")
+    baseline: Annotated[
+        str, typer.Option(help="Method, or label of a cell, that all others are compared with.")
+    ] = "none",
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Show these methods only: tome,crossget.")
     ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Show these hardware profiles only.")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="csv, latex, html, markdown (all by default), paper.")
+    ] = None,
+    style: Annotated[
+        str, typer.Option(help="Page of the figures: page, neurips, cvpr, icml, slides.")
+    ] = "page",
 ) -> None:
     r"""Rebuild a report from records, of one or several machines; needs no torch.
 
     \b
     Examples:
       run_bench.py report
-      run_bench.py report --suite standard
+      run_bench.py report --suite standard --methods tome,crossget
       run_bench.py report results/h100 results/cpu-mine --out reports/both
       run_bench.py report --format html            index.html alone: it needs no other file
+      run_bench.py report --format paper --style neurips --out my-paper
     """
-    from bench.report import FORMATS, build
+    from bench.report import DEFAULT_FORMATS, build
 
     if not results:
         results = _recorded(suite)
-    path = build(results, out or Path("reports") / suite, formats=format or FORMATS)
+    path = build(
+        results,
+        out or Path("reports") / suite,
+        baseline=baseline,
+        methods=_words(methods),
+        profiles=_words(profile),
+        formats=_words(format) or DEFAULT_FORMATS,
+        style=style,
+    )
     print(path)
+
+
+def _words(values: list[str] | None) -> list[str]:
+    """Return what was named, in several options or in one with commas."""
+    return [word for value in values or [] for word in value.split(",") if word]
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A results folder, or a git revision's results/.")],
+    b: Annotated[str, typer.Argument(help="The same, the newer one.")],
+) -> None:
+    r"""Print what got better, what got worse and what is within noise, as Markdown; no torch.
+
+    \b
+    Examples:
+      run_bench.py compare results/h100 results/cpu-mine
+      run_bench.py compare HEAD~1 results
+    """
+    from bench.report import compare as comparison
+
+    print(comparison.compare(a, b))
 
 
 @app.command()

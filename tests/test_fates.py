@@ -185,7 +185,7 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
             real(plot, folder) if len(drawn) == 1 else None
 
     monkeypatch.setattr("bench.report.plots.save", save)
-    text = build([quick], tmp_path, formats=["md"]).read_text()
+    text = build([quick], tmp_path, formats=["markdown"]).read_text()
     assert [plot.name for plot in drawn] == [
         "tokens_embedded-clip-emoji--emoji-retrieval",
         "tokens_embedded-vit-fashion--fashion-mnist",

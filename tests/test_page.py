@@ -93,7 +93,7 @@ def test_committed_results_make_a_light_page(repo: Path, tmp_path: Path) -> None
 
 def test_formats_and_folders_of_others(repo: Path, tmp_path: Path) -> None:
     results = [*repo.glob("results/*/custom")]
-    with pytest.raises(BenchError, match="no report format 'htm'.*'html'"):
+    with pytest.raises(BenchError, match="no format 'htm'.*'html'"):
         build(results, tmp_path / "out", formats=["htm"])
     (tmp_path / "index.html").write_text("<p>somebody's page</p>")
     with pytest.raises(BenchError, match=r"index\.html exists but is not part of a report"):

@@ -12,7 +12,7 @@ import bench
 from bench import models
 from bench.registry import method
 from bench.tasks import scenes
-from bench.training import blip, pairs, vilt
+from bench.training import blip, pairs, tower, vilt
 from bench.training import finetune as finetuning
 from bench.training.finetune import finetune
 from bench.training.loop import Settings
@@ -23,10 +23,10 @@ EPOCHS = 4 * blip.BATCH / blip.SCENES  # four steps
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, blocks in ((blip, "IMAGE_BLOCKS"), (vilt, "BLOCKS")):
-        monkeypatch.setattr(module, "WIDTH", 24)
-        monkeypatch.setattr(module, blocks, 1)
+    for module in (blip, tower, vilt):
         monkeypatch.setattr(module, "BATCH", 4)
+    for name, value in (("WIDTH", 24), ("BLOCKS", 1), ("EPOCHS", 2 * 4 / tower.SCENES)):
+        monkeypatch.setattr(tower, name, value)
     monkeypatch.setattr(vilt, "WATCHED", 8)
 
 
@@ -169,3 +169,20 @@ def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) 
         total += float(finetuning._answers(loaded)(one).detach()) * words
         count += words
     assert abs(float(whole.detach()) - total / count) < 1e-4
+
+
+def test_a_vilt_begins_with_what_the_encoder_knows() -> None:
+    torch.manual_seed(0)
+    begun = tower.Tower().eval()
+    torch.nn.init.normal_(begun.model.embeddings.position_embedding)
+    reasoner = vilt.Reasoner(len(blip.tokenizer())).eval()
+    tower.into_vilt(begun, reasoner.model.vilt)
+    with torch.no_grad():
+        pixels, _ = tower.compose(0)
+        expected = begun.model(pixel_values=pixels).last_hidden_state
+        vilt_ = reasoner.model.vilt
+        x = vilt_.embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([vilt_.embeddings.cls_token.expand(len(x), -1, -1), x], 1)
+        x = x + vilt_.embeddings.position_embeddings
+        found = vilt_.layernorm(vilt_.encoder(x, return_dict=True).last_hidden_state)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

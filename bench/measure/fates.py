@@ -26,7 +26,7 @@ from bench.session import apply
 from bench.store import Store, slug, write_atomic
 from bench.tasks.base import normalised, subset
 from bench.tasks.classification import Classification
-from bench.tasks.retrieval import Retrieval
+from bench.tasks.retrieval import Retrieval, text_features
 from bench.tracing import Trace, trace
 
 TOWER = "vision"
@@ -156,7 +156,7 @@ def _answerer(
     def retrieve(images: Tensor) -> Answers:
         output = model.get_image_features(**{loaded.image_argument: images})
         features = normalised(getattr(output, "pooler_output", output))
-        return _best(features @ task._texts(loaded, texts, 64, "cpu").T, texts)
+        return _best(features @ text_features(loaded, texts, 64, "cpu").T, texts)
 
     return retrieve, "cosine similarity"
 

@@ -1,4 +1,4 @@
-"""Reports from recorded cells: Markdown, CSV, PNG, SVG and a page, without what measured them.
+"""Reports from recorded cells: Markdown, CSV, PNG and SVG, without the libraries that measured.
 
 Example:
     >>> from pathlib import Path
@@ -10,23 +10,25 @@ Example:
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 
-if TYPE_CHECKING:
-    from bench.report.frame import Frames
-    from bench.report.plots import Plot
+__all__ = ["FORMATS", "build"]
 
-__all__ = ["build"]
-
-_FOLDERS = ("figures", "tables")
-FORMATS = ("md", "html")
+FORMATS = ("csv", "latex", "html", "markdown", "paper")  # in the order they are written
+DEFAULT_FORMATS = FORMATS[:4]
+_MAKES = {
+    "csv": ("tables",),
+    "latex": ("tables",),
+    "html": ("index.html",),
+    "markdown": ("figures", "report.md"),
+    "paper": ("paper",),
+}
+_PARTS = ("figures", "tables", "paper", "index.html", "report.md")  # the last names the others
 
 
 def build(
@@ -34,9 +36,12 @@ def build(
     out: Path,
     *,
     baseline: str = "none",
-    formats: Sequence[str] = FORMATS,
+    methods: Sequence[str] = (),
+    profiles: Sequence[str] = (),
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    style: str = "page",
 ) -> Path:
-    """Write a report: ``report.md`` with its ``figures/`` and ``tables/``, and ``index.html``.
+    """Write a report: ``report.md`` with ``figures/`` and ``tables/``, ``index.html``, ``paper/``.
 
     The same records give the same bytes. A report that was there is replaced only once the new one
     is complete; other files in ``out`` are left alone.
@@ -45,39 +50,53 @@ def build(
         results: Results folders (searched recursively) or record files; machines are merged.
         out: Folder of the report; made if missing.
         baseline: Method, or label of a cell, that accuracies are compared with.
-        formats: Which of `FORMATS` to write; what else of a report is there stays as it is.
+        methods: Methods to show beside the baseline; all where none is named.
+        profiles: Hardware profiles to show; all where none is named.
+        formats: Of `FORMATS`; what else of a report is there stays as it is.
+        style: Page that figures are drawn for, of `bench.report.style.STYLES`.
 
     Returns:
-        The path of ``report.md``, or of ``index.html`` where that is all that was written.
+        The path of ``report.md``, or of what was written instead.
 
     Raises:
-        BenchError: If there are no records, the baseline is unknown, or ``out`` is not writable.
+        BenchError: If there are no records, a name is unknown, or ``out`` is not writable.
     """
-    from bench.report import frame, load, page, token_figure, token_maps
+    from bench.report import content, frame, load, paper, token_maps
+    from bench.report.style import use
 
-    _check_formats(formats)
+    _check("format", formats, FORMATS)
     records, notes = load.read(results)
-    frames = frame.build(records, baseline=baseline, notes=notes)
-    shown = token_maps.read(results, frames.records)
+    _check("profile", profiles, {record.cell.profile for record in records})
+    records = [record for record in records if not profiles or record.cell.profile in profiles]
+    frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
+    writers = {
+        "csv": content.write_csv,
+        "latex": content.write_latex,
+        "html": content.write_html,
+        "markdown": content.write_markdown,
+        "paper": paper.write,
+    }
     out = Path(out)
     scratch = _scratch(out)
     try:
-        if "html" in formats:
-            page.write(frames, scratch, token_maps.for_page(shown, frames.records))
-        if "md" in formats:
-            _write(frames, scratch, token_figure.plots(shown, frames.records))
+        with use(style):
+            parts = content.content(frames, token_maps.read(results, frames.records))
+            for name in FORMATS:
+                if name in formats:
+                    writers[name](parts, scratch)
         _swap(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return out / ("report.md" if "md" in formats else page.NAME)
+    made = [part for part in _PARTS[::-1] if any(part in _MAKES[name] for name in formats)]
+    return out / made[0]
 
 
-def _check_formats(formats: Sequence[str]) -> None:
-    for name in formats:
-        if name not in FORMATS:
+def _check(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
             from bench.registry import near_miss
 
-            raise BenchError(f"no report format '{name}'{near_miss(name, FORMATS)}")
+            raise BenchError(f"no {what} '{name}' here{near_miss(name, sorted(known))}")
 
 
 def _scratch(out: Path) -> Path:
@@ -86,15 +105,14 @@ def _scratch(out: Path) -> Path:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / "report.md").exists():
-            for name in _FOLDERS:
-                if (out / name).exists():
-                    raise BenchError(
-                        f"{out / name} exists but is not part of a report: choose another --out"
-                    )
         old = out / page.NAME
         if old.exists() and page.MARK not in old.read_text(encoding="utf-8", errors="replace"):
             raise BenchError(f"{old} exists but is not part of a report: choose another --out")
+        for part in _PARTS if not _is_report(out) else ():
+            if (out / part).exists():
+                raise BenchError(
+                    f"{out / part} exists but is not part of a report: choose another --out"
+                )
         return Path(tempfile.mkdtemp(prefix=".report-", dir=out))
     except OSError as error:
         raise BenchError(
@@ -102,126 +120,19 @@ def _scratch(out: Path) -> Path:
         ) from error
 
 
+def _is_report(out: Path) -> bool:
+    """Whether a folder holds a report that may be replaced, in whatever format."""
+    tables = list((out / "tables").glob("*--*.csv")) + list((out / "tables").glob("*--*.tex"))
+    ours = ("report.md", "index.html", "paper/main.tex")
+    return bool(tables) or any((out / name).exists() for name in ours)
+
+
 def _swap(scratch: Path, out: Path) -> None:
     """Put the new files in the old ones' place, report.md last: it is what names the others."""
     old = scratch / "old"
     old.mkdir()
-    for name in (*_FOLDERS, "index.html", "report.md"):
-        if (scratch / name).exists():
-            if (out / name).is_dir():
-                os.replace(out / name, old / name)
-            os.replace(scratch / name, out / name)
-
-
-def _write(frames: Frames, folder: Path, tokens: Sequence[Plot]) -> None:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from bench.report import latex, plots, provenance, tuned_section
-
-    for name in _FOLDERS:
-        (folder / name).mkdir()
-    groups = [_group(frames, group) for group in frames.groups()]
-    studies = tuned_section.sections(frames.records)
-    failed = _failed(frames)
-    tables = [group[name] for group in groups for name in ("main", "answers", "accuracy")]
-    tables += [table for group in groups for table in group["timings"]] + [failed]
-    for table in (table for study in studies for table in tuned_section.tables(study)):
-        tables.append(table)
-        text = latex.latex(table)
-        (folder / "tables" / f"{table.name}.tex").write_text(text, encoding="utf-8", newline="\n")
-    for table in tables:
-        if table is not None:
-            path = folder / "tables" / f"{table.name}.csv"
-            table.data.to_csv(path, index=False, lineterminator="\n")
-    overviews = plots.overviews(frames)
-    for plot in [
-        *overviews,
-        *tokens,
-        *(plot for part in (*studies, *groups) for plot in part["plots"]),
-    ]:
-        plots.save(plot, folder / "figures")
-    environment = Environment(
-        loader=PackageLoader("bench.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("report.md.j2").render(
-        counts=_counts(frames),
-        groups=groups,
-        studies=studies,
-        overviews=overviews,
-        tokens=tokens,
-        failed=failed,
-        notes=frames.notes,
-        conventions=provenance.CONVENTIONS,
-        machines=provenance.machines(frames),
-        weights=provenance.weights(frames),
-    )
-    text = re.sub(r"\n{3,}", "\n\n", text)
-    (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
-
-
-def _group(frames: Frames, group: str) -> dict[str, Any]:
-    from bench.report import answers, comparison, plots, timings
-    from bench.report.tables import escape, group_rows
-
-    rows = group_rows(frames, group)
-    bare = [row | {"why": row["accuracy_reason"] or "no reason recorded"} for row in rows]
-    flawed = [row for row in bare if row["accuracy_value"] is not None and row["accuracy_reason"]]
-    bare = [row for row in bare if row["accuracy_value"] is None]
-    partly = [row | {"why": row["not_measured"]} for row in rows if row["not_measured"]]
-    return {
-        "title": escape(comparison.title(rows, frames)),
-        "headline": comparison.headline(frames, group),
-        "main": comparison.main_table(frames, group),
-        "accuracy": comparison.accuracy_table(frames, group),
-        "answers": answers.answer_table(frames, group),
-        "timings": timings.timing_tables(frames, group),
-        "plots": plots.plots(frames, group),
-        "gaps": [
-            *(f"No accuracy for {text}" for text in _by_reason(bare, len(rows))),
-            *(f"Accuracy of {text}" for text in _by_reason(flawed, len(rows))),
-            *(f"Cost of {text}" for text in _by_reason(partly, len(rows))),
-        ],
-    }
-
-
-def _by_reason(rows: Sequence[dict[str, Any]], everything: int) -> list[str]:
-    """Say for each reason which cells it holds for, as Markdown."""
-    from bench.report.tables import escape
-
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        reasons.setdefault(row["why"], []).append(f"{row['method']} {row['setting']}".strip())
-    return [
-        f"{'any cell' if len(cells) == everything else escape(', '.join(cells))}: {escape(reason)}"
-        for reason, cells in reasons.items()
-    ]
-
-
-def _failed(frames: Frames) -> Any:
-    from bench.report.tables import Column, escape, rows_of, table_of
-
-    if not len(frames.failed):
-        return None
-
-    def column(name: str) -> Column:
-        return Column(name, name, lambda row: escape(row[name] or "–"), text=True)
-
-    columns = [column(name) for name in frames.failed.columns]
-    rows = [row | {"is_baseline": False, "band": ""} for row in rows_of(frames.failed)]
-    return table_of("failed", "", columns, rows)
-
-
-def _counts(frames: Frames) -> str:
-    def several(count: int, word: str) -> str:
-        return f"{count} {word}" + ("" if count == 1 else "s")
-
-    done, failed = len(frames.cells), len(frames.failed)
-    cells = [record.cell for record in frames.records]
-    models, methods = len({cell.model for cell in cells}), len({cell.method for cell in cells})
-    text = f"{several(done, 'finished cell')} of {several(models, 'model')} and "
-    text += several(methods, "method")
-    return text + (f"; {failed} did not finish (listed below)." if failed else ".")
+    for part in _PARTS:
+        if (scratch / part).exists():
+            if (out / part).exists():
+                os.replace(out / part, old / part)
+            os.replace(scratch / part, out / part)

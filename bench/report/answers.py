@@ -14,7 +14,6 @@ from bench.report.tables import (
     group_rows,
     name_columns,
     number,
-    table_of,
     with_interval,
 )
 
@@ -49,7 +48,7 @@ def answer_table(frames: Frames, group: str) -> Table | None:
         columns.append(Column("speed-up", ends[0], with_interval(ends, 2, suffix="×"), better=1))
     tokens = rows[0]["new_tokens"]
     caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
-    return table_of(f"{group}--answers", escape(caption), columns, rows)
+    return Table(f"{group}--answers", escape(caption), columns, rows)
 
 
 def _row(record: Record) -> Row:

@@ -24,7 +24,6 @@ from bench.report.tables import (
     Table,
     escape,
     number,
-    table_of,
     text_column,
     with_interval,
 )
@@ -159,7 +158,7 @@ def claims_table(study: Study) -> Table | None:
         columns.append(text_column("verdict", f"{metric}_verdict"))
     caption = "Difference of trained settings, paired by seed, with Student's t interval. "
     caption += "Nothing is corrected for the number of claims. Loss is the share of CrossGET's own."
-    return table_of(f"{study.name}--claims", caption, columns, rows)
+    return Table(f"{study.name}--claims", caption, columns, rows)
 
 
 def _row(study: Study, finding: Finding) -> Row:

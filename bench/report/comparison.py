@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.record import COST_ONLY
+from bench.report.differences import DELTA, OVER_RANDOM, RANDOM
 from bench.report.frame import Frames, Row
+from bench.report.rows import DIFFERENCE_COLUMNS
 from bench.report.tables import (
     Column,
     Table,
     digits_for,
     escape,
+    flagged,
     group_rows,
     known,
     name_columns,
     number,
     rows_of,
     signed,
-    table_of,
     with_half_width,
     with_interval,
 )
 from bench.report.timings import batches, conditions, latency_of, with_timings
 
+
+@dataclass(frozen=True)
+class Flag:
+    """What is said of a difference: the mark behind it, and the field that says so."""
+
+    mark: str
+    field: str
+
+
+FLAGS = {DELTA: Flag("≈", "delta_is_noise"), OVER_RANDOM: Flag("†", "not_above_random")}
+LEGEND = "≈: within noise; †: not better than random reduction at the nearest MACs"
+_COMPARED = [f"{kind}{end}" for kind in FLAGS for end in ("", "_low", "_high")]
+_COMPARED += [flag.field for flag in FLAGS.values()]
 METRIC_NAMES = {
     "top1": "top-1",
     "top5": "top-5",
@@ -50,15 +66,15 @@ def task_name(task: str) -> str:
 
 def title(rows: Sequence[Row], frames: Frames) -> str:
     """Name a group by its model and task, and by whatever else tells it from the other groups."""
-    row, cells = rows[0], frames.cells
-    cells = cells[(cells["model"] == row["model"]) & (cells["task"] == row["task"])]
+    row = rows[0]
+    variety = frames.variety[row["model"], row["task"]]
     parts = [f"{row['model']} · {task_name(row['task'])}"]
     for name in ("machine", "profile", "dtype", "backend", "how", "macs_scope"):
-        if cells[name].nunique(dropna=False) > 1 and row[name]:
+        if variety[name] > 1 and row[name]:
             parts.append(str(row[name]))
-    if cells["random_weights"].nunique() > 1 and row["random_weights"]:
+    if variety["random_weights"] > 1 and row["random_weights"]:
         parts.append("random weights")
-    if cells["limit"].nunique(dropna=False) > 1:
+    if variety["limit"] > 1:
         limit = row["limit"]
         parts.append("all samples" if limit is None else f"limit of {int(limit)} samples")
     return " · ".join(parts)
@@ -75,7 +91,8 @@ def main_table(frames: Frames, group: str) -> Table:
     ends = list(dict.fromkeys([*sizes[:1], *sizes[-1:]]))
     columns = name_columns(rows) + _accuracy_columns(rows, frames.baseline) + _cost_columns(rows)
     columns += _timing_columns(rows, ends)
-    return table_of(f"{group}--main", _caption(rows, condition), columns, rows)
+    head = escape(title(rows, frames))
+    return Table(f"{group}--main", _caption(rows, condition), columns, rows, head)
 
 
 def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
@@ -85,19 +102,30 @@ def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
             continue
         own = [row for row in rows if (row["metric"], row["accuracy_unit"]) == (metric, unit)]
         suffix = f"_{metric}_{unit}" if len({row["metric"] for row in rows} - {None}) > 1 else ""
+        ends = ["accuracy_value", "accuracy_low", "accuracy_high"]
         for row in own if suffix else []:
-            for name in ("accuracy_value", "accuracy_low", "accuracy_high"):
+            for name in (*ends, *_COMPARED):
                 row[name + suffix] = row[name]
-            for name in ("delta", "delta_low", "delta_high"):
-                row[name + suffix] = row[name]
-        ends = [f"accuracy_{name}{suffix}" for name in ("value", "low", "high")]
+        ends = [name + suffix for name in ends]
         digits = 1 if unit == "%" else digits_for([row[ends[0]] for row in own])
-        deltas = [f"delta{name}{suffix}" for name in ("", "_low", "_high")]
         head = f"{metric_name(metric)} {unit}"
-        columns += [
-            Column(head, ends[0], with_half_width(ends, digits), better=1),
-            Column(f"Δ to {escape(baseline)}", deltas[0], with_interval(deltas, digits, sign=True)),
-        ]
+        columns.append(Column(head, ends[0], with_half_width(ends, digits), better=1))
+        columns += difference_columns(own, baseline, digits, suffix)
+    return columns
+
+
+def difference_columns(
+    rows: Sequence[Row], baseline: str, digits: int, suffix: str = ""
+) -> list[Column]:
+    """Return the differences to the baseline and to random, each with its flag."""
+    columns = []
+    for kind, flag in FLAGS.items():
+        if kind == OVER_RANDOM and not any(known(row[kind]) for row in rows):
+            continue
+        keys = [f"{kind}{end}{suffix}" for end in ("", "_low", "_high")]
+        write = flagged(with_interval(keys, digits, sign=True), flag.field + suffix, flag.mark)
+        rival = escape(baseline) if kind == DELTA else RANDOM
+        columns.append(Column(f"Δ to {rival}", keys[0], write))
     return columns
 
 
@@ -105,10 +133,11 @@ def _cost_columns(rows: Sequence[Row]) -> list[Column]:
     def values(key: str) -> list[Any]:
         return [row[key] for row in rows]
 
+    reducing = number("reduction_pct_of_macs", 2)
     columns = [
         Column("GMACs", "gmacs", number("gmacs", digits_for(values("gmacs")))),
         Column("% of unreduced", "gmacs_pct_of_unreduced", number("gmacs_pct_of_unreduced", 1)),
-        Column("% reducing", "reduction_pct_of_macs", number("reduction_pct_of_macs", 2)),
+        Column("% reducing", "reduction_pct_of_macs", reducing, wide=True),
         Column("Params M", "params_m", number("params_m", digits_for(values("params_m")))),
     ]
     kinds = dict.fromkeys((row["peak_batch"], row["peak_how"]) for row in rows)
@@ -128,18 +157,20 @@ def _timing_columns(rows: Sequence[Row], sizes: Sequence[int]) -> list[Column]:
     for size in sizes:
         key = f"p50_ms_batch{size}"
         digits = digits_for([row.get(key) for row in rows])
-        columns.append(Column(f"p50 ms, b{size}", key, number(key, digits), better=-1))
+        wide = size != sizes[-1]
+        columns.append(Column(f"p50 ms, b{size}", key, number(key, digits), better=-1, wide=wide))
     for size in sizes[-1:]:
         key = f"throughput_per_s_batch{size}"
         digits = min(1, digits_for([row.get(key) for row in rows]))
-        columns.append(Column(f"per s, b{size}", key, number(key, digits), better=1))
+        columns.append(Column(f"per s, b{size}", key, number(key, digits), better=1, wide=True))
     for size in sizes:
         keys = [f"speedup{end}_x_batch{size}" for end in ("", "_low", "_high")]
         write = with_interval(keys, 2, suffix="×")
         columns.append(Column(f"speed-up, b{size}", keys[0], write, better=1))
     for size in sizes:
         key = f"bound_share_pct_batch{size}"
-        columns.append(Column(f"of MAC bound %, b{size}", key, number(key, 0), better=1))
+        head = f"of MAC bound %, b{size}"
+        columns.append(Column(head, key, number(key, 0), better=1, wide=True))
     return columns
 
 
@@ -153,6 +184,7 @@ def _caption(rows: Sequence[Row], condition: str | None) -> str:
     parts += [f"timing: {condition}"] if condition else ["no timings recorded"]
     weights = dict.fromkeys(str(row["weights"]) for row in rows if row["weights"])
     parts += [f"weights: {', '.join(weights)}"] if weights else []
+    parts += [LEGEND] if samples else []
     return escape("; ".join(parts)) + "."
 
 
@@ -171,17 +203,20 @@ def accuracy_table(frames: Frames, group: str) -> Table | None:
         stem = f"{metric}_pct" if unit == "%" else f"{metric}_{unit}"
         for row in rows:
             entry = entries.get((row["key"], metric, unit), {})
-            names = ("value", "low", "high", "n", "delta", "delta_low", "delta_high", "delta_p")
+            names = ("value", "low", "high", "n", *DIFFERENCE_COLUMNS)
             row |= {f"{stem}_{name}": entry.get(name) for name in names}
         ends = [f"{stem}_{name}" for name in ("value", "low", "high")]
         deltas = [f"{stem}_{name}" for name in ("delta", "delta_low", "delta_high")]
         digits = 1 if unit == "%" else digits_for([row[ends[0]] for row in rows])
         write = with_interval(deltas, digits, sign=True)
+        for kind, flag in FLAGS.items():
+            if any(row[f"{stem}_{kind}"] is not None for row in rows):
+                write = flagged(write, f"{stem}_{flag.field}", flag.mark)
         head = f"{metric_name(metric)} {unit}"
         columns.append(Column(head, ends[0], with_half_width(ends, digits), better=1))
         columns.append(Column("Δ", deltas[0], write))
-    caption = f"Δ: paired difference to {escape(frames.baseline)}, in the metric's unit."
-    return table_of(f"{group}--accuracy", caption, columns, rows)
+    caption = f"Δ: paired difference to {escape(frames.baseline)}, in the metric's unit. {LEGEND}."
+    return Table(f"{group}--accuracy", caption, columns, rows)
 
 
 def headline(frames: Frames, group: str) -> str | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.transforms import Transform
 
     from bench.report.style import Look
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 # Methods of one budget stand at one place; their interval bars leave the marker side by side. The
 # marker itself is exact, and wider than this.
 MAX_SHIFT_PT = 2.2
-LEGEND_LINE_IN = 0.165  # height of a legend's line
 BLACK = "#000000"
+FRONT: tuple[str, dict[str, Any]] = (
+    "Pareto front",
+    {"color": "#BBBBBB", "linewidth": 3.5, "solid_capstyle": "butt"},
+)
 
 
 def joined(rows: Sequence[Row], timed: Sequence[Row]) -> list[Row]:
@@ -47,9 +51,9 @@ class View:
 
     def macs(self, rows: Sequence[Row]) -> Figure:
         """Draw accuracy against GMACs."""
-        figure, (ax,) = panels(1, style.SINGLE_WIDTH_IN, 3.0)
+        figure, (ax,) = panels(1, style.active().column_in, 3.0)
         self.macs_panel(ax, rows)
-        return self.finish(figure, rows)
+        return self.finish(figure, rows, [FRONT])
 
     def macs_panel(self, ax: Axes, rows: Sequence[Row]) -> None:
         """Draw accuracy against GMACs into one panel."""
@@ -64,15 +68,15 @@ class View:
     def speed(self, rows: Sequence[Row], timed: Sequence[Row]) -> Figure:
         """Draw accuracy against measured speed-up, one panel a batch size."""
         points = joined(rows, timed)
-        sizes = _ends(points)
-        figure, axes = panels(len(sizes), style.TEXT_WIDTH_IN, 2.9)
+        sizes = ends_of(points)
+        figure, axes = panels(len(sizes), style.active().text_in, 2.9)
         for ax, size in zip(axes, sizes, strict=True):
             self.speed_panel(ax, [row for row in points if row["batch"] == size])
             ax.set_title(f"batch {size}")
             ax.label_outer()
         _accuracy_limits(axes[0], points)
         axes[0].set_xlim(_speed_limits(points))
-        return self.finish(figure, points)
+        return self.finish(figure, points, [FRONT])
 
     def speed_panel(self, ax: Axes, points: Sequence[Row]) -> None:
         """Draw accuracy against measured speed-up into one panel."""
@@ -83,9 +87,11 @@ class View:
         _few_ticks(ax.xaxis)
         ax.set_xlabel("measured speed-up (×)")
         ax.set_ylabel(_metric_label(points[0]))
+        _latency_axis(ax, points)
 
     def _accuracy_panel(self, ax: Axes, rows: Sequence[Row], x: str) -> None:
         self._reference(ax, rows)
+        _front(ax, rows, x, -1 if x == "gmacs" else 1)
         methods = methods_of(rows)
         for method in methods:
             own = [row for row in rows if row["method"] == method]
@@ -95,8 +101,8 @@ class View:
     def bound(self, rows: Sequence[Row], timed: Sequence[Row]) -> Figure:
         """Draw measured speed-up against the bound that the MACs set, one panel a batch size."""
         points = [row for row in joined(rows, timed) if known(row["mac_bound_x"])]
-        sizes = _ends(points)
-        figure, axes = panels(len(sizes), style.TEXT_WIDTH_IN, 2.9)
+        sizes = ends_of(points)
+        figure, axes = panels(len(sizes), style.active().text_in, 2.9)
         ends = [row["mac_bound_x"] for row in points]
         names = ("speedup_x", "speedup_low_x", "speedup_high_x")
         ends += [row[name] for row in points if row["batch"] in sizes for name in names]
@@ -176,7 +182,7 @@ class View:
 
         if label or self.head:
             text = style.safe(label or self.head, 110)
-            figure.suptitle(text, fontsize=8, x=0.01, ha="left")
+            figure.suptitle(text, x=0.01, ha="left")
         handles = []
         if any(row["is_baseline"] for row in rows):
             marker = self.looks[next(r["method"] for r in rows if r["is_baseline"])].marker
@@ -186,14 +192,26 @@ class View:
         for method in methods_of(rows):
             look = self.looks[method]
             handles.append((method, Line2D([], [], color=look.color, marker=look.marker)))
-        handles += [(name, Line2D([], [], color=BLACK, **kind)) for name, kind in extra]
-        if handles:
-            needed = LEGEND_LINE_IN * len(handles) + 0.7
-            if figure.get_figheight() < needed:  # a long legend makes the figure taller
-                figure.set_figheight(needed)
-            names = [style.short(name, 22) for name, _ in handles]
-            figure.legend([shape for _, shape in handles], names, loc="outside right center")
+        handles += [(name, Line2D([], [], **({"color": BLACK} | kind))) for name, kind in extra]
+        for name, shape in handles:
+            shape.set_label(style.short(name, 22))
+        legend(figure, [shape for _, shape in handles])
         return figure
+
+
+def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend beside the axes, or below them in a figure that is one column wide."""
+    page = style.active()
+    if not handles:
+        return
+    if figure.get_figwidth() < 4.5 * page.scale:
+        lines = -(-len(handles) // 2)
+        figure.set_figheight(figure.get_figheight() + page.legend_line_in * lines)
+        figure.legend(handles=list(handles), loc="outside lower center", ncols=2)
+        return
+    needed = page.legend_line_in * len(handles) + 0.9 * page.scale
+    figure.set_figheight(max(figure.get_figheight(), needed))  # a long legend makes it taller
+    figure.legend(handles=list(handles), loc="outside right center")
 
 
 def overview(
@@ -203,11 +221,11 @@ def overview(
 ) -> Figure:
     """Draw one panel a model and task, each with axes of its own, under one legend."""
     lines = -(-len(sets) // 2)
-    figure, axes = panels(len(sets), style.TEXT_WIDTH_IN, 0.2 + 2.5 * lines, 2, share=False)
+    figure, axes = panels(len(sets), style.active().text_in, 0.2 + 2.5 * lines, 2, share=False)
     for ax, (name, rows) in zip(axes, sets, strict=True):
         draw(ax, rows)
         ax.set_title(style.safe(name, 40))
-    return view.finish(figure, [row for _, rows in sets for row in rows])
+    return view.finish(figure, [row for _, rows in sets for row in rows], [FRONT])
 
 
 def panels(
@@ -218,12 +236,35 @@ def panels(
 
     columns = columns or count
     lines = -(-count // columns)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    size = (width, height * style.active().scale)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=share, sharey=share, squeeze=False)
     axes = list(grid.flat)
     for ax in axes[count:]:
         ax.remove()
     return figure, axes[:count]
+
+
+def front(rows: Sequence[Row], x: str, better: int) -> list[Row]:
+    """Return the settings that none beats in both accuracy and `x`, the best in `x` first.
+
+    Args:
+        rows: Cells.
+        x: Their other quantity.
+        better: 1 where more of it is better, -1 where less is.
+    """
+    found: list[Row] = []
+    for row in sorted(rows, key=lambda row: (-better * row[x], -row["accuracy_value"])):
+        if not found or row["accuracy_value"] > found[-1]["accuracy_value"]:
+            found.append(row)
+    return found
+
+
+def _front(ax: Axes, rows: Sequence[Row], x: str, better: int) -> None:
+    best = front(rows, x, better)
+    places = [row[x] for row in best], [row["accuracy_value"] for row in best]
+    # Between two settings nothing was measured: the step is what the cheaper one reaches.
+    ax.step(*places, where="post", zorder=1, **FRONT[1])
 
 
 def shift_of(method: str, methods: Sequence[str]) -> float:
@@ -242,7 +283,7 @@ def moved(ax: Axes, shift: float) -> Transform:
     return ax.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
 
 
-def _ends(rows: Sequence[Row]) -> list[int]:
+def ends_of(rows: Sequence[Row]) -> list[int]:
     """Return the smallest and the largest batch size."""
     sizes = sorted({int(row["batch"]) for row in rows})
     return list(dict.fromkeys([sizes[0], sizes[-1]]))
@@ -264,6 +305,21 @@ def _accuracy_limits(ax: Axes, rows: Sequence[Row]) -> None:
 def _speed_limits(points: Sequence[Row]) -> tuple[float, float]:
     names = ("speedup_x", "speedup_low_x", "speedup_high_x")
     return _limits([1.0, *(row[name] for row in points for name in names)])
+
+
+def _latency_axis(ax: Axes, points: Sequence[Row]) -> None:
+    """Add milliseconds above: the unreduced model's median over the paired speed-up."""
+    from matplotlib.ticker import FuncFormatter
+
+    unreduced = [row["p50_ms"] * row["speedup_x"] for row in points if row["method"] == "none"]
+    if not unreduced:
+        return
+    above = ax.secondary_xaxis("top")
+    _few_ticks(above.xaxis)
+    above.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{unreduced[0] / x:.3g}" if x > 0 else "")
+    )
+    above.set_xlabel("latency (ms)")
 
 
 def _few_ticks(*axes: Axis) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report import grouping, load, stats, tuned
+from bench.report import differences, grouping, load, tuned
 from bench.report.rows import (
     FAILURE_COLUMNS,
     LATENCY_COLUMNS,
@@ -58,6 +59,27 @@ class Frames:
     baseline: str
     apart: frozenset[str] = frozenset()
 
+    @cached_property
+    def by_uid(self) -> dict[str, Record]:
+        """The records by the name that rows call `key`."""
+        return {load.uid(record): record for record in self.records}
+
+    @cached_property
+    def by_group(self) -> dict[str, list[Row]]:
+        """The cells by table, taken apart once: a report asks for them again and again."""
+        found: dict[str, list[Row]] = {}
+        rows: list[Row] = self.cells.to_dict("records")  # type: ignore[assignment]
+        for row in rows:
+            found.setdefault(row["group"], []).append(row)
+        return found
+
+    @cached_property
+    def variety(self) -> dict[Any, dict[str, int]]:
+        """How many values each column takes among the cells of a model and task."""
+        cells = self.cells.groupby(["model", "task"])[list(grouping.GROUP)]
+        found: dict[Any, Any] = cells.nunique(dropna=False).to_dict("index")
+        return found
+
     def groups(self) -> list[str]:
         """Return the names of the tables, in reading order."""
         names = dict.fromkeys(self.cells["group"]) if len(self.cells) else {}
@@ -65,7 +87,11 @@ class Frames:
 
 
 def build(
-    records: Sequence[Record], *, baseline: str = "none", notes: Sequence[str] = ()
+    records: Sequence[Record],
+    *,
+    baseline: str = "none",
+    notes: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> Frames:
     """Build a report's frames.
 
@@ -73,15 +99,17 @@ def build(
         records: Records from old to new.
         baseline: Method name (or a cell's label) that accuracies are compared with.
         notes: Notes to pass on.
+        methods: Methods to keep beside the baseline, after all have been compared; none: all.
 
     Returns:
         The frames, in an order that depends on the records' content only.
 
     Raises:
-        BenchError: If a baseline other than the default occurs in no record.
+        BenchError: If a baseline other than the default, or a method, occurs in no record.
     """
     kept, outdated = load.newest(records)
     _check_baseline(kept, baseline)
+    _check_methods(kept, methods)
     done = [record for record in kept if record.status == "ok"]
     groups, seeds = grouping.tables(done), grouping.show_seed(done)
     uids = [load.uid(record) for record in done]
@@ -93,8 +121,12 @@ def build(
     lone = tuned.apart(done)
     order = sorted(range(len(cells)), key=lambda index: _reading_order(cells[index]))
     done, cells = [done[index] for index in order], [cells[index] for index in order]
-    metrics = _metrics(done, cells)
-    _merge_primary(cells, metrics)
+    metrics = differences.metrics(done, cells)
+    if methods:
+        kept = [r for r in kept if {r.cell.method, r.cell.label} & {*methods, baseline}]
+        shown = {load.uid(record) for record in kept}
+        done = [record for record in done if load.uid(record) in shown]
+        cells, metrics = ([r for r in own if r["key"] in shown] for own in (cells, metrics))
     failed = [failure_row(record) for record in kept if record.status != "ok"]
     failed.sort(key=lambda row: [str(value) for value in row.values()])
     older = [f"older results of the same cells, set aside: {outdated}"] if outdated else []
@@ -126,6 +158,17 @@ def _check_baseline(records: Sequence[Record], baseline: str) -> None:
         )
 
 
+def _check_methods(records: Sequence[Record], methods: Sequence[str]) -> None:
+    names = {record.cell.method for record in records}
+    for method in methods:
+        if method not in names:
+            from bench.registry import near_miss
+
+            raise BenchError(
+                f"no record of the method '{method}'{near_miss(method, sorted(names))}"
+            )
+
+
 def _check_single(rows: Sequence[Row], baseline: str) -> None:
     """Refuse a baseline that names several settings: a difference must say to which."""
     settings: dict[str, set[str]] = {}
@@ -150,60 +193,3 @@ def _reading_order(row: Row) -> tuple[Any, ...]:
         row["setting"],
         row["key"],
     )
-
-
-def _metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
-    bases: dict[str, list[Record]] = {}
-    for record, row in zip(records, rows, strict=True):
-        if row["is_baseline"]:
-            bases.setdefault(row["group"], []).append(record)
-    result = []
-    for record, row in zip(records, rows, strict=True):
-        base = _partner(record, bases.get(row["group"], []))
-        for name, metric in record.accuracy.metrics.items():
-            low, high = metric.ci95 or (None, None)
-            entry: Row = {"key": load.uid(record), "metric": name, "value": metric.value}
-            entry |= {"primary": name == record.accuracy.primary, "unit": metric.unit}
-            entry |= {"low": low, "high": high, "n": metric.n}
-            result.append(entry | _difference(record, base, name))
-    return result
-
-
-def _partner(record: Record, bases: Sequence[Record]) -> Record | None:
-    """Pick the baseline of the same seed, or else the first: seeds do not choose samples."""
-    same = [base for base in bases if base.cell.seed == record.cell.seed]
-    return min(same or bases, key=lambda base: (base.cell.seed, base.key), default=None)
-
-
-def _difference(record: Record, base: Record | None, name: str) -> Row:
-    row: Row = dict.fromkeys(("delta", "delta_low", "delta_high", "delta_p"))
-    if base is None:
-        return row | {"delta_reason": "no baseline"}
-    if base.key == record.key:
-        return row | {"delta_reason": "is the baseline"}
-    ours, theirs = record.accuracy.metrics[name], base.accuracy.metrics.get(name)
-    if theirs is None or theirs.unit != ours.unit:
-        return row | {"delta_reason": "the baseline has no such metric"}
-    row["delta"] = ours.value - theirs.value
-    scores = stats.sample_scores(name, record.accuracy.outcomes)
-    base_scores = stats.sample_scores(name, base.accuracy.outcomes)
-    if scores is None or base_scores is None or scores.shape != base_scores.shape:
-        return row | {"delta_reason": "no paired outcomes"}
-    scale = 100.0 if ours.unit == "%" else 1.0
-    result = stats.paired_difference(scores, base_scores)
-    # Outcomes that do not add up to the printed metric cannot give its interval.
-    if abs(scale * result.value - row["delta"]) > 0.01 * scale / 100 + 1e-6:
-        return row | {"delta_reason": "outcomes do not reproduce the metric"}
-    row |= {"delta_low": scale * result.low, "delta_high": scale * result.high}
-    return row | {"delta_p": result.p, "delta_reason": None}
-
-
-def _merge_primary(rows: Sequence[Row], metrics: Sequence[Row]) -> None:
-    primary = {entry["key"]: entry for entry in metrics if entry["primary"]}
-    for row in rows:
-        entry = primary.get(row["key"], {})
-        row["metric"] = entry.get("metric")
-        for name in ("value", "unit", "low", "high", "n"):
-            row[f"accuracy_{name}"] = entry.get(name)
-        for name in ("delta", "delta_low", "delta_high", "delta_p", "delta_reason"):
-            row[name] = entry.get(name)

@@ -60,9 +60,11 @@ def tables(records: Sequence[Record]) -> dict[str, tuple[str, dict[str, Any]]]:
     values = {load.uid(record): _group_values(record, scopes) for record in records}
     names: dict[str, tuple[str, dict[str, Any]]] = {}
     owners: dict[str, tuple[Any, ...]] = {}
+    everyone = set(values.values())
+    plain = {value: _name(value, everyone) for value in everyone}
     for key in sorted(values, key=lambda key: str(values[key])):
         value = values[key]
-        name = _name(value, set(values.values()))
+        name = plain[value]
         while owners.setdefault(name, value) != value:  # two scopes may differ in punctuation only
             name += "-2"
         names[key] = (name, dict(zip(GROUP, value, strict=True)))

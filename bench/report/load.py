@@ -76,8 +76,13 @@ def identity(record: Record) -> str:
     A changed method gives a new key, and another suite's folder may keep the record of the old one:
     the key cannot serve here.
     """
+    return f"{machine(record)} {cell_identity(record)}"
+
+
+def cell_identity(record: Record) -> str:
+    """Name what a record measured, on whatever machine."""
     cell = {name: value for name, value in asdict(record.cell).items() if name not in _NOT_IDENTITY}
-    return json.dumps([machine(record), cell], sort_keys=True, default=str)
+    return json.dumps(cell, sort_keys=True, default=str)
 
 
 def newest(records: Sequence[Record]) -> tuple[list[Record], int]:

@@ -8,56 +8,84 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report import style
+from bench.report import across, breakdown, breakeven, rank_plot, style
 from bench.report.comparison import title
 from bench.report.drawing import View, joined, overview
 from bench.report.frame import Frames, Row
-from bench.report.tables import known, rows_of
+from bench.report.tables import group_rows, known, rows_of
 from bench.report.timings import conditions, latency_of
 from bench.report.token_lines import token_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MACS_CAPTION = (
+    "Accuracy against MACs, with 95 % intervals; dashed: the baseline; grey: the front of settings "
+    "that none beats in both."
+)
 MAX_PANELS = 8  # of an overview; more would not be read
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure's file name without suffix, its caption, and how it is drawn."""
+    """A figure's file name without suffix, its caption, and how it is drawn.
+
+    A narrow one fits into a column of a page that has two.
+    """
 
     name: str
     caption: str
     draw: Callable[[], Figure]
+    narrow: bool = False
 
 
 def save(plot: Plot, folder: Path) -> None:
     """Draw a figure and write it as ``NAME.png`` and ``NAME.svg``, the same bytes every time."""
+    with _drawn(plot) as figure:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+        # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
+        agg: Any = FigureCanvasAgg(figure)
+        agg.print_png(folder / f"{plot.name}.png", metadata={"Software": None})
+        figure.set_layout_engine("none")
+        vector: Any = FigureCanvasSVG(figure)
+        vector.print_svg(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
+
+
+def save_pdf(plot: Plot, folder: Path) -> None:
+    """Draw a figure and write it as ``NAME.pdf``, which LaTeX can show."""
+    with _drawn(plot) as figure:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+        agg: Any = FigureCanvasAgg(figure)
+        agg.draw()  # which lays the figure out
+        figure.set_layout_engine("none")
+        vector: Any = FigureCanvasPdf(figure)
+        about = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        vector.print_pdf(folder / f"{plot.name}.pdf", metadata=about)
+
+
+@contextmanager
+def _drawn(plot: Plot) -> Iterator[Figure]:
+    """Draw a figure under our settings, whatever the user's are."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     settings: Any = style.rc()
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         mpl.rcdefaults()
         mpl.rcParams.update(settings)
-        figure = plot.draw()
-        # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
-        png = {"Software": None}
-        agg: Any = FigureCanvasAgg(figure)
-        agg.print_png(folder / f"{plot.name}.png", metadata=png)
-        figure.set_layout_engine("none")
-        svg = {"Date": None, "Creator": None}
-        vector: Any = FigureCanvasSVG(figure)
-        vector.print_svg(folder / f"{plot.name}.svg", metadata=svg)
+        yield plot.draw()
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,7 @@ class Data:
 
 
 def _data(frames: Frames, group: str) -> Data:
-    rows = rows_of(frames.cells[frames.cells["group"] == group])
+    rows = group_rows(frames, group)
     latency = latency_of(frames, rows)
     condition = next(iter(conditions(latency)), None)
     timed = rows_of(latency[latency["condition"] == condition])
@@ -94,9 +122,8 @@ def overviews(frames: Frames) -> list[Plot]:
     counted = [(d.title, [row for row in d.scored if known(row["gmacs"])]) for d in data]
     counted = [(name, rows) for name, rows in counted if len(rows) > 1]
     if 1 < len(counted) <= MAX_PANELS:
-        caption = "Accuracy against MACs, with 95 % intervals; dashed: the baseline."
         draw = partial(overview, view, counted, view.macs_panel)
-        result.append(Plot("accuracy_vs_gmacs", caption, draw))
+        result.append(Plot("accuracy_vs_gmacs", MACS_CAPTION, draw))
     fast = [(d.title, _largest_batch(joined(d.scored, d.timed))) for d in data]
     fast = [(name, rows) for name, rows in fast if len(rows) > 1]
     if 1 < len(fast) <= MAX_PANELS:
@@ -105,6 +132,14 @@ def overviews(frames: Frames) -> list[Plot]:
         caption += f"{' or '.join(map(str, sizes))}, with 95 % intervals; dashed: the baseline."
         draw = partial(overview, view, fast, view.speed_panel)
         result.append(Plot("accuracy_vs_speedup", caption, draw))
+    found = rank_plot.ranking(across.budgets(frames))
+    if found:
+        draw = partial(rank_plot.draw, view.looks, found)
+        result.append(Plot("ranks", rank_plot.caption(found), draw, narrow=True))
+    maps = breakeven.maps(frames)
+    if maps:
+        caption = "Measured speed-up by batch size and resolution; hatched: slower than unreduced."
+        result.append(Plot("break-even", caption, partial(breakeven.draw, maps)))
     return result
 
 
@@ -120,12 +155,11 @@ def plots(frames: Frames, group: str) -> list[Plot]:
     view = _view(frames, data.title)
     result = []
 
-    def add(name: str, caption: str, draw: Callable[[], Figure]) -> None:
-        result.append(Plot(f"{group}--{name}", caption, draw))
+    def add(name: str, caption: str, draw: Callable[[], Figure], narrow: bool = False) -> None:
+        result.append(Plot(f"{group}--{name}", caption, draw, narrow))
 
     if len([row for row in scored if known(row["gmacs"])]) > 1:
-        caption = "Accuracy against MACs, with 95 % intervals; dashed: the baseline."
-        add("accuracy-gmacs", caption, partial(view.macs, scored))
+        add("accuracy-gmacs", MACS_CAPTION, partial(view.macs, scored), narrow=True)
     if len(joined(scored, timed)) > 1:
         caption = f"Accuracy against measured paired speed-up ({condition}), with 95 % intervals; "
         caption += "dashed: the baseline."
@@ -134,6 +168,14 @@ def plots(frames: Frames, group: str) -> list[Plot]:
         caption = f"Measured speed-up against what the saved MACs allow ({condition}); "
         caption += "on the diagonal a method keeps its whole promise."
         add("speedup-bound", caption, partial(view.bound, rows, timed))
+    points = breakdown.timed_parts(rows, timed)
+    if points:
+        caption = (
+            f"Where the time goes, each method near half the MACs ({condition}): 100 % is the "
+        )
+        caption += "unreduced model with its fastest attention; without hatching, the saved MACs' "
+        caption += "promise; in brackets, an attention path other than the plain one."
+        add("time", caption, partial(breakdown.breakdown, view, points))
     tokens = frames.tokens[frames.tokens["key"].isin([row["key"] for row in rows])]
     for tower in dict.fromkeys(tokens["tower"]):
         own = rows_of(tokens[tokens["tower"] == tower])

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench.published import UNITS, Cost, costs
 from bench.record import Record
 from bench.report import load
+from bench.report.comparison import task_name
+from bench.report.differences import LIKE_POINTS
 from bench.report.frame import Frames
-from bench.report.tables import MISSING, escape
+from bench.report.rows import Row
+from bench.report.tables import MISSING, Table, escape, text_column
 
 _FIELDS = ("cpu", "gpu", "threads", "python", "torch", "transformers", "timm", "numpy", "git")
 
@@ -17,9 +21,11 @@ CONVENTIONS = (
     "attention included; twice as many make GFLOPs. The scope stands above each table. "
     '"% reducing" is what the method itself spends.',
     "**Intervals** are 95 %. Accuracies carry half their interval's width; the CSV files have both "
-    "ends. **Δ** compares the same samples one by one: hit-or-miss metrics with Bonett and Price's "
-    "interval for paired proportions (the CSV's p value is McNemar's exact test), others with the "
-    "paired t interval. Nothing is corrected for multiple comparisons.",
+    "ends. **Δ** compares the same samples one by one, with a paired bootstrap interval.",
+    "**≈** stands where a difference is within noise, **†** where a method is not better than "
+    f"random reduction at the nearest budget (within {LIKE_POINTS:.0f} points of the MACs): by "
+    "McNemar's exact test for hit-or-miss metrics and a sign-flip permutation test for others, at "
+    "5 %, corrected by Holm's method within a table and metric. Intervals are not corrected.",
     "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
     "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',
@@ -66,6 +72,47 @@ def weights(frames: Frames) -> list[tuple[str, str, str]]:
         for record in frames.records
     }
     return sorted(seen)
+
+
+def origins(frames: Frames) -> Table:
+    """Return where the numbers come from; what papers print of these models is set apart."""
+    counts: dict[tuple[str, ...], list[Record]] = {}
+    for record in frames.records:
+        if record.status == "ok":
+            how = str(record.provenance.get("how") or "measured")
+            place = record.cell.model, task_name(record.cell.task), load.machine(record)
+            counts.setdefault((how, *place), []).append(record)
+    rows: list[Row] = []
+    for (how, model, task, machine), own in sorted(counts.items()):
+        methods = len({record.cell.method for record in own})
+        what = f"{len(own)} cells of {methods} methods" if methods > 1 else f"{len(own)} cells"
+        row: Row = {"from": f"{how} here", "model": f"{model} · {task}", "what": what, "value": ""}
+        rows.append(row | {"source": machine, "band": how})
+    sources: list[str] = []
+    for cost in _published(frames):
+        if cost.source not in sources:
+            sources.append(cost.source)
+        row = {"from": "as published", "model": cost.figure, "what": f"{cost.method} {cost.label}"}
+        row |= {"value": f"{cost.published} {UNITS[cost.quantity]}", "band": "published"}
+        rows.append(row | {"source": f"[{sources.index(cost.source) + 1}]"})
+    rows = [row | {"is_baseline": False} for row in rows]
+    heads = {"from": "From", "model": "Model", "what": "What", "value": "Value", "source": "Source"}
+    columns = [text_column(head, key) for key, head in heads.items()]
+    caption = "Numbers as published are for comparison only: they are in no other table or figure."
+    if not sources:
+        caption = "No published figure belongs to these models and methods."
+    caption += "".join(f" [{i}] {source}." for i, source in enumerate(sources, 1))
+    return Table("origins", escape(caption), columns, rows)
+
+
+def _published(frames: Frames) -> list[Cost]:
+    """Return the costs that papers print of a model and method in this report."""
+    shown = {(record.cell.model, record.cell.method) for record in frames.records}
+    return [
+        cost
+        for cost in costs()
+        if any(model.endswith(cost.model) and cost.method == m for model, m in shown if cost.model)
+    ]
 
 
 def _distinct(values: Any) -> list[str]:

@@ -11,9 +11,14 @@ MIB = 2**20
 Row = dict[str, Any]
 
 # fmt: off
+# Of two comparisons: with the baseline, and with random reduction at the nearest budget.
+_COMPARED = ("", "_low", "_high", "_p", "_p_holm", "_reason")
+DIFFERENCE_COLUMNS = (
+    *(f"delta{end}" for end in _COMPARED), "delta_is_noise",
+    *(f"over_random{end}" for end in _COMPARED), "random_setting", "not_above_random",
+)
 METRIC_COLUMNS = (
-    "key", "metric", "primary", "value", "unit", "low", "high", "n", "delta", "delta_low",
-    "delta_high", "delta_p", "delta_reason",
+    "key", "metric", "primary", "value", "unit", "low", "high", "n", *DIFFERENCE_COLUMNS,
 )
 # What a timing says beside its condition and batch size.
 TIMING_COLUMNS = (
@@ -97,7 +102,7 @@ def latency_rows(record: Record) -> list[Row]:
     bound = macs.baseline_total / macs.total if macs and macs.total else None
     rows = []
     for entry in record.cost.latency:
-        row: Row = {"key": load.uid(record), "condition": _condition(entry)}
+        row: Row = {"key": load.uid(record), "condition": condition(entry)}
         for name in ("device", "dtype", "backend", "threads", "batch", "p50_ms", "p95_ms"):
             row[name] = getattr(entry, name)
         row |= {"p99_ms": entry.p99_ms, "throughput_per_s": entry.throughput_per_s}
@@ -115,7 +120,8 @@ def latency_rows(record: Record) -> list[Row]:
     return rows
 
 
-def _condition(entry: Latency) -> str:
+def condition(entry: Latency) -> str:
+    """Name what a timing was taken under."""
     threads = f"{entry.threads} thread" + ("s" if entry.threads != 1 else "")
     return f"{entry.device} · {entry.dtype} · {entry.backend} · {threads}"
 

@@ -4,13 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import BenchError
+
 DPI = 200
-TEXT_WIDTH_IN = 6.75  # a two-column page's text width
-SINGLE_WIDTH_IN = 5.5
+FONT_PT = 8.0  # of the figures' text, on which their heights are based
+
+
+@dataclass(frozen=True)
+class Style:
+    """A journal's page: widths of its text and of a column in inches, size of figures' text."""
+
+    text_in: float
+    column_in: float
+    font_pt: float = FONT_PT
+    columns: int = 1
+
+    @property
+    def scale(self) -> float:
+        """How much larger text is than in the figures that heights were chosen for."""
+        return self.font_pt / FONT_PT
+
+    @property
+    def legend_line_in(self) -> float:
+        """Height of a legend's line."""
+        return 0.165 * self.scale
+
+
+STYLES = {
+    "page": Style(6.75, 5.5),
+    "neurips": Style(5.5, 5.5, 7.5),
+    "cvpr": Style(6.875, 3.25, 7.5, 2),
+    "icml": Style(6.75, 3.25, 7.5, 2),
+    "slides": Style(10.0, 8.0, 13.0),
+}
+_ACTIVE: ContextVar[Style] = ContextVar("style", default=STYLES["page"])
+
+
+def active() -> Style:
+    """Return the style that figures are drawn in."""
+    return _ACTIVE.get()
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Draw in a journal's style while the context lasts.
+
+    Raises:
+        BenchError: If there is no such style; the message names the near miss.
+    """
+    if name not in STYLES:
+        from bench.registry import near_miss
+
+        raise BenchError(f"unknown style '{name}'{near_miss(name, STYLES)}")
+    token = _ACTIVE.set(STYLES[name])
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
 
 
 @dataclass(frozen=True)
@@ -67,7 +123,7 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
 
 def marker_size(look: Look) -> float:
     """Return a marker's size in points, such that all look equally heavy."""
-    return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0)
+    return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0) * active().scale
 
 
 def safe(text: str, width: int = 24) -> str:
@@ -79,14 +135,17 @@ def safe(text: str, width: int = 24) -> str:
 
 def rc() -> dict[str, Any]:
     """Return the matplotlib settings of every figure, on top of matplotlib's own defaults."""
+    size = active().font_pt
     return {
         "font.family": "DejaVu Sans",
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.labelsize": 8,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "legend.fontsize": 7.5,
+        "font.size": size,
+        "axes.titlesize": size,
+        "axes.labelsize": size,
+        "xtick.labelsize": 0.875 * size,
+        "ytick.labelsize": 0.875 * size,
+        "legend.fontsize": 0.9375 * size,
+        "figure.titlesize": size,
+        "figure.labelsize": size,
         "legend.frameon": False,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -95,11 +154,12 @@ def rc() -> dict[str, Any]:
         "axes.axisbelow": True,
         "grid.color": "#E4E4E4",
         "grid.linewidth": 0.6,
-        "lines.linewidth": 1.1,
-        "lines.markersize": 5,
+        "lines.linewidth": 1.1 * active().scale,
+        "lines.markersize": 5 * active().scale,
         "figure.dpi": DPI,
         "svg.hashsalt": "crossget-bench",  # element ids that do not change from build to build
         "svg.fonttype": "path",
+        "pdf.fonttype": 42,  # submission systems refuse the default
         "text.usetex": False,
         "text.parse_math": False,
     }

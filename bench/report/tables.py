@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -24,15 +25,53 @@ class Table:
 
     Attributes:
         name: File name without suffix.
-        caption: What holds for every number in it.
-        shown: Markdown.
-        data: The same rows unrounded, for the CSV file.
+        caption: What holds for every number in it, as Markdown.
+        columns: What is shown of each row.
+        rows: Every field of the rows, for the CSV file too.
+        title: What the table is, as Markdown, where no heading says so.
     """
 
     name: str
     caption: str
-    shown: str
-    data: pd.DataFrame
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    title: str = ""
+
+    @cached_property
+    def texts(self) -> list[list[str]]:
+        """What each cell says, by row, as Markdown without emphasis."""
+        return [[column.write(row) for column in self.columns] for row in self.rows]
+
+    @cached_property
+    def places(self) -> list[dict[int, int]]:
+        """For each column the rows that win (1) and come second (2) in their band."""
+        columns = enumerate(self.columns)
+        return [_places(c, self.rows, [line[i] for line in self.texts]) for i, c in columns]
+
+    @cached_property
+    def shown(self) -> str:
+        """The table as Markdown; within a band of rows the best of each column is bold."""
+        lines = [
+            [
+                f"**{text}**" if best.get(i) == 1 else text
+                for text, best in zip(line, self.places, strict=True)
+            ]
+            for i, line in enumerate(self.texts)
+        ]
+        heads = [column.header for column in self.columns]
+        rule = [":--" if column.text else "--:" for column in self.columns]
+        # Not padded: one changed number must not rewrite the whole table in a diff.
+        return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *lines])
+
+    @property
+    def label(self) -> str:
+        """The name as LaTeX may refer to it."""
+        return re.sub(r"[^A-Za-z0-9:.-]+", "-", self.name)
+
+    @property
+    def data(self) -> pd.DataFrame:
+        """The rows unrounded, with every field."""
+        return pd.DataFrame(list(self.rows))
 
 
 @dataclass(frozen=True)
@@ -44,6 +83,7 @@ class Column:
     write: Callable[[Row], str]
     better: int = 0  # 1: more, -1: less, 0: no contest
     text: bool = False
+    wide: bool = False  # for the screen: a printed page has no room for it
 
 
 def known(value: Any) -> bool:
@@ -53,10 +93,12 @@ def known(value: Any) -> bool:
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
     """Return a frame's rows as dicts, missing values as None."""
-    records: list[dict[Any, Any]] = frame.to_dict("records")
+    return _plain(frame.to_dict("records"))
+
+
+def _plain(rows: Sequence[dict[Any, Any]]) -> list[Row]:
     return [
-        {str(name): value if known(value) else None for name, value in row.items()}
-        for row in records
+        {str(name): value if known(value) else None for name, value in row.items()} for row in rows
     ]
 
 
@@ -134,32 +176,28 @@ def with_interval(
     return write
 
 
-def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Write rows as a Markdown table; within a band of rows the best of each column is bold."""
-    texts = [[column.write(row) for column in columns] for row in rows]
-    for place, column in enumerate(columns):
-        for index in _best(column, rows, [line[place] for line in texts]):
-            texts[index][place] = f"**{texts[index][place]}**"
-    heads = [column.header for column in columns]
-    rule = [":--" if column.text else "--:" for column in columns]
-    # Not padded: one changed number must not rewrite the whole table in a diff.
-    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *texts])
+def flagged(write: Callable[[Row], str], key: str, mark: str) -> Callable[[Row], str]:
+    """Return a writer that puts a mark behind what another writes, where a field says so."""
+    return lambda row: f"{write(row)} {mark}" if row.get(key) else write(row)
 
 
-def _best(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> list[int]:
-    """Return the rows that are best in their band, with those that print the same number."""
+def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[int, int]:
+    """Return who is best and second in each band, with those that print the same number."""
     bands: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         if column.better and known(row.get(column.key)) and not row["is_baseline"]:
             bands.setdefault(row["band"], []).append(index)
-    best = []
+    found = {}
     for members in bands.values():
-        top = max(members, key=lambda index: column.better * rows[index][column.key])
-        printed = [texts[index].split()[0] for index in members]
-        if len(set(printed)) > 1:  # a contest of equals has no winner
-            winner = texts[top].split()[0]
-            best += [i for i, text in zip(members, printed, strict=True) if text == winner]
-    return best
+        members.sort(key=lambda index: -column.better * rows[index][column.key])
+        printed = list(dict.fromkeys(texts[index].split()[0] for index in members))
+        if len(printed) < 2:  # a contest of equals has no winner
+            continue
+        for index in members:
+            place = printed.index(texts[index].split()[0]) + 1
+            if place < min(3, len(printed)):  # the last one is not second
+                found[index] = place
+    return found
 
 
 def band(row: Row) -> str:
@@ -175,7 +213,7 @@ def band(row: Row) -> str:
 
 def group_rows(frames: Frames, group: str) -> list[Row]:
     """Return a table's rows by band, the baseline first, the most accurate first within a band."""
-    rows = rows_of(frames.cells[frames.cells["group"] == group])
+    rows = _plain(frames.by_group[group])
     for row in rows:
         row["band"] = frames.baseline if row["is_baseline"] else band(row)
     rows.sort(key=by_band)
@@ -217,8 +255,3 @@ def name_columns(rows: Sequence[Row]) -> list[Column]:
         Column("Setting", "setting", lambda row: escape(row["setting"]) or MISSING, text=True),
     ]
     return columns
-
-
-def table_of(name: str, caption: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    """Make a table from columns that all rows share; the CSV gets every field of the rows."""
-    return Table(name, caption, markdown(columns, rows), pd.DataFrame(rows))

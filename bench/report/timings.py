@@ -19,7 +19,6 @@ from bench.report.tables import (
     name_columns,
     number,
     rows_of,
-    table_of,
     with_interval,
 )
 
@@ -105,4 +104,4 @@ def _timing(
         columns.append(path)
     batch = int(own[0]["batch"])
     name = f"{group}--timing-b{batch}" + (f"-{index}" if index > 1 else "")
-    return table_of(name, escape(f"Batch {batch} · {condition}"), columns, own)
+    return Table(name, escape(f"Batch {batch} · {condition}"), columns, own)

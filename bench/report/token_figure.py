@@ -89,7 +89,7 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     depths = sorted({-(-own.depth * part // 3) for part in (1, 2, 3)})
     wide = len(samples) * (1 + len(depths))
     room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
-    tile = min(TILE_IN, (style.TEXT_WIDTH_IN - LABEL_IN) / wide, room)
+    tile = min(TILE_IN, (style.active().text_in - LABEL_IN) / wide, room)
     size = (LABEL_IN + wide * tile, 0.35 + len(cells) * (tile + ANSWER_IN))
     gaps = ConstrainedLayoutEngine(w_pad=GAP_IN, h_pad=GAP_IN, wspace=0, hspace=0)
     figure = Figure(figsize=size, layout=gaps)

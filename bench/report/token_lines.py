@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABEL_CHARACTER_PT = 3.9  # width of a character of the labels at the lines' ends
+LABEL_SIZE = 0.8125  # of the labels at the lines' ends, in font sizes
 
 
 def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: str) -> Figure:
@@ -22,13 +22,13 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     base = [row for row in rows if row["is_baseline"]][:1]
     methods = methods or [row["method"] for row in base] or [rows[0]["method"]]
     longest = max(len(name) for m in methods for name in _labels(rows, tokens, m, tower)[1])
+    page = style.active()
     columns = min(4 if longest <= 6 else 3, len(methods))
     height = 0.5 + 1.55 * -(-len(methods) // columns)
-    figure, axes = panels(len(methods), style.TEXT_WIDTH_IN, height, columns)
+    figure, axes = panels(len(methods), page.text_in, height, columns)
     depth = max(int(entry["layer"]) for entry in tokens)
-    room = (LABEL_CHARACTER_PT * longest + 7) / (
-        456 / columns - 8
-    )  # the labels' share of the width
+    width_pt = (72 * page.text_in - 30) / columns - 8
+    room = (0.6 * LABEL_SIZE * page.font_pt * longest + 7) / width_pt  # the labels' share of it
     axes[0].set_xlim(-0.04 * depth, depth / (1 - room))
     axes[0].set_ylim(0, 1.08 * _top(tokens))
     step = max(1, round(depth / 4))
@@ -37,8 +37,8 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
         _panel(ax, view, rows, tokens, method, tower)
         if index + columns >= len(methods):
             ax.tick_params(labelbottom=True)
-    figure.supxlabel("after layer", fontsize=8)
-    figure.supylabel("tokens", fontsize=8)
+    figure.supxlabel("after layer")
+    figure.supylabel("tokens")
     return view.finish(figure, [], label=f"{view.head} · {tower} tower")
 
 
@@ -88,7 +88,7 @@ def _panel(
             (line[-1]["layer"], place),
             xytext=(4, 0),
             textcoords="offset points",
-            fontsize=6.5,
+            fontsize=LABEL_SIZE * style.active().font_pt,
             va="center",
             annotation_clip=False,
         )

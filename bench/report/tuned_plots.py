@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.report import style
 from bench.report.chains import METHOD, Chain, chains
 from bench.report.comparison import metric_name
-from bench.report.drawing import BLACK, LEGEND_LINE_IN, moved, shift_of
+from bench.report.drawing import BLACK, legend, moved, shift_of
 from bench.report.estimates import Estimate, over_samples, over_seeds
 from bench.report.plots import Plot
 from bench.report.rows import setting
@@ -68,7 +68,7 @@ def accuracy(study: Study, towers: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     metrics = list(dict.fromkeys([study.primary, study.verdict]))
-    size = (style.TEXT_WIDTH_IN, 0.5 + 2.1 * len(metrics))
+    size = (style.active().text_in, (0.5 + 2.1 * len(metrics)) * style.active().scale)
     figure = Figure(figsize=size, layout="constrained")
     shape = (len(metrics), len(towers))
     grid = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
@@ -84,8 +84,8 @@ def accuracy(study: Study, towers: Sequence[str]) -> Figure:
     for ax in grid[-1]:
         ax.set_xlabel("GMACs")
     methods = sorted({s.method for s in settings if s.towers in towers})
-    _legend(figure, _handles(methods, looks))
-    figure.suptitle(style.safe(study.title, 110), fontsize=8, x=0.01, ha="left")
+    legend(figure, _handles(methods, looks))
+    figure.suptitle(style.safe(study.title, 110), x=0.01, ha="left")
     return figure
 
 
@@ -151,7 +151,9 @@ def ablation(study: Study, found: Sequence[Chain]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(style.TEXT_WIDTH_IN, 2.6), layout="constrained")
+    figure = Figure(
+        figsize=(style.active().text_in, 2.6 * style.active().scale), layout="constrained"
+    )
     axes = list(figure.subplots(1, len(found), sharey=True, squeeze=False).flat)
     looks = style.looks([*(s.method for s in study.settings), METHOD, UNREDUCED])
     names: list[str] = []
@@ -171,8 +173,8 @@ def ablation(study: Study, found: Sequence[Chain]) -> Figure:
     present = {one.method for chain in found for _, one, _ in _points(chain) if one}
     handles = _handles(sorted(present), looks)
     handles[0] = _line(color=BLACK, linestyle="--", linewidth=0.9, label="unreduced, fine-tuned")
-    _legend(figure, handles)
-    figure.suptitle(style.safe(study.title, 110), fontsize=8, x=0.01, ha="left")
+    legend(figure, handles)
+    figure.suptitle(style.safe(study.title, 110), x=0.01, ha="left")
     return figure
 
 
@@ -223,8 +225,3 @@ def _handles(methods: Sequence[str], looks: Looks) -> list[Line2D]:
         _line(label=TRAINED, **_filled(grey)),
         _line(label=UNTRAINED, linestyle=DASHES, linewidth=0.8, **_hollow(grey)),
     ]
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    figure.set_figheight(max(figure.get_figheight(), LEGEND_LINE_IN * len(handles) + 0.9))
-    figure.legend(handles=list(handles), loc="outside right center")

@@ -25,7 +25,6 @@ from bench.report.tables import (
     escape,
     name_columns,
     number,
-    table_of,
     text_column,
     with_half_width,
     with_interval,
@@ -46,24 +45,24 @@ def settings_table(study: Study, metric: str) -> Table:
     condition, batch = timing(study)
     rows = [_setting_row(study, s, metric) | speedup(s, condition, batch) for s in study.settings]
     rows.sort(key=by_band)
-    head = metric_name(metric)
+    head, share = metric_name(metric), number("gmacs_pct_of_unreduced", 1)
     columns = [
         *name_columns(rows),
         text_column("Towers", "towers"),
         *([text_column("Own loss", "own_loss")] if any(row["own_loss"] for row in rows) else []),
         Column("GMACs", "gmacs", number("gmacs", digits_for([row["gmacs"] for row in rows]))),
-        Column("% of unreduced", "gmacs_pct_of_unreduced", number("gmacs_pct_of_unreduced", 1)),
-        Column("Seeds", "seeds", number("seeds", 0)),
+        Column("% of unreduced", "gmacs_pct_of_unreduced", share, wide=True),
+        Column("Seeds", "seeds", number("seeds", 0), wide=True),
         Column(f"{head}, untrained", "untrained", with_half_width(_ends("untrained"), 1), 1),
         Column(f"{head}, trained", "trained", with_half_width(_ends("trained"), 1), 1),
-        Column("Gain", "gain", with_interval(_ends("gain"), 1, sign=True)),
+        Column("Gain", "gain", with_interval(_ends("gain"), 1, sign=True), wide=True),
         Column(f"Δ to trained {UNREDUCED}", "delta", with_interval(_ends("delta"), 1, sign=True)),
         *_speed_column(rows, batch),
     ]
     scopes = dict.fromkeys(s.record.cost.macs.scope for s in study.settings if s.record.cost.macs)
     caption = f"MACs: {escape(', '.join(scopes))}. " if scopes else ""
     caption += f"{_OVER_SEEDS}{_speed_caption(condition, batch)}{escape(study.about)}."
-    return table_of(f"{study.name}--{metric}", caption, columns, rows)
+    return Table(f"{study.name}--{metric}", caption, columns, rows)
 
 
 def _setting_row(study: Study, one: Setting, metric: str) -> Row:
@@ -122,7 +121,7 @@ def chain_table(study: Study, chain: Chain, index: int) -> Table:
             columns.append(Column(f"{head}, {kind}", ends[0], with_half_width(ends, 1)))
             columns.append(Column("Δ step", steps[0], with_interval(steps, 1, sign=True)))
     columns += _speed_column(rows, batch)
-    return table_of(f"{study.name}--ablation-{index}", _chain_caption(chain), columns, rows)
+    return Table(f"{study.name}--ablation-{index}", _chain_caption(chain), columns, rows)
 
 
 def _chain_caption(chain: Chain) -> str:

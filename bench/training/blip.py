@@ -2,8 +2,8 @@
 
 The three share image encoder and text encoder and are trained together, as BLIP is: answers,
 captions, contrast of images and captions, and whether a caption belongs to its image, against one
-in which a thing or a place was exchanged. What each patch depicts is learned beside, by a head that
-is thrown away.
+in which a thing or a place was exchanged. The image encoder begins as one that names what patches
+depict, and goes on naming beside, by a head that is thrown away.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from bench import embedded
 from bench.tasks import scenes, statements
+from bench.training import tower
 from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
-WIDTH, HEADS, IMAGE_BLOCKS, TEXT_BLOCKS, PATCH = 96, 3, 6, 2, 4
+TEXT_BLOCKS = 2
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
-EPOCHS = 3.0
+EPOCHS = 1.2
 QUESTIONS = ("what", "there", "many", "where")
 DEPICTED = 0.5
 FOLDERS = {"vqa": "blip_emoji_vqa", "caption": "blip_emoji_caption", "match": "blip_emoji_match"}
@@ -63,11 +64,13 @@ class Blips(nn.Module):
         from transformers import BlipConfig
         from transformers.models.blip import modeling_blip as blip
 
-        shape = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 4 * WIDTH}
+        vision = tower.shape()
+        width = vision["hidden_size"]
+        shape = ("hidden_size", "num_attention_heads", "intermediate_size")
         text = {
-            **shape,
+            **{key: vision[key] for key in shape},
             "vocab_size": vocabulary,
-            "encoder_hidden_size": WIDTH,
+            "encoder_hidden_size": width,
             "num_hidden_layers": TEXT_BLOCKS,
             "max_position_embeddings": 64,
             "hidden_dropout_prob": 0.0,
@@ -77,12 +80,6 @@ class Blips(nn.Module):
             "eos_token_id": SEP,
             "sep_token_id": SEP,
             "label_smoothing": 0.0,
-        }
-        vision = {
-            **shape,
-            "num_hidden_layers": IMAGE_BLOCKS,
-            "image_size": scenes.SIDE,
-            "patch_size": PATCH,
         }
         config = BlipConfig(
             text_config=text,
@@ -97,17 +94,13 @@ class Blips(nn.Module):
         for other in (self.caption, self.match):
             other.vision_model = self.vqa.vision_model
         self.match.text_encoder = self.vqa.text_encoder
-        self.named = nn.Linear(WIDTH, 1 + len(scenes.NAMES))
+        self.named = tower.head()
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # of the contrastive loss
 
     def see(self, pixels: Tensor) -> Tensor:
         """(B,3,H,W) -> (B,N,C) image tokens, class token first."""
         tokens: Tensor = self.vqa.vision_model(pixel_values=pixels).last_hidden_state
         return tokens
-
-    def naming(self, image: Tensor, depicted: Tensor) -> Tensor:
-        """Cross entropy of what the patches depict (B,P)."""
-        return F.cross_entropy(self.named(image[:, 1:]).flatten(0, 1), depicted.flatten())
 
     def answering(self, image: Tensor, asked: Mapping[str, Tensor], answers: Tensor) -> Tensor:
         """Cross entropy of the answers (Q,T); as many questions an image, side by side."""
@@ -173,7 +166,7 @@ class Batch:
         for _ in range(BATCH):
             image, objects = scenes.compose(rng)
             images.append(image)
-            depicted.append(scenes.depicted(objects, scenes.SIDE // PATCH).flatten())
+            depicted.append(tower.depicted(objects))
             for kind in QUESTIONS:
                 question, answer = scenes.ask(kind, objects, rng)
                 asked.append(question)
@@ -181,7 +174,7 @@ class Batch:
             captions.append(scenes.describe(objects))
             others.append(scenes.describe(exchanged(objects, rng)))
         self.pixels = normalise(np.stack(images))
-        self.depicted = torch.from_numpy(np.stack(depicted))
+        self.depicted = torch.stack(depicted)
         self.asked, self.answers = padded(words, asked), started(words, answers)
         self.captions, self.said = started(words, captions), padded(words, captions)
         self.both = padded(words, captions + others)
@@ -208,7 +201,7 @@ def loss_of(models: Blips, batch: Batch) -> Tensor:
         + models.captioning(image, batch.captions)
         + models.contrast(image, batch.said)
         + models.matching(image, batch.both, batch.right)
-        + DEPICTED * models.naming(image, batch.depicted)
+        + DEPICTED * tower.naming(models.named(image[:, 1:]), batch.depicted)
     )
 
 
@@ -221,13 +214,12 @@ def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
     twice = torch.cat([image, image])
     read = models.match.text_encoder(**batch.both, encoder_hidden_states=twice).last_hidden_state
     right = models.match.itm_head(read[:, 0]).argmax(-1) == batch.right
-    named = models.named(image[:, 1:]).argmax(-1)
     return {
         "answers": float(models.answering(image, batch.asked, batch.answers)),
         "captions": float(models.captioning(image, batch.captions)),
         "contrast": float(models.contrast(image, batch.said)),
         "match": 100 * float(right.float().mean()),
-        "named": 100 * float((named == batch.depicted)[batch.depicted > 0].float().mean()),
+        "named": tower.known(models.named(image[:, 1:]), batch.depicted),
     }
 
 
@@ -236,15 +228,18 @@ def train(settings: Settings) -> dict[str, float]:
     from transformers import BlipImageProcessor, BlipProcessor
 
     settings.begun()
+    begun = tower.trained(settings)
     words = tokenizer()
     models = Blips(len(words)).to(settings.device)
+    models.vqa.vision_model.load_state_dict(begun.model.state_dict())
+    models.named.load_state_dict(begun.named.state_dict())
 
     def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
         return loss_of(models, Batch(np.random.default_rng(seed), words))
 
     epochs = EPOCHS if settings.epochs is None else settings.epochs
-    phases = [Phase(scenes.SIDE, 0.75 * epochs, BATCH), Phase(scenes.SIDE, 0.25 * epochs, BATCH)]
+    phases = [Phase(scenes.SIDE, part * epochs, BATCH) for part in (0.7, 0.3)]
     last = fit(
         Job(
             models,
@@ -252,7 +247,7 @@ def train(settings: Settings) -> dict[str, float]:
             loss,
             lambda: watch(models, words, seed=1),
             phases,
-            Rates(matrix=None, other=1.5e-3),
+            Rates(matrix=None, other=1e-3),
         ),
         settings,
         evaluate_every=200,

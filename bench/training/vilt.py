@@ -1,11 +1,13 @@
 """Train `vilt-emoji`: a small ViLT that judges statements about two scenes of emoji drawings.
 
-What each patch depicts is learned beside, by a head that is thrown away: statements alone say
-little about where a thing is.
+It begins as the image encoder that names what patches depict, and goes on naming beside, by a head
+that is thrown away: statements alone say little about where a thing is.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.adapters.base import original, override
 from bench.tasks import scenes
 from bench.tasks.statements import KINDS, Pair, pairs
-from bench.training import blip
+from bench.training import blip, tower
 from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
-WIDTH, HEADS, BLOCKS, PATCH = 96, 3, 6, 4
 PAIRS, BATCH = 8192, 12  # a "pass", and pairs a step
-EPOCHS = 2.0
-DEPICTED = 1.0
+EPOCHS = 1.0
+DEPICTED = 0.5
 FOLDER = "vilt_emoji"
 WATCHED = 192
 
@@ -32,14 +34,9 @@ def build(vocabulary: int) -> Any:
     from transformers import ViltConfig, ViltForImagesAndTextClassification
 
     config = ViltConfig(
-        hidden_size=WIDTH,
-        num_attention_heads=HEADS,
-        num_hidden_layers=BLOCKS,
-        intermediate_size=4 * WIDTH,
+        **tower.shape(),
         vocab_size=vocabulary,
         max_position_embeddings=32,
-        image_size=scenes.SIDE,
-        patch_size=PATCH,
         modality_type_vocab_size=3,
         num_images=2,
         num_labels=2,
@@ -60,34 +57,47 @@ class Reasoner(nn.Module):
         """Build them, untrained."""
         super().__init__()
         self.model = build(vocabulary)
-        self.named = nn.Linear(WIDTH, 1 + len(scenes.NAMES))
+        self.named = tower.head()
 
     def forward(self, found: list[Pair], words: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B,2) of statements; of patches (2,B,P,names), and what these depict (2,B,P)."""
         text = blip.padded(words, [pair.text for pair in found])
         pooled, named, depicted = [], [], []
         for side in (0, 1):  # as the model itself does, which gives no tokens back
-            out = self.model.vilt(
-                **text,
-                pixel_values=normalise(np.stack([pair.images[side] for pair in found])),
-                image_token_type_idx=side + 1,
-            )
+            with placed(self.model.vilt.embeddings) as place:
+                out = self.model.vilt(
+                    **text,
+                    pixel_values=normalise(np.stack([pair.images[side] for pair in found])),
+                    image_token_type_idx=side + 1,
+                )
             pooled.append(out.pooler_output)
             patches = out.last_hidden_state[:, text["input_ids"].shape[1] + 1 :]
             named.append(self.named(patches))
-            shown = [
-                scenes.depicted(p.objects[side], scenes.SIDE // PATCH).flatten() for p in found
-            ]
-            depicted.append(torch.from_numpy(np.stack(shown)))
+            shown = [tower.depicted(pair.objects[side]) for pair in found]
+            depicted.append(torch.stack(shown).gather(1, place[0]))
         logits = self.model.classifier(torch.cat(pooled, -1))
         return logits, torch.stack(named), torch.stack(depicted)
+
+
+@contextlib.contextmanager
+def placed(embeddings: Any) -> Iterator[list[Tensor]]:
+    """Note which patches of the image (B,P) the tokens are: ViLT shuffles them."""
+    seen: list[Tensor] = []
+
+    def noted(*args: Any, **kw: Any) -> Any:
+        x, mask, (index, size) = original(embeddings, "visual_embed")(*args, **kw)
+        seen.append(index[..., 0] * size[1] + index[..., 1])
+        return x, mask, (index, size)
+
+    with override(embeddings, "visual_embed", noted):
+        yield seen
 
 
 def loss_of(reasoner: Reasoner, found: list[Pair], words: Any) -> Tensor:
     """Cross entropy of the judgements, and of what patches depict."""
     logits, named, depicted = reasoner(found, words)
     judged = F.cross_entropy(logits, torch.tensor([int(pair.true) for pair in found]))
-    return judged + DEPICTED * F.cross_entropy(named.flatten(0, 2), depicted.flatten())
+    return judged + DEPICTED * tower.naming(named, depicted)
 
 
 @torch.inference_mode()
@@ -95,16 +105,16 @@ def watch(reasoner: Reasoner, words: Any, watched: list[Pair]) -> dict[str, floa
     """Share of right judgements in percent, in all and by kind, and of objects' patches named."""
     reasoner.eval()
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
-    known: list[Tensor] = []
+    known: list[float] = []
     for start in range(0, len(watched), 32):
         some = watched[start : start + 32]
         logits, named, depicted = reasoner(some, words)
-        known.append((named.argmax(-1) == depicted)[depicted > 0])
+        known.append(tower.known(named, depicted))
         for pair, said in zip(some, logits.argmax(-1).tolist(), strict=True):
             right[pair.kind].append(bool(said) == pair.true)
     found = {kind: 100 * float(np.mean(own)) for kind, own in right.items()}
     every = 100 * float(np.mean(sum(right.values(), [])))
-    return {"accuracy": every, **found, "named": 100 * float(torch.cat(known).float().mean())}
+    return {"accuracy": every, **found, "named": float(np.mean(known))}
 
 
 def train(settings: Settings) -> dict[str, float]:
@@ -112,8 +122,11 @@ def train(settings: Settings) -> dict[str, float]:
     from transformers import ViltImageProcessor, ViltProcessor
 
     settings.begun()
+    begun = tower.trained(settings)
     words = blip.tokenizer()
     reasoner = Reasoner(len(words)).to(settings.device)
+    tower.into_vilt(begun, reasoner.model.vilt)
+    reasoner.named.load_state_dict(begun.named.state_dict())
     watched = pairs(WATCHED, seed=1)
 
     def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
@@ -121,7 +134,7 @@ def train(settings: Settings) -> dict[str, float]:
         return loss_of(reasoner, pairs(BATCH, seed), words)
 
     epochs = EPOCHS if settings.epochs is None else settings.epochs
-    phases = [Phase(scenes.SIDE, 0.75 * epochs, BATCH), Phase(scenes.SIDE, 0.25 * epochs, BATCH)]
+    phases = [Phase(scenes.SIDE, part * epochs, BATCH) for part in (0.7, 0.3)]
     rates = Rates(matrix=None, other=1e-3)
     job = Job(reasoner, PAIRS, loss, lambda: watch(reasoner, words, watched), phases, rates)
     last = fit(job, settings, evaluate_every=200)

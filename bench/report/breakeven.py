@@ -1,0 +1,75 @@
+"""Draw from which batch size and resolution on a method is faster than the unreduced model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bench.report import style
+from bench.report.drawing import panels
+from bench.report.frame import Frames
+from bench.report.tables import known, rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
+MAX_MAPS = 6
+SIZE = re.compile(r"(?<!\d)([1-9]\d\d|1\d\d\d)(?!\d)(?!.*\d{3})")  # the last one in a model's name
+ABSENT = (
+    "No break-even map: no model here was timed at two resolutions and two batch sizes with one "
+    "setting of a method."
+)
+
+
+def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
+    """Return the speed-ups of each method and setting, where several sizes were timed alike."""
+    cells = {row["key"]: row for row in rows_of(frames.cells) if not row["is_baseline"]}
+    found: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+    for entry in rows_of(frames.latency):
+        cell = cells.get(entry["key"])
+        size = SIZE.search(cell["model"]) if cell else None
+        if cell is None or size is None or not known(entry["speedup_x"]):
+            continue
+        model = SIZE.sub("*", cell["model"])
+        name = (model, cell["method"], cell["setting"], cell["machine"], entry["condition"])
+        found.setdefault(name, {})[int(entry["batch"]), int(size[1])] = float(entry["speedup_x"])
+    return [
+        (f"{model} · {method} {setting}".strip(), own)
+        for (model, method, setting, *_), own in sorted(found.items())
+        if all(len({place[axis] for place in own}) > 1 for axis in (0, 1))
+    ][:MAX_MAPS]
+
+
+def draw(found: Sequence[tuple[str, Map]]) -> Figure:
+    """Draw one map a method; what is slower than the unreduced model is hatched too."""
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.patches import Rectangle
+
+    page, columns = style.active(), min(3, len(found))
+    lines = -(-len(found) // columns)
+    figure, axes = panels(len(found), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
+    most = max(1.01, *(value for _, own in found for value in own.values()))
+    norm = TwoSlopeNorm(1, min(0.5, *(v for _, own in found for v in own.values())), most)
+    for ax, (name, own) in zip(axes, found, strict=True):
+        batches, sizes = (sorted({place[axis] for place in own}) for axis in (0, 1))
+        grid = [[own.get((batch, size), float("nan")) for batch in batches] for size in sizes]
+        ax.imshow(grid, cmap="PuOr", norm=norm, origin="lower", aspect="auto")
+        for (batch, size), value in own.items():
+            x, y = batches.index(batch), sizes.index(size)
+            dark = abs(float(norm(value)) - 0.5) > 0.33
+            ax.text(x, y, f"{value:.2f}×", ha="center", va="center", color="w" if dark else "k")
+            if value < 1:
+                corner = (x - 0.5, y - 0.5)
+                ax.add_patch(
+                    Rectangle(corner, 1, 1, fill=False, hatch="///", alpha=0.35, linewidth=0)
+                )
+        ax.set_xticks(range(len(batches)), list(map(str, batches)))
+        ax.set_yticks(range(len(sizes)), list(map(str, sizes)))
+        ax.grid(visible=False)
+        ax.set_title(style.safe(name, 30))
+        ax.set_xlabel("batch")
+    for ax in axes[::columns]:
+        ax.set_ylabel("resolution (px)")
+    return figure

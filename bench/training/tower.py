@@ -1,0 +1,145 @@
+"""The image encoder that the small BLIPs and ViLT begin with: it names what each patch depicts.
+
+Questions and captions alone teach a small encoder from scratch too slowly what there is to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.tasks import scenes
+from bench.training.augment import normalise
+from bench.training.loop import Job, Phase, Rates, Settings, fit
+
+WIDTH, HEADS, BLOCKS, PATCH = 96, 3, 6, 4
+SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
+EPOCHS = 1.5
+GROUND = 0.1  # weight of a patch that depicts nothing
+FOLDER = "tower"  # within that of what is trained
+
+
+def shape() -> dict[str, Any]:
+    """The configuration of a BlipVisionModel."""
+    return {
+        "hidden_size": WIDTH,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": BLOCKS,
+        "image_size": scenes.SIDE,
+        "patch_size": PATCH,
+    }
+
+
+class Tower(nn.Module):
+    """The encoder, and the head that names what patches depict."""
+
+    def __init__(self) -> None:
+        """Build them, untrained."""
+        super().__init__()
+        from transformers import BlipVisionConfig, BlipVisionModel
+
+        self.model = BlipVisionModel(BlipVisionConfig(**shape()))
+        self.named = head()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B,3,H,W) -> (B,P,names) logits."""
+        tokens = self.model(pixel_values=pixels).last_hidden_state
+        named: Tensor = self.named(tokens[:, 1:])
+        return named
+
+
+def head() -> nn.Linear:
+    """Channels of a patch -> what it depicts."""
+    return nn.Linear(WIDTH, 1 + len(scenes.NAMES))
+
+
+def naming(logits: Tensor, depicted: Tensor) -> Tensor:
+    """Cross entropy of what patches depict: (...,P,names), (...,P)."""
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[0] = GROUND
+    return F.cross_entropy(logits.flatten(0, -2), depicted.flatten(), weight=weight)
+
+
+def known(logits: Tensor, depicted: Tensor) -> float:
+    """Share of the things' patches that are named right, in percent."""
+    return 100 * float((logits.argmax(-1) == depicted)[depicted > 0].float().mean())
+
+
+def depicted(objects: Mapping[int, scenes.Placed]) -> Tensor:
+    """What each patch (P,) of a scene depicts."""
+    return torch.from_numpy(scenes.depicted(objects, scenes.SIDE // PATCH).flatten())
+
+
+def compose(seed: int) -> tuple[Tensor, Tensor]:
+    """Pixels (B,3,H,W) of new scenes, and what their patches depict (B,P)."""
+    rng = np.random.default_rng([seed, 3])
+    made = [scenes.compose(rng) for _ in range(BATCH)]
+    pixels = normalise(np.stack([image for image, _ in made]))
+    return pixels, torch.stack([depicted(objects) for _, objects in made])
+
+
+def trained(settings: Settings) -> Tower:
+    """Return the encoder, trained in a folder of its own below that of `settings`; resumes."""
+    own = replace(settings, out=settings.out / FOLDER, epochs=None).begun()
+    tower = Tower().to(own.device)
+
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+        seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller ones are for tests
+        shown, right = compose(seed)
+        return naming(tower(shown), right)
+
+    @torch.inference_mode()
+    def watch() -> dict[str, float]:
+        tower.eval()
+        shown, right = compose(1)
+        return {"named": known(tower(shown), right)}
+
+    phases = [Phase(scenes.SIDE, part * EPOCHS, BATCH) for part in (0.7, 0.3)]
+    fit(
+        Job(tower, SCENES, loss, watch, phases, Rates(matrix=None, other=1e-3)),
+        own,
+        evaluate_every=200,
+    )
+    return tower
+
+
+def into_vilt(tower: Tower, vilt: Any) -> None:
+    """Give a ViLT's encoder the weights: both norm first, and one has its three matrices apart."""
+    theirs, ours = vilt.embeddings, tower.model.embeddings
+    with torch.no_grad():
+        theirs.cls_token.copy_(ours.class_embedding)
+        theirs.position_embeddings.copy_(ours.position_embedding)
+        for target, source in _same(vilt, tower.model):
+            target.weight.copy_(source.weight)
+            target.bias.copy_(source.bias)
+        for target, source in zip(vilt.encoder.layer, tower.model.encoder.layers, strict=True):
+            attention = target.attention.attention
+            parts = (attention.query, attention.key, attention.value)
+            qkv = source.self_attn.qkv
+            weights, biases = qkv.weight.chunk(3), qkv.bias.chunk(3)
+            for part, weight, bias in zip(parts, weights, biases, strict=True):
+                part.weight.copy_(weight)
+                part.bias.copy_(bias)
+
+
+def _same(vilt: Any, blip: Any) -> list[tuple[Any, Any]]:
+    pairs = [
+        (vilt.embeddings.patch_embeddings.projection, blip.embeddings.patch_embedding),
+        (vilt.layernorm, blip.post_layernorm),
+    ]
+    for target, source in zip(vilt.encoder.layer, blip.encoder.layers, strict=True):
+        pairs += [
+            (target.layernorm_before, source.layer_norm1),
+            (target.attention.output.dense, source.self_attn.projection),
+            (target.layernorm_after, source.layer_norm2),
+            (target.intermediate.dense, source.mlp.fc1),
+            (target.output.dense, source.mlp.fc2),
+        ]
+    return pairs

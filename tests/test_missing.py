@@ -1,0 +1,68 @@
+"""Suites that take the costs alone where weights or data are missing, and say what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import machine, runner, spec
+from bench.errors import BenchError
+from bench.record import Record
+from bench.store import Store
+
+SUITE = """
+models:
+  - {name: timm:vit_tiny_patch16_224, tasks: ["imagefolder:no/such/folder"]}
+methods: [none, {name: tome, r: 8}]
+latency_seconds: 0.1
+batch_sizes: [1]
+"""
+
+
+def records(tmp_path: Path, text: str) -> list[Record]:
+    tmp_path.mkdir(exist_ok=True)
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    suite, document = spec.load(str(file))
+    summary = runner.run(suite, document, tmp_path / "results", quiet=True)
+    assert summary.failed == summary.unsupported == 0
+    return sorted(Store(tmp_path / "results").read_all(), key=lambda r: r.cell.label)
+
+
+def test_without_leave_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no/such/folder"):
+        records(tmp_path, SUITE)
+
+
+def test_costs_are_taken_and_what_is_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, tome = records(tmp_path, SUITE + "missing: cost\n")
+    for record in (plain, tome):
+        assert record.status == "ok" and record.cell.random_weights
+        assert record.accuracy.metrics == {} and record.accuracy.primary is None
+        assert record.accuracy.reason is not None
+        assert record.accuracy.reason.startswith("missing: ")
+        assert "no/such/folder" in record.accuracy.reason
+        assert "timm:vit_tiny" in record.accuracy.reason
+        assert record.cost.latency and record.cost.memory
+    assert plain.cost.macs and tome.cost.macs
+    assert tome.cost.macs.total < tome.cost.macs.baseline_total == plain.cost.macs.total
+
+
+def test_what_does_not_fit_is_counted_from_its_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = records(tmp_path / "run", SUITE + "missing: cost\n")
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1 << 20)
+    counted = records(tmp_path / "counted", SUITE + "missing: cost\n")
+    for one, other in zip(run, counted, strict=True):
+        assert other.cost.macs == one.cost.macs
+        assert other.cost.tokens == one.cost.tokens and other.cost.params == one.cost.params
+        assert not other.cost.latency and other.cost.memory is None
+        assert "do not fit" in other.cost.notes[0]
+
+
+def test_a_machine_knows_its_free_memory() -> None:
+    assert machine.free_memory("cpu") > 1 << 26

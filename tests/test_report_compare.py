@@ -1,0 +1,148 @@
+"""Two sets of records side by side: better, worse, within noise, and clear errors."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_report import accuracy, metric, synthetic, tables_in, vit, write
+
+from bench.errors import BenchError
+from bench.record import Accuracy, Record
+from bench.report.compare import compare
+
+
+@pytest.fixture(scope="module")
+def old() -> list[Record]:
+    return vit(synthetic())[:8]
+
+
+def faster(record: Record, factor: float) -> Record:
+    latency = [
+        replace(
+            entry,
+            samples_ms=[ms / factor for ms in entry.samples_ms],
+            speedup=replace(entry.speedup, median=entry.speedup.median * factor),
+        )
+        for entry in record.cost.latency
+    ]
+    return replace(record, cost=replace(record.cost, latency=latency))
+
+
+def sections(text: str) -> dict[str, list[dict[str, str]]]:
+    parts = text.split("\n## ")[1:]
+    return {p.partition(":")[0]: [r for t in tables_in(p) for r in t] for p in parts}
+
+
+def changed(old: list[Record]) -> list[Record]:
+    """The same cells: one scores less, one is faster, one counts more MACs, one now fails."""
+    new = [replace(record, key=record.key[::-1]) for record in old]
+    macs = new[3].cost.macs
+    assert macs
+    new[1] = replace(new[1], accuracy=accuracy("fashion-mnist", 9.0, np.random.default_rng(0)))
+    new[2] = faster(new[2], 1.5)
+    new[3] = replace(new[3], cost=replace(new[3].cost, macs=replace(macs, total=2 * macs.total)))
+    new[4] = replace(new[4], status="oom", reason="out of memory")
+    return new
+
+
+def two_lost(record: Record) -> Accuracy:
+    """Two samples that were right are wrong now."""
+    ranks = np.array(record.accuracy.outcomes["rank"])
+    ranks[np.flatnonzero(ranks == 0)[:2]] = 7
+    outcomes = {"correct": (ranks < 1).astype(int).tolist(), "rank": ranks.tolist()}
+    values = {"top1": ranks < 1, "top5": ranks < 5}
+    return Accuracy("top1", {name: metric(v) for name, v in values.items()}, outcomes)
+
+
+def test_what_changed_is_told_from_noise(old: list[Record], tmp_path: Path) -> None:
+    again = changed(old)
+    again[5] = replace(again[5], accuracy=two_lost(again[5]))
+    write(old, tmp_path / "a")
+    write(again, tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "8 cells in both; in 8 of them code, weights or data changed" in text
+    found = {
+        name: {(row["Cell"].split(" · ")[2], row["Quantity"]) for row in rows}
+        for name, rows in sections(text).items()
+    }
+    assert found["Better"] == {(old[2].cell.label, f"speed-up, b{b}") for b in (1, 8, 32)}
+    assert found["Worse"] == {
+        (old[1].cell.label, "top-1 %"),
+        (old[3].cell.label, "GMACs"),
+        (old[4].cell.label, "status"),
+    }
+    assert (old[5].cell.label, "top-1 %") in found["Within noise"]
+    worse = [row for row in sections(text)["Worse"] if row["Quantity"] == "top-1 %"][0]
+    values = [one.accuracy.metrics["top1"].value for one in (old[1], again[1])]
+    assert (worse["A"], worse["B"]) == (f"{values[0]:.1f}", f"{values[1]:.1f}")
+    assert worse["Change"] == f"{values[1] - values[0]:+.1f}".replace("-", "−")
+
+
+def test_nothing_changed_and_cells_of_one_side(old: list[Record], tmp_path: Path) -> None:
+    write(old, tmp_path / "a")
+    write(old[:-1], tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "## Better: nothing" in text and "## Worse: nothing" in text
+    assert "## Within noise" not in text
+    assert f"- embedded:vit-fashion · fashion-mnist · {old[-1].cell.label}" in text
+
+
+def test_two_machines_are_compared_cell_by_cell(old: list[Record], tmp_path: Path) -> None:
+    write(old, tmp_path / "a")
+    other = [replace(faster(r, 2.0), env=r.env | {"machine": "other"}) for r in old]
+    write(other, tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "Machines: box → other" in text
+    assert len(sections(text)["Better"]) == 3 * (len(old) - 1)  # not the unreduced model
+
+
+def test_speed_that_only_scatters_is_noise(old: list[Record], tmp_path: Path) -> None:
+    """Runs of the same thing: few comparisons may claim a change."""
+    rng, write_times = np.random.default_rng(5), []
+    for _ in range(2):
+        records = []
+        for record in old:
+            latency: list[Any] = []
+            for entry in record.cost.latency:
+                ratios = rng.normal(1.3, 0.05, 15).tolist()
+                middle = replace(entry.speedup, median=float(np.median(ratios)))
+                times: dict[str, Any] = {"samples_ms": [1.0] * 15, "baseline_samples_ms": ratios}
+                latency.append(replace(entry, speedup=middle, **times))
+            records.append(replace(record, cost=replace(record.cost, latency=latency)))
+        write_times.append(records)
+    for name, records in zip("ab", write_times, strict=True):
+        write(records, tmp_path / name)
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "## Better: nothing" in text and "## Worse: nothing" in text
+    assert len(sections(text)["Within noise"]) == 3 * (len(old) - 1)
+
+
+def test_a_revision_of_the_results_folder(
+    old: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    write(old, tmp_path / "results")
+    commands = (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"])
+    for command in commands:
+        subprocess.run([*git, *command], check=True)
+    write(changed(old), tmp_path / "results")
+    text = compare("HEAD", "results")
+    assert text.startswith("# HEAD → results") and len(sections(text)["Worse"]) == 3
+
+
+def test_errors_name_the_fix(old: list[Record], tmp_path: Path) -> None:
+    write(old, tmp_path / "a")
+    others = [replace(r, cell=replace(r.cell, model="another")) for r in old]
+    write(others, tmp_path / "b")
+    for a, b, fix in (
+        ("nowhere", tmp_path / "a", "'nowhere' is neither a results folder nor a git revision"),
+        (tmp_path / "a", tmp_path / "b", "no cell is in both .* same suite and profile"),
+    ):
+        with pytest.raises(BenchError, match=fix):
+            compare(str(a), str(b))

@@ -1,0 +1,171 @@
+"""The figures: what they show is what was measured, and all of them can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import friedmanchisquare, rankdata
+from test_report import METHODS, make, share_of, synthetic, vit, write
+
+from bench.record import Record
+from bench.report import (
+    across,
+    breakdown,
+    breakeven,
+    build,
+    drawing,
+    frame,
+    plots,
+    rank_plot,
+    style,
+)
+from bench.report.tables import rows_of
+
+
+def timed(speed: float, fastest: float | None, share: float, deciding: float) -> dict[str, Any]:
+    row = {"gmacs_pct_of_unreduced": share, "speedup_x": speed, "fastest_x": fastest}
+    return row | {"reduction_share_pct": deciding}
+
+
+def test_parts_of_the_time_add_up_to_what_was_measured() -> None:
+    # 80 % of the time in the same backend; the fastest backend makes that 100 %.
+    found = breakdown.parts_of(timed(1.25, 1.0, 50.0, 10.0))
+    assert found == pytest.approx((50.0, 8.0, 20.0, 22.0)) and sum(found) == pytest.approx(100)
+    # Faster than the MACs allow: their part is what is left.
+    found = breakdown.parts_of(timed(4.0, None, 50.0, 20.0))
+    assert found == pytest.approx((20.0, 5.0, 0.0, 0.0))
+    assert breakdown.parts_of(timed(4.0, None, 50.0, float("nan"))) is None
+
+
+def test_the_front_holds_what_none_beats() -> None:
+    rng = np.random.default_rng(0)
+    rows = [{"x": x, "accuracy_value": y} for x, y in rng.random((40, 2))]
+    for better in (1, -1):
+        expected = [
+            row
+            for row in rows
+            if not any(
+                better * other["x"] > better * row["x"]
+                and other["accuracy_value"] > row["accuracy_value"]
+                for other in rows
+            )
+        ]
+        found = drawing.front(rows, "x", better)
+        assert sorted(r["x"] for r in found) == sorted(r["x"] for r in expected)
+
+
+def tasks(count: int) -> list[Record]:
+    """The same methods on several tasks."""
+    rng, records = np.random.default_rng(3), []
+    for index in range(count):
+        for method, settings in METHODS.items():
+            for params in settings:
+                one = make("embedded:vit-fashion", "fashion-mnist", method, params, rng)
+                cell = replace(one.cell, task=f"task-{index}")
+                records.append(replace(one, key=f"{index}{one.key}", cell=cell))
+    return records
+
+
+def test_ranks_are_those_of_the_accuracies() -> None:
+    records = tasks(4)
+    found = rank_plot.ranking(across.budgets(frame.build(records)))
+    assert found is not None and found.tasks == 4 and len(found.means) > 3
+    scores = []
+    for index in range(4):
+        near: dict[str, tuple[float, float]] = {}
+        for one in records:
+            share = 100 * share_of(one)
+            if one.cell.task == f"task-{index}" and found.budget.startswith(
+                f"{share // 10 * 10:.0f}–"
+            ):
+                value = one.accuracy.metrics["top1"].value
+                place = (abs(share % 10 - 5), value)
+                near[one.cell.method] = min(near.get(one.cell.method, place), place)
+        scores.append([near[name][1] for name in found.means])
+    ranks = np.array([rankdata([-value for value in own]) for own in scores])
+    assert list(found.means.values()) == pytest.approx(ranks.mean(0))
+    assert found.p == pytest.approx(friedmanchisquare(*ranks.T).pvalue)
+    k = len(found.means)
+    nemenyi = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949}[k]  # Demšar 2006, Table 5
+    assert found.critical == pytest.approx(nemenyi * (k * (k + 1) / 24) ** 0.5, rel=1e-3)
+    assert rank_plot.ranking(across.budgets(frame.build(tasks(1)))) is None
+
+
+def resolutions() -> list[Record]:
+    records = []
+    for one in vit(synthetic()):
+        for size in (224, 384):
+            cell = replace(one.cell, model=f"timm:vit_base_patch16_{size}")
+            latency = [
+                replace(e, speedup=replace(e.speedup, median=e.speedup.median * size / 300))
+                for e in one.cost.latency
+            ]
+            cost = replace(one.cost, latency=latency)
+            records.append(replace(one, key=f"{size}{one.key}", cell=cell, cost=cost))
+    return records
+
+
+def test_maps_need_two_sizes_and_two_batches() -> None:
+    records = resolutions()
+    found = breakeven.maps(frame.build(records))
+    assert len(found) == breakeven.MAX_MAPS
+    name, own = found[0]
+    assert name == "timm:vit_base_patch16_* · crossget r=13"
+    assert own.keys() == {(batch, size) for batch in (1, 8, 32) for size in (224, 384)}
+    for one in records:
+        if one.cell.label == "crossget r=13":
+            size = int(one.cell.model[-3:])
+            assert {e.batch: own[e.batch, size] for e in one.cost.latency} == {
+                e.batch: e.speedup.median for e in one.cost.latency
+            }
+    assert breakeven.maps(frame.build(synthetic())) == []
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_map_that_lacks_its_data_is_one_line(tmp_path: Path) -> None:
+    root = write(vit(synthetic()), tmp_path / "r")
+    assert build([root], tmp_path / "out").read_text().count(breakeven.ABSENT) == 1
+    root = write(resolutions(), tmp_path / "s")
+    text = build([root], tmp_path / "out").read_text()
+    assert breakeven.ABSENT not in text and "figures/break-even.png" in text
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+
+
+def texts(figure: Any) -> Iterator[Any]:
+    renderer = figure.canvas.get_renderer()
+    for ax in figure.axes:
+        for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts):
+            if text.get_text().strip() and text.get_visible():
+                yield text.get_window_extent(renderer)
+
+
+@pytest.mark.parametrize("name", ["page", "cvpr", "slides"])
+def test_no_text_is_cut_off(name: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    records = [*vit(synthetic()), *tasks(2), *resolutions()[:8]]
+    frames = frame.build(records)
+    with style.use(name):
+        group = next(g for g in frames.groups() if g.endswith("fashion-mnist"))
+        for plot in [*plots.overviews(frames), *plots.plots(frames, group)]:
+            with plots._drawn(plot) as figure:
+                FigureCanvasAgg(figure).draw()
+                width, height = figure.bbox.width, figure.bbox.height
+                for box in texts(figure):
+                    assert box.x0 > -2 and box.x1 < width + 2, (plot.name, box)
+                    assert box.y0 > -2 and box.y1 < height + 2, (plot.name, box)
+
+
+def test_every_setting_is_drawn_near_half_the_macs() -> None:
+    frames = frame.build(vit(synthetic()))
+    chosen = breakdown.chosen(rows_of(frames.cells))
+    assert [row["method"] for row in chosen] == sorted(METHODS.keys() - {"none"})
