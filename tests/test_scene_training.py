@@ -10,6 +10,7 @@ import torch
 
 import bench
 from bench import models
+from bench.embedded.blips import unpacked
 from bench.registry import method
 from bench.tasks import scenes
 from bench.training import blip, pairs, tower, vilt
@@ -25,7 +26,7 @@ EPOCHS = 4 * blip.BATCH / blip.SCENES  # four steps
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (blip, tower, vilt):
         monkeypatch.setattr(module, "BATCH", 4)
-    for name, value in (("WIDTH", 24), ("BLOCKS", 1), ("EPOCHS", 2 * 4 / tower.SCENES)):
+    for name, value in (("BLOCKS", 1), ("EPOCHS", 2 * 4 / tower.SCENES)):
         monkeypatch.setattr(tower, name, value)
     monkeypatch.setattr(vilt, "WATCHED", 8)
 
@@ -41,6 +42,17 @@ def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
     for part in ("vision_model", "text_encoder"):
         ours, theirs = getattr(vqa, part).state_dict(), getattr(match, part).state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    packed = tmp_path / blip.PACKED
+    for name, folder in blip.FOLDERS.items():
+        one, other = unpacked(packed, name, False), models.load(str(tmp_path / folder)).model
+        assert type(one) is type(other)
+        theirs = other.state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
+    size = [
+        sum(f.stat().st_size for f in tmp_path.glob(g))
+        for g in (f"{blip.PACKED}/*.safetensors", "blip_emoji_*/*.safetensors")
+    ]
+    assert size[0] < 0.7 * size[1]
     processor = AutoProcessor.from_pretrained(tmp_path / blip.FOLDERS["vqa"])
     ids = processor.tokenizer("is there a cat ?")["input_ids"]
     assert blip.UNKNOWN not in ids and ids[0] == blip.CLS and ids[-1] == blip.SEP
@@ -186,3 +198,21 @@ def test_a_vilt_begins_with_what_the_encoder_knows() -> None:
         x = x + vilt_.embeddings.position_embeddings
         found = vilt_.layernorm(vilt_.encoder(x, return_dict=True).last_hidden_state)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_encoder_begins_as_llavas() -> None:
+    clip = models.load("embedded:llava-emoji").model.model.vision_tower
+    clip = getattr(clip, "vision_model", clip)
+    begun = tower.Tower().eval()
+    tower.from_clip(clip, begun.model)
+    pixels, _ = tower.compose(4)
+    with torch.no_grad():
+        x = clip.pre_layrnorm(clip.embeddings(pixels))
+        block = clip.encoder.layers[0](x, attention_mask=None)
+        ours = begun.model.embeddings(pixels)
+        found = begun.model.encoder.layers[0](ours)
+    torch.testing.assert_close(ours[:, 0], x[:, 0])  # the class token exactly
+    patches = [(t - t.mean()).flatten() for t in (ours[:, 1:], x[:, 1:])]
+    assert torch.cosine_similarity(*patches, dim=0) > 0.95
+    outputs = [(o[0] if isinstance(o, tuple) else o).flatten() for o in (found, block)]
+    assert torch.cosine_similarity(*outputs, dim=0) > 0.95

@@ -9,6 +9,7 @@ depict, and goes on naming beside, by a head that is thrown away.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import embedded
+from bench.embedded.blips import COMMON
 from bench.tasks import scenes, statements
 from bench.training import tower
 from bench.training.augment import normalise
@@ -26,10 +28,11 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
 TEXT_BLOCKS = 2
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
-EPOCHS = 1.2
+EPOCHS = 1.0
 QUESTIONS = ("what", "there", "many", "where")
 DEPICTED = 0.5
 FOLDERS = {"vqa": "blip_emoji_vqa", "caption": "blip_emoji_caption", "match": "blip_emoji_match"}
+PACKED = "blip_emoji"  # all three, with what they share once
 
 
 def words() -> list[str]:
@@ -258,4 +261,20 @@ def train(settings: Settings) -> dict[str, float]:
         model.half().save_pretrained(settings.out / folder)
         model.float()
         processor.save_pretrained(settings.out / folder)
+    pack(models, processor, settings.out / PACKED)
     return last
+
+
+def pack(models: Blips, processor: Any, folder: Path) -> None:
+    """Write the three models into one folder, their common parts once; `unpacked` reads it."""
+    from safetensors.torch import save_file
+
+    processor.save_pretrained(folder)
+    state: dict[str, Tensor] = {}
+    for name in FOLDERS:
+        model: Any = getattr(models, name)
+        (folder / f"{name}.json").write_text(model.config.to_json_string())
+        for key, value in model.state_dict().items():
+            own = key if key.split(".")[0] in COMMON else f"{name}.{key}"
+            state[own] = value.detach().cpu().half().clone()
+    save_file(state, folder / "model.safetensors")

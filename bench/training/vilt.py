@@ -23,7 +23,7 @@ from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
 PAIRS, BATCH = 8192, 12  # a "pass", and pairs a step
-EPOCHS = 1.0
+EPOCHS = 0.6
 DEPICTED = 0.5
 FOLDER = "vilt_emoji"
 WATCHED = 192
