@@ -108,13 +108,13 @@ def test_vilt_trains_and_judges_as_the_saved_model_does(tmp_path: Path) -> None:
     reasoner.model.load_state_dict(saved.state_dict())
     reasoner.eval(), saved.eval()
     with torch.no_grad():
-        logits, named, depicted = reasoner(found, words)
+        logits, known, named, depicted = reasoner(found, words)
         images = np.stack([image for pair in found for image in pair.images])
         pixels = blip.normalise(images).unflatten(0, (4, 2))
         text = blip.padded(words, [pair.text for pair in found])
         theirs = saved(**text, pixel_values=pixels).logits
     torch.testing.assert_close(logits, theirs)
-    assert named.shape[:3] == depicted.shape == (2, 4, 256)
+    assert named.shape[:3] == depicted.shape == (2, 4, 256) and known.shape[:2] == (2, 4)
 
 
 def test_patches_depict_what_is_there() -> None:

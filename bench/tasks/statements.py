@@ -30,6 +30,11 @@ class Pair:
     kind: str
     true: bool
 
+    @property
+    def name(self) -> str:
+        """The thing that the statement is about, "" if it is about none."""
+        return "" if self.kind == "more" else self.text.split()[3]
+
 
 def pairs(count: int, seed: int) -> list[Pair]:
     """So many pairs with a statement each, kinds in turn, true or false by the toss of a coin."""

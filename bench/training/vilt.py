@@ -1,7 +1,8 @@
 """Train `vilt-emoji`: a small ViLT that judges statements about two scenes of emoji drawings.
 
-It begins as the image encoder that names what patches depict, and goes on naming beside, by a head
-that is thrown away: statements alone say little about where a thing is.
+It begins as the image encoder that names what patches depict. Beside the judgement it learns, by
+heads that are thrown away, what each patch depicts, what is in each quarter of an image, and whether
+the thing that a statement is about is there: a true or false alone teaches too little.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
 PAIRS, BATCH = 8192, 12  # a "pass", and pairs a step
-EPOCHS = 0.6
-DEPICTED = 0.5
+EPOCHS = 1.4
+DEPICTED, CONTAINED, PRESENT = 0.3, 0.5, 1.0  # weights of what is learned beside
 FOLDER = "vilt_emoji"
 WATCHED = 192
 
@@ -51,16 +52,23 @@ def build(vocabulary: int) -> Any:
 
 
 class Reasoner(nn.Module):
-    """The model, and the head that names what patches depict."""
+    """The model, and the heads that are thrown away."""
 
     def __init__(self, vocabulary: int) -> None:
         """Build them, untrained."""
         super().__init__()
         self.model = build(vocabulary)
         self.named = tower.head()
+        self.contained = nn.Linear(tower.WIDTH, 4 * (1 + len(scenes.NAMES)))
+        self.present = nn.Linear(tower.WIDTH, 1)
 
-    def forward(self, found: list[Pair], words: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B,2) of statements; of patches (2,B,P,names), and what these depict (2,B,P)."""
+    def forward(self, found: list[Pair], words: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Judge statements.
+
+        Returns:
+            Logits (B,2) of the statements; what is known of each image (2,B,C); logits of patches
+            (2,B,P,names), and what these depict (2,B,P).
+        """
         text = blip.padded(words, [pair.text for pair in found])
         pooled, named, depicted = [], [], []
         for side in (0, 1):  # as the model itself does, which gives no tokens back
@@ -76,7 +84,26 @@ class Reasoner(nn.Module):
             shown = [tower.depicted(pair.objects[side]) for pair in found]
             depicted.append(torch.stack(shown).gather(1, place[0]))
         logits = self.model.classifier(torch.cat(pooled, -1))
-        return logits, torch.stack(named), torch.stack(depicted)
+        return logits, torch.stack(pooled), torch.stack(named), torch.stack(depicted)
+
+    def beside(self, known: Tensor, found: list[Pair]) -> Tensor:
+        """Loss of what is in each quarter of the images (2,B,C), and of whether the thing is."""
+        names = list(scenes.NAMES.values())
+        quarters, there = (
+            torch.zeros(2, len(found), 4, dtype=torch.long),
+            torch.zeros(2, len(found)),
+        )
+        for b, pair in enumerate(found):
+            for side, own in enumerate(pair.objects):
+                for cell, thing in own.items():
+                    quarters[side, b, cell] = 1 + names.index(thing.name)
+                    there[side, b] += thing.name == pair.name
+        about = torch.tensor([bool(pair.name) for pair in found]).expand(2, -1)
+        contained = self.contained(known).unflatten(-1, (4, -1))
+        present = self.present(known)[..., 0]
+        return CONTAINED * F.cross_entropy(
+            contained.flatten(0, 2), quarters.flatten()
+        ) + PRESENT * F.binary_cross_entropy_with_logits(present[about], there[about])
 
 
 @contextlib.contextmanager
@@ -94,10 +121,11 @@ def placed(embeddings: Any) -> Iterator[list[Tensor]]:
 
 
 def loss_of(reasoner: Reasoner, found: list[Pair], words: Any) -> Tensor:
-    """Cross entropy of the judgements, and of what patches depict."""
-    logits, named, depicted = reasoner(found, words)
+    """Cross entropy of the judgements, and what is learned beside."""
+    logits, known, named, depicted = reasoner(found, words)
     judged = F.cross_entropy(logits, torch.tensor([int(pair.true) for pair in found]))
-    return judged + DEPICTED * tower.naming(named, depicted)
+    beside = reasoner.beside(known, found)
+    return judged + beside + DEPICTED * tower.naming(named, depicted)
 
 
 @torch.inference_mode()
@@ -108,7 +136,7 @@ def watch(reasoner: Reasoner, words: Any, watched: list[Pair]) -> dict[str, floa
     known: list[float] = []
     for start in range(0, len(watched), 32):
         some = watched[start : start + 32]
-        logits, named, depicted = reasoner(some, words)
+        logits, _, named, depicted = reasoner(some, words)
         known.append(tower.known(named, depicted))
         for pair, said in zip(some, logits.argmax(-1).tolist(), strict=True):
             right[pair.kind].append(bool(said) == pair.true)
