@@ -15,13 +15,17 @@ from bench import embedded, models, tasks
 from bench.errors import BenchError
 from bench.record import Cell
 from bench.session import apply, parameters
-from bench.tasks import vqa
+from bench.tasks import emoji, vqa
 from bench.tasks.base import Arrays
 from bench.training import data
 from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 
 COMMITTED = (
     "LICENSES.md",
+    "blip_emoji.md",
+    "blip_emoji/config.json",
+    "blip_emoji/model.safetensors",
+    "blip_emoji/processor_config.json",
     "clip_emoji/README.md",
     "clip_emoji/config.json",
     "clip_emoji/model.safetensors",
@@ -37,6 +41,8 @@ COMMITTED = (
     "vit_fashion.safetensors",
 )
 VIT_FLOOR = 0.80  # of 200 images; the card has the whole test set
+CAPTIONS_FLOOR = 20  # of 60 told to the word
+RERANK_FLOOR = 30.0  # % of 100 scenes whose caption is found first
 LLAVA_FLOOR = 60.0  # % of 100 questions
 CLIP_FLOOR = 0.20  # R@1 among 200 drawings, a far easier task than the card's 1,636
 
@@ -102,12 +108,41 @@ def test_clip_emoji_beats_its_floor() -> None:
 def test_llava_emoji_sees_what_a_blank_image_does_not_tell() -> None:
     task, loaded = vqa.emoji(), models.load("embedded:llava-emoji")
     assert type(loaded.model).__name__ == "LlavaForConditionalGeneration"
-    white = Arrays(np.full((len(task), 64, 64, 3), 255, np.uint8), "white")
-    blank = vqa.QuestionAnswering(task.name, task.version, white, task.questions)
-    right, guessed = (t.evaluate(loaded, limit=100).metrics for t in (task, blank))
+    white = vqa.QuestionAnswering(task.name, task.version, blank(len(task)), task.questions)
+    right, guessed = (t.evaluate(loaded, limit=100).metrics for t in (task, white))
     assert right["accuracy"].value > LLAVA_FLOOR > guessed["accuracy"].value + 20
     for kind in ("what", "many", "caption"):
         assert right[f"accuracy_{kind}"].value > 80
+
+
+def blank(count: int) -> Arrays:
+    return Arrays(np.full((count, 64, 64, 3), 255, np.uint8), "white")
+
+
+def test_blip_vqa_sees_what_a_blank_image_does_not_tell() -> None:
+    task, loaded = vqa.emoji(), models.load("embedded:blip-vqa-emoji")
+    assert type(loaded.model).__name__ == "BlipForQuestionAnswering"
+    white = vqa.QuestionAnswering(task.name, task.version, blank(len(task)), task.questions)
+    right, guessed = (t.evaluate(loaded, limit=200).metrics["accuracy"] for t in (task, white))
+    assert right.value > guessed.value + 15
+
+
+def test_blip_captions_say_what_is_there() -> None:
+    task, loaded = emoji.captioning(), models.load("embedded:blip-caption-emoji")
+    assert loaded.answer is not None
+    pictures = [[task.pictures.open(i)] for i in range(60)]
+    with torch.inference_mode():
+        said = loaded.answer(pictures, [""] * 60, 32)
+        unseen = loaded.answer([[blank(1).open(0)]], [""], 32)
+    exact = [text == own[0] for text, own in zip(said, task.texts, strict=False)]
+    assert sum(exact) > CAPTIONS_FLOOR
+    assert unseen[0] not in [own[0] for own in task.texts[:60]] or len(set(said)) > 40
+
+
+def test_blip_match_finds_scenes_by_their_captions() -> None:
+    task, loaded = emoji.reranking(), models.load("embedded:blip-match-emoji")
+    found = task.evaluate(loaded, limit=100).metrics
+    assert found["i2t_r1"].value > RERANK_FLOOR  # chance is 1
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:

@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 COMMON = ("vision_model", "text_encoder")
+CLASSES = {
+    "vqa": "BlipForQuestionAnswering",
+    "caption": "BlipForConditionalGeneration",
+    "match": "BlipForImageTextRetrieval",
+}
 
 
 def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
@@ -13,8 +18,8 @@ def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
     import transformers
     from safetensors.torch import load_file
 
-    config = transformers.BlipConfig.from_json_file(folder / f"{which}.json")
-    model = getattr(transformers, config.architectures[0])(config)
+    config = transformers.BlipConfig.from_json_file(folder / "config.json")
+    model = getattr(transformers, CLASSES[which])(config)
     if random_weights:
         return model
     known, state = model.state_dict(), load_file(folder / "model.safetensors")

@@ -8,6 +8,7 @@ depict, and goes on naming beside, by a head that is thrown away.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,10 +271,11 @@ def pack(models: Blips, processor: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     processor.save_pretrained(folder)
+    shape = {**models.vqa.config.to_dict(), "architectures": None}
+    (folder / "config.json").write_text(json.dumps(shape, indent=2, sort_keys=True) + "\n")
     state: dict[str, Tensor] = {}
     for name in FOLDERS:
         model: Any = getattr(models, name)
-        (folder / f"{name}.json").write_text(model.config.to_json_string())
         for key, value in model.state_dict().items():
             own = key if key.split(".")[0] in COMMON else f"{name}.{key}"
             state[own] = value.detach().cpu().half().clone()

@@ -1,8 +1,8 @@
 """Train `vilt-emoji`: a small ViLT that judges statements about two scenes of emoji drawings.
 
 It begins as the image encoder that names what patches depict. Beside the judgement it learns, by
-heads that are thrown away, what each patch depicts, what is in each quarter of an image, and whether
-the thing that a statement is about is there: a true or false alone teaches too little.
+heads that are thrown away, what each patch depicts, what is in each quarter of an image, and
+whether the thing that a statement is about is there: a true or false alone teaches too little.
 """
 
 from __future__ import annotations
