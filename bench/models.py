@@ -289,6 +289,30 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
     return hash_files(weight_files(folder)) if folder.is_dir() else None
 
 
+def type_of(name: str) -> str:
+    """Return the model type in a Hugging Face configuration, "" where there is none here."""
+    from bench import embedded, model_embedded, model_tuned
+    from bench.model_sources import read_json
+
+    tuned = model_tuned.folder_of(name)
+    if tuned is not None:
+        return type_of(str(model_tuned.training(tuned)["model"]))
+    known = shape(name)
+    if known is not None:
+        return str(known["model_type"])
+    folder = Path(name).expanduser()
+    if name in model_embedded.FOLDERS:
+        folder = embedded.path(model_embedded.FOLDERS[name])
+    elif "/" in name and not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name.removeprefix("hf:"), "config.json")
+        folder = Path(cached).parent if isinstance(cached, str) else folder
+    if not (folder / "config.json").is_file():
+        return ""
+    return str(read_json(folder / "config.json").get("model_type", ""))
+
+
 def learned(name: str) -> dict[str, Path]:
     """Return the files with what methods learned with this model (none for most), by method."""
     from bench import model_embedded, model_tuned

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import bench
-from bench import models, registry
+from bench import model_joint, models, registry
 from bench.errors import Unsupported
 from bench.measure.macs import MacCount
 from bench.measure.memory import Memory, peak
@@ -111,8 +111,15 @@ def _forward(model: nn.Module, loaded: Loaded, batch: int) -> Callable[[], objec
 
 
 def settings(cell: Cell, profile: Profile) -> tuple[str, str]:
-    """Return the dtype and the attention backend of a cell, the profile's first by default."""
-    return cell.dtype or profile.dtypes[0], cell.backend or profile.backends[0]
+    """Return the dtype and the attention backend of a cell, by default the profile's first.
+
+    Of a model that has one way of attention alone, that one.
+    """
+    dtype = cell.dtype or profile.dtypes[0]
+    if cell.backend:
+        return dtype, cell.backend
+    alone = models.type_of(cell.model) in model_joint.TYPES
+    return dtype, model_joint.ATTENTION if alone else profile.backends[0]
 
 
 def apply(loaded: Loaded, cell: Cell) -> AbstractContextManager[nn.Module]:

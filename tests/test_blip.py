@@ -404,3 +404,15 @@ def test_an_unknown_head_is_one_clear_line(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(BenchError, match="supported are BlipForImageTextRetrieval"):
         models.load(str(tmp_path), random_weights=True)
+
+
+def test_a_cell_that_names_no_backend_takes_the_models_only_one(tmp_path: Path) -> None:
+    from bench import profiles, spec
+    from bench.session import settings
+
+    text = "models: [blip-vqa-base, 'timm:vit_tiny_patch16_224']\nmethods: [none]\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    suite, _ = spec.load(str(tmp_path / "mine.yaml"))
+    blip, timm = suite.cells()
+    cpu = profiles.load("cpu")
+    assert settings(blip, cpu)[1] == "eager" and settings(timm, cpu)[1] == cpu.backends[0] == "sdpa"
