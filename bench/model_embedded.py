@@ -21,7 +21,6 @@ FOLDERS = {
     "embedded:blip-vqa-emoji": "blip_emoji",
     "embedded:blip-caption-emoji": "blip_emoji",
     "embedded:blip-match-emoji": "blip_emoji",
-    "embedded:vilt-emoji": "vilt_emoji",
 }
 SAVED = (".json", ".jinja", ".safetensors")
 
