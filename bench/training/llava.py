@@ -2,12 +2,15 @@
 
 The image tower begins as that of `clip-emoji`; projector and language model
 are trained from scratch, on answers. All questions about a scene share a sequence: each sees the
-image and itself, never another question, and its positions follow the image's.
+image and itself, never another question, and its positions follow the image's. At last, positions
+have gaps: a model that saw images at the same positions only goes by these, and nothing could be
+taken out of its prompt.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ TEMPLATE = (
 )
 SCENES, BATCH = 8192, 16  # an "epoch", and scenes a step
 LOW_EPOCHS, FULL_EPOCHS = 4.0, 0.6
+GAPS_EPOCHS, GAPS_RATE = 0.35, 7e-4  # then with gaps in the positions
 DEPICTED, NAMED_AT = 0.5, 3  # weight of naming what an image token depicts, after which layer
 QUESTIONS = ("what", "what", "there", "there", "there", "many", "where", "where", "caption")
 
@@ -105,8 +109,14 @@ def build(vocabulary: int) -> Any:
 class Batch:
     """Scenes with all their questions: the arguments of the model, and what it should say."""
 
-    def __init__(self, words: Any, rng: np.random.Generator, patches: int = PATCHES) -> None:
-        """Compose `BATCH` scenes, whose images the language model sees as so many tokens."""
+    def __init__(
+        self, words: Any, rng: np.random.Generator, patches: int = PATCHES, gaps: bool = False
+    ) -> None:
+        """Compose `BATCH` scenes, whose images the language model sees as so many tokens.
+
+        With `gaps` the positions of an image's tokens are those they would have if some of the
+        tokens were not there, and the words' follow them.
+        """
         self.side = math.isqrt(patches)
         rows, images, depicted = [], [], []
         for _ in range(BATCH):
@@ -123,7 +133,8 @@ class Batch:
         names = words.convert_tokens_to_ids(["<pad>", *scenes.NAMES.values()])
         self.depicted = torch.tensor(names)[torch.from_numpy(np.stack(depicted))]
         self.position = torch.zeros(shape, dtype=torch.long)
-        self.position[:, 1:head] = 1 + self._grid()
+        places = [self._places(rng, gaps) for _ in rows]
+        self.position[:, 1:head] = 1 + torch.stack(places)[:, self._grid()]
         turn = torch.full(shape, -1)
         turn[:, :head] = 0
         for b, row in enumerate(rows):
@@ -133,13 +144,21 @@ class Batch:
                 self.text[b, at - head : end - head] = torch.tensor(ids)
                 # A token says what follows it.
                 self.said[b, end - answer - 1 : end - 1] = torch.tensor(ids[-answer:])
-                self.position[b, at:end] = torch.arange(len(ids)) + 1 + PATCHES
+                self.position[b, at:end] = torch.arange(len(ids)) + 2 + places[b][-1]
                 turn[b, at:end] = number
                 at = end
         same = (turn[:, :, None] == turn[:, None]) | (turn[:, None] == 0)
         causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
         self.seen = ((same & causal) | torch.eye(shape[1], dtype=torch.bool))[:, None]
         self.head = head
+
+    @staticmethod
+    def _places(rng: np.random.Generator, gaps: bool) -> Tensor:
+        """Position of each of the `PATCHES` tokens of a whole image, counted from its first."""
+        if not gaps:
+            return torch.arange(PATCHES)
+        there = rng.random(PATCHES) < rng.uniform(0.1, 1.0)
+        return torch.from_numpy(np.maximum(there.cumsum() - 1, 0))
 
     def _grid(self) -> Tensor:
         """Where each image token (T,) is among the `PATCHES` of a whole image, row by row."""
@@ -210,10 +229,13 @@ def train(settings: Settings) -> dict[str, float]:
     model = build(len(words)).to(settings.device)
     model.set_attn_implementation("eager")  # torch's fused one is slow backwards on a CPU
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+    def loss(gaps: bool, pixels: int, rng: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
-        batch = Batch(words, np.random.default_rng(seed), (pixels // 4) ** 2)
+        batch = Batch(words, np.random.default_rng(seed), (pixels // 4) ** 2, gaps)
         return loss_of(model, batch, settings.device)
+
+    def watch() -> dict[str, float]:
+        return score(model, processor, watched)
 
     low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
     full = FULL_EPOCHS if settings.epochs is None else settings.epochs
@@ -221,13 +243,25 @@ def train(settings: Settings) -> dict[str, float]:
     job = Job(
         model,
         SCENES,
-        loss,
-        lambda: score(model, processor, watched),
+        lambda indices, pixels, rng, _: loss(False, pixels, rng),
+        watch,
         [*phases, Phase(scenes.SIDE, full, BATCH)],
         # Muon computes in bfloat16, which costs a CPU without such instructions more than the rest.
         Rates(matrix=None, other=1.5e-3),
     )
     fit(job, settings, evaluate_every=200)
+    fit(
+        Job(
+            model,
+            SCENES,
+            lambda indices, pixels, rng, _: loss(True, pixels, rng),
+            watch,
+            [Phase(scenes.SIDE, GAPS_EPOCHS, BATCH)],
+            Rates(matrix=None, other=GAPS_RATE, warmup_steps=10),
+        ),
+        replace(settings, out=settings.out / "gaps").begun(),
+        evaluate_every=200,
+    )
     model.set_attn_implementation("sdpa")
     folder = settings.out / "llava_emoji"
     model.half().save_pretrained(folder)
