@@ -252,8 +252,10 @@ class Plan:
 
     @property
     def soft(self) -> bool:
-        """Whether some input token is part of several output tokens."""
-        return self.extra is not None and bool(((self.extra != 0).sum(1) > 1).any())
+        """Whether some input token is part of several output tokens; may be, without values."""
+        if self.extra is None or self.extra.is_meta:
+            return self.extra is not None
+        return bool(((self.extra != 0).sum(1) > 1).any())
 
     def reorder(self, key_BM: Tensor) -> Plan:
         """The same plan with the kept tokens in ascending, stable order of `key`."""

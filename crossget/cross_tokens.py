@@ -30,22 +30,18 @@ class CrossTokens:
                 raise BenchError(f"cross tokens of '{tower}' must be (L,C), not {table.shape}")
         self.values: dict[str, dict[int, Tensor]] = {}
 
-    def refreshed(
-        self,
-        x: Tensor,
-        current_B1C: Tensor,
-        layer: int,
-        tower: str,
-        at_B: Tensor | None = None,
-    ) -> Tensor:
-        """(B,N,C) with the last token set to the detached `current` plus this layer's vector.
+    def refreshed(self, x: Tensor, anchor_B: Tensor | None, layer: int, tower: str) -> Tensor:
+        """(B,N,C) with the cross token set to its detached running token plus this layer's vector.
 
-        `at_B` names another token than the last.
+        It is the last token, in a language model the first of the prompt; in a text what runs is
+        the end-of-text token. `anchor_B` is where that, or the first of the prompt, is.
 
         Raises:
             ValueError: the tower's table has another depth or width than the model.
         """
-        value = current_B1C.detach()
+        rows = torch.arange(len(x), device=x.device)
+        own = anchor_B is None or tower == "vision"
+        value = (x[:, -1:] if own else x[rows, anchor_B][:, None]).detach()
         table = self.vectors.get(tower)
         if table is not None:
             if layer >= len(table) or table.shape[1] != x.shape[2]:
@@ -56,9 +52,9 @@ class CrossTokens:
             value = value + table[layer].to(value)
         if x.requires_grad or value.requires_grad:  # only a loss reads them
             self.values.setdefault(tower, {})[layer] = value
-        if at_B is not None:
-            return x.scatter(1, at_B[:, None, None].expand(-1, 1, x.shape[2]), value)
-        return torch.cat([x[:, :-1], value], 1)
+        if tower != "language" or anchor_B is None:
+            return torch.cat([x[:, :-1], value], 1)
+        return x.scatter(1, anchor_B[:, None, None].expand(-1, 1, x.shape[2]), value)
 
     def stacked(self, tower: str) -> Tensor:
         """(L,B,C) values of the last forward pass (in training: with gradients enabled).

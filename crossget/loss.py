@@ -116,3 +116,14 @@ def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
     if image.shape[1] != text.shape[1]:
         image = image.unflatten(1, (text.shape[1], -1)).mean(2)
     return alignment_loss(image, text, spread_layers)
+
+
+def loss_in(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tensor | None:
+    """The loss of a model, by where cross tokens were seen in it; None with one tower alone."""
+    if "language" in cross.values:
+        return llava_alignment_loss(model, cross)
+    if "text" not in cross.values:
+        return None
+    if hasattr(model, "text_encoder"):
+        return blip_alignment_loss(model, cross)
+    return clip_alignment_loss(model, cross, own_B)

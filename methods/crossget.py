@@ -21,7 +21,7 @@ from bench.registry import near_miss, register
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
-from crossget.loss import blip_alignment_loss, clip_alignment_loss, llava_alignment_loss
+from crossget.loss import loss_in
 
 IMPORTANCE = ("query", "attention")
 
@@ -68,12 +68,7 @@ class CrossGET(Learner):
 
     def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
         """Cross token <- detached running token + this layer's learned vector."""
-        if anchor is None or tower == "vision":
-            return self.tokens.refreshed(x, x[:, -1:], layer, tower)
-        current = take(x, anchor[:, None])
-        return self.tokens.refreshed(
-            x, current, layer, tower, anchor if tower in self.visits else None
-        )
+        return self.tokens.refreshed(x, anchor, layer, tower)
 
     def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
         """One vector of zeros a layer and tower."""
@@ -81,14 +76,7 @@ class CrossGET(Learner):
 
     def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
         """The alignment loss (§3.1); None in a model with one tower for both modalities."""
-        towers = self.tokens.values
-        if "language" in towers:
-            return llava_alignment_loss(model, self.tokens)
-        if "text" not in towers:
-            return None
-        if hasattr(model, "text_encoder"):
-            return blip_alignment_loss(model, self.tokens)
-        return clip_alignment_loss(model, self.tokens, own)
+        return loss_in(model, self.tokens, own)
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

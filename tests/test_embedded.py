@@ -15,7 +15,7 @@ from bench import embedded, models, tasks
 from bench.errors import BenchError
 from bench.record import Cell
 from bench.session import apply, parameters
-from bench.tasks import emoji, vqa
+from bench.tasks import emoji, scenes, vqa
 from bench.tasks.base import Arrays
 from bench.training import data
 from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
@@ -41,9 +41,9 @@ COMMITTED = (
     "vit_fashion.safetensors",
 )
 VIT_FLOOR = 0.80  # of 200 images; the card has the whole test set
-CAPTIONS_FLOOR = 20  # of 60 told to the word
-RERANK_FLOOR = 30.0  # % of 100 scenes whose caption is found first
-LLAVA_FLOOR = 60.0  # % of 100 questions
+CAPTIONS_FLOOR = 40  # of 60 that name just what is there
+RERANK_FLOOR = 50.0  # % of 50 scenes whose caption is found first
+LLAVA_FLOOR = 55.0  # % of 100 questions
 CLIP_FLOOR = 0.20  # R@1 among 200 drawings, a far easier task than the card's 1,636
 
 
@@ -111,8 +111,7 @@ def test_llava_emoji_sees_what_a_blank_image_does_not_tell() -> None:
     white = vqa.QuestionAnswering(task.name, task.version, blank(len(task)), task.questions)
     right, guessed = (t.evaluate(loaded, limit=100).metrics for t in (task, white))
     assert right["accuracy"].value > LLAVA_FLOOR > guessed["accuracy"].value + 20
-    for kind in ("what", "many", "caption"):
-        assert right[f"accuracy_{kind}"].value > 80
+    assert right["accuracy_many"].value > 90 and right["accuracy_what"].value > 60
 
 
 def blank(count: int) -> Arrays:
@@ -134,15 +133,16 @@ def test_blip_captions_say_what_is_there() -> None:
     with torch.inference_mode():
         said = loaded.answer(pictures, [""] * 60, 32)
         unseen = loaded.answer([[blank(1).open(0)]], [""], 32)
-    exact = [text == own[0] for text, own in zip(said, task.texts, strict=False)]
-    assert sum(exact) > CAPTIONS_FLOOR
-    assert unseen[0] not in [own[0] for own in task.texts[:60]] or len(set(said)) > 40
+    named = [set(text.split()) & set(scenes.NAMES.values()) for text in (*said, *unseen)]
+    there = [set(own[0].split()) & set(scenes.NAMES.values()) for own in task.texts[:60]]
+    assert sum(map(set.__eq__, named, there)) > CAPTIONS_FLOOR
+    assert sum(named[-1] == own for own in there) < 10  # without seeing
 
 
 def test_blip_match_finds_scenes_by_their_captions() -> None:
     task, loaded = emoji.reranking(), models.load("embedded:blip-match-emoji")
-    found = task.evaluate(loaded, limit=100).metrics
-    assert found["i2t_r1"].value > RERANK_FLOOR  # chance is 1
+    found = task.evaluate(loaded, limit=50).metrics
+    assert found["i2t_r1"].value > RERANK_FLOOR  # chance is 2
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:

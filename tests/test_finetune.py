@@ -599,7 +599,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("clip-emoji --method tome", "did you mean 'embedded:clip-emoji'"),
         ("ODD/vit --method tome --r 4", "unknown training data 'karpathy': fashion, or"),
         ("CLIP --method tome --r 4 --freeze", "'tome' learns nothing of its own"),
-        ("ODD/siglip --method tome --r 4", "is no CLIP"),
+        ("ODD/siglip --method tome --r 4", "is neither a CLIP nor of the kinds"),
         ("ODD/wordless --method none", "no tokenizer"),
         ("ODD/blind --method none", "preprocessor_config.json"),
         ("CLIP --method none --data karpaty:x.json", "unknown training data 'karpaty:x.json'"),

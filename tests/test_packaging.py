@@ -18,7 +18,13 @@ import pytest
 PACKAGES = ("bench", "crossget", "methods")
 PROJECT_FILES = ("pyproject.toml", "README.md", "LICENSE")
 # Names that differ between "install" and "import".
-IMPORT_NAMES = {"lmms-eval": "lmms_eval", "pillow": "PIL", "pyyaml": "yaml", "resvg-py": "resvg_py"}
+IMPORT_NAMES = {
+    "huggingface-hub": "huggingface_hub",
+    "lmms-eval": "lmms_eval",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "resvg-py": "resvg_py",
+}
 # Needed, though no file here imports them: transformers' image processors, pandas' Parquet reader.
 INDIRECT = {"torchvision", "pyarrow"}
 SKIP = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
