@@ -135,16 +135,18 @@ def judging(
     return judge
 
 
+def padded(words: Any, texts: Sequence[str], **more: Any) -> dict[str, Tensor]:
+    """Ids and mask of texts by a tokenizer, padded on its side to the longest."""
+    return dict(
+        words(list(texts), padding=True, return_token_type_ids=False, return_tensors="pt", **more)
+    )
+
+
 def teaching(model: Any, processor: Any) -> Callable[..., dict[str, Tensor]]:
     """Samples with what is right -> arguments of a model with `labels`, padded on the right."""
     import torch
 
-    def padded(texts: Sequence[str]) -> dict[str, Tensor]:
-        return dict(
-            processor.tokenizer(
-                list(texts), padding=True, return_token_type_ids=False, return_tensors="pt"
-            )
-        )
+    words = processor.tokenizer
 
     def teach(images: list[list[Any]], texts: list[str], answers: list[str]) -> dict[str, Tensor]:
         shown = [image.convert("RGB") for own in images for image in own]
@@ -153,17 +155,21 @@ def teaching(model: Any, processor: Any) -> Callable[..., dict[str, Tensor]]:
             if len(images[0]) > 1:
                 pixels = pixels.unflatten(0, (len(images), -1))
             labels = torch.tensor([model.config.label2id[answer] for answer in answers])
-            return {**padded(texts), "pixel_values": pixels, "labels": labels}
+            return {**padded(words, texts), "pixel_values": pixels, "labels": labels}
         captions = not hasattr(model, "text_encoder")
         ahead = [f"{text} ".lstrip() for text in texts] if captions else [""] * len(texts)
-        said = padded([begun + answer for begun, answer in zip(ahead, answers, strict=True)])
+        said = padded(words, [begun + answer for begun, answer in zip(ahead, answers, strict=True)])
         ids, there = said["input_ids"], said["attention_mask"]
         ids[:, 0] = model.config.text_config.bos_token_id
         labels = ids.masked_fill(there == 0, -100)
         if captions:
             given = {"input_ids": ids, "attention_mask": there}
         else:
-            given = {**padded(texts), "decoder_input_ids": ids, "decoder_attention_mask": there}
+            given = {
+                **padded(words, texts),
+                "decoder_input_ids": ids,
+                "decoder_attention_mask": there,
+            }
         return {**given, "pixel_values": pixels, "labels": labels}
 
     return teach
@@ -211,14 +217,6 @@ def captions_of(model: Any, processor: Any) -> Callable[[list[str]], dict[str, T
     longest = min(CAPTION_TOKENS, _longest(model))
 
     def tokenizer(texts: list[str]) -> dict[str, Tensor]:
-        found = processor.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
-        return dict(found)
+        return padded(processor.tokenizer, texts, truncation=True, max_length=longest)
 
     return tokenizer

@@ -213,12 +213,11 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
             state.display.stage("counting")
             count_into(found, planned.cell)
             found.notes.append(planned.counted)
-            found.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
-            return "ok", None
-        session = _session(state, planned)
-        task = state.plan.tasks.get(planned.cell.task)
-        with _threads(planned.profile.threads):
-            measure_into(found, planned.cell, session, task, state.display.stage)
+        else:
+            session = _session(state, planned)
+            task = state.plan.tasks.get(planned.cell.task)
+            with _threads(planned.profile.threads):
+                measure_into(found, planned.cell, session, task, state.display.stage)
         if planned.missing:
             found.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
         return "ok", None

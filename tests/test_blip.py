@@ -144,12 +144,7 @@ def test_a_batch_says_what_each_sample_says(family: str, name: str) -> None:
 def test_padding_of_a_text_is_never_read_under_reduction() -> None:
     model = tiny.built("matcher")
     given = tiny.inputs(model, 1)
-    pad = torch.zeros(1, 3, dtype=torch.long)
-    longer = {
-        "pixel_values": given["pixel_values"],
-        "input_ids": torch.cat([given["input_ids"], pad], 1),
-        "attention_mask": torch.cat([given["attention_mask"], pad], 1),
-    }
+    longer = tiny.longer(given)
     with bench.reduced(model, "random", keep_rate={"vision": 0.5}, layers={"vision": [1]}):
         torch.testing.assert_close(tiny.run(model, given), tiny.run(model, longer))
     with bench.reduced(model, "tome", r={"text": nothing}):

@@ -127,12 +127,7 @@ def test_padding_of_a_text_changes_nothing() -> None:
     """By a method that looks at tokens alone: ToMe pairs by position, which padding shifts."""
     model = tiny.built("ViLT answerer")
     given = tiny.inputs(model, 1)
-    pad = torch.zeros(1, 3, dtype=torch.long)
-    longer = {
-        "pixel_values": given["pixel_values"],
-        "input_ids": torch.cat([given["input_ids"], pad], 1),
-        "attention_mask": torch.cat([given["attention_mask"], pad], 1),
-    }
+    longer = tiny.longer(given)
     for name in ("evit", "topk", "pitome"):
         with bench.reduced(model, name, **some(name)):
             a, b = tiny.run(model, given), tiny.run(model, longer)

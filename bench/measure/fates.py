@@ -24,9 +24,9 @@ from bench.models import Loaded
 from bench.record import Cell, Record
 from bench.session import apply
 from bench.store import Store, slug, write_atomic
-from bench.tasks.base import normalised, subset
+from bench.tasks.base import subset
 from bench.tasks.classification import Classification
-from bench.tasks.retrieval import Retrieval, text_features
+from bench.tasks.retrieval import Retrieval, features_of, text_features
 from bench.tracing import Trace, trace
 
 TOWER = "vision"
@@ -154,8 +154,7 @@ def _answerer(
     texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
 
     def retrieve(images: Tensor) -> Answers:
-        output = model.get_image_features(**{loaded.image_argument: images})
-        features = normalised(getattr(output, "pooler_output", output))
+        features = features_of(loaded, images)
         return _best(features @ text_features(loaded, texts, 64, "cpu").T, texts)
 
     return retrieve, "cosine similarity"

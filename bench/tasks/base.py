@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from bench.models import Loaded
 
+Sample = TypeVar("Sample")
+Said = TypeVar("Said")
 Progress = Callable[[int, int], None]  # (samples done, samples in all)
 
 CACHE_BYTES = 1 << 30  # prepared images are kept between cells up to this size
@@ -203,6 +205,24 @@ def subset(n: int, limit: int | None) -> list[int]:
     if limit is None or limit >= n:
         return list(range(n))
     return sorted(np.random.default_rng(0).permutation(n)[:limit].tolist())
+
+
+def in_batches(
+    samples: Sequence[Sample],
+    size: int,
+    say: Callable[[Sequence[Sample]], Sequence[Said]],
+    tell: Progress | None,
+) -> list[Said]:
+    """Return what a model says to each sample, so many at a time, without gradients."""
+    import torch
+
+    said: list[Said] = []
+    with torch.inference_mode():
+        for start in range(0, len(samples), size):
+            said += say(samples[start : start + size])
+            if tell is not None:
+                tell(len(said), len(samples))
+    return said
 
 
 def proportion(ranks: Sequence[int], k: int) -> Metric:

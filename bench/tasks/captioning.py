@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, Unsupported
@@ -23,6 +23,7 @@ from bench.tasks.base import (
     Progress,
     average,
     hash_of,
+    in_batches,
     refuse_random,
     subset,
 )
@@ -97,8 +98,6 @@ class Captioning:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score a model; see `bench.tasks.Task`. Outcomes: `caption` and each one's CIDEr."""
-        import torch
-
         if loaded.kind not in PROMPTS:
             raise Unsupported(
                 f"task '{self.name}' needs a {' or '.join(PROMPTS)} model; "
@@ -107,16 +106,11 @@ class Captioning:
         refuse_random(loaded)
         caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
         index = subset(len(self), limit)
-        said: list[str] = []
         failed: list[str] = []
-        with torch.inference_mode():
-            for start in range(0, len(index), batch_size):
-                said += self._captions(loaded, index[start : start + batch_size], failed)
-                if progress is not None:
-                    progress(len(said), len(index))
-        return self._scored(index, said, failed)
+        say = partial(self._captions, loaded, failed)
+        return self._scored(index, in_batches(index, batch_size, say, progress), failed)
 
-    def _captions(self, loaded: Loaded, some: Sequence[int], failed: list[str]) -> list[str]:
+    def _captions(self, loaded: Loaded, failed: list[str], some: Sequence[int]) -> list[str]:
         """The captions of some pictures, "" where one does not decode."""
         prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
         images = [files.opened(self.pictures, i, failed) for i in some]

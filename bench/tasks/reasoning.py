@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from bench.tasks.base import (
     Pictures,
     Progress,
     hash_of,
+    in_batches,
     proportion,
     refuse_random,
     require,
@@ -81,18 +83,12 @@ class Reasoning:
         `consistency` is the share of sentences that are judged right of all their pairs; a limit
         tears pairs apart, and leaves it out.
         """
-        import torch
-
         require(loaded, "pair-classifier", self.name)
         refuse_random(loaded)
         asked = [self.statements[i] for i in subset(len(self), limit)]
-        said: list[bool | None] = []
         failed: list[str] = []
-        with torch.inference_mode():
-            for start in range(0, len(asked), batch_size):
-                said += self._judged(loaded, asked[start : start + batch_size], failed)
-                if progress is not None:
-                    progress(len(said), len(asked))
+        judge = partial(self._judged, loaded, failed)
+        said = in_batches(asked, batch_size, judge, progress)
         right = [s is not None and s == one.true for s, one in zip(said, asked, strict=True)]
         metrics = {"accuracy": _share(right)}
         if len(asked) == len(self):
@@ -101,7 +97,7 @@ class Reasoning:
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(
-        self, loaded: Loaded, some: Sequence[Statement], failed: list[str]
+        self, loaded: Loaded, failed: list[str], some: Sequence[Statement]
     ) -> list[bool | None]:
         """Whether the model takes some statements for true; None where a picture is broken."""
         shown = []

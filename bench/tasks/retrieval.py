@@ -128,16 +128,20 @@ def image_features(
     """Return a two-tower model's features of some images, of length 1, and which decoded."""
     import torch
 
-    model: Any = loaded.model
     features: list[Tensor] = []
     decoded: list[bool] = []
     for images, ok in prepared.batches(loaded, index, size):
-        inputs = {loaded.image_argument: to_model(images, loaded, device)}
-        features.append(normalised(_pooled(model.get_image_features(**inputs))))
+        features.append(features_of(loaded, to_model(images, loaded, device)))
         decoded += ok
         if progress is not None:
             progress(len(decoded), len(index))
     return torch.cat(features), decoded
+
+
+def features_of(loaded: Loaded, pixels: Tensor) -> Tensor:
+    """Return a two-tower model's features (B,D) of images (B,C,H,W), of length 1."""
+    model: Any = loaded.model
+    return normalised(_pooled(model.get_image_features(**{loaded.image_argument: pixels})))
 
 
 def text_features(loaded: Loaded, texts: Sequence[str], size: int, device: str | None) -> Tensor:

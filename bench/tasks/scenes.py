@@ -8,7 +8,7 @@ own. Training scenes have other seeds: other objects, places, sizes and grounds,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -114,8 +114,13 @@ def ask(kind: str, placed: Mapping[int, Placed], rng: np.random.Generator) -> tu
         return "describe the image .", " and ".join(objects.values())
     if rng.integers(2):
         return f"is there a {objects[cell]} ?", "yes"
-    others = [name for name in NAMES.values() if name not in objects.values()]
-    return f"is there a {others[int(rng.integers(len(others)))]} ?", "no"
+    return f"is there a {another(objects.values(), rng)} ?", "no"
+
+
+def another(names: Collection[str], rng: np.random.Generator) -> str:
+    """The name of a thing that is not among these."""
+    others = [name for name in NAMES.values() if name not in names]
+    return others[int(rng.integers(len(others)))]
 
 
 def describe(placed: Mapping[int, Placed]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.tasks.scenes import NAMES, PLACES, Bytes, Placed, compose
+from bench.tasks.scenes import NAMES, PLACES, Bytes, Placed, another, compose
 
 Objects = Mapping[int, Placed]
 KINDS = ("both", "only", "more", "place")
@@ -65,7 +65,7 @@ def state(
         cell = sorted(objects[side])[int(rng.integers(len(objects[side])))]
         name = objects[side][cell].name
         if rng.integers(2):  # said of a thing that is elsewhere, or not at all
-            name = _other(name, rng)
+            name = another([name], rng)
         text = f"there is a {name} at the {PLACES[cell]} of the {SIDES[side]} image ."
         return text, objects[side][cell].name == name
     name = here[int(rng.integers(len(here)))]
@@ -77,11 +77,6 @@ def state(
     claimed = side if rng.integers(2) else 1 - side
     text = f"there is a {name} only in the {SIDES[claimed]} image ."
     return text, name in names[claimed] and name not in names[1 - claimed]
-
-
-def _other(name: str, rng: np.random.Generator) -> str:
-    others = [other for other in NAMES.values() if other != name]
-    return others[int(rng.integers(len(others)))]
 
 
 def words() -> list[str]:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
 from bench.record import Metric
+from bench.tasks import files
 from bench.tasks.base import (
     Evaluation,
     Pictures,
     Progress,
     average,
     hash_of,
+    in_batches,
     proportion,
     refuse_random,
     require,
@@ -78,8 +81,6 @@ class QuestionAnswering:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
-        import torch
-
         if loaded.kind != "answerer":
             require(loaded, "multimodal", self.name)
         refuse_random(loaded)
@@ -89,32 +90,19 @@ class QuestionAnswering:
                 "(preprocessor_config.json, tokenizer.json) beside its weights"
             )
         asked = [self.questions[i] for i in subset(len(self), limit)]
-        answers: list[str] = []
         failed: list[str] = []
-        with torch.inference_mode():
-            for start in range(0, len(asked), batch_size):
-                some = asked[start : start + batch_size]
-                answers += self._answers(loaded, some, failed)
-                if progress is not None:
-                    progress(len(answers), len(asked))
-        return self._scored(asked, answers, failed)
+        say = partial(self._answers, loaded.answer, failed)
+        return self._scored(asked, in_batches(asked, batch_size, say, progress), failed)
 
-    def _answers(self, loaded: Loaded, some: Sequence[Question], failed: list[str]) -> list[str]:
+    def _answers(
+        self, answer: Callable[..., list[str]], failed: list[str], some: Sequence[Question]
+    ) -> list[str]:
         """The answers to some questions, "" where the picture does not decode."""
-        shown: list[tuple[int, Any]] = []
-        for i, question in enumerate(some):
-            try:
-                shown.append((i, self.pictures.open(question.picture)))
-            except (OSError, ValueError, SyntaxError):
-                failed.append(self.pictures.name(question.picture))
-        said = [""] * len(some)
-        if shown:
-            assert loaded.answer is not None
-            images, texts = [[image] for _, image in shown], [some[i].text for i, _ in shown]
-            answers = loaded.answer(images, texts, self.max_answer)
-            for (i, _), text in zip(shown, answers, strict=True):
-                said[i] = text
-        return said
+        images = [files.opened(self.pictures, question.picture, failed) for question in some]
+        texts = [q.text for q, image in zip(some, images, strict=True) if image is not None]
+        shown = [[image] for image in images if image is not None]
+        said = iter(answer(shown, texts, self.max_answer) if shown else [])
+        return ["" if image is None else next(said) for image in images]
 
     def _scored(
         self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.embedded import EMOJI_MEAN, EMOJI_STD
+
+
+def image_processor(kind: type, pixels: int, **more: Any) -> Any:
+    """An image processor of a transformers class that does what `normalise` does, and resizes."""
+    usual = {"size": {"height": pixels, "width": pixels}, "do_resize": True}
+    return kind(image_mean=list(EMOJI_MEAN), image_std=list(EMOJI_STD), **{**usual, **more})
 
 
 def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import embedded
 from bench.embedded.blips import COMMON
+from bench.joint_feeds import padded
 from bench.tasks import scenes, statements
 from bench.training import tower
-from bench.training.augment import normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from bench.training.augment import image_processor, normalise
+from bench.training.loop import Job, Rates, Settings, fit
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
@@ -47,16 +48,6 @@ def tokenizer() -> Any:
 
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words()])}
     return BertTokenizer(vocab=vocabulary, do_lower_case=True)
-
-
-def pixels_processor(kind: type, **size: int) -> Any:
-    """An image processor of a class for scenes: 64 x 64, shifted and scaled."""
-    return kind(
-        do_resize=True,
-        size=size or {"height": scenes.SIDE, "width": scenes.SIDE},
-        image_mean=list(embedded.EMOJI_MEAN),
-        image_std=list(embedded.EMOJI_STD),
-    )
 
 
 class Blips(nn.Module):
@@ -126,9 +117,14 @@ class Blips(nn.Module):
 
     def matching(self, image: Tensor, said: Mapping[str, Tensor], right: Tensor) -> Tensor:
         """Cross entropy of whether captions (2B,T) belong to images (B,N,C), which come twice."""
+        return F.cross_entropy(self.matched(image, said), right)
+
+    def matched(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+        """(2B,2) logits of that."""
         twice = torch.cat([image, image])
         read = self.match.text_encoder(**said, encoder_hidden_states=twice).last_hidden_state
-        return F.cross_entropy(self.match.itm_head(read[:, 0]), right)
+        logits: Tensor = self.match.itm_head(read[:, 0])
+        return logits
 
 
 def spoken(decoder: Any, ids: Tensor, read: Tensor, mask: Tensor | None) -> Tensor:
@@ -155,10 +151,8 @@ def exchanged(
     if free and rng.integers(2):
         changed[free[int(rng.integers(len(free)))]] = here
         return changed
-    known = {found.name for found in objects.values()}
-    names = [name for name in scenes.NAMES.values() if name not in known]
-    name = names[int(rng.integers(len(names)))]
-    return {**changed, cell: scenes.Placed(name, here.top, here.left, here.side)}
+    name = scenes.another({found.name for found in objects.values()}, rng)
+    return {**changed, cell: replace(here, name=name)}
 
 
 class Batch:
@@ -183,11 +177,6 @@ class Batch:
         self.captions, self.said = started(words, captions), padded(words, captions)
         self.both = padded(words, captions + others)
         self.right = torch.tensor([1] * BATCH + [0] * BATCH)
-
-
-def padded(words: Any, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Ids and mask of texts, padded on the right."""
-    return dict(words(list(texts), padding=True, return_token_type_ids=False, return_tensors="pt"))
 
 
 def started(words: Any, texts: Sequence[str]) -> Tensor:
@@ -215,9 +204,7 @@ def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
     models.eval()
     batch = Batch(np.random.default_rng([seed, 2]), words)
     image = models.see(batch.pixels)
-    twice = torch.cat([image, image])
-    read = models.match.text_encoder(**batch.both, encoder_hidden_states=twice).last_hidden_state
-    right = models.match.itm_head(read[:, 0]).argmax(-1) == batch.right
+    right = models.matched(image, batch.both).argmax(-1) == batch.right
     return {
         "answers": float(models.answering(image, batch.asked, batch.answers)),
         "captions": float(models.captioning(image, batch.captions)),
@@ -243,20 +230,19 @@ def train(settings: Settings) -> dict[str, float]:
         return loss_of(models, Batch(np.random.default_rng(seed), words))
 
     epochs = EPOCHS if settings.epochs is None else settings.epochs
-    phases = [Phase(scenes.SIDE, part * epochs, BATCH) for part in (0.7, 0.3)]
     last = fit(
         Job(
             models,
             SCENES,
             loss,
             lambda: watch(models, words, seed=1),
-            phases,
+            tower.phases(epochs, BATCH),
             Rates(matrix=None, other=1e-3),
         ),
         settings,
         evaluate_every=200,
     )
-    processor = BlipProcessor(pixels_processor(BlipImageProcessor), words)
+    processor = BlipProcessor(image_processor(BlipImageProcessor, scenes.SIDE), words)
     for name, folder in FOLDERS.items():
         model: Any = getattr(models, name)
         model.half().save_pretrained(settings.out / folder)

@@ -227,9 +227,8 @@ def _write(
     if recipe.rank:
         save_file(lora.detach(model), settings.out / ADAPTER)
     elif not recipe.freeze:
-        state = {
-            k: v.detach().cpu().clone() for k, v in model.state_dict().items()
-        }  # some are tied
+        # Clones: some are tied, and a file may not hold a tensor twice.
+        state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_file(state, settings.out / WEIGHTS)
     if learned:
         tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}

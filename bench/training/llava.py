@@ -22,7 +22,7 @@ from bench import embedded
 from bench.model_multimodal import describe
 from bench.tasks import scenes, vqa
 from bench.tasks.base import Arrays
-from bench.training.augment import normalise
+from bench.training.augment import image_processor, normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
@@ -45,22 +45,16 @@ def build_processor() -> Any:
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *scenes.words()])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(
-            do_resize=True,
-            size={"height": scenes.SIDE, "width": scenes.SIDE},
-            do_center_crop=False,
-            image_mean=list(embedded.EMOJI_MEAN),
-            image_std=list(embedded.EMOJI_STD),
-        ),
+        image_processor=image_processor(CLIPImageProcessor, scenes.SIDE, do_center_crop=False),
         tokenizer=PreTrainedTokenizerFast(
             tokenizer_object=words,
-            pad_token="<pad>",  # noqa: S106
-            unk_token="<unk>",  # noqa: S106
-            bos_token="<bos>",  # noqa: S106
-            eos_token="<eos>",  # noqa: S106
+            pad_token="<pad>",
+            unk_token="<unk>",
+            bos_token="<bos>",
+            eos_token="<eos>",
             additional_special_tokens=["<image>"],
             padding_side="left",
         ),

@@ -88,6 +88,11 @@ def compose(seed: int) -> tuple[Tensor, Tensor]:
     return pixels, torch.stack([depicted(objects) for _, objects in made])
 
 
+def phases(epochs: float, batch: int) -> list[Phase]:
+    """At one resolution: most of it at the full rate, the rest at a falling one."""
+    return [Phase(scenes.SIDE, part * epochs, batch) for part in (0.7, 0.3)]
+
+
 def trained(settings: Settings) -> Tower:
     """Return the encoder, trained in a folder of its own below that of `settings`; resumes."""
     own = replace(settings, out=settings.out / FOLDER, epochs=None).begun()
@@ -107,9 +112,8 @@ def trained(settings: Settings) -> Tower:
         shown, right = compose(1)
         return {"named": known(tower(shown), right)}
 
-    phases = [Phase(scenes.SIDE, part * EPOCHS, BATCH) for part in (0.7, 0.3)]
     fit(
-        Job(tower, SCENES, loss, watch, phases, Rates(matrix=None, other=1e-3)),
+        Job(tower, SCENES, loss, watch, phases(EPOCHS, BATCH), Rates(matrix=None, other=1e-3)),
         own,
         evaluate_every=200,
     )

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.adapters.base import original, override
+from bench.joint_feeds import padded
 from bench.tasks import scenes
 from bench.tasks.statements import KINDS, Pair, pairs
 from bench.training import blip, tower
-from bench.training.augment import normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from bench.training.augment import image_processor, normalise
+from bench.training.loop import Job, Rates, Settings, fit
 
 PAIRS, BATCH = 8192, 12  # a "pass", and pairs a step
 EPOCHS = 1.4
@@ -69,7 +70,7 @@ class Reasoner(nn.Module):
             Logits (B,2) of the statements; what is known of each image (2,B,C); logits of patches
             (2,B,P,names), and what these depict (2,B,P).
         """
-        text = blip.padded(words, [pair.text for pair in found])
+        text = padded(words, [pair.text for pair in found])
         pooled, named, depicted = [], [], []
         for side in (0, 1):  # as the model itself does, which gives no tokens back
             with placed(self.model.vilt.embeddings) as place:
@@ -162,13 +163,14 @@ def train(settings: Settings) -> dict[str, float]:
         return loss_of(reasoner, pairs(BATCH, seed), words)
 
     epochs = EPOCHS if settings.epochs is None else settings.epochs
-    phases = [Phase(scenes.SIDE, part * epochs, BATCH) for part in (0.7, 0.3)]
+    phases = tower.phases(epochs, BATCH)
     rates = Rates(matrix=None, other=1e-3)
     job = Job(reasoner, PAIRS, loss, lambda: watch(reasoner, words, watched), phases, rates)
     last = fit(job, settings, evaluate_every=200)
     folder = settings.out / FOLDER
     reasoner.model.half().save_pretrained(folder)
     reasoner.model.float()
-    images = blip.pixels_processor(ViltImageProcessor, shortest_edge=scenes.SIDE)
+    size = {"shortest_edge": scenes.SIDE}
+    images = image_processor(ViltImageProcessor, scenes.SIDE, size=size)
     ViltProcessor(images, words).save_pretrained(folder)
     return last
