@@ -53,6 +53,10 @@ def class_for(name: str, config: Any) -> Any:
 def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:
     """Read from a model's configuration how it is fed; `processor` may be None."""
     config, kind = model.config, KINDS[type(model).__name__]
+    if type(model).__name__ == "BlipForQuestionAnswering":  # its answers read padded questions
+        from bench.adapters import blip
+
+        blip.heed_padding(model.text_decoder.bert)
     vision, text = (getattr(config, part, config) for part in ("vision_config", "text_config"))
     tokens = _text_tokens(kind, text)
     size = vision.image_size

@@ -8,6 +8,7 @@ left; its class token stays. The decoders of answers and captions are not reduce
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -87,11 +88,27 @@ def _image_attention(attn: Any, run: Pass, hidden_states: Tensor, **kw: Any) -> 
     return fused_projection(attn, hidden_states, run), None
 
 
+def heed_padding(reader: Any) -> None:
+    """Let the cross-attention of a text model see the mask of what is read.
+
+    transformers 5.23 takes that mask and leaves it out on the way, so that an answer depends on how
+    far its question was padded.
+    """
+    for block in reader.encoder.layer:
+        cross = block.crossattention
+        if "encoder_attention_mask" not in inspect.signature(type(cross).forward).parameters:
+            cross.self.register_forward_pre_hook(_hand_on, with_kwargs=True)
+
+
+def _hand_on(attn: Any, args: Any, kw: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kw, "encoder_attention_mask": kw.get("attention_mask")}
+
+
 @contextlib.contextmanager
 def reading(reader: Any, bias: Callable[[torch.dtype], Tensor | None]) -> Iterator[None]:
     """Let the cross-attention of a text model add `bias` (B,1,1,N) to its logits, where not None.
 
-    transformers takes a mask for what is read, and leaves it out on the way to this module.
+    It stands in for a mask, which knows nothing of tokens that were taken out.
     """
     with contextlib.ExitStack() as stack:
         for block in reader.encoder.layer:
@@ -106,11 +123,15 @@ def _read(
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
     **kw: Any,
 ) -> Any:
     extra = None if encoder_hidden_states is None else bias(hidden_states.dtype)
     if extra is not None and len(extra) not in (1, len(hidden_states)):  # beams side by side
         extra = extra.repeat_interleave(len(hidden_states) // len(extra), 0)
+    if extra is None and encoder_hidden_states is not None and encoder_attention_mask is not None:
+        whole = encoder_attention_mask.shape[-1] == encoder_hidden_states.shape[1]
+        extra = encoder_attention_mask if whole else None
     return original(attn)(
         hidden_states,
         attention_mask=attention_mask,

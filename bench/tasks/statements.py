@@ -22,13 +22,17 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images (64,64,3), what is in them, what is said of them, and whether it is true."""
+    """Two images (64,64,3), what is in them, what is said of them, and whether it is true.
+
+    `fits`: whether each image is as the statement has it, where it can be said of each alone.
+    """
 
     images: tuple[Bytes, Bytes]
     objects: tuple[Objects, Objects]
     text: str
     kind: str
     true: bool
+    fits: tuple[bool, ...]
 
     @property
     def name(self) -> str:
@@ -44,22 +48,22 @@ def pairs(count: int, seed: int) -> list[Pair]:
         kind, wanted = KINDS[i % len(KINDS)], bool(rng.integers(2))
         while True:  # until a pair of scenes and a statement come out as wanted
             (left, ours), (right, theirs) = compose(rng), compose(rng)
-            text, true = state(kind, (ours, theirs), rng)
+            text, true, fits = state(kind, (ours, theirs), rng)
             if true == wanted:
                 break
-        found.append(Pair((left, right), (ours, theirs), text, kind, true))
+        found.append(Pair((left, right), (ours, theirs), text, kind, true, fits))
     return found
 
 
 def state(
     kind: str, objects: tuple[Objects, Objects], rng: np.random.Generator
-) -> tuple[str, bool]:
-    """A statement of a kind about what is in two scenes, and whether it is true."""
+) -> tuple[str, bool, tuple[bool, ...]]:
+    """A statement of a kind about what is in two scenes, whether it is true, and `Pair.fits`."""
     side = int(rng.integers(2))
     names = [{found.name for found in own.values()} for own in objects]
     if kind == "more":
         text = f"there are more objects in the {SIDES[side]} image ."
-        return text, len(objects[side]) > len(objects[1 - side])
+        return text, len(objects[side]) > len(objects[1 - side]), ()
     here = sorted(names[side])
     if kind == "place":
         cell = sorted(objects[side])[int(rng.integers(len(objects[side])))]
@@ -67,16 +71,19 @@ def state(
         if rng.integers(2):  # said of a thing that is elsewhere, or not at all
             name = another([name], rng)
         text = f"there is a {name} at the {PLACES[cell]} of the {SIDES[side]} image ."
-        return text, objects[side][cell].name == name
+        fits = [True, True]
+        fits[side] = objects[side][cell].name == name
+        return text, all(fits), tuple(fits)
     name = here[int(rng.integers(len(here)))]
     if kind == "both":
         shared = sorted(names[0] & names[1])
         if shared and rng.integers(2):
             name = shared[int(rng.integers(len(shared)))]
-        return f"there is a {name} in both images .", name in names[0] & names[1]
+        there = tuple(name in own for own in names)
+        return f"there is a {name} in both images .", all(there), there
     claimed = side if rng.integers(2) else 1 - side
-    text = f"there is a {name} only in the {SIDES[claimed]} image ."
-    return text, name in names[claimed] and name not in names[1 - claimed]
+    alone = tuple((name in own) == (i == claimed) for i, own in enumerate(names))
+    return f"there is a {name} only in the {SIDES[claimed]} image .", all(alone), alone
 
 
 def words() -> list[str]:

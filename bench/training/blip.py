@@ -3,7 +3,7 @@
 The three share image encoder and text encoder and are trained together, as BLIP is: answers,
 captions, contrast of images and captions, and whether a caption belongs to its image, against one
 in which a thing or a place was exchanged. The image encoder begins as one that names what patches
-depict, and goes on naming beside, by a head that is thrown away.
+depict, and goes on naming beside, by a head that is thrown away; see `tower`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.adapters.blip import heed_padding
 from bench.embedded.blips import COMMON
 from bench.joint_feeds import padded
 from bench.tasks import scenes, statements
@@ -30,8 +31,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
 TEXT_BLOCKS = 2
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
-EPOCHS = 1.0
-QUESTIONS = ("what", "there", "many", "where")
+EPOCHS = 2.0
 DEPICTED = 0.5
 FOLDERS = {"vqa": "blip_emoji_vqa", "caption": "blip_emoji_caption", "match": "blip_emoji_match"}
 PACKED = "blip_emoji"  # all three, with what they share once
@@ -89,8 +89,25 @@ class Blips(nn.Module):
         for other in (self.caption, self.match):
             other.vision_model = self.vqa.vision_model
         self.match.text_encoder = self.vqa.text_encoder
+        heed_padding(self.vqa.text_decoder.bert)
         self.named = tower.head()
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # of the contrastive loss
+
+    def begin(self, begun: tower.Tower, words: Any) -> None:
+        """Take over what the image encoder knows, and its words; text looks for their like."""
+        self.vqa.vision_model.load_state_dict(begun.model.state_dict())
+        self.named.load_state_dict(begun.named.state_dict())
+        known = begun.words()
+        ids = words.convert_tokens_to_ids(list(known))
+        decoders = (self.vqa.text_decoder.bert, self.caption.text_decoder.bert)
+        for text in (self.vqa.text_encoder, *decoders):
+            table = text.embeddings.word_embeddings.weight
+            nn.init.normal_(table, std=tower.WORD_SPREAD)
+            table.data[ids] = torch.stack(list(known.values()))
+            for block in text.encoder.layer:
+                across = block.crossattention
+                own = across.self
+                tower.look_for_like(own.query, own.key, own.value, across.output.dense)
 
     def see(self, pixels: Tensor) -> Tensor:
         """(B,3,H,W) -> (B,N,C) image tokens, class token first."""
@@ -165,7 +182,7 @@ class Batch:
             image, objects = scenes.compose(rng)
             images.append(image)
             depicted.append(tower.depicted(objects))
-            for kind in QUESTIONS:
+            for kind in scenes.KINDS:
                 question, answer = scenes.ask(kind, objects, rng)
                 asked.append(question)
                 answers.append(answer)
@@ -222,8 +239,7 @@ def train(settings: Settings) -> dict[str, float]:
     begun = tower.trained(settings)
     words = tokenizer()
     models = Blips(len(words)).to(settings.device)
-    models.vqa.vision_model.load_state_dict(begun.model.state_dict())
-    models.named.load_state_dict(begun.named.state_dict())
+    models.begin(begun, words)
 
     def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
@@ -237,7 +253,7 @@ def train(settings: Settings) -> dict[str, float]:
             loss,
             lambda: watch(models, words, seed=1),
             tower.phases(epochs, BATCH),
-            Rates(matrix=None, other=1e-3),
+            Rates(matrix=None, other=1e-3, known=("vqa.vision_model",)),
         ),
         settings,
         evaluate_every=200,

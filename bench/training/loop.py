@@ -43,11 +43,13 @@ class Phase:
 class Rates:
     """Learning rates: `matrix` for the blocks' weights (Muon), `other` for the rest (AdamW).
 
-    `matrix` None leaves everything to AdamW, as fine-tuning does.
+    `matrix` None leaves everything to AdamW, as fine-tuning does. `known` are parts of the model,
+    by the beginnings of their parameters' names, that AdamW trains at 0.3 of the rate.
     """
 
     matrix: float | None = 3e-3
     other: float = 1e-3
+    known: tuple[str, ...] = ()
     decay: float = 0.05
     warmup_steps: int = 100
 
@@ -109,12 +111,13 @@ class Progress:
 def optimizers(model: nn.Module, rates: Rates) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the blocks and AdamW for everything else."""
     matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    rest: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             inside = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
+            rate = rates.other * (0.3 if name.startswith(rates.known) else 1.0)
             muon = inside and rates.matrix is not None
-            (matrices if muon else rest).append(parameter)
+            (matrices if muon else rest.setdefault(rate, [])).append(parameter)
     found: list[torch.optim.Optimizer] = []
     if matrices and rates.matrix is not None:
         found.append(
@@ -123,7 +126,8 @@ def optimizers(model: nn.Module, rates: Rates) -> list[torch.optim.Optimizer]:
             )
         )
     if rest:
-        found.append(torch.optim.AdamW(rest, lr=rates.other, weight_decay=rates.decay))
+        groups = [{"params": group, "lr": rate} for rate, group in rest.items()]
+        found.append(torch.optim.AdamW(groups, lr=rates.other, weight_decay=rates.decay))
     for optimizer in found:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

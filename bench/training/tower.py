@@ -1,11 +1,14 @@
 """The image encoder that the small BLIPs and ViLT begin with: it names what each patch depicts.
 
 It is made of the first blocks of `llava-emoji`'s, and trained for a few minutes. Questions and
-captions alone teach a small encoder from scratch too slowly what there is to see.
+captions alone teach a small encoder from scratch too slowly what there is to see. That a word and
+what it names are the same thing takes them longest: so words begin as the vectors by which patches
+are named (`words`), and attention from the one to the other as one that looks for what is alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +27,9 @@ WIDTH, HEADS, BLOCKS, PATCH = 128, 4, 6, 4
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
 EPOCHS = 0.4
 GROUND = 0.1  # weight of a patch that depicts nothing
+HALVES = ("top", "bottom", "left", "right")
+WORD_SPREAD = 0.1  # standard deviation of a word's channels
+ALIKE = 1.5  # gain of queries and keys that look for what is alike
 FOLDER = "tower"  # within that of what is trained
 
 
@@ -41,7 +47,7 @@ def shape() -> dict[str, Any]:
 
 
 class Tower(nn.Module):
-    """The encoder, and the head that names what patches depict."""
+    """The encoder, and the heads that name what patches depict and in which half they are."""
 
     def __init__(self) -> None:
         """Build them, untrained."""
@@ -50,12 +56,19 @@ class Tower(nn.Module):
 
         self.model = BlipVisionModel(BlipVisionConfig(**shape()))
         self.named = head()
+        self.placed = nn.Linear(WIDTH, len(HALVES))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B,3,H,W) -> (B,P,names) logits."""
-        tokens = self.model(pixel_values=pixels).last_hidden_state
-        named: Tensor = self.named(tokens[:, 1:])
-        return named
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,3,H,W) -> (B,P,names) and (B,P,2,2) logits: of top and bottom, of left and right."""
+        tokens = self.model(pixel_values=pixels).last_hidden_state[:, 1:]
+        return self.named(tokens), self.placed(tokens).unflatten(-1, (2, 2))
+
+    def words(self) -> dict[str, Tensor]:
+        """The vectors (C,) by which patches are named, one a word, all of the same length."""
+        things = self.named.weight[1:]
+        vectors = torch.cat([things - things.mean(0), self.placed.weight]).detach()
+        vectors = F.normalize(vectors, dim=-1) * WORD_SPREAD * math.sqrt(WIDTH)
+        return dict(zip([*scenes.NAMES.values(), *HALVES], vectors, strict=True))
 
 
 def head() -> nn.Linear:
@@ -68,6 +81,27 @@ def naming(logits: Tensor, depicted: Tensor) -> Tensor:
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[0] = GROUND
     return F.cross_entropy(logits.flatten(0, -2), depicted.flatten(), weight=weight)
+
+
+def placing(logits: Tensor) -> Tensor:
+    """Cross entropy of the halves of the image that patches (B,P,2,2) are in."""
+    side = scenes.SIDE // PATCH
+    later = (torch.arange(side, device=logits.device) >= side // 2).long()
+    halves = torch.stack([later.repeat_interleave(side), later.repeat(side)], -1)
+    return F.cross_entropy(logits.flatten(0, -2), halves.expand(len(logits), -1, -1).flatten())
+
+
+@torch.no_grad()
+def look_for_like(query: nn.Linear, key: nn.Linear, value: nn.Linear, out: nn.Linear) -> None:
+    """Begin an attention as one that finds what resembles a token, and hands it on as it is.
+
+    Queries and keys are the same random map, the output the transpose of the values' (Trockman &
+    Kolter, ICML 2023: trained attention comes to look like this).
+    """
+    nn.init.normal_(query.weight, std=ALIKE / math.sqrt(WIDTH))
+    nn.init.normal_(value.weight, std=1 / math.sqrt(WIDTH))
+    key.weight.copy_(query.weight)
+    out.weight.copy_(value.weight.T)
 
 
 def known(logits: Tensor, depicted: Tensor) -> float:
@@ -104,13 +138,14 @@ def trained(settings: Settings) -> Tower:
     def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
         seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller ones are for tests
         shown, right = compose(seed)
-        return naming(tower(shown), right)
+        named, places = tower(shown)
+        return naming(named, right) + placing(places)
 
     @torch.inference_mode()
     def watch() -> dict[str, float]:
         tower.eval()
         shown, right = compose(1)
-        return {"named": known(tower(shown), right)}
+        return {"named": known(tower(shown)[0], right)}
 
     fit(
         Job(tower, SCENES, loss, watch, phases(EPOCHS, BATCH), Rates(matrix=None, other=1e-3)),
@@ -148,7 +183,7 @@ def from_clip(clip: Any, blip: Any) -> None:
 
 
 def into_vilt(tower: Tower, vilt: Any) -> None:
-    """Give a ViLT's encoder the weights: both norm first, and one has its three matrices apart."""
+    """Give a ViLT's first blocks the weights: both norm first, one has its three matrices apart."""
     theirs, ours = vilt.embeddings, tower.model.embeddings
     with torch.no_grad():
         theirs.cls_token.copy_(ours.class_embedding)
@@ -156,7 +191,7 @@ def into_vilt(tower: Tower, vilt: Any) -> None:
         for target, source in _same(vilt, tower.model):
             target.weight.copy_(source.weight)
             target.bias.copy_(source.bias)
-        for target, source in zip(vilt.encoder.layer, tower.model.encoder.layers, strict=True):
+        for target, source in zip(vilt.encoder.layer, tower.model.encoder.layers, strict=False):
             attention = target.attention.attention
             parts = (attention.query, attention.key, attention.value)
             qkv = source.self_attn.qkv
@@ -171,7 +206,7 @@ def _same(vilt: Any, blip: Any) -> list[tuple[Any, Any]]:
         (vilt.embeddings.patch_embeddings.projection, blip.embeddings.patch_embedding),
         (vilt.layernorm, blip.post_layernorm),
     ]
-    for target, source in zip(vilt.encoder.layer, blip.encoder.layers, strict=True):
+    for target, source in zip(vilt.encoder.layer, blip.encoder.layers, strict=False):
         pairs += [
             (target.layernorm_before, source.layer_norm1),
             (target.attention.output.dense, source.self_attn.projection),
