@@ -9,7 +9,8 @@ the configuration alone, so that costs need neither weights nor a processor.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench import joint_feeds, model_multimodal
@@ -154,19 +155,47 @@ def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def on_meta(model: Any) -> Iterator[None]:
-    """Let a model run on the meta device, where what a mask hides cannot be read.
+    """Let a model run on the meta device, where masks cannot be read: they hide nothing."""
+    from bench.adapters.base import override
 
-    Raises:
-        BenchError: its shapes depend on values.
-    """
-    if model.config.model_type == "vilt":
-        raise BenchError(
-            "ViLT chooses its patches by value, so it cannot be counted without any: "
-            "`run` with --random-weights counts it"
-        )
     with contextlib.ExitStack() as stack:
-        if hasattr(model, "text_encoder"):  # all of an image is read: a mask that hides nothing
+        if model.config.model_type == "vilt":
+            encoder = getattr(model, "vilt", model)
+            embed, warn = encoder.embeddings, "warn_if_padding_and_no_attention_mask"
+            stack.enter_context(override(embed, "visual_embed", partial(whole, embed)))
+            stack.enter_context(override(embed, "forward", partial(unmasked, embed.forward)))
+            stack.enter_context(override(encoder, warn, lambda *args: None))  # it reads values
+        if hasattr(model, "text_encoder"):
             stack.enter_context(
                 model_multimodal.without(model.text_encoder, "encoder_attention_mask")
             )
         yield
+
+
+def whole(
+    embeddings: Any, pixels: Tensor, mask: Tensor, *args: Any, **kw: Any
+) -> tuple[Tensor, Tensor, None]:
+    """Return ViLT's class token and patches (B,1+P,C) of images without padding, and their mask.
+
+    By the steps of the model itself, less the choice of patches.
+    """
+    import torch
+
+    x = embeddings.patch_embeddings(pixels)
+    grid = x.shape[2:]
+    side = embeddings.config.image_size // embeddings.config.patch_size
+    first, table = embeddings.position_embeddings.split([1, side * side], 1)
+    table = table.transpose(1, 2).unflatten(2, (side, side))
+    places = [
+        torch.nn.functional.interpolate(table, grid, mode="bilinear", align_corners=True)
+        for _ in x  # as the model does, an image at a time
+    ]
+    x = (x + torch.cat(places)).flatten(2).transpose(1, 2)
+    x = torch.cat([(embeddings.cls_token + first).expand(len(x), -1, -1), x], 1)
+    seen = torch.nn.functional.interpolate(mask[:, None].float(), grid).flatten(1)
+    return x, torch.cat([seen[:, :1], seen], 1), None
+
+
+def unmasked(embed: Callable[..., tuple[Tensor, Tensor]], *args: Any, **kw: Any) -> Any:
+    """Return the sequence that ViLT's embeddings make, without its mask."""
+    return embed(*args, **kw)[0], None

@@ -1,10 +1,12 @@
 """What do CrossGET's parts and its training bring? Fine-tune, measure, report; resumes if stopped.
 
-Fine-tunes the embedded CLIP with each method at two budgets, on the image tower and on both, with
-each part of CrossGET added in turn, three seeds each, all for the same steps and at the same rates;
-then measures every one of them, and the same settings without training, into results/.
+Fine-tunes an embedded model with each method, three seeds each, all for the same steps and at the
+same rates; then measures every one of them, and the same settings without training, into results/.
+Three studies:
 
-    python benchmarks/ablation.py --jobs 2              under two hours on two cores
+    python benchmarks/ablation.py --jobs 2            CLIP, two budgets, image tower or both, parts
+    python benchmarks/ablation.py --study questions   BLIP at 60 % of its MACs: what guidance brings
+    python benchmarks/ablation.py --study reasoning   the same of a ViLT
     python benchmarks/ablation.py --only crossget --seeds 1
 """
 
@@ -21,8 +23,6 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL, TASK, SUITE = "embedded:clip-emoji", "emoji-retrieval", "tuned"
-TRAINING = ["--epochs", "0.4", "--rank", "8", "--rate", "0.004"]
 RUNS = Path("runs")
 
 
@@ -82,8 +82,8 @@ PARTS = {  # CrossGET's parts, each on top of the one before; the last is CrossG
 }
 
 
-def settings() -> list[Setting]:
-    """Return all rows."""
+def retrieval() -> list[Setting]:
+    """Return the rows of the study of CLIP."""
     found = [Setting("none", "none", {})]
     for share, methods in MATCHED.items():
         for method, budget in methods.items():
@@ -99,21 +99,88 @@ def settings() -> list[Setting]:
     return found
 
 
-def train(setting: Setting, seed: int) -> None:
+def guided(name: str, budgets: dict[str, dict[str, Any]]) -> list[Setting]:
+    """Return the rows of a study of guidance: all methods, and CrossGET's matching without it."""
+    found = [Setting(f"{name}-none", "none", {})]
+    found += [Setting(f"{name}-{method}", method, own) for method, own in budgets.items()]
+    parts, weight = PARTS["complete"]
+    return [*found, Setting(f"{name}-unguided", "crossget", budgets["crossget"], parts, weight)]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is fine-tuned how, measured on what, and into which folder of results."""
+
+    model: str
+    task: str
+    suite: str
+    training: str
+    settings: list[Setting]
+    limit: int | None = None
+
+
+def both(vision: float, text: float) -> dict[str, float]:
+    """A budget for an image and a text tower."""
+    return {"vision": vision, "text": text}
+
+
+READING = "--epochs 0.1875 --batch 16 --rate 0.0003"  # 96 steps, all weights
+STUDIES = {
+    "retrieval": Study(
+        "embedded:clip-emoji",
+        "emoji-retrieval",
+        "tuned",
+        "--epochs 0.4 --rank 8 --rate 0.004",
+        retrieval(),
+    ),
+    "questions": Study(
+        "embedded:blip-vqa-emoji",
+        "emoji-vqa",
+        "guidance",
+        READING,
+        guided(
+            "questions",
+            {
+                "tome": {"r": both(32, 1)},
+                "evit": {"keep_rate": both(0.66, 0.9)},
+                "crossget": {"r": both(38, 1)},
+            },
+        ),
+        limit=500,
+    ),
+    "reasoning": Study(
+        "embedded:vilt-emoji",
+        "emoji-reasoning",
+        "guidance",
+        READING,
+        guided(
+            "reasoning",
+            {"tome": {"r": 26}, "evit": {"keep_rate": 0.6}, "crossget": {"r": 33}},
+        ),
+        limit=500,
+    ),
+}
+
+
+def train(study: Study, setting: Setting, seed: int) -> None:
     """Fine-tune one setting with one seed, unless that is done."""
     if setting.done(seed):
         return
     folder = setting.folder(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "run_bench.py", "train", MODEL, *setting.arguments(), *TRAINING]
-    command += ["--seed", str(seed), "--threads", "1", "--out", str(folder)]
+    command = [sys.executable, "run_bench.py", "train", study.model, *setting.arguments()]
+    command += [*study.training.split(), "--seed", str(seed), "--threads", "1"]
     with (folder / "output.txt").open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [*command, "--out", str(folder)], stdout=output, stderr=subprocess.STDOUT
+        )
     said = (folder / "output.txt").read_text().strip().splitlines()
     print(f"{folder.name}: {said[-1] if said else done.returncode}", flush=True)
 
 
-def measure(chosen: list[Setting], seeds: int, results: Path) -> int:
+def measure(
+    study: Study, chosen: list[Setting], seeds: int, results: Path, profile: str = "auto"
+) -> int:
     """Measure the settings without training and every fine-tuned model; return the exit code."""
     from bench import runner, spec
     from bench.cli import INTERRUPTED
@@ -124,18 +191,20 @@ def measure(chosen: list[Setting], seeds: int, results: Path) -> int:
         for setting in chosen
         if setting.done(seed)
     }
-    models: list[dict[str, Any]] = [{"name": MODEL}]
+    models: list[dict[str, Any]] = [{"name": study.model}]
     models += [{"name": name, "baseline": own.method == "none"} for name, own in folders.items()]
     users: dict[str, tuple[dict[str, Any], list[str]]] = {}
-    for name, own in [*((MODEL, setting) for setting in chosen), *folders.items()]:
+    for name, own in [*((study.model, setting) for setting in chosen), *folders.items()]:
         entry = {"name": own.method, **own.budget, **own.params}
         users.setdefault(repr(entry), (entry, []))[1].append(name)
     suite = spec.parse(
         {
-            "name": SUITE,
+            "name": study.suite,
             "models": models,
-            "tasks": [TASK],
+            "tasks": [study.task],
             "methods": [{**entry, "models": names} for entry, names in users.values()],
+            "profiles": [profile],
+            "limit": study.limit,
             "batch_sizes": [16],
             "latency_seconds": 2.0,
         },
@@ -146,22 +215,27 @@ def measure(chosen: list[Setting], seeds: int, results: Path) -> int:
 
 
 def main(
+    study: Annotated[str, typer.Option(help=" | ".join(STUDIES))] = "retrieval",
     jobs: Annotated[int, typer.Option(help="trainings at a time, one thread each")] = 2,
     seeds: Annotated[int, typer.Option(help="seeds a setting")] = 3,
     results: Annotated[Path, typer.Option(help="folder of the records")] = Path("results"),
     only: Annotated[str, typer.Option(help="only settings whose name contains this")] = "",
+    profile: Annotated[str, typer.Option(help="hardware profile of the measuring")] = "auto",
 ) -> None:
     """Fine-tune every setting with every seed, then measure them and write the report."""
-    chosen = [s for s in settings() if only in s.name]
+    if study not in STUDIES:
+        raise typer.BadParameter(f"no study '{study}': {', '.join(STUDIES)}")
+    own = STUDIES[study]
+    chosen = [s for s in own.settings if only in s.name]
     with ThreadPoolExecutor(jobs) as pool:
         for seed in range(seeds):
-            list(pool.map(lambda s, seed=seed: train(s, seed), chosen))
-    failed = measure(chosen, seeds, results)
+            list(pool.map(lambda s, seed=seed: train(own, s, seed), chosen))
+    failed = measure(own, chosen, seeds, results, profile)
     if failed:
         raise typer.Exit(failed)
     from bench.report import build
 
-    print(build(sorted(results.glob(f"*/{SUITE}")), Path("reports") / SUITE))
+    print(build(sorted(results.glob(f"*/{own.suite}")), Path("reports") / own.suite))
 
 
 if __name__ == "__main__":

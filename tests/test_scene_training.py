@@ -108,13 +108,13 @@ def test_vilt_trains_and_judges_as_the_saved_model_does(tmp_path: Path) -> None:
     reasoner.model.load_state_dict(saved.state_dict())
     reasoner.eval(), saved.eval()
     with torch.no_grad():
-        logits, known, named, depicted = reasoner(found, words)
+        out = reasoner(found, words)
         images = np.stack([image for pair in found for image in pair.images])
         pixels = blip.normalise(images).unflatten(0, (4, 2))
         text = blip.padded(words, [pair.text for pair in found])
         theirs = saved(**text, pixel_values=pixels).logits
-    torch.testing.assert_close(logits, theirs)
-    assert named.shape[:3] == depicted.shape == (2, 4, 256) and known.shape[:2] == (2, 4)
+    torch.testing.assert_close(out.logits, theirs)
+    assert out.of_patches().shape[:3] == out.depicted(found).shape == (2, 4, 256)
 
 
 def test_patches_depict_what_is_there() -> None:
@@ -188,16 +188,32 @@ def test_a_vilt_begins_with_what_the_encoder_knows() -> None:
     begun = tower.Tower().eval()
     torch.nn.init.normal_(begun.model.embeddings.position_embedding)
     reasoner = vilt.Reasoner(len(blip.tokenizer())).eval()
-    tower.into_vilt(begun, reasoner.model.vilt)
+    reasoner.begin(begun)
     with torch.no_grad():
         pixels, _ = tower.compose(0)
         expected = begun.model(pixel_values=pixels).last_hidden_state
         vilt_ = reasoner.model.vilt
+        vilt_.encoder.layer = vilt_.encoder.layer[: tower.BLOCKS]
         x = vilt_.embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([vilt_.embeddings.cls_token.expand(len(x), -1, -1), x], 1)
         x = x + vilt_.embeddings.position_embeddings
         found = vilt_.layernorm(vilt_.encoder(x, return_dict=True).last_hidden_state)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_name_looks_for_the_patches_that_depict_it() -> None:
+    """Before training: words are named as patches are, and attention goes to what is alike."""
+    torch.manual_seed(0)
+    begun, words = tower.Tower(), blip.tokenizer()
+    torch.nn.init.orthogonal_(begun.named.weight)
+    models = blip.Blips(len(words))
+    models.begin(begun, words)
+    table = models.vqa.text_encoder.embeddings.word_embeddings.weight
+    names = list(scenes.NAMES.values())
+    own = models.vqa.text_encoder.encoder.layer[0].crossattention.self
+    queries = own.query(table[words.convert_tokens_to_ids(names)])
+    keys = own.key(begun.named.weight[1:])  # as patches are that depict just this
+    assert torch.equal((queries @ keys.T).argmax(-1), torch.arange(len(names)))
 
 
 def test_the_encoder_begins_as_llavas() -> None:

@@ -49,6 +49,14 @@ def test_statements_are_true_where_they_say_so(found: list[statements.Pair]) -> 
             assert pair.true == (own[cell].name == words[3])
 
 
+def test_a_statement_is_true_where_both_images_fit(found: list[statements.Pair]) -> None:
+    for pair in found:
+        assert (pair.fits == ()) == (pair.kind == "more")
+        assert not pair.fits or (len(pair.fits) == 2 and all(pair.fits) == pair.true)
+    alone = [pair.fits for pair in found if pair.kind == "only"]
+    assert len(set(alone)) > 2  # either image can be at fault
+
+
 def test_all_but_place_need_both_images(found: list[statements.Pair]) -> None:
     """What is said and the image named alone decide `place`, and nothing else, in all cases."""
     more = statements.pairs(1200, seed=3)

@@ -210,8 +210,17 @@ def test_without_a_processor_costs_remain(family: str, tmp_path: Path) -> None:
             tasks.load("emoji-vqa").evaluate(models.load(str(tmp_path)), limit=2)
 
 
-def test_what_has_no_values_cannot_be_counted_and_says_so() -> None:
-    from bench import cost
+def test_without_values_all_patches_are_counted() -> None:
+    from bench import cost, model_joint
 
-    with pytest.raises(BenchError, match="chooses its patches by value"):
-        cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)
+    seen = tiny.built("ViLT answerer")
+    with torch.device("meta"):
+        unseen = type(seen)(seen.config).eval()
+    inputs = model_joint.noise(seen)
+    blind = {name: value.to("meta") for name, value in inputs.items()}
+    for name, budget in (("none", {}), ("tome", {"r": 3}), ("pool", {"keep_rate": 0.5})):
+        with bench.reduced(seen, name, **budget):
+            counted = bench.count_macs(seen, **inputs)
+        with bench.reduced(unseen, name, **budget), model_joint.on_meta(unseen):
+            assert bench.count_macs(unseen, **blind).total == counted.total
+    assert cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)[0].values["total"] > 10

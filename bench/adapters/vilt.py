@@ -99,6 +99,10 @@ class ViltTower(Tower):
     def _embedded(self, inner: Callable[..., Any], input_ids: Any, *args: Any, **kw: Any) -> Any:
         self.shape = None
         x, mask = inner(input_ids, *args, **kw)
+        if x.is_meta:  # as `bench.model_joint.whole` made it
+            rows, columns = args[2].shape[-2:]
+            patch = self.part.config.patch_size
+            self.shape = rows // patch, columns // patch
         words = args[0].shape[1]  # the text's attention mask
         self.prefix = self.n_protected = words + 1
         return x, mask

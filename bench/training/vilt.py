@@ -1,14 +1,18 @@
 """Train `vilt-emoji`: a small ViLT that judges statements about two scenes of emoji drawings.
 
-It begins as the image encoder that names what patches depict. Beside the judgement it learns, by
-heads that are thrown away, what each patch depicts, what is in each quarter of an image, and
-whether the thing that a statement is about is there: a true or false alone teaches too little.
+A true or false alone teaches too little. The first blocks begin as the image encoder that names
+what patches depict, those on top as ones that look for what is alike (see `tower`). First it
+learns to find the thing that a statement is about: beside the judgement, by heads that are thrown
+away, what patches depict and words name, where the thing is, and whether it is there at all. Then
+how many things there are, and whether each image is as the statement has it. It is shown some of
+the patches, drawn anew each time.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +28,11 @@ from bench.training import blip, tower
 from bench.training.augment import image_processor, normalise
 from bench.training.loop import Job, Rates, Settings, fit
 
-PAIRS, BATCH = 8192, 12  # a "pass", and pairs a step
-EPOCHS = 1.4
-DEPICTED, CONTAINED, PRESENT = 0.3, 0.5, 1.0  # weights of what is learned beside
+PAIRS, BATCH = 8192, 16  # a "pass", and pairs a step
+FINDING_EPOCHS, EPOCHS = 0.8, 2.4
+READING = 2  # blocks on top of the image encoder's
+PATCHES = 96  # of 256 are shown in training
+NAME_AT = 4  # where a statement says what it is about, its first token counted
 FOLDER = "vilt_emoji"
 WATCHED = 192
 
@@ -35,8 +41,9 @@ def build(vocabulary: int) -> Any:
     """An untrained ViLT for two images."""
     from transformers import ViltConfig, ViltForImagesAndTextClassification
 
+    shape = tower.shape()
     config = ViltConfig(
-        **tower.shape(),
+        **{**shape, "num_hidden_layers": shape["num_hidden_layers"] + READING},
         vocab_size=vocabulary,
         max_position_embeddings=32,
         modality_type_vocab_size=3,
@@ -52,6 +59,30 @@ def build(vocabulary: int) -> Any:
     return ViltForImagesAndTextClassification(config)
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the model makes of B statements: logits (B,2), and of each image what it knows.
+
+    `pooled` (2,B,C); `named` (2,B,T+1+P,names) logits of words and patches after the image
+    encoder's blocks; `patches` (2,B,P) which these are; `place` (2,B,5) logits of where it is.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    named: Tensor
+    patches: Tensor
+    place: Tensor
+
+    def depicted(self, found: list[Pair]) -> Tensor:
+        """What the patches (2,B,P) depict."""
+        shown = [[tower.depicted(pair.objects[side]) for pair in found] for side in (0, 1)]
+        return torch.stack([torch.stack(own) for own in shown]).gather(2, self.patches)
+
+    def of_patches(self) -> Tensor:
+        """(2,B,P,names) logits."""
+        return self.named[:, :, -self.patches.shape[-1] :]
+
+
 class Reasoner(nn.Module):
     """The model, and the heads that are thrown away."""
 
@@ -59,74 +90,83 @@ class Reasoner(nn.Module):
         """Build them, untrained."""
         super().__init__()
         self.model = build(vocabulary)
+        self.norm = nn.LayerNorm(tower.WIDTH, eps=1e-5)
         self.named = tower.head()
-        self.contained = nn.Linear(tower.WIDTH, 4 * (1 + len(scenes.NAMES)))
-        self.present = nn.Linear(tower.WIDTH, 1)
+        self.place = nn.Linear(tower.WIDTH, 5)
+        self.present, self.fits = nn.Linear(tower.WIDTH, 1), nn.Linear(tower.WIDTH, 1)
+        self.count = nn.Linear(tower.WIDTH, 5)
 
-    def forward(self, found: list[Pair], words: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Judge statements.
+    def begin(self, begun: tower.Tower) -> None:
+        """Take over what the image encoder knows; the blocks on top look for what is alike."""
+        tower.into_vilt(begun, self.model.vilt)
+        self.norm.load_state_dict(begun.model.post_layernorm.state_dict())
+        self.named.load_state_dict(begun.named.state_dict())
+        for block in self.model.vilt.encoder.layer[-READING:]:
+            own = block.attention.attention
+            tower.look_for_like(own.query, own.key, own.value, block.attention.output.dense)
 
-        Returns:
-            Logits (B,2) of the statements; what is known of each image (2,B,C); logits of patches
-            (2,B,P,names), and what these depict (2,B,P).
-        """
+    def forward(self, found: list[Pair], words: Any, patches: int = -1) -> Judged:
+        """Judge statements from so many patches, -1 for all."""
         text = padded(words, [pair.text for pair in found])
-        pooled, named, depicted = [], [], []
-        for side in (0, 1):  # as the model itself does, which gives no tokens back
-            with placed(self.model.vilt.embeddings) as place:
+        pooled, named, place = [], [], []
+        with placed(self.model.vilt.embeddings, patches) as chosen:
+            for side in (0, 1):  # as the model itself does, which gives no tokens back
                 out = self.model.vilt(
                     **text,
                     pixel_values=normalise(np.stack([pair.images[side] for pair in found])),
                     image_token_type_idx=side + 1,
+                    output_hidden_states=True,
                 )
-            pooled.append(out.pooler_output)
-            patches = out.last_hidden_state[:, text["input_ids"].shape[1] + 1 :]
-            named.append(self.named(patches))
-            shown = [tower.depicted(pair.objects[side]) for pair in found]
-            depicted.append(torch.stack(shown).gather(1, place[0]))
+                pooled.append(out.pooler_output)
+                named.append(self.named(self.norm(out.hidden_states[tower.BLOCKS])))
+                place.append(self.place(out.hidden_states[tower.BLOCKS + 1][:, NAME_AT]))
         logits = self.model.classifier(torch.cat(pooled, -1))
-        return logits, torch.stack(pooled), torch.stack(named), torch.stack(depicted)
-
-    def beside(self, known: Tensor, found: list[Pair]) -> Tensor:
-        """Loss of what is in each quarter of the images (2,B,C), and of whether the thing is."""
-        names = list(scenes.NAMES.values())
-        quarters, there = (
-            torch.zeros(2, len(found), 4, dtype=torch.long),
-            torch.zeros(2, len(found)),
-        )
-        for b, pair in enumerate(found):
-            for side, own in enumerate(pair.objects):
-                for cell, thing in own.items():
-                    quarters[side, b, cell] = 1 + names.index(thing.name)
-                    there[side, b] += thing.name == pair.name
-        about = torch.tensor([bool(pair.name) for pair in found]).expand(2, -1)
-        contained = self.contained(known).unflatten(-1, (4, -1))
-        present = self.present(known)[..., 0]
-        return CONTAINED * F.cross_entropy(
-            contained.flatten(0, 2), quarters.flatten()
-        ) + PRESENT * F.binary_cross_entropy_with_logits(present[about], there[about])
+        parts = (torch.stack(own) for own in (pooled, named, chosen, place))
+        return Judged(logits, *parts)
 
 
 @contextlib.contextmanager
-def placed(embeddings: Any) -> Iterator[list[Tensor]]:
-    """Note which patches of the image (B,P) the tokens are: ViLT shuffles them."""
+def placed(embeddings: Any, patches: int) -> Iterator[list[Tensor]]:
+    """Show ViLT so many patches, and note which of the image's (B,P) they are: it shuffles them."""
     seen: list[Tensor] = []
 
-    def noted(*args: Any, **kw: Any) -> Any:
-        x, mask, (index, size) = original(embeddings, "visual_embed")(*args, **kw)
+    def noted(pixels: Tensor, mask: Tensor, max_image_length: int) -> Any:
+        shown = original(embeddings, "visual_embed")(pixels, mask, max_image_length=patches)
+        index, size = shown[2]
         seen.append(index[..., 0] * size[1] + index[..., 1])
-        return x, mask, (index, size)
+        return shown
 
     with override(embeddings, "visual_embed", noted):
         yield seen
 
 
-def loss_of(reasoner: Reasoner, found: list[Pair], words: Any) -> Tensor:
-    """Cross entropy of the judgements, and what is learned beside."""
-    logits, known, named, depicted = reasoner(found, words)
-    judged = F.cross_entropy(logits, torch.tensor([int(pair.true) for pair in found]))
-    beside = reasoner.beside(known, found)
-    return judged + beside + DEPICTED * tower.naming(named, depicted)
+def finding(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+    """Loss of what patches depict and words name, of where the thing is, and of whether it is."""
+    names = list(scenes.NAMES.values())
+    about = torch.tensor([bool(pair.name) for pair in found])
+    said = torch.tensor([1 + names.index(pair.name) for pair in found if pair.name])
+    where = torch.tensor([[_where(pair, side) for pair in found] for side in (0, 1)])[:, about]
+    loss = 0.3 * tower.naming(out.of_patches(), out.depicted(found))
+    loss += 0.3 * F.cross_entropy(out.named[:, about, NAME_AT].flatten(0, 1), said.repeat(2))
+    loss += 0.5 * F.cross_entropy(out.place[:, about].flatten(0, 1), where.flatten())
+    there = reasoner.present(out.pooled[:, about])[..., 0]
+    loss += 0.5 * F.binary_cross_entropy_with_logits(there, (where > 0).float())
+    return loss
+
+
+def _where(pair: Pair, side: int) -> int:
+    """The quarter of an image that shows the thing, counted from 1; 0 where it is not."""
+    return next((1 + c for c, own in pair.objects[side].items() if own.name == pair.name), 0)
+
+
+def weighing(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+    """Loss of how many things there are, and of whether each image is as the statement has it."""
+    about = torch.tensor([bool(pair.name) for pair in found])
+    many = torch.tensor([[len(pair.objects[side]) for pair in found] for side in (0, 1)])
+    fits = torch.tensor([pair.fits for pair in found if pair.fits]).T.float()
+    counted = F.cross_entropy(reasoner.count(out.pooled).flatten(0, 1), many.flatten())
+    fitting = reasoner.fits(out.pooled[:, about])[..., 0]
+    return 0.3 * counted + 0.7 * F.binary_cross_entropy_with_logits(fitting, fits)
 
 
 @torch.inference_mode()
@@ -137,9 +177,9 @@ def watch(reasoner: Reasoner, words: Any, watched: list[Pair]) -> dict[str, floa
     known: list[float] = []
     for start in range(0, len(watched), 32):
         some = watched[start : start + 32]
-        logits, _, named, depicted = reasoner(some, words)
-        known.append(tower.known(named, depicted))
-        for pair, said in zip(some, logits.argmax(-1).tolist(), strict=True):
+        out = reasoner(some, words)
+        known.append(tower.known(out.of_patches(), out.depicted(some)))
+        for pair, said in zip(some, out.logits.argmax(-1).tolist(), strict=True):
             right[pair.kind].append(bool(said) == pair.true)
     found = {kind: 100 * float(np.mean(own)) for kind, own in right.items()}
     every = 100 * float(np.mean(sum(right.values(), [])))
@@ -154,19 +194,28 @@ def train(settings: Settings) -> dict[str, float]:
     begun = tower.trained(settings)
     words = blip.tokenizer()
     reasoner = Reasoner(len(words)).to(settings.device)
-    tower.into_vilt(begun, reasoner.model.vilt)
-    reasoner.named.load_state_dict(begun.named.state_dict())
+    reasoner.begin(begun)
     watched = pairs(WATCHED, seed=1)
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
-        seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller ones are for tests
-        return loss_of(reasoner, pairs(BATCH, seed), words)
+    def job(epochs: float, weigh: bool) -> Job:
+        def loss(_: Tensor, __: int, rng: torch.Generator, ___: dict[str, Tensor]) -> Tensor:
+            seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller: for tests
+            found = pairs(BATCH, seed)
+            out = reasoner(found, words, PATCHES)
+            judged = F.cross_entropy(out.logits, torch.tensor([int(pair.true) for pair in found]))
+            judged = judged + finding(reasoner, found, out)
+            return judged + weighing(reasoner, found, out) if weigh else judged
+
+        kept = ("model.vilt.embeddings.patch", "model.vilt.embeddings.position")
+        blocks = tuple(f"model.vilt.encoder.layer.{i}." for i in range(tower.BLOCKS))
+        rates = Rates(matrix=None, other=1e-3, known=kept + blocks)
+        phases = tower.phases(epochs, BATCH)
+        return Job(reasoner, PAIRS, loss, lambda: watch(reasoner, words, watched), phases, rates)
 
     epochs = EPOCHS if settings.epochs is None else settings.epochs
-    phases = tower.phases(epochs, BATCH)
-    rates = Rates(matrix=None, other=1e-3)
-    job = Job(reasoner, PAIRS, loss, lambda: watch(reasoner, words, watched), phases, rates)
-    last = fit(job, settings, evaluate_every=200)
+    first = replace(settings, out=settings.out / "finding").begun()
+    fit(job(min(FINDING_EPOCHS, epochs), weigh=False), first, evaluate_every=200)
+    last = fit(job(epochs, weigh=True), settings, evaluate_every=200)
     folder = settings.out / FOLDER
     reasoner.model.half().save_pretrained(folder)
     reasoner.model.float()
