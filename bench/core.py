@@ -81,7 +81,8 @@ class Site:
 
     In a language model ("language") the unprotected tokens are the image's; the others are words,
     or padding (size 0). Between an image tower and a language model ("projector") q, k and v are
-    those of the block that made the features, and x has its class token in front, protected.
+    those of the block that made the features, and x has its class token in front, protected; where
+    the projector joins patches (Qwen2-VL), a token is a group of them, side by side.
     """
 
     x: Tensor

@@ -133,13 +133,13 @@ class LanguagePass(Pass):
         whole = self._prompt(x, kw.get("attention_mask"), image)
         left = self._ahead_of_all(self._alive(whole))
         n, m = whole.x.shape[1], left.x.shape[1]
-        if m < n:
+        if left is not whole:  # may be as long: where one sample lost nothing
             self.cut = left
             kw = self._shorter(kw, whole, left)
         place = torch.arange(m, device=left.x.device).expand(len(left.x), -1)
         self.left, self.first = replace(left, place=place), left.filled
         out = plain(*args, **kw)
-        if out.last_hidden_state.shape[1] < n:
+        if self.cut is not None or out.last_hidden_state.shape[1] < n:
             out.last_hidden_state = self._restored(out.last_hidden_state, n)
         self.left = self.start = self.qkv = self.given = None
         return out

@@ -85,24 +85,34 @@ class Pass:
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """One block: attend, reduce, feed. (B,N,C) -> (B,M,C)."""
-        self.layer = layer
         mask = kw.pop("attention_mask", args[0] if args else None)
+        x = self.before_attention(layer, x, mask)
+        n_in = x.shape[1]
+        x = self.tower.attend(block, x, self, self._mask(mask, x), self._arguments(kw, x))
+        x = self.after_attention(layer, x)
+        x = self.feed(block, x)
+        for observer in core.OBSERVERS:
+            observer.block(self.tower.name, layer, n_in, x.shape[1])
+        return self._finish(x) if layer == self.depth - 1 else x
+
+    def before_attention(self, layer: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What happens to a block's input: the sequence begins, methods act ahead of the block."""
+        self.layer = layer
         if layer == 0:
             x = self.begin(x, mask)
         if self.guest:
             x = self.guest.refresh(x, self.anchor, layer, self.tower.name)
         for part in self.before:
             x = self._step(part, layer, x)
-        n_in = x.shape[1]
-        x = self.tower.attend(block, x, self, self._mask(mask, x), self._arguments(kw, x))
+        return x
+
+    def after_attention(self, layer: int, x: Tensor) -> Tensor:
+        """What happens between a block's halves: methods act."""
         for part in self.after:
             x = self._step(part, layer, x)
         if not self.before:  # who reads it at the next block?
             self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak
-        x = self.feed(block, x)
-        for observer in core.OBSERVERS:
-            observer.block(self.tower.name, layer, n_in, x.shape[1])
-        return self._finish(x) if layer == self.depth - 1 else x
+        return x
 
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
         """The second half of a block. (B,M,C) -> (B,M,C)."""

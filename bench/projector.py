@@ -61,7 +61,7 @@ class ImagePass(Pass):
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         super()._follow(plan, n, layer)
-        self.place = _places(plan, self.place)
+        self.place = places(plan, self.place)
         if layer in self.seen:
             qkv, bias, scale = self.seen[layer]
             rows = plan.keep[:, None, :, None].expand(-1, qkv[0].shape[1], -1, qkv[0].shape[3])
@@ -70,7 +70,7 @@ class ImagePass(Pass):
             self.seen[layer] = tuple(t.gather(2, rows) for t in qkv), bias, scale
 
 
-def _places(plan: Plan, place: Tensor) -> Tensor:
+def places(plan: Plan, place: Tensor) -> Tensor:
     """(B,M+E) a kept token's place is its own, a made token's that of its heaviest input.
 
     Where that is taken, or two want it, a made token takes the first place that nobody wants.
@@ -103,16 +103,23 @@ class ProjectorPass(Pass):
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
+        x = self.ahead(x)
+        n_in = x.shape[1]
+        return self.behind(self.tower.attend(block, x, self, None, {}), n_in)
+
+    def ahead(self, x: Tensor) -> Tensor:
+        """The features that are left for the projection."""
         x = self.begin(x, None)
         for part in self.before:
-            x = self._step(part, layer, x)
-        x = self._without_class(x)
-        n_in = x.shape[1]
-        x = self.tower.attend(block, x, self, None, {})
+            x = self._step(part, 0, x)
+        return self._without_class(x)
+
+    def behind(self, x: Tensor, n_in: int) -> Tensor:
+        """What the language model gets of them: as many rows as it counts on."""
         for part in self.after:
-            x = self._step(part, layer, x)
+            x = self._step(part, 0, x)
         for observer in core.OBSERVERS:
-            observer.block(self.tower.name, layer, n_in, x.shape[1])
+            observer.block(self.tower.name, 0, n_in, x.shape[1])
         self.left = x.shape[1]
         return self._marked(x) if self.left < self.whole else x
 
@@ -173,7 +180,7 @@ class ProjectorPass(Pass):
         return replace(site, q=q, k=k, v=v, bias=bias, scale=scale)
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
-        self.place = _places(plan, self.place)
+        self.place = places(plan, self.place)
         self.changed = self.reduced = True
         self.grid = plan.grid
         keep = plan.keep.clamp(min=0)

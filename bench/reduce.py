@@ -160,9 +160,10 @@ def _fixed(towers: Mapping[str, Tower]) -> str:
 def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
     for part in run.parts:
         if part.reducer.needs_anchor and not tower.has_anchor:
+            where = "image encoder" if "vision" in tower.linked else f"{tower.name} tower"
             raise Unsupported(
                 f"method '{part.reducer.name}' ranks tokens by the class token, and this model's "
-                f"{tower.name} tower has none"
+                f"{where} has none"
             )
     if "forward" in tower.blocks[0].__dict__:
         raise BenchError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.adapters import adapter_for
-from bench.core import observing
+from bench.core import BenchError, observing
 
 if TYPE_CHECKING:
     from bench.adapters.base import Tower
@@ -27,6 +27,8 @@ class Trace:
         tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
             appended ones (cross tokens, fused tokens) counted.
         samples: per tower, how many sequences ran (images, crops of images, texts).
+        packed: per tower, how many sequences of their own lengths lie in each of these (images of
+            Qwen2-VL); `tokens` then has so many entries a block.
         reads: per tower, tokens of another sequence that each block's cross-attention reads.
         slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
             block that reduced.
@@ -36,6 +38,7 @@ class Trace:
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, int] = field(default_factory=dict)
+    packed: dict[str, int] = field(default_factory=dict)
     reads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     layer_slots: dict[str, list[tuple[int, Tensor]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -63,8 +66,13 @@ class Trace:
     def position(self, tower: str = "vision", layer: int | None = None) -> Tensor | None:
         """(B,N) slot of each input token after `layer` (default: the last), -1 where dropped.
 
-        None when nothing was reduced up to there.
+        None when nothing was reduced up to there. Patches count from left to right, then downwards.
+
+        Raises:
+            BenchError: images of their own sizes ran in one pass.
         """
+        if self.packed.get(tower, 1) > 1:
+            raise BenchError("several images lie packed in one sequence: trace one at a time")
         at: Tensor | None = None
         for i, slots in self.layer_slots[tower]:
             if layer is not None and i > layer:
@@ -94,7 +102,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     plain = Trace()
     with torch.no_grad(), observing(found), _block_counts(model, plain):
         model(*args, **kwargs)
-    found.samples, found.reads = plain.samples, plain.reads
+    found.samples, found.packed, found.reads = plain.samples, plain.packed, plain.reads
     for name, tokens in plain.tokens.items():
         if name not in found.tokens:  # a tower without reduction is not observed
             found.tokens[name] = tokens
@@ -116,6 +124,9 @@ def _note(
     into: Trace, name: str, layer: int, tower: Tower, _: Any, args: Any, kw: Any, out: Any
 ) -> None:
     y = out[0] if isinstance(out, tuple) else out
-    into.samples[name] = args[0].shape[0]
-    into.reads[name].append(tower.reads(args[1:], kw))
-    into.block(name, layer, args[0].shape[1], y.shape[1])
+    counts = tower.counts(args[0], y, kw)
+    into.packed[name] = len(counts)
+    into.samples[name] = 1 if args[0].dim() < 3 else args[0].shape[0]
+    for n_in, n_out in counts:
+        into.reads[name].append(tower.reads(args[1:], kw))
+        into.block(name, layer, n_in, n_out)

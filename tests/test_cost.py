@@ -55,8 +55,16 @@ def test_costs_on_the_meta_device_are_those_of_real_tensors(family: str) -> None
 
     make, _ = tiny.MODELS[family]
     real, meta = make(), make().to("meta")
-    for given in ({"r": {"language": [0] * 6}}, {"keep_rate": 0.4}):
-        with bench.reduced(real, "divprune", **given), bench.reduced(meta, "divprune", **given):
+    ways: list[tuple[str, dict[str, Any]]] = [
+        ("divprune", {"r": {"language": [0] * 6}}),
+        ("divprune", {"keep_rate": 0.4}),
+        ("tome", {"r": 2}),
+        ("random", {"keep_rate": {"projector": 0.5}}),
+    ]
+    if family == "LLaVA-NeXT":  # which tokens of a crop the prompt has, its padding decides
+        ways = ways[:2]
+    for method, given in ways:
+        with bench.reduced(real, method, **given), bench.reduced(meta, method, **given):
             prompt = model_multimodal.noise(real, words=7)
             with model_multimodal.asked(meta, words=7) as shape:
                 assert stage_macs(real, prompt) == stage_macs(meta, shape)
@@ -125,14 +133,35 @@ def test_other_models_have_a_total(
     assert "fastv: method 'fastv' acts in a language tower, and this model has vision" in out
 
 
-def test_a_model_of_which_the_language_tower_alone_is_reduced(
+def test_a_projector_inside_the_image_encoder_has_its_own_column(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "qwen2-vl-7b-instruct"
-    assert call(monkeypatch, name, "--method", "none", "--method", "divprune", "--json") == 0
-    plain, divprune = json.loads(capsys.readouterr().out)["methods"]
-    assert plain["method"] == "none" and divprune["shares"]["vision"] == 1
-    assert divprune["shares"]["prefill"] < 0.2
+    assert call(monkeypatch, name, "--method", "tome", "--r", "8", "--json") == 0
+    plain, tome = json.loads(capsys.readouterr().out)["methods"]
+    four, patches, out = 4 * 1280, 36 * 36, 3584
+    merger = patches // 4 * (four * four + four * out) + 5 * patches * 1280
+    assert plain["costs"]["projector"] == pytest.approx(merger / 1e9)
+    embedding, depth, width = patches * 3 * 2 * 14 * 14 * 1280, 32, 1280
+    per_token = 4 * width * width + 2 * 4 * width * width + 2 * 5 * width
+    blocks = depth * (patches * per_token + 2 * patches * patches * width)
+    assert plain["costs"]["vision"] == pytest.approx((embedding + blocks) / 1e9)
+    assert 0.85 < tome["shares"]["vision"] < 0.95
+    assert tome["shares"]["projector"] == tome["shares"]["prefill"] == 1  # patches go back
+
+
+def test_dropped_patches_leave_whole_groups_by_chance_where_nobody_knows_which() -> None:
+    import bench
+
+    real, meta = tiny.qwen2_vl(), tiny.qwen2_vl().to("meta")
+    given = {"keep_rate": {"vision": 0.3}, "layers": {"vision": [1]}}
+    with bench.reduced(real, "random", **given), bench.reduced(meta, "random", **given):
+        with model_multimodal.asked(meta, words=7) as shape:
+            guessed = stage_macs(meta, shape)
+        found = stage_macs(real, model_multimodal.noise(real, words=7))
+    assert guessed.macs["vision"] == found.macs["vision"]
+    for stage in ("projector", "prefill", "decode"):
+        assert guessed.macs[stage] == pytest.approx(found.macs[stage], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -338,11 +338,13 @@ def test_counters_that_differ_name_the_block() -> None:
     model, x = tiny_vit(), torch.zeros(1, 3, 32, 32)
     count = count_macs(model, x)
     tokens = {"vision": [(17, 17), (17, 15)]}
-    trace = SimpleNamespace(tokens=tokens, samples={"vision": 1}, reads={"vision": [0, 0]})
+    once = {"vision": 1}
+    trace = SimpleNamespace(tokens=tokens, samples=once, packed=once, reads={"vision": [0, 0]})
     with pytest.raises(forms.CountersDisagree, match=r"block 'blocks\.1'"):
         check_counters(model, trace, count)
     with pytest.raises(forms.CountersDisagree, match="1 blocks .* the model has 2"):
-        check_counters(model, SimpleNamespace(tokens={"vision": [(17, 17)]}), count)
+        trace.tokens = {"vision": [(17, 17)]}
+        check_counters(model, trace, count)
 
 
 def test_reduction_that_is_only_masked_is_caught() -> None:

@@ -26,7 +26,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "LLaVA": ("tome", {"r": 4}),
     "LLaVA-NeXT": ("visionzip", {"keep_rate": 0.4}),
     "BLIP-2": ("divprune", {"keep_rate": 0.4}),
-    "Qwen2-VL": ("divprune", {"keep_rate": 0.4}),
+    "Qwen2-VL": ("random", {"keep_rate": {"vision": 0.4}}),
 }
 CLASSES = {
     "LLaVA": "LlavaForConditionalGeneration",

@@ -54,6 +54,7 @@ class Tower(ABC):
         ordered: survivors keep their order, because a later reader counts on it.
         linked: towers that this one's tokens run through or whose attention it reads, so that they
             are installed with it.
+        joins: tokens of the tower ahead that become one here.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
         fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
@@ -69,6 +70,7 @@ class Tower(ABC):
     masked: bool = False
     ordered: bool = False
     linked: tuple[str, ...] = ()
+    joins: int = 1
     restores: bool = False
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
@@ -100,6 +102,10 @@ class Tower(ABC):
     def reads(self, args: Sequence[Any], kw: Mapping[str, Any]) -> int:
         """Tokens of another sequence that a block reads, of its arguments after the first."""
         return 0
+
+    def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Tokens into a block (B,N,C) and out of it (B,M,C), of each sequence that it holds."""
+        return [(x.shape[1], y.shape[1])]
 
     @abstractmethod
     def install(self, run: Pass) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.adapters.base import Tower, original, override
 from bench.adapters.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
+from bench.adapters.qwen2_vl import MergerTower, PackedTower
 from bench.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class Layout:
     """
 
     language: str
-    projector: str = ""
-    vision: str = ""
+    projector: str
+    vision: str
     grid: bool = False
+    packed: bool = False  # the patches of all images lie in one sequence
     reads_vision: bool = True  # the projector takes the image encoder's tokens themselves
 
 
@@ -51,7 +53,9 @@ LAYOUTS = {
     "Blip2ForConditionalGeneration": Layout(
         "language_model.model.decoder", "language_projection", "vision_model", reads_vision=False
     ),
-    "Qwen2VLForConditionalGeneration": Layout("model.language_model", grid=True),
+    "Qwen2VLForConditionalGeneration": Layout(
+        "model.language_model", "model.visual.merger", "model.visual", grid=True, packed=True
+    ),
 }
 _PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
 _OPT = (("self_attn_layer_norm", "self_attn"), ("final_layer_norm", "fc1", "activation_fn", "fc2"))
@@ -70,7 +74,7 @@ class MultimodalAdapter:
     supports = (
         "transformers LLaVA-1.5 and LLaVA-NeXT (vision, projector, language)",
         "transformers BLIP-2 with OPT (vision, projector, language)",
-        "transformers Qwen2-VL (language)",
+        "transformers Qwen2-VL (vision, projector, language)",
     )
 
     def matches(self, model: nn.Module) -> bool:
@@ -95,13 +99,14 @@ class MultimodalAdapter:
                 + ", ".join(DECODERS)
             )
         towers: dict[str, Tower] = {}
-        if layout.vision:
-            vision = model.get_submodule(layout.vision)
+        vision, projector = (model.get_submodule(n) for n in (layout.vision, layout.projector))
+        if layout.packed:
+            towers["vision"], towers["projector"] = PackedTower(vision), MergerTower(projector)
+        else:
             kind = FAMILIES.get(type(vision).__name__)
             if kind is None:
                 raise Unsupported(f"the image encoder {type(vision).__name__} is not supported")
             towers["vision"] = image = ImageTower(vision, kind, model, layout)
-            projector = model.get_submodule(layout.projector)
             towers["projector"] = ProjectorTower(projector, image, model, layout)
         towers["language"] = LanguageTower(decoder, family, model)
         return towers
@@ -213,6 +218,9 @@ class LanguageTower(HuggingFaceTower):
         stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
         whole = partial(run.forward, original(self.part))
         stack.enter_context(override(self.part, "forward", whole))
+        owner = getattr(self.model, "model", None)
+        if hasattr(owner, "get_video_features"):
+            stack.enter_context(override(owner, "get_video_features", _no_videos))
 
     def image_of(self, ids: Tensor) -> Tensor:
         """(B,N) which tokens of a prompt are the image's."""
@@ -255,6 +263,10 @@ class LanguageTower(HuggingFaceTower):
             rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
             q, k = rotate(q, k, *kw["position_embeddings"])
         return q, k
+
+
+def _no_videos(*_: Any, **__: Any) -> None:
+    raise Unsupported("videos are not supported under reduction: give images")
 
 
 def image_token_id(model: Any) -> int:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
 from bench.schedules import as_schedule
+
+PATCH = 4  # pixels, in all the kit's models
 
 
 def counts(probe: Probe) -> str:
@@ -19,42 +24,65 @@ def counts(probe: Probe) -> str:
 
 
 def _image_counts(probe: Probe) -> str:
-    seen, image = probe.own, probe.subject.inputs["pixel_values"]
-    side = int((probe.subject.tokens - probe.tower.prefix) ** 0.5)
-    patch = image.shape[-1] // side
-    rate = seen.budget["keep_rate"][probe.tower.name]
-    height, width = seen.reducer.resize(rate, image.shape[-2], image.shape[-1], (patch, patch))
-    expected = probe.tower.prefix + (height // patch) * (width // patch)
+    seen, subject, tower = probe.own, probe.subject, probe.tower
+    whole = int(subject.towers["projector"].joins ** 0.5) if "projector" in subject.towers else 1
+    rate, expected = seen.budget["keep_rate"][tower.name], []
+    for rows, columns in filter(None, subject.grids):
+        size = seen.reducer.resize(rate, rows * PATCH, columns * PATCH, (whole * PATCH,) * 2)
+        expected.append(tower.prefix + (size[0] // PATCH) * (size[1] // PATCH))
     if seen.entered != expected:
         raise Broken(f"{expected} tokens should reach the first block, and {seen.entered} do")
-    return f"{probe.subject.tokens} to {seen.entered}"
+    return _from_to(subject.lengths, expected)
+
+
+def _from_to(before: Sequence[int], after: Sequence[int]) -> str:
+    return ", ".join(f"{n} to {m}" for n, m in zip(before, after, strict=True))
 
 
 def _counts(probe: Probe, seen: Seen) -> str:
+    """Sequence by sequence, where images lie packed; a layer's decisions come in their order."""
+    subject, calls = probe.subject, defaultdict(list)
+    for call in seen.calls:
+        calls[call.site.layer].append(call)
+    ran, packed = seen.trace.tokens[probe.tower.name], len(subject.lengths)
+    left = [
+        _left(probe, seen, n, grid, calls, [out for _, out in ran[i::packed]])
+        for i, (n, grid) in enumerate(zip(subject.lengths, subject.grids, strict=True))
+    ]
+    for layer, more in calls.items():
+        if more and layer < len(ran) // packed:
+            raise Broken(f"layer {layer} should lose 0 tokens; the method was not asked so")
+    return _from_to(subject.lengths, left)
+
+
+def _left(
+    probe: Probe,
+    seen: Seen,
+    tokens: int,
+    grid: tuple[int, int] | None,
+    calls: Mapping[int, list[Call]],
+    ran: Sequence[int],
+) -> int:
+    """How many tokens a sequence ends with; `ran` has those of each layer, `calls` gets shorter."""
     tower, reducer = probe.tower, seen.reducer
     schedule = as_schedule(reducer, **{k: v[tower.name] for k, v in seen.budget.items()})
-    initial = probe.subject.tokens - tower.n_protected
-    nominal = initial
-    grid = tower.grid(probe.subject.tokens - tower.prefix)
-    calls = {call.site.layer: call for call in seen.calls}
-    ran = [out for _, out in seen.trace.tokens[tower.name]]
-    for layer in range(len(tower.blocks)):
+    nominal = initial = tokens - tower.n_protected
+    for layer, out in enumerate(ran):
         wanted = schedule(layer, len(tower.blocks), nominal, initial)
         r = reducer.feasible(wanted, nominal, grid) if wanted > 0 else 0
         if not 0 <= r <= nominal:
             raise Broken(f"feasible({wanted}, {nominal}) says {r}, not 0 to {nominal}")
-        if layer >= len(ran):
-            break
         nominal -= r
-        call = calls.get(layer)
-        if (call is not None) != (r > 0):
+        if not r:
+            continue
+        if not calls[layer]:
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
-        if call is not None:
-            nominal = after(call, nominal, reducer.adaptive)
-            grid = call.plan.grid
-            if ran[layer] != call.plan.keep.shape[1] + made_by(call.plan) - _class(probe, call):
-                raise Broken(f"layer {layer} runs on {ran[layer]} tokens, other than planned")
-    return f"{probe.subject.tokens} to {ran[-1] if ran else probe.subject.tokens}"
+        call = calls[layer].pop(0)
+        nominal = after(call, nominal, reducer.adaptive)
+        grid = call.plan.grid
+        if out != call.plan.keep.shape[1] + made_by(call.plan) - _class(probe, call):
+            raise Broken(f"layer {layer} runs on {out} tokens, other than planned")
+    return ran[-1] if ran else tokens
 
 
 def _class(probe: Probe, call: Call) -> int:

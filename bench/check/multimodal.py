@@ -115,7 +115,7 @@ def qwen2_vl(blocks: int = 6) -> Any:
     torch.manual_seed(0)
     config = Qwen2VLConfig(
         vision_config={
-            "depth": 2,
+            "depth": 4,
             "embed_dim": 32,
             "hidden_size": 32,
             "num_heads": 2,

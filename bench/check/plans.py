@@ -43,8 +43,10 @@ def _stand_still(call: Call, slots: Tensor, appends: int, prefix: int) -> None:
 def mass(probe: Probe) -> str:
     """Sizes say how many input tokens a token stands for: none is lost or counted twice."""
     for seen in probe.decided():
+        first = [c.site.size.sum(1) for c in seen.calls if c.site.layer == seen.calls[0].site.layer]
+        whole = torch.stack(first).amax(0)  # of packed images, the largest
         for call, slots, size in seen.reductions(probe.tower.name):
-            most = (call.site.start or seen.calls[0].site).size.sum(1)
+            most = whole if call.site.start is None else call.site.start.size.sum(1)
             if call.plan.size is None:
                 _conserved(call, slots, size)
             else:

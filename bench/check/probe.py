@@ -60,7 +60,7 @@ class Seen:
     out: Tensor = field(init=False)
     calls: list[Call] = field(default_factory=list)
     trace: Trace = field(default_factory=Trace)
-    entered: int = 0  # tokens at the first block, before any are appended
+    entered: list[int] = field(default_factory=list)  # tokens of each sequence at the first block
 
     def reductions(self, tower: str) -> list[tuple[Call, Tensor, Tensor]]:
         """Each call with (B,N) output slots of its tokens and (B,M,1) sizes afterwards."""
@@ -126,14 +126,10 @@ class Probe:
             seen.calls.append(Call(site, r, answer, changed))
             return answer
 
-        def enter(x: Tensor) -> Tensor:
-            seen.entered = x.shape[1]
-            return x
-
         with (
             override(reducer, "plan", noting),
             reduced(self.subject.model, reducer, **seen.budget),
-            self.subject.at_first_block(enter),
+            self.subject.counting() as seen.entered,
             observing(seen.trace),
         ):
             given = self.subject.inputs if inputs is None else inputs

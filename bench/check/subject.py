@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,7 +73,7 @@ class Prompted(Case):
     prompts: Callable[[int, int], Inputs] = prompts.llava_batch
 
     def inputs(self, seed: int) -> Inputs:
-        """Four prompts, no two of the same length."""
+        """Prompts, no two of the same length."""
         return self.prompts(self.batch, seed - 1)
 
     def alone(self, inputs: Inputs, i: int) -> Inputs:
@@ -92,6 +93,7 @@ _llava, _llava_next = multimodal.llava, multimodal.llava_next
 _deep, _qwen2_vl, _blip2 = (
     partial(build, blocks=12) for build in (_llava, multimodal.qwen2_vl, multimodal.blip2)
 )
+_short = partial(multimodal.qwen2_vl, blocks=2)
 
 CASES = (
     Case("timm ViT", models.timm_vit, compiles=True),
@@ -108,6 +110,8 @@ CASES = (
     Prompted("LLaVA projector", _llava, "projector"),
     Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=prompts.llava_next_batch),
     Prompted("LLaVA language", _deep, "language"),
+    Prompted("Qwen2-VL vision", _short, batch=2, prompts=prompts.qwen2_vl_batch),
+    Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=prompts.qwen2_vl_batch),
     Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=prompts.qwen2_vl_batch),
     Prompted("BLIP-2 language", _blip2, "language", prompts=prompts.blip2_batch),
 )
@@ -124,17 +128,13 @@ class Subject:
         self.towers = towers = adapter_for(self.model).towers(self.model)
         self.tower = towers[case.tower]
         # what a projector gets, its methods take from the image tower
-        self.entry = towers["vision" if case.tower == "projector" else case.tower].blocks[0]
+        self.first = towers["vision" if case.tower == "projector" else case.tower]
+        self.entry = self.first.blocks[0]
         self.shapes = {n: (len(t.blocks), t.width) for n, t in towers.items() if t.attn_parts}
         self.inputs, self.others = case.inputs(1), case.inputs(2)
-        self.tokens = 0
-
-        def count(x: Tensor) -> Tensor:
-            self.tokens = x.shape[1]
-            return x
-
-        with self.at_first_block(count), torch.no_grad():
+        with self.counting() as lengths, torch.no_grad():
             self.plain = self.run()
+        self.lengths = lengths
         self.before = snapshot(self.model)
         with torch.no_grad():
             self.run()
@@ -144,6 +144,35 @@ class Subject:
     def run(self, inputs: Inputs | None = None, model: nn.Module | None = None) -> Tensor:
         """What the tower's reader says, (B,...)."""
         return self.case.run(model or self.model, self.inputs if inputs is None else inputs)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sequence that has the fewest."""
+        return min(self.lengths)
+
+    @property
+    def grids(self) -> list[tuple[int, int] | None]:
+        """Rows and columns of each sequence; packed images have their own."""
+        prefix, side = self.tower.prefix, int(self.tower.joins**0.5)
+        packed = self.inputs.get("image_grid_thw")
+        if packed is None or self.case.tower == "language":
+            return [self.tower.grid(n - prefix) for n in self.lengths]
+        return [(h // side, w // side) for _, h, w in packed.tolist()]
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[list[int]]:
+        """Note how many tokens each sequence has at the first block."""
+        found: list[int] = []
+
+        def note(_: Any, args: Any, kw: Any) -> None:
+            counts = self.first.counts(args[0], args[0], kw)
+            found[:] = [n // self.tower.joins for n, _ in counts]
+
+        handle = self.entry.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            yield found
+        finally:
+            handle.remove()
 
     @property
     def removable(self) -> int:

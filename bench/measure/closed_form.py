@@ -119,7 +119,8 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
         model: a model with an adapter.
         trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)],
             `.samples[tower]` the samples (images, crops of an image, texts) in the pass,
-            `.reads[tower]` the tokens of another sequence that each block reads.
+            `.packed[tower]` the sequences in each, `.reads[tower]` the tokens of another sequence
+            that each block reads.
         count: decides one thing: whether sizes went through attention as extra channels.
 
     Raises:
@@ -133,14 +134,16 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
         if not part.attn_parts:  # a projector: no blocks with attention
             continue
         counts = trace.tokens[tower]
-        if not counts or len(counts) % len(part.blocks):
+        depth, packed = len(part.blocks), trace.packed[tower]
+        if not counts or len(counts) % (depth * packed):
             raise CountersDisagree(
                 f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
-                f"{len(part.blocks)}; trace and model do not belong together"
+                f"{depth}; trace and model do not belong together"
             )
+        ran = list(enumerate(zip(counts, trace.reads[tower], strict=True)))
         for i, block in enumerate(part.blocks):
-            # more than once in a pass: one image of a sample after the other
-            runs = list(zip(counts, trace.reads[tower], strict=True))[i :: len(part.blocks)]
+            # more than once in a pass: images side by side, or one after the other
+            runs = [run for at, run in ran if at // packed % depth == i]
             forms[names[id(block)]] = _form(block, part, runs, trace.samples[tower], count, names)
     return forms
 

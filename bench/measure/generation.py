@@ -61,7 +61,9 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     def of(module: nn.Module) -> int:
         return counted.by_module.get(names[id(module)], 0)
 
-    vision = of(_encoder(model, towers))
+    vision = of(towers["vision"].part)
+    if nested(towers):
+        vision -= of(towers["projector"].blocks[0])
     language = of(towers["language"].part) + of(speaker(model).get_output_embeddings())
     found = {
         "vision": vision,
@@ -79,9 +81,11 @@ def _last_alone(model: nn.Module) -> dict[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
 
 
-def _encoder(model: Any, towers: Any) -> Any:
-    """The image encoder, also one that cannot be reduced."""
-    return towers["vision"].part if "vision" in towers else model.model.visual
+def nested(towers: Any) -> bool:
+    """Whether the projector is a part of the image encoder, from whose share it is taken."""
+    return any(
+        module is towers["projector"].blocks[0] for module in towers["vision"].part.modules()
+    )
 
 
 def speaker(model: Any) -> Any:
@@ -145,12 +149,16 @@ def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, f
         end = _now()
     spoken = [stop for _, stop in ticks["token"]]
     return {
-        "vision": sum(stop - start for start, stop in ticks["vision"]),
+        "vision": _total(ticks["vision"]) - _total(ticks["nested"]),
         "prefill": ticks["language"][0][1] - ticks["language"][0][0],
         "ttft": spoken[0] - begin,
         "decode": (spoken[-1] - spoken[0]) / max(len(spoken) - 1, 1),
         "end_to_end": end - begin,
     }
+
+
+def _total(ticks: list[tuple[float, float]]) -> float:
+    return sum(stop - start for start, stop in ticks)
 
 
 @contextmanager
@@ -159,9 +167,11 @@ def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     from bench.adapters import adapter_for
 
     towers: Any = adapter_for(model).towers(model)
-    vision = _encoder(model, towers)
-    parts = {"vision": vision, "language": towers["language"].part, "token": speaker(model)}
-    ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in parts}
+    vision, language = towers["vision"].part, towers["language"].part
+    parts = {"vision": vision, "language": language, "token": speaker(model)}
+    if nested(towers):
+        parts["nested"] = towers["projector"].blocks[0]
+    ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in (*parts, "nested")}
     hooks = []
     for name, part in parts.items():
         began: list[float] = []

@@ -1,0 +1,273 @@
+"""Qwen2-VL's image encoder and patch merger: plain loops, packed images, what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import vlm_models as tiny
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import bench
+from bench.core import Plan, Reducer
+from bench.errors import BenchError, Unsupported
+from bench.measure.macs import check_counters
+from bench.registry import methods
+
+ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
+PROJECTOR = [name for name, cls in methods().items() if "projector" in cls.towers]
+
+
+def images(*grids: tuple[int, int]) -> dict[str, Tensor]:
+    """Packed patches of images with so many rows and columns."""
+    g = torch.Generator().manual_seed(5)
+    n = sum(h * w for h, w in grids)
+    values = torch.randn(n, 48, generator=g)
+    return {"hidden_states": values, "grid_thw": torch.tensor([(1, *grid) for grid in grids])}
+
+
+def encode(model: Any, given: dict[str, Tensor]) -> Tensor:
+    """(G,D) what the language model gets; a removed token is a row of NaN."""
+    with torch.no_grad():
+        return model.model.visual(**given).pooler_output  # type: ignore[no-any-return]
+
+
+def rotated(x: Tensor, place: tuple[int, int]) -> Tensor:
+    """(D,) a query or key of one head, turned by its row, then by its column."""
+    quarter = len(x) // 4
+    out = torch.empty_like(x)
+    for i in range(2 * quarter):
+        angle = place[i // quarter] / 1e4 ** (2 * (i % quarter) / (2 * quarter))
+        a, b = x[i], x[i + 2 * quarter]
+        out[i] = a * math.cos(angle) - b * math.sin(angle)
+        out[i + 2 * quarter] = b * math.cos(angle) + a * math.sin(angle)
+    return out
+
+
+def halves(block: Any, x: list[Tensor], size: list[int], place: list[Any]) -> tuple[list[Any], Any]:
+    """A block's first half, token by token, and the keys' means over heads."""
+    attn, n = block.attn, len(x)
+    q, k, v = zip(*(attn.qkv(block.norm1(t)).view(3, attn.num_heads, -1) for t in x), strict=True)
+    out = []
+    heads = range(attn.num_heads)
+    q, k = ([[rotated(t[h], p) for h in heads] for t, p in zip(of, place, strict=True)]
+            for of in (q, k))  # fmt: skip
+    for i in range(n):
+        mixed = []
+        for h in heads:
+            logits = [q[i][h] @ k[j][h] / math.sqrt(len(q[i][h])) for j in range(n)]
+            weight = torch.stack(logits).add(torch.tensor(size).log()).softmax(0)
+            mixed.append(sum(weight[j] * v[j][h] for j in range(n)))
+        out.append(x[i] + attn.proj(torch.cat(mixed)))
+    return out, [sum(key) / len(heads) for key in k]
+
+
+def tome_by_hand(visual: Any, pixels: Tensor, grid: tuple[int, int], r: int) -> Tensor:
+    """(G,D) ToMe with r merges a block, written out for one image; q and k are the rotated ones."""
+    h, w = grid
+    embedded = visual.patch_embed(pixels)
+    where = {}  # (row, column) of each patch -> its index in the sequence, 2x2 after 2x2
+    for index in range(h * w):
+        group, inside = divmod(index, 4)
+        row, column = divmod(group, w // 2)
+        where[2 * row + inside // 2, 2 * column + inside % 2] = index
+    place = sorted(where)
+    x, size = [embedded[where[p]] for p in place], [1] * (h * w)
+    holds = [[where[p]] for p in place]
+    for block in visual.blocks:
+        x, key = halves(block, x, size, place)
+        even, odd = list(range(0, len(x), 2)), list(range(1, len(x), 2))
+        alike = {i: [float(F.cosine_similarity(key[i], key[j], 0)) for j in odd] for i in even}
+        going = sorted(even, key=lambda i: -max(alike[i]))[:r]
+        for j in odd:
+            to_j = [i for i in going if odd[alike[i].index(max(alike[i]))] == j]
+            total = size[j] + sum(size[i] for i in to_j)
+            x[j] = (size[j] * x[j] + sum(size[i] * x[i] for i in to_j)) / total
+            size[j], holds[j] = total, holds[j] + [m for i in to_j for m in holds[i]]
+        order = [i for i in even if i not in going] + odd
+        x, size, holds, place = ([of[i] for i in order] for of in (x, size, holds, place))
+        x = [t + block.mlp(block.norm2(t)) for t in x]
+    shown = {member: t for t, members in zip(x, holds, strict=True) for member in members}
+    normed = [visual.merger.ln_q(shown[i]) for i in range(h * w)]
+    return torch.stack(
+        [visual.merger.mlp(torch.cat(normed[g : g + 4])) for g in range(0, h * w, 4)]
+    )
+
+
+def test_tome_in_the_image_encoder_is_its_loop() -> None:
+    model, given = tiny.qwen2_vl(), images((4, 6))
+    with bench.reduced(model, "tome", r=4):
+        found = encode(model, given)
+        tokens = bench.trace(model, **tiny.alone(tiny.qwen2_vl_batch(3), 2)).tokens["vision"]
+    assert tokens == [(24, 20), (20, 16), (16, 12), (12, 8)]
+    with torch.no_grad():
+        expected = tome_by_hand(model.model.visual, given["hidden_states"], (4, 6), 4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, encode(model, given), atol=1e-2)
+
+
+class Keeps(Reducer):
+    """Keeps these patches, counted from left to right, then downwards."""
+
+    budget = {"keep_rate": 0.5}
+    max_share = 1.0
+
+    def __init__(self, kept: list[int]) -> None:
+        self.kept = kept
+
+    def plan(self, site: Any, r: int) -> Plan:
+        assert site.grid == (4, 6)
+        return Plan(torch.tensor([self.kept]))
+
+
+def test_dropped_patches_are_the_mean_of_their_group_and_empty_groups_go() -> None:
+    model, given = tiny.qwen2_vl(), images((4, 6))
+    kept = [0, 1, 6, 7, 2, 9, 22]  # all of the first group, two of the second, one of the last
+    seen: list[Tensor] = []
+    last = model.model.visual.blocks[-1]
+    hook = last.register_forward_hook(lambda *call: seen.append(call[-1]))
+    with bench.reduced(model, Keeps(kept), r={"vision": [0, 0, 0, 17]}):
+        found = encode(model, given)
+    hook.remove()
+    (x,), C = seen, 32
+    assert x.shape == (7, C)
+    second, sixth = (x[4] + x[5]) / 2, x[6]
+    groups = torch.stack([x[:4].flatten(), torch.cat([x[4], second, second, x[5]]),
+                          sixth.repeat(4)])  # fmt: skip
+    torch.testing.assert_close(found[[0, 1, 5]], model.model.visual.merger(groups.view(-1, C)))
+    assert found[[2, 3, 4]].isnan().all()
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Any, list[tuple[Any, Tensor, Tensor]]]:
+    """The model, and what it answers to one prompt and to four."""
+    model, said = tiny.qwen2_vl(), []
+    for batch in map(tiny.qwen2_vl_batch, (1, 4)):
+        with torch.no_grad():
+            said.append((batch, tiny.answers(model, batch, 4), model(**batch).logits))
+    return model, said
+
+
+@pytest.mark.parametrize("name", ENCODER)
+def test_nothing_removed_is_the_plain_model_bit_for_bit(name: str, plain: Any) -> None:
+    (model, said), cls = plain, methods()[name]
+    given: dict[str, Any] = {"r": lambda *_: 0}  # at work, and asked for nothing
+    if cls.appends:
+        given = {"r": 0}
+    elif cls.acts == "input":
+        given = {"keep_rate": 1.0}
+    elif cls.needs_anchor:
+        with pytest.raises(Unsupported, match="by the class token, and this model's vision tower"):
+            bench.reduced(model, name, **given).__enter__()
+        return
+    with torch.no_grad(), bench.reduced(model, name, **given):
+        for batch, tokens, logits in said:
+            assert torch.equal(tiny.answers(model, batch, 4), tokens)
+            assert torch.equal(model(**batch).logits, logits)
+
+
+@pytest.mark.parametrize("name", PROJECTOR)
+def test_at_the_projector_a_token_is_a_group_of_patches(name: str) -> None:
+    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(4)
+    if methods()[name].needs_anchor:
+        with pytest.raises(Unsupported) as refusal:
+            bench.reduced(model, name).__enter__()
+        assert "image encoder has none" in str(refusal.value) and "\n" not in str(refusal.value)
+        return
+    with torch.no_grad(), bench.reduced(model, name, keep_rate={"projector": 0.5}):
+        seen = bench.trace(model, **batch).tokens
+        found = encode(model, {"hidden_states": batch["pixel_values"],
+                               "grid_thw": batch["image_grid_thw"]})  # fmt: skip
+    if name in ("random", "pool"):
+        before, after = zip(*seen["projector"], strict=True)
+        assert before == (9, 8, 6, 16) and sum(after) == int((~found[:, 0].isnan()).sum()) < 24
+    else:
+        assert name in ("none", "compose")
+
+
+@pytest.mark.parametrize("way", ["tome", "crossget", "pool", "random", "kmedoids", "downsample"])
+def test_images_do_not_meet_and_both_counters_agree(way: str) -> None:
+    """Four images of four sizes, packed: each as it is alone."""
+    model, grids = tiny.qwen2_vl(), [(6, 6), (4, 8), (6, 4), (8, 8)]
+    given, batch = images(*grids), tiny.qwen2_vl_batch(4)
+    sizes = [h * w for h, w in grids]
+    pieces = given["hidden_states"].split(sizes)
+    budget: dict[str, Any] = {"r": 3} if way in ("tome", "crossget") else {"keep_rate": 0.5}
+    with bench.reduced(model, way, **budget):
+        together = encode(model, given)
+        for i, piece in enumerate(pieces):
+            alone = encode(
+                model, {"hidden_states": piece, "grid_thw": given["grid_thw"][i : i + 1]}
+            )
+            mine = together.split([n // 4 for n in sizes])[i]
+            torch.testing.assert_close(mine, alone, equal_nan=True, atol=1e-5, rtol=1e-5)
+        counted, seen = bench.count_macs(model, **batch), bench.trace(model, **batch)
+        check_counters(model, seen, counted)
+    if way == "tome":
+        assert seen.packed["vision"] == 4
+        assert seen.tokens["vision"][4:8] == [(n - 3, n - 6) for n in sizes]
+        with pytest.raises(BenchError, match="trace one at a time"):
+            seen.position()
+
+
+def test_patches_are_traced_in_rows() -> None:
+    model, one = tiny.qwen2_vl(), tiny.alone(tiny.qwen2_vl_batch(1), 0)
+    with bench.reduced(model, "pool", keep_rate=0.25, layers=[0]):
+        at = bench.trace(model, **one).position()
+    cells = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert at is not None and torch.equal(at.view(6, 6), cells)
+
+
+def test_a_smaller_image_keeps_its_tokens_places() -> None:
+    """An image of one colour a 2x2 group, so that resampling is known inside."""
+    model = tiny.qwen2_vl()
+    g = torch.Generator().manual_seed(0)
+    image = torch.randn(3, 8, 8, generator=g)  # 64 groups, of 8 pixels
+    image = image.repeat_interleave(16, 1).repeat_interleave(16, 2)  # 256 groups
+
+    def packed(image: Tensor) -> dict[str, Tensor]:
+        side = image.shape[1] // 8
+        patches = image.view(3, side, 2, 4, side, 2, 4).permute(1, 4, 2, 5, 0, 3, 6)
+        grid = torch.tensor([[1, 2 * side, 2 * side]])
+        return {"hidden_states": patches.reshape(-1, 48), "grid_thw": grid}
+
+    small = nn.functional.interpolate(image[None], (64, 64), mode="bicubic", antialias=True)[0]
+    expected = encode(model, packed(small))
+    with bench.reduced(model, "downsample", keep_rate=0.25):
+        found = encode(model, packed(image)).view(16, 16, -1)
+    left = ~found[..., 0].isnan()
+    assert left[::2, ::2].all() and int(left.sum()) == 64
+    torch.testing.assert_close(found[::2, ::2].reshape(64, -1), expected)
+
+
+def test_a_prompt_that_loses_nothing_beside_one_that_does() -> None:
+    """The longest prompt loses tokens and the padded one none: no row of NaN may stay."""
+    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(4)
+    with torch.no_grad(), bench.reduced(model, "random", r={"vision": [6, 6, 4, 2]}):
+        together = tiny.answers(model, batch, 4)
+        each = [tiny.answers(model, tiny.alone(batch, i), 4) for i in range(4)]
+        lengths = [
+            bench.trace(model, **tiny.alone(batch, i)).tokens["language"][0][0] for i in range(4)
+        ]
+        assert bool(model(**batch).logits.isfinite().all())
+    lost = [int(m.sum()) - n for m, n in zip(batch["attention_mask"], lengths, strict=True)]
+    assert 0 in lost and any(lost)
+    assert torch.equal(together, torch.cat(each))
+
+
+def test_videos_are_refused_in_one_line() -> None:
+    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(1)
+    video = {
+        "input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == tiny.IMAGE, 91),
+        "mm_token_type_ids": 2 * batch["mm_token_type_ids"],
+        "pixel_values_videos": batch["pixel_values"],
+        "video_grid_thw": batch["image_grid_thw"],
+    }
+    assert model(**video).logits.isfinite().all()
+    for way in ("tome", "divprune"):
+        with bench.reduced(model, way), pytest.raises(Unsupported, match="^videos are not") as line:
+            model(**video)
+        assert "\n" not in str(line.value)
