@@ -21,6 +21,7 @@ FOLDERS = {
     "embedded:blip-vqa-emoji": "blip_emoji",
     "embedded:blip-caption-emoji": "blip_emoji",
     "embedded:blip-match-emoji": "blip_emoji",
+    "embedded:vilt-emoji": "vilt_emoji",
 }
 SAVED = (".json", ".jinja", ".safetensors")
 

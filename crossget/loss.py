@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.errors import Unsupported
 from crossget.cross_tokens import CrossTokens
 
 
@@ -109,8 +110,16 @@ def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
     Vision cross tokens go through the projector (detached) and meet the language model's in its
     own width, as the reference; there its weight is 0.001 (7B) and 0.1 (13B). Of several images a
     prompt they meet by their mean.
+
+    Raises:
+        Unsupported: the model has another projector.
     """
-    projector = model.model.multi_modal_projector
+    projector = getattr(getattr(model, "model", None), "multi_modal_projector", None)
+    if projector is None:
+        raise Unsupported(
+            f"CrossGET's alignment loss is defined for a LLaVA's projector, which a "
+            f"{type(model).__name__} has not: train it with another method"
+        )
     image, text = cross.stacked("vision"), cross.stacked("language")
     image = _fixed(projector.linear_2, projector.act(_fixed(projector.linear_1, image)))
     if image.shape[1] != text.shape[1]:

@@ -13,6 +13,7 @@ import vlm_models
 from torch import Tensor
 
 import bench
+from bench.errors import Unsupported
 from bench.registry import method
 from crossget import CrossTokens, alignment_loss, clip_alignment_loss, llava_alignment_loss
 from crossget.importance import importance_from_attention, importance_from_query
@@ -195,6 +196,11 @@ def test_a_llavas_cross_tokens_learn_from_answers_and_alignment() -> None:
         table.grad = None
     answers.backward()
     assert (cross.vectors["language"].grad.abs().sum(1) > 0).all()
+
+
+def test_a_model_without_a_llavas_projector_has_no_alignment_loss() -> None:
+    with pytest.raises(Unsupported, match="Qwen2VLForConditionalGeneration has not"):
+        llava_alignment_loss(vlm_models.qwen2_vl(), CrossTokens({}))
 
 
 def test_the_alignment_of_a_llava_is_the_divergence_through_the_projector() -> None:

