@@ -117,6 +117,7 @@ class Study:
     training: str
     settings: list[Setting]
     limit: int | None = None
+    latency_seconds: float = 2.0
 
 
 def both(vision: float, text: float) -> dict[str, float]:
@@ -124,7 +125,7 @@ def both(vision: float, text: float) -> dict[str, float]:
     return {"vision": vision, "text": text}
 
 
-READING = "--epochs 0.1875 --batch 16 --rate 0.0003"  # 96 steps, all weights
+READING = "--epochs 0.125 --batch 16 --rate 0.0003"  # 64 steps, all weights
 STUDIES = {
     "retrieval": Study(
         "embedded:clip-emoji",
@@ -147,6 +148,7 @@ STUDIES = {
             },
         ),
         limit=500,
+        latency_seconds=0.5,
     ),
     "reasoning": Study(
         "embedded:vilt-emoji",
@@ -158,6 +160,7 @@ STUDIES = {
             {"tome": {"r": 26}, "evit": {"keep_rate": 0.6}, "crossget": {"r": 33}},
         ),
         limit=500,
+        latency_seconds=0.5,
     ),
 }
 
@@ -206,7 +209,7 @@ def measure(
             "profiles": [profile],
             "limit": study.limit,
             "batch_sizes": [16],
-            "latency_seconds": 2.0,
+            "latency_seconds": study.latency_seconds,
         },
         spec.Options(),
     )
