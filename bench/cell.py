@@ -157,7 +157,7 @@ def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Ac
     reason = None
     if scored.failed:
         shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")
-        reason = f"{len(scored.failed)} images did not decode and count as wrong: {shown}"
+        reason = f"images that did not decode and count as wrong ({len(scored.failed)}): {shown}"
     return Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
 
 
@@ -183,9 +183,11 @@ def time_at(batch: int, cell: Cell, session: Session, total_macs: int) -> Latenc
     pair = against(session.plain)
     fast_name, fast = session.fastest(batch)
     versus = pair if fast is session.plain else against(fast)
-    share = latency.reduction_share(
-        lambda: model(**inputs), device=profile.device, threads=profile.threads
-    )
+    share = 0.0
+    if not cell.baseline:
+        share = latency.reduction_share(
+            lambda: model(**inputs), warmup=0, device=profile.device, threads=profile.threads
+        )
     used = latency.utilisation(total_macs * batch, pair.b.p50_ms, profile, session.dtype)
     return Latency(
         batch=batch,
@@ -263,8 +265,8 @@ def peak_memory(cell: Cell, session: Session, batch: int) -> Memory:
     """Return the peak memory at one batch size, beside the unreduced model's."""
     if session.profile.device == "cuda":
         torch.cuda.empty_cache()
-    own = session.memory(cell, batch)
-    plain = own if cell.baseline else session.baseline_memory(cell, batch)
+    plain = session.baseline_memory(cell, batch)
+    own = plain if cell.baseline else session.memory(cell, batch)
     return Memory(
         peak_bytes=own.peak_bytes,
         weights_bytes=own.weights_bytes,

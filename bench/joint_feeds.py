@@ -206,8 +206,8 @@ def matching(model: Any) -> dict[str, Any]:
             read = model.text_encoder(
                 **placed(model, inputs), encoder_hidden_states=tokens[..., :width]
             )
-        scores: Tensor = model.itm_head(read.last_hidden_state[:, 0]).softmax(-1)[:, 1]
-        return scores
+        logits: Tensor = model.itm_head(read.last_hidden_state[:, 0])[:, 1]
+        return logits
 
     return {"encode_images": encode_images, "encode_texts": encode_texts, "match": match}
 

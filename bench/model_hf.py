@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import model_joint, model_multimodal, model_timm
 from bench.errors import BenchError
 from bench.model_shapes import shape
-from bench.model_sources import fetching, quiet, read_json
+from bench.model_sources import fetching, hub_answers, quiet, read_json
 from bench.models import Loaded, check_file, hash_files, weight_files
 
 if TYPE_CHECKING:
@@ -25,10 +25,12 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
     folder = Path(source).expanduser()
     local = folder.is_dir()
     where = str(folder) if local else source
+    known = random_weights and shape(where) is not None
+    on_disk = local or known or not hub_answers()
     if local and "model_type" not in read_json(folder / "config.json"):
         return model_timm.from_folder(name, folder, random_weights, seed)
     with quiet(), fetching(name, "Hugging Face", random_weights):
-        config = _config(where, local, random_weights)
+        config = _config(where, on_disk, random_weights and not local)
         auto = _class_for(name, config)
         if random_weights:
             torch.manual_seed(seed)
@@ -44,19 +46,19 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
                 attn_implementation=_attention(config),
                 dtype="auto" if _answers(config) else torch.float32,
                 trust_remote_code=False,
-                local_files_only=local,
+                local_files_only=on_disk,
             )
     source_name = "random" if random_weights else ("path" if local else f"hub:{source}")
     sha = hash_files(weight_files(folder)) if local and not random_weights else None
     provenance = {"weights": source_name, "card": None, "sha256": sha}
     with quiet():
         if _answers(config):
-            processor = None if random_weights else model_multimodal.processor_of(where, local)
+            processor = None if random_weights else model_multimodal.processor_of(where, on_disk)
             return model_multimodal.describe(name, model, provenance, processor)
         if config.model_type in model_joint.TYPES:
-            processor = None if random_weights else model_joint.processor_of(where, local)
+            processor = None if random_weights else model_joint.processor_of(where, on_disk)
             return model_joint.describe(name, model, provenance, processor)
-        feeds = {} if random_weights else _processors(where, local)
+        feeds = {} if random_weights else _processors(where, on_disk)
     return _describe(name, model, provenance, feeds)
 
 
@@ -92,14 +94,14 @@ def _class_for(name: str, config: Any) -> Any:
     return transformers.AutoModel
 
 
-def _config(where: str, local: bool, random_weights: bool) -> Any:
-    """Return the configuration: the built-in shape for random weights, else the model's own."""
+def _config(where: str, on_disk: bool, built_in: bool) -> Any:
+    """Return the configuration: the built-in shape if there is one and it will do, else its own."""
     import transformers
 
-    values = shape(where) if random_weights and not local else None
+    values = shape(where) if built_in else None
     if values is None:
         return transformers.AutoConfig.from_pretrained(
-            where, trust_remote_code=False, local_files_only=local
+            where, trust_remote_code=False, local_files_only=on_disk
         )
     values = dict(values)
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
@@ -131,14 +133,14 @@ def _describe(name: str, model: Any, provenance: dict[str, Any], feeds: dict[str
     )
 
 
-def _processors(where: str, local: bool) -> dict[str, Any]:
+def _processors(where: str, on_disk: bool) -> dict[str, Any]:
     """Return the image transform and the tokenizer that were saved beside a model, if any."""
     import transformers
 
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError, ImportError):
         images = transformers.AutoImageProcessor.from_pretrained(
-            where, trust_remote_code=False, local_files_only=local
+            where, trust_remote_code=False, local_files_only=on_disk
         )
 
         def transform(image: Any) -> Tensor:
@@ -148,7 +150,7 @@ def _processors(where: str, local: bool) -> dict[str, Any]:
         found["transform"] = transform
     with contextlib.suppress(OSError, ValueError, ImportError, KeyError):
         words = transformers.AutoTokenizer.from_pretrained(
-            where, trust_remote_code=False, local_files_only=local
+            where, trust_remote_code=False, local_files_only=on_disk
         )
 
         def tokenizer(texts: list[str]) -> dict[str, Tensor]:

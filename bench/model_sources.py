@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import warnings
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_OFFLINE = (
-    "give a local folder, fill the hub cache on a machine with network, "
-    "or add --random-weights for the cost columns alone"
-)
+COSTS_ALONE = ", or add --random-weights for the cost columns alone"
+_OFFLINE = f"give a local folder, fill the hub's cache where there is a network{{how}}{COSTS_ALONE}"
 
 
 def finish(loaded: Loaded, device: str, dtype: str | torch.dtype, backend: str) -> Loaded:
@@ -103,6 +102,18 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub can be reached: asked once, where a download tries six times."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # of whatever library the hub's client uses; offline mode is one, too
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def fetching(name: str, hub: str, random_weights: bool) -> Iterator[None]:
     """Turn what goes wrong while a model is fetched into one line that names the fix."""
@@ -113,11 +124,12 @@ def fetching(name: str, hub: str, random_weights: bool) -> Iterator[None]:
     except Exception as error:
         if random_weights:
             known = ", ".join(SHAPES)
-            fix = f"without a hub these shapes are known: {known}" if hub != "timm" else _OFFLINE
+            fix = f"without a hub these shapes are known: {known}"
+            if hub == "timm":
+                fix = _OFFLINE.format(how="")
             raise BenchError(f"cannot build '{name}' ({first_line(error)}): {fix}") from error
-        raise BenchError(
-            f"cannot load '{name}' from {hub} ({first_line(error)}): {_OFFLINE}"
-        ) from error
+        fix = _OFFLINE.format(how="" if hub == "timm" else f" (hf download {name})")
+        raise BenchError(f"cannot load '{name}' from {hub} ({first_line(error)}): {fix}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -75,7 +75,7 @@ class Loaded:
         encode_images: for matchers: pixels (B,3,H,W) -> features (B,D) of length 1, and tokens
             (B,N,C) for `match`, with one more channel where a reduction left sizes that count.
         encode_texts: for matchers: the tokenizer's mapping -> features (B,D) of length 1.
-        match: for matchers: tokens and the tokenizer's mapping -> (B,) probability of a match.
+        match: for matchers: tokens and the tokenizer's mapping -> (B,) logits of "a match".
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
     """
 

@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench import budgets, machine, models, profiles, registry, tasks
 from bench.core import Reducer
 from bench.errors import BenchError
+from bench.model_sources import COSTS_ALONE
 from bench.profiles import Profile
 from bench.record import COST_ONLY, SCHEMA, Cell
 from bench.session import Session, parameters, settings
@@ -38,6 +40,7 @@ class Planned:
     refused: str | None = None  # why the cell cannot be run
     missing: str | None = None  # what its accuracy would need
     counted: str | None = None  # why it is counted from its shape alone, neither timed nor run
+    broken: str = ""  # what is wrong with its data or weights
 
 
 @dataclass
@@ -115,37 +118,54 @@ def plan(suite: Suite, name: str | None, solved: Path | None = None) -> tuple[Pl
     Solved budgets are kept in the file `solved`, so that the same command plans the same cells. A
     suite may say that where weights or data are out of reach the costs alone are taken.
 
+    A cell whose data or weights are of no use is there with the reason, and fails alone.
+
     Raises:
-        BenchError: data or weights are missing, broken or out of reach.
+        BenchError: there is no other.
     """
     found = Plan([], {})
     machines: dict[str, str] = {}
     hashes: dict[Any, str] = {}
+    wrong: dict[Any, str] = {}
     for cell in suite.cells():
         profile = profiles.load(cell.profile)
         machines[profile.name] = name or machine.slug(profile.device, _threads(profile))
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
         cell, refused = _within_budget(cell, profile, solved)
-        missing = _missing(cell, profile, found) if suite.missing == "cost" else None
+        missing = _missing(cell, profile, found, suite) if suite.missing == "cost" else None
         if missing:
             cell = dataclasses.replace(cell, random_weights=True)
-        if cell.task != COST_ONLY and cell.task not in found.tasks and not cell.random_weights:
-            found.tasks[cell.task] = tasks.load(cell.task)
-        task = found.tasks.get(cell.task)
         which = (cell.model, cell.random_weights, cell.seed)
-        if which not in hashes:
-            hashes[which] = _weights(cell, profile, found)
+        broken = ""
+        if cell.task != COST_ONLY and not cell.random_weights:
+            broken = _once(found.tasks, wrong, cell.task, partial(tasks.load, cell.task))
+        broken = _once(hashes, wrong, which, partial(_weights, cell, profile, found)) or broken
+        task = found.tasks.get(cell.task)
         provenance = {
-            "weights_sha256": hashes[which],
+            "weights_sha256": hashes.get(which),
             "method_source_sha256": registry.source_hash(cell.method, cell.params),
             "task_version": task.version if task else None,
             **_files(cell),
         }
         key = key_of(cell, profile, machines[profile.name], provenance)
         counted = _too_large(cell, profile, found) if missing else None
-        found.cells.append(Planned(cell, key, profile, provenance, refused, missing, counted))
+        found.cells.append(
+            Planned(cell, key, profile, provenance, refused, missing, counted, broken)
+        )
+    if all(planned.broken for planned in found.cells):
+        raise BenchError("; ".join(dict.fromkeys(wrong.values())))
     return found, machines
+
+
+def _once(known: dict[Any, Any], wrong: dict[Any, str], key: Any, get: Callable[[], Any]) -> str:
+    """Note what is asked for the first time, or what is wrong with it; return the latter."""
+    if key not in known and key not in wrong:
+        try:
+            known[key] = get()
+        except BenchError as error:
+            wrong[key] = str(error)
+    return wrong.get(key, "")
 
 
 def _within_budget(cell: Cell, profile: Profile, file: Path | None) -> tuple[Cell, str | None]:
@@ -220,11 +240,12 @@ def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
     return str(session.loaded.provenance["sha256"])
 
 
-def _missing(cell: Cell, profile: Profile, found: Plan) -> str | None:
+def _missing(cell: Cell, profile: Profile, found: Plan, suite: Suite) -> str | None:
     """Return what a cell's accuracy needs and is out of reach; None where all is there."""
+    had = {cell.task: next(model.data for model in suite.models if model.name == cell.model)}
     needs: dict[str, Any] = {
         cell.task: lambda: found.tasks.setdefault(cell.task, tasks.load(cell.task)),
-        cell.model: lambda: _weights(cell, profile, found),
+        cell.model: lambda: _fitting_weights(cell, profile, found),
     }
     for name, get in needs.items():
         if name not in found.missing and name != COST_ONLY:
@@ -232,8 +253,16 @@ def _missing(cell: Cell, profile: Profile, found: Plan) -> str | None:
                 get()
                 found.missing[name] = ""
             except BenchError as error:
-                found.missing[name] = str(error)
+                why = str(error).removesuffix(COSTS_ALONE)  # which is what the cell gets
+                found.missing[name] = "; ".join(filter(None, (why, had.get(name))))
     return "; ".join(filter(None, (found.missing.get(name) for name in needs))) or None
+
+
+def _fitting_weights(cell: Cell, profile: Profile, found: Plan) -> str:
+    too_large = _too_large(cell, profile, found)
+    if too_large:  # loading them would have the system kill the run
+        raise BenchError(f"{cell.model}: {too_large}; use more memory or --dtype bfloat16")
+    return _weights(cell, profile, found)
 
 
 def _too_large(cell: Cell, profile: Profile, found: Plan) -> str | None:

@@ -50,6 +50,7 @@ class Cost:
         words: tokens of a language model's prompt beside the image's.
         convention: how its blocks' products are counted, a key of `conventions.CONVENTIONS`; empty
             where every operator that runs is.
+        counted: what was counted, where that is not one forward pass of one sample.
         unsupported: why this cost is not recomputed; empty where it is.
         tolerance: share of the published value within which ours agrees.
         cut: the authors cut digits off instead of rounding, by what their figures show.
@@ -68,6 +69,7 @@ class Cost:
     passes: tuple[dict[str, Any], ...] = ()
     words: int = 0
     convention: str = ""
+    counted: str = ""
     unsupported: str = ""
     tolerance: str = "0.01"
     cut: bool = False
@@ -90,6 +92,33 @@ class Cost:
         return abs(Decimal(repr(ours)) - published) <= max(
             Decimal(self.tolerance) * published, self.rounding
         )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is printed of a model on a task, to be read beside rows that were measured here.
+
+    Attributes:
+        figure: id of the figure it belongs to.
+        source: where it stands.
+        model: how the names of the models end that it is about, or is the nearest to.
+        task: the task's name up to its first colon.
+        method: registry name of the method.
+        accuracy: the numbers as printed, by the task's own metrics.
+        setting: the method's, as printed.
+        cost: label of the figure's cost that belongs to it; empty where none is printed.
+        differs: what is otherwise than here.
+    """
+
+    figure: str
+    source: str
+    model: str
+    task: str
+    method: str
+    accuracy: dict[str, str]
+    setting: str = ""
+    cost: str = ""
+    differs: str = ""
 
 
 @lru_cache(maxsize=1)
@@ -117,6 +146,21 @@ def costs(only: str | None = None) -> list[Cost]:
         Cost(f["id"], source=f["source"], **{**cost, **{k: tuple(cost.get(k, ())) for k in lists}})
         for f in figures
         for cost in f["costs"]
+    ]
+
+
+def beside(model: str, task: str) -> list[tuple[Beside, Cost | None]]:
+    """What is printed of this model on this task, each with its cost, in the data file's order."""
+    rows = [
+        Beside(f["id"], f["source"], **row)
+        for f in _data()["figures"]
+        for row in f.get("beside", [])
+    ]
+    by_name = {(cost.figure, cost.label): cost for cost in costs()}
+    return [
+        (row, by_name[row.figure, row.cost] if row.cost else None)
+        for row in rows
+        if model.endswith(row.model) and task.partition(":")[0] == row.task
     ]
 
 

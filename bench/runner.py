@@ -81,7 +81,8 @@ def run(
 
     Raises:
         BenchError: a mistake in the suite, a results folder that cannot be written, weights or data
-            that are missing or broken. All are found before any cell is measured.
+            that are missing or broken and leave nothing to run. All are found before any cell is
+            measured.
     """
     start = time.monotonic()
     store = Store(results)
@@ -99,9 +100,10 @@ def run(
         }
         summary.records = ", ".join(sorted(folders))
         with Display(len(todo), skipped, quiet) as display:
-            for what, why in plan.missing.items():
-                if why:
-                    display.note(f"missing, so cost columns alone: {what}: {why}")
+            missing = [f"- {why}" for why in plan.missing.values() if why]
+            if missing:
+                said = "missing, so the rows that need it get their costs alone, on random weights:"
+                display.note("\n".join([said, *missing]))
             state = Run(store, plan, machines, command, display, summary, plan.session)
             try:
                 _work(state, todo)
@@ -165,7 +167,9 @@ def _run_one(state: Run, planned: Planned) -> None:
     found = Measurement()
     status, reason = _attempt(state, planned, found)
     provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
-    if state.session is not None:
+    if planned.cell.random_weights:
+        provenance["weights"] = "random"
+    if state.session is not None and state.session.loaded.name == planned.cell.model:
         own = state.session.loaded.provenance
         provenance |= {k: own.get(k) for k in ("weights", "card")}
         if "training" in own:
@@ -201,12 +205,15 @@ def _run_one(state: Run, planned: Planned) -> None:
     state.summary.unsupported += status == "unsupported"
     if reason:
         state.summary.reasons[path.name] = reason
-    state.display.end(status, reason)
+    note = "costs alone" if planned.missing else found.accuracy.primary and found.accuracy.reason
+    state.display.end(status, reason or note)
 
 
 def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, str | None]:
     """Measure into `found`; return how it ended and, where it did not end well, why."""
     try:
+        if planned.broken:
+            raise BenchError(planned.broken)
         if planned.refused:
             raise Unsupported(planned.refused)
         if planned.counted:

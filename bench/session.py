@@ -82,8 +82,10 @@ class Session:
                 if backend != self.backend:
                     candidates[backend] = twin(self.plain)  # the other one may be reduced now
                     set_backend(candidates[backend], backend)
-            inputs = self.loaded.example_inputs(batch)
-            name = min(candidates, key=lambda b: _seconds(candidates[b], inputs))
+            name = self.backend
+            if len(candidates) > 1:
+                inputs = self.loaded.example_inputs(batch)
+                name = min(candidates, key=lambda b: _seconds(candidates[b], inputs))
             self._fastest[batch] = (name, candidates[name])
         return self._fastest[batch]
 

@@ -53,6 +53,7 @@ class ModelEntry(BaseModel):
     tasks: list[str] | None = None
     random_weights: bool | None = None
     baseline: bool = True  # run the unreduced model as well
+    data: str = ""  # where the data of its tasks can be had
 
 
 class MethodEntry(BaseModel):

@@ -72,12 +72,13 @@ def _table(results: list[Check]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("unit", "verdict"):
         table.add_column(name, no_wrap=True)
-    table.add_column("source; why unsupported", overflow="fold")
+    table.add_column("source; what was counted; why unsupported", overflow="fold")
     for _, group in groupby(results, key=lambda check: check.cost.figure):
         said = ""
         for i, check in enumerate(group):
             why = check.cost.unsupported
-            remark = "; ".join([check.cost.source] * (i == 0) + [why] * (why not in ("", said)))
+            remarks = (check.cost.source if i == 0 else "", check.cost.counted, why)
+            remark = "; ".join(text for text in remarks if text and text != said)
             table.add_row(*_row(check, first=i == 0), remark)
             said = why
         table.add_section()

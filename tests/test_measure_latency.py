@@ -53,6 +53,12 @@ def test_the_sides_take_turns_in_both_orders() -> None:
     assert result.clock == "perf_counter"
 
 
+def test_what_takes_all_the_time_there_is_warms_up_once() -> None:
+    seen = Recorder()
+    paired(seen.side("a"), seen.side("b"), repeats=2, warmup=3, max_seconds=0.0)
+    assert seen.calls == "ab" + "abba"
+
+
 def test_conditions_are_set_and_put_back() -> None:
     before = torch.get_num_threads()
     seen = Recorder()

@@ -13,7 +13,9 @@ from bench.store import Store
 
 SUITE = """
 models:
-  - {name: timm:vit_tiny_patch16_224, tasks: ["imagefolder:no/such/folder"]}
+  - name: timm:vit_tiny_patch16_224
+    tasks: ["imagefolder:no/such/folder"]
+    data: get it from the attic
 methods: [none, {name: tome, r: 8}]
 latency_seconds: 0.1
 batch_sizes: [1]
@@ -45,6 +47,7 @@ def test_costs_are_taken_and_what_is_missing_is_said(
         assert record.accuracy.reason is not None
         assert record.accuracy.reason.startswith("missing: ")
         assert "no/such/folder" in record.accuracy.reason
+        assert "; get it from the attic; " in record.accuracy.reason
         assert "timm:vit_tiny" in record.accuracy.reason
         assert record.cost.latency and record.cost.memory
     assert plain.cost.macs and tome.cost.macs
@@ -64,6 +67,8 @@ def test_what_does_not_fit_is_counted_from_its_shape(
         assert other.cost.tokens == one.cost.tokens and other.cost.params == one.cost.params
         assert not other.cost.latency and other.cost.memory is None
         assert "do not fit" in other.cost.notes[0]
+        # nor are weights looked for that would not fit
+        assert "vit_tiny_patch16_224: weights of 0 GiB do not fit" in (other.accuracy.reason or "")
 
 
 def test_a_machine_knows_its_free_memory() -> None:

@@ -55,7 +55,7 @@ class Matcher(SimpleNamespace):
 def matcher() -> Matcher:
     random = torch.Generator().manual_seed(0)
     shape = (IMAGES, TEXTS)
-    return Matcher(torch.rand(shape, generator=random), torch.rand(shape, generator=random))
+    return Matcher(torch.rand(shape, generator=random), torch.randn(shape, generator=random))
 
 
 def data(folder: Path, broken: int | None = None) -> str:
@@ -118,14 +118,17 @@ def test_a_pair_both_ways_is_matched_once(tmp_path: Path, matcher: Matcher) -> N
 
 def test_a_match_can_lift_what_features_put_second_but_nothing_further(tmp_path: Path) -> None:
     similar = torch.zeros(IMAGES, TEXTS)
-    matches = torch.zeros(IMAGES, TEXTS)
-    similar[0, 5], similar[0, 0] = 0.9, 0.8  # its own text is second: a match of 0.5 lifts it
-    matches[0, 0] = 0.5
+    matches = torch.zeros(IMAGES, TEXTS)  # logits: what is not matched has none, not zero
+    similar[0, 5], similar[0, 0] = 0.9, 0.8  # its own text is second: 0.8 - 2 is above 0.9 - 3
+    matches[0, 5], matches[0, 0] = -3, -2
     similar[1, 5], similar[1, 6], similar[1, 2] = 0.9, 0.8, 0.7  # third: out of reach at k=2
-    matches[1, 2] = 1
+    matches[1, 5], matches[1, 6], matches[1, 2] = -3, -3, 9
+    # sure of both: 0.1 + 6 is above 0.9 + 5, though the probabilities, 0.998 and 0.993, say no
+    similar[2, 7], similar[2, 4] = 0.9, 0.1
+    matches[2, 7], matches[2, 4] = 5, 6
     task = tasks.load(data(tmp_path) + "?k=2")
     ranks = task.evaluate(Matcher(similar, matches)).outcomes["rank_i2t"]  # type: ignore[arg-type]
-    assert ranks[:2] == [0, TEXTS - EACH]
+    assert ranks[:3] == [0, TEXTS - EACH, 0]
 
 
 def test_a_picture_that_does_not_decode_is_never_found(tmp_path: Path, matcher: Matcher) -> None:

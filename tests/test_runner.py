@@ -93,6 +93,7 @@ def test_a_run_measures_every_part_and_a_second_run_does_nothing(
     assert set(record.env) >= {"machine", "cpu", "python", "torch", "timm", "threads"}
     assert all(record.provenance[k] for k in ("weights", "weights_sha256", "task_version"))
     assert found["none"].cell.baseline and found["none"].cost.macs.reduction == 0  # type: ignore[union-attr]
+    assert found["none"].cost.latency[0].reduction_share == 0
     stamps = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
     second = go(suite_file, results)
     assert (second.ran, second.skipped) == (0, 4)
@@ -242,6 +243,30 @@ def test_the_wrong_model_for_a_task_is_unsupported_not_skipped(tmp_path: Path) -
     summary = go(vit, tmp_path / "results", text)
     assert (summary.ran, summary.failed, summary.unsupported) == (4, 0, 4)
     assert go(vit, tmp_path / "results", text).skipped == 4
+
+
+def test_wrong_data_and_a_broken_picture_leave_the_rest_to_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
+    (images / "a" / "0.png").write_bytes(b"no picture")
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"images": [')
+    file = tmp_path / "mine.yaml"
+    text = folders.SUITE.format(vit=vit, images=images).replace("limit: 8", "limit: 20")
+    file.write_text(text.replace("tasks: [", f'tasks: ["karpathy:{wrong}", '))
+    suite, origin = spec.load(str(file))
+    summary = runner.run(suite, origin, tmp_path / "results", machine="m")
+    assert (summary.ran, summary.failed) == (8, 4)
+    assert all("wrong.json is not valid JSON" in why for why in summary.reasons.values())
+    good = [r for r in Store(tmp_path / "results").read_all() if r.status == "ok"]
+    assert len(good) == 4 and all(r.accuracy.metrics["top1"].n == 20 for r in good)
+    said = capsys.readouterr().err
+    assert said.count("ok (images that did not decode and count as wrong (1): a/0.png)") == 4
+    file.write_text(text.replace(f"imagefolder:{images}", f"karpathy:{wrong}"))
+    suite, origin = spec.load(str(file))
+    with pytest.raises(BenchError, match="wrong.json is not valid JSON"):  # nothing else to run
+        runner.run(suite, origin, tmp_path / "more", machine="m")
 
 
 def test_random_weights_give_cost_and_say_why_there_is_no_accuracy(tmp_path: Path) -> None:

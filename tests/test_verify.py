@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -153,3 +154,24 @@ def test_sources_stay_beside_the_numbers(repo: Path) -> None:
     text = (repo / "bench/data/published.json").read_text(encoding="utf-8")
     for figure in json.loads(text)["figures"]:
         assert figure["source"] and figure["what"], figure["id"]
+
+
+def test_what_was_counted_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    verify.main(only="blip/none")
+    said = " ".join(re.sub(r"[│\s]+", " ", capsys.readouterr().out).split())
+    assert "a caption of 15 tokens" in said
+    assert "32 questions padded to 14" in said and "47 answers padded to 5" in said
+
+
+def test_what_is_printed_of_a_model_and_task() -> None:
+    for figure in published._data()["figures"]:
+        for row in figure.get("beside", []):
+            ((one, cost),) = [
+                found
+                for found in published.beside(f"somebody/{row['model']}", f"{row['task']}:a:b")
+                if found[0].figure == figure["id"] and found[0].method == row["method"]
+            ]
+            assert one.method in registry.methods() and all(map(float, one.accuracy.values()))
+            assert (cost.label if cost else "") == one.cost
+    assert not published.beside("clip-vit-base-patch16", "emoji-retrieval")
+    assert not published.beside("embedded:clip-emoji", "karpathy:x.json")

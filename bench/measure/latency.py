@@ -56,7 +56,7 @@ def paired(
         run_a: baseline, called without arguments.
         run_b: the side to compare.
         repeats: pairs to take.
-        warmup: untimed calls of each side first.
+        warmup: untimed calls of each side first; one is enough where it takes `max_seconds`.
         device: where the work happens; "cuda" is timed with events, after synchronising.
         min_seconds: take more pairs than `repeats` until this much time has passed.
         max_seconds: take fewer once it has, but never fewer than `min_pairs`.
@@ -72,8 +72,11 @@ def paired(
     samples_a: list[float] = []
     samples_b: list[float] = []
     with torch.inference_mode(), using_threads(threads) as used, _no_gc():
+        start = time.perf_counter()
         for _ in range(warmup):
             run_a(), run_b()
+            if max_seconds is not None and time.perf_counter() - start >= max_seconds:
+                break
         start = time.perf_counter()
         while goes_on(
             len(samples_a),

@@ -19,6 +19,7 @@ from bench.report import (
     page,
     pairs,
     plots,
+    printed,
     provenance,
     timings,
     token_figure,
@@ -57,7 +58,7 @@ class Content:
     @property
     def tables(self) -> list[Table]:
         """All tables."""
-        names = ("main", "answers", "pairs", "accuracy")
+        names = ("main", "published", "answers", "pairs", "accuracy")
         found = [group[name] for group in self.groups for name in names]
         found += [table for group in self.groups for table in group["timings"]]
         found += [table for study in self.studies for table in tuned_section.tables(study)]
@@ -155,6 +156,7 @@ def _group(frames: Frames, group: str) -> dict[str, Any]:
         "title": escape(comparison.title(rows, frames)),
         "headline": comparison.headline(frames, group),
         "main": comparison.main_table(frames, group),
+        "published": printed.printed_table(frames, group),
         "accuracy": comparison.accuracy_table(frames, group),
         "answers": answers.answer_table(frames, group),
         "pairs": pairs.pairs_table(frames, group),

@@ -98,7 +98,7 @@ def origins(frames: Frames) -> Table:
     rows = [row | {"is_baseline": False} for row in rows]
     heads = {"from": "From", "model": "Model", "what": "What", "value": "Value", "source": "Source"}
     columns = [text_column(head, key) for key, head in heads.items()]
-    caption = "Numbers as published are for comparison only: they are in no other table or figure."
+    caption = "Numbers as published are for comparison only: they are in no row that was measured."
     if not sources:
         caption = "No published figure belongs to these models and methods."
     caption += "".join(f" [{i}] {source}." for i, source in enumerate(sources, 1))

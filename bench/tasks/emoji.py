@@ -41,7 +41,7 @@ def reranking() -> ReRanking:
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
     chosen = sorted(first.values())[:FOUND]
     pixels, own = np.stack([images[i] for i in chosen]), [[texts[i]] for i in chosen]
-    version = hash_of(pixels.tobytes(), own, NEAREST)
+    version = hash_of(pixels.tobytes(), own)
     return ReRanking("emoji-rerank", version, Arrays(pixels, "scene"), own, NEAREST)
 
 

@@ -71,8 +71,12 @@ def reading(file: Path, what: str, form: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise BenchError(f"cannot read {file} ({error.strerror}): {form}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise BenchError(f"{file} is no {what} ({error!r} is missing or wrong): {form}") from error
+    except json.JSONDecodeError as error:
+        raise BenchError(f"{file} is not valid JSON ({error}), get it again: {form}") from error
+    except KeyError as error:
+        raise BenchError(f"{file} is no {what} (it has no {error}): {form}") from error
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise BenchError(f"{file} is no {what} ({error!r}): {form}") from error
 
 
 def lines_of(text: str) -> list[Any]:

@@ -3,10 +3,11 @@
     rerank-karpathy:JSON[:IMAGES][?k=256]
 
 Every image and text is compared by its features first. The `k` nearest are then looked at together,
-and ordered by the score of their match added to the similarity; whatever is further away is never
-found. The score is what the model's `match` returns: a probability, where BLIP's own program adds
-the logit before it, which leaves the similarity less of a say. `k` decides the result: 128 up to
-1,000 images (Flickr30k) and 256 above (COCO), as in BLIP.
+and ordered by the logit of their match added to the similarity; whatever is further away is never
+found. `k` decides the result: 128 up to 1,000 images (Flickr30k) and 256 above (COCO).
+
+Source: `evaluation` in train_retrieval.py of salesforce/BLIP, `k_test` in its configs.
+Departures: a matched text begins with [CLS], as in transformers; the authors put [ENC] there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench.tasks.base import (
     subset,
     to_model,
 )
-from bench.tasks.retrieval import flattened, recalls, require_tokenizer, tokenised, undecoded
+from bench.tasks.retrieval import flattened, recalls, tokenised, undecoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ class ReRanking:
         k: int,
     ) -> None:
         """Name the task and its data; the `k` nearest of each query are re-ranked."""
-        self.name, self.version = name, version
+        self.name, self.version = name, hash_of(version, k, "logit")
         self.prepared, self.texts, self.k = Prepared(pictures), texts, k
 
     def __len__(self) -> int:
@@ -77,7 +78,7 @@ class ReRanking:
 
         require(loaded, "matcher", self.name)
         refuse_random(loaded)
-        require_tokenizer(loaded)
+        files.ability(loaded, "tokenizer")
         index = subset(len(self), limit)
         owners, texts = flattened(self.texts, index)
         with torch.inference_mode():
@@ -129,7 +130,7 @@ class ReRanking:
         device: str | None,
         progress: Progress | None,
     ) -> Tensor:
-        """Return the (images, texts) match scores of the wanted pairs, 0 elsewhere."""
+        """Return the (images, texts) logits of the wanted pairs, 0 elsewhere."""
         import torch
 
         encode_images: Any = files.ability(loaded, "encode_images")
@@ -175,5 +176,4 @@ def coco(rest: str) -> ReRanking:
     k = K_FEW if len(data.texts) <= FEW_IMAGES else K_MANY
     if "k" in found:
         k = files.whole(found["k"], "k", KARPATHY)
-    version = hash_of(data.version, k)
-    return ReRanking(f"rerank-karpathy:{rest}", version, data.pictures, data.texts, k)
+    return ReRanking(f"rerank-karpathy:{rest}", data.version, data.pictures, data.texts, k)
