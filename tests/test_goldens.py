@@ -56,7 +56,8 @@ def close(a: Tensor, b: Tensor) -> None:
 @pytest.fixture(scope="module")
 def tome() -> tuple[Any, dict[str, Tensor]]:
     g = load_file(str(GOLDEN / "tome_vit.safetensors"))
-    model = timm.create_model("vit_tiny_patch16_224", depth=4, num_classes=10, img_size=112).eval()
+    shape = {"img_size": 56, "patch_size": 8, "embed_dim": 48, "num_heads": 3, "depth": 4}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **shape).eval()
     model.load_state_dict({k[7:]: v for k, v in g.items() if k.startswith("weight.")})
     return model, g
 
@@ -76,24 +77,24 @@ def test_tome_on_a_vit(tome: Any, r: int) -> None:
 def clip() -> tuple[Any, dict[str, Tensor]]:
     g = load_file(str(GOLDEN / "crossget_clip.safetensors"))
     vision = {
-        "hidden_size": 128,
-        "intermediate_size": 512,
+        "hidden_size": 48,
+        "intermediate_size": 192,
         "num_attention_heads": 2,
         "num_hidden_layers": 4,
-        "image_size": 64,
-        "patch_size": 8,
+        "image_size": 32,
+        "patch_size": 4,
     }
     text = {
-        "hidden_size": 64,
-        "intermediate_size": 256,
-        "num_attention_heads": 4,
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
         "num_hidden_layers": 4,
         "max_position_embeddings": 20,
         "vocab_size": 100,
         "eos_token_id": 99,
         "bos_token_id": 98,
     }
-    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=64)).eval()
+    model = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=32)).eval()
     model.load_state_dict({k[7:]: v for k, v in g.items() if k.startswith("weight.")}, strict=False)
     return model, g
 

@@ -66,8 +66,8 @@ def emoji_test() -> tuple[NDArray[np.uint8], list[str]]:
 
     table = pq.read_table(path("emoji_test.parquet"), columns=["image", "text"])
     images = [
-        np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-        for png in table.column("image").to_pylist()
+        np.asarray(Image.open(io.BytesIO(webp)).convert("RGB"))
+        for webp in table.column("image").to_pylist()
     ]
     return np.stack(images), table.column("text").to_pylist()
 

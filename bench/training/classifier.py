@@ -90,7 +90,7 @@ def train(settings: Settings) -> dict[str, float]:
     ]
     job = Job(model, len(used), loss, evaluate, phases)
     result = fit(job, settings, evaluate_every=1500)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, settings.out / "vit_fashion.safetensors")
     test_images, test_labels = data.fashion("t10k", settings.data_dir)
     test = normalise(test_images).to(device), torch.from_numpy(test_labels).to(device)
