@@ -223,4 +223,6 @@ def test_without_values_all_patches_are_counted() -> None:
             counted = bench.count_macs(seen, **inputs)
         with bench.reduced(unseen, name, **budget), model_joint.on_meta(unseen):
             assert bench.count_macs(unseen, **blind).total == counted.total
+        with model_joint.on_meta(unseen), bench.reduced(unseen, name, **budget):
+            assert bench.count_macs(unseen, **blind).total == counted.total
     assert cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)[0].values["total"] > 10

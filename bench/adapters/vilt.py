@@ -92,8 +92,9 @@ class ViltTower(Tower):
             # a smaller image (`resize`) may be made here already: go on to that
             inner = embed.__dict__.get("forward", original(embed))
             stack.enter_context(override(embed, "forward", partial(self._embedded, inner)))
-            ordered = partial(self._ordered, embed)
-            stack.enter_context(override(embed, "visual_embed", ordered))
+            if "visual_embed" not in embed.__dict__:  # without values they are in order already
+                ordered = partial(self._ordered, embed)
+                stack.enter_context(override(embed, "visual_embed", ordered))
             yield
 
     def _embedded(self, inner: Callable[..., Any], input_ids: Any, *args: Any, **kw: Any) -> Any:
