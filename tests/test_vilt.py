@@ -218,7 +218,12 @@ def test_without_values_all_patches_are_counted() -> None:
         unseen = type(seen)(seen.config).eval()
     inputs = model_joint.noise(seen)
     blind = {name: value.to("meta") for name, value in inputs.items()}
-    for name, budget in (("none", {}), ("tome", {"r": 3}), ("pool", {"keep_rate": 0.5})):
+    for name, budget in (
+        ("none", {}),
+        ("tome", {"r": 3}),
+        ("pool", {"keep_rate": 0.5}),
+        ("downsample", {"keep_rate": 0.5}),
+    ):
         with bench.reduced(seen, name, **budget):
             counted = bench.count_macs(seen, **inputs)
         with bench.reduced(unseen, name, **budget), model_joint.on_meta(unseen):

@@ -128,12 +128,14 @@ class ViltTower(Tower):
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
         """Shrink image and pixel mask; the model resamples its position table by itself."""
         embed = self.part.embeddings
-        with override(embed, "forward", partial(_smaller, embed, size)):
+        inner = embed.__dict__.get("forward", original(embed))  # on the meta device another
+        with override(embed, "forward", partial(_smaller, embed, inner, size)):
             yield
 
 
 def _smaller(
     embed: Any,
+    inner: Callable[..., Any],
     size: Callable[..., Any],
     input_ids: Any,
     attention_mask: Tensor,
@@ -150,4 +152,4 @@ def _smaller(
         small = F.interpolate(pixel_mask[:, None].float(), pixel_values.shape[-2:])
         pixel_mask = small[:, 0].to(pixel_mask.dtype)
     given = (input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask)
-    return original(embed)(*given, *args, **kw)
+    return inner(*given, *args, **kw)
