@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.errors import BenchError
+from bench.report import MOST_FIGURES
 
 DEFAULT_SUITE = "quick"
 INTERRUPTED = 130  # what a shell reports after Ctrl-C
@@ -180,6 +181,9 @@ def report(
     style: Annotated[
         str, typer.Option(help="Page of the figures: page, neurips, cvpr, icml, slides.")
     ] = "page",
+    figures: Annotated[
+        str, typer.Option(help="Draw so many models and tasks, the most complete ones, or all.")
+    ] = str(MOST_FIGURES),
 ) -> None:
     r"""Rebuild a report from records, of one or several machines; needs no torch.
 
@@ -190,14 +194,18 @@ def report(
       run_bench.py report results/h100 results/cpu-mine --out reports/both
       run_bench.py report --format html            index.html alone: it needs no other file
       run_bench.py report --format paper --style neurips --out my-paper
+      run_bench.py report --methods tome --figures all
     """
     from bench.report import DEFAULT_FORMATS, build
 
     if not results:
         results = _recorded(suite)
+    if figures != "all" and not figures.isdigit():
+        raise BenchError(f"--figures {figures} is neither a number nor 'all'")
     path = build(
         results,
         out or Path("reports") / suite,
+        figures=None if figures == "all" else int(figures),
         baseline=baseline,
         methods=_words(methods),
         profiles=_words(profile),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -774,6 +774,22 @@ def test_the_interval_of_graded_scores_covers_and_is_scipys() -> None:
     assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.02)
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_graded_scores_are_judged_as_scipy_does(few: bool) -> None:
+    """Whether how often each difference comes is drawn, or each sample's."""
+    rng = np.random.default_rng(5)
+    gap = rng.normal(0, 1, 500)
+    gap += 0.08 - gap.mean()
+    gap = np.clip(np.round(gap), -1, 1) if few else gap
+    assert (stats.DEAR * len(np.unique(gap)) < len(gap)) == few
+    found = stats.paired_difference(gap, np.zeros(500))
+    options = {"vectorized": True, "batch": 200, "n_resamples": 1999, "rng": rng}
+    ends = bootstrap((gap,), np.mean, method="percentile", **options).confidence_interval
+    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.02)
+    test = permutation_test((gap,), np.mean, permutation_type="samples", **options)
+    assert 0.001 < found.p < 0.5 and found.p == pytest.approx(test.pvalue, abs=0.02)
+
+
 def test_flags_say_better_in_few_tables_where_nothing_is() -> None:
     """The share of tables with any false claim stays below the level: that is what Holm is for."""
     rng = np.random.default_rng(1)
@@ -782,7 +798,8 @@ def test_flags_say_better_in_few_tables_where_nothing_is() -> None:
         hard = rng.random(n)  # the samples' difficulty, which all methods share
         base, *others = ((hard + rng.normal(0, 0.1, n) < 0.7).astype(float) for _ in range(methods))
         rows = [
-            {"delta": (one - base).mean(), "delta_p": stats.p_value(one, base)} for one in others
+            {"delta": (one - base).mean(), "delta_p": stats.paired_difference(one, base).p}
+            for one in others
         ]
         differences.correct(rows, "delta")
         wrong += any(not differences.is_noise(row, "delta") for row in rows)
@@ -792,9 +809,9 @@ def test_flags_say_better_in_few_tables_where_nothing_is() -> None:
 def test_p_values_of_graded_scores_keep_their_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 199)
     rng = np.random.default_rng(2)
-    found = [stats.p_value(rng.random(40), rng.random(40)) for _ in range(200)]
+    found = [stats.paired_difference(rng.random(40), rng.random(40)).p for _ in range(200)]
     assert np.mean(np.array(found) < 0.05) <= 0.09
-    assert stats.p_value(rng.random(40) + 0.5, rng.random(40)) < 0.02
+    assert stats.paired_difference(rng.random(40) + 0.5, rng.random(40)).p < 0.02
 
 
 def test_paired_difference_of_graded_scores_and_of_nothing() -> None:
@@ -803,9 +820,8 @@ def test_paired_difference_of_graded_scores_and_of_nothing() -> None:
     assert result.value == pytest.approx(0.05)
     assert result.low < result.value < result.high
     equal = stats.paired_difference(np.ones(50), np.ones(50))
-    assert equal.value == 0 and equal.low < 0 < equal.high
-    assert stats.p_value(np.ones(50), np.ones(50)) == 1
-    assert stats.p_value(np.full(5, 0.5), np.full(5, 0.5)) == 1
+    assert equal.value == 0 and equal.low < 0 < equal.high and equal.p == 1
+    assert stats.paired_difference(np.full(5, 0.5), np.full(5, 0.5)).p == 1
     assert stats.holm([]) == []
     with pytest.raises(ValueError, match="cannot be paired"):
         stats.paired_difference(np.ones(3), np.ones(4))

@@ -24,7 +24,7 @@ from bench.report import (
     rank_plot,
     style,
 )
-from bench.report.tables import rows_of
+from bench.report.rows import rows_of
 
 
 def timed(speed: float, fastest: float | None, share: float, deciding: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
@@ -387,7 +388,7 @@ def test_a_missing_step_is_said_and_not_jumped(records: list[Record]) -> None:
     study = study_of([r for r in records if r.cell.params != {"r": 34, **NO_ENSEMBLE}])
     (table,) = [t for where, t in tuned_tables.chain_tables(study) if where.startswith("r=34")]
     assert "Not measured: cross-guided matching (untrained and trained)." in table.caption
-    rows = table.data.set_index("step")
+    rows = pd.DataFrame(list(table.rows)).set_index("step")
     assert np.isnan(rows.loc["+ cross-guided matching", "mean_recall_trained"])
     for kind in ("trained", "untrained"):
         assert np.isnan(rows.loc["+ cross-guided ensemble", f"mean_recall_{kind}_step"])
@@ -427,7 +428,7 @@ def test_missing_seeds_leave_the_pairs_that_are_there(records: list[Record]) -> 
 def test_speedups_are_medians_over_seeds_with_their_range() -> None:
     fast = [record(WHOLE, seed, speedup=x) for seed, x in zip(SEEDS, (1.2, 1.6, 1.3), strict=True)]
     study = study_of([record(WHOLE, speedup=9.0), *fast])
-    (row,) = tuned_tables.settings_table(study, "i2t_r1").data.to_dict("records")
+    (row,) = tuned_tables.settings_table(study, "i2t_r1").rows
     found = [row[name] for name in ("speedup_x", "speedup_x_low", "speedup_x_high")]
     assert found == pytest.approx([1.46, 1.36, 1.76])  # at batch 16
 

@@ -21,6 +21,7 @@ __all__ = ["FORMATS", "build"]
 
 FORMATS = ("csv", "latex", "html", "markdown", "paper")  # in the order they are written
 DEFAULT_FORMATS = FORMATS[:4]
+MOST_FIGURES = 6  # models and tasks that figures are drawn for: drawing is what takes time
 _MAKES = {
     "csv": ("tables",),
     "latex": ("tables",),
@@ -40,6 +41,7 @@ def build(
     profiles: Sequence[str] = (),
     formats: Sequence[str] = DEFAULT_FORMATS,
     style: str = "page",
+    figures: int | None = MOST_FIGURES,
 ) -> Path:
     """Write a report: ``report.md`` with ``figures/`` and ``tables/``, ``index.html``, ``paper/``.
 
@@ -54,6 +56,7 @@ def build(
         profiles: Hardware profiles to show; all where none is named.
         formats: Of `FORMATS`; what else of a report is there stays as it is.
         style: Page that figures are drawn for, of `bench.report.style.STYLES`.
+        figures: Models and tasks to draw figures of, the most complete first; None: all.
 
     Returns:
         The path of ``report.md``, or of what was written instead.
@@ -80,7 +83,8 @@ def build(
     scratch = _scratch(out)
     try:
         with use(style):
-            parts = content.content(frames, token_maps.read(results, frames.records))
+            tokens = token_maps.read(results, frames.records)
+            parts = content.content(frames, tokens, figures)
             for name in FORMATS:
                 if name in formats:
                     writers[name](parts, scratch)

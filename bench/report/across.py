@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bench.report.comparison import FLAGS, LEGEND, metric_name, title
 from bench.report.differences import DELTA
-from bench.report.frame import Frames, Row
+from bench.report.frame import Frames
+from bench.report.rows import Row, known
 from bench.report.tables import (
     Column,
     Table,
@@ -15,7 +16,6 @@ from bench.report.tables import (
     escape,
     flagged,
     group_rows,
-    known,
     name_columns,
     number,
     with_half_width,

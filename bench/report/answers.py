@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bench.record import Generation, Record
-from bench.report import load
 from bench.report.frame import Frames
 from bench.report.rows import MIB, Row
 from bench.report.tables import (
@@ -29,10 +28,8 @@ TIMED = {
 
 def answer_table(frames: Frames, group: str) -> Table | None:
     """Return a table's costs of an answer; None where no model of it speaks."""
-    found = {load.uid(record): record for record in frames.records if record.cost.generation}
-    rows = [
-        row | _row(found[row["key"]]) for row in group_rows(frames, group) if row["key"] in found
-    ]
+    cells = [(row, frames.by_uid[row["key"]]) for row in group_rows(frames, group)]
+    rows = [row | _row(record) for row, record in cells if record.cost.generation]
     if not rows:
         return None
     columns = name_columns(rows)

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from bench.report import style
 from bench.report.drawing import BLACK, View, ends_of, joined, panels
-from bench.report.frame import Row
-from bench.report.tables import known
+from bench.report.rows import Row, known
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Part, colour and hatch: the hatch tells them apart in grey.
+# Part, colour and hatch: hatch and lightness tell them apart in grey.
 PARTS = (
     ("what its MACs need", "#4477AA", ""),
-    ("deciding and moving", "#EE6677", "////"),
-    ("attention backend lost", "#CCBB44", "xxxx"),
-    ("everything else", "#BBBBBB", "...."),
+    ("deciding and moving", "#EE6677", "///"),
+    ("attention backend lost", "#CCBB44", "xxx"),
+    ("everything else", "#CCCCCC", ""),
 )
 HALF = 50.0
 VISIBLE = 0.5  # percent; smaller parts are not in the legend
@@ -72,13 +71,13 @@ def breakdown(view: View, points: Sequence[Row]) -> Figure:
     figure, axes = panels(len(sizes), page.text_in, 1.1 + 0.2 * len(methods))
     for ax, size in zip(axes, sizes, strict=True):
         own = {row["method"]: row for row in points if row["batch"] == size}
-        for place, method in enumerate(methods):
-            start = 0.0
-            shown = own[method]["parts"] if method in own else ()
-            for (_, color, hatch), part in zip(PARTS, shown, strict=False):
-                look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
-                ax.barh(place, part, left=start, height=0.72, linewidth=0, **look)
-                start += part
+        places = [place for place, method in enumerate(methods) if method in own]
+        starts = [0.0] * len(places)
+        parts = zip(*(own[methods[place]]["parts"] for place in places), strict=True)
+        for (_, color, hatch), widths in zip(PARTS, parts, strict=True):
+            look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
+            ax.barh(places, widths, left=starts, height=0.72, linewidth=0, **look)
+            starts = [start + width for start, width in zip(starts, widths, strict=True)]
         ax.axvline(100, color=BLACK, linewidth=0.9, linestyle="--")
         ax.set_title(f"batch {size}")
         ax.set_xlabel("time (% of unreduced)")

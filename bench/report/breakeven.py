@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from bench.report import style
 from bench.report.drawing import panels
 from bench.report.frame import Frames
-from bench.report.tables import known, rows_of
+from bench.report.rows import known
+from bench.report.timings import latency_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,12 +26,13 @@ ABSENT = (
 
 def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
     """Return the speed-ups of each method and setting, where several sizes were timed alike."""
-    cells = {row["key"]: row for row in rows_of(frames.cells) if not row["is_baseline"]}
+    rows = (row for own in frames.by_group.values() for row in own)
+    cells = {row["key"]: row for row in rows if not row["is_baseline"]}
     found: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
-    for entry in rows_of(frames.latency):
-        cell = cells.get(entry["key"])
-        size = SIZE.search(cell["model"]) if cell else None
-        if cell is None or size is None or not known(entry["speedup_x"]):
+    for entry in latency_of(frames, list(cells.values())):
+        cell = cells[entry["key"]]
+        size = SIZE.search(cell["model"])
+        if size is None or not known(entry["speedup_x"]):
             continue
         model = SIZE.sub("*", cell["model"])
         name = (model, cell["method"], cell["setting"], cell["machine"], entry["condition"])

@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.record import Cost, Latency, Record
 from bench.report import load, stats
 from bench.report.comparison import metric_name, task_name
-from bench.report.differences import correct, difference
+from bench.report.differences import Scored, correct, difference
 from bench.report.rows import MIB, Row, condition, setting
 from bench.report.tables import Column, Table, escape, signed, text_column
 
@@ -125,7 +125,7 @@ def _accuracy(old: Record, new: Record) -> Iterator[Row]:
         return
     values = [one.accuracy.metrics[name] for one in (old, new)]
     row = _row(new, "accuracy", f"{metric_name(name)} {values[1].unit}")
-    row |= difference(new, old, name, KIND, "the other run")
+    row |= difference(Scored(new, {}), Scored(old, {}), name, KIND, "the other run")
     row |= {"old": f"{values[0].value:.1f}", "new": f"{values[1].value:.1f}", "sign": 1}
     yield row | {"unit": "", "reason": row[f"{KIND}_reason"]}
 

@@ -9,7 +9,7 @@ from typing import Any
 from bench.record import COST_ONLY
 from bench.report.differences import DELTA, OVER_RANDOM, RANDOM
 from bench.report.frame import Frames, Row
-from bench.report.rows import DIFFERENCE_COLUMNS
+from bench.report.rows import DIFFERENCE_COLUMNS, known
 from bench.report.tables import (
     Column,
     Table,
@@ -17,15 +17,13 @@ from bench.report.tables import (
     escape,
     flagged,
     group_rows,
-    known,
     name_columns,
     number,
-    rows_of,
     signed,
     with_half_width,
     with_interval,
 )
-from bench.report.timings import batches, conditions, latency_of, with_timings
+from bench.report.timings import batches, conditions, latency_of, under, with_timings
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def main_table(frames: Frames, group: str) -> Table:
     rows = group_rows(frames, group)
     latency = latency_of(frames, rows)
     condition = next(iter(conditions(latency)), None)
-    latency = latency[latency["condition"] == condition]
+    latency = under(condition, latency)
     rows = with_timings(rows, latency)
     sizes = batches(latency)
     ends = list(dict.fromkeys([*sizes[:1], *sizes[-1:]]))
@@ -191,11 +189,11 @@ def _caption(rows: Sequence[Row], condition: str | None) -> str:
 def accuracy_table(frames: Frames, group: str) -> Table | None:
     """Return every metric of a group with its difference to the baseline, or None for cost only."""
     rows = group_rows(frames, group)
-    metrics = frames.metrics[frames.metrics["key"].isin([row["key"] for row in rows])]
-    kinds = list(dict.fromkeys(zip(metrics["metric"], metrics["unit"], strict=True)))
+    metrics = [entry for row in rows for entry in frames.scores.get(row["key"], ())]
+    kinds = list(dict.fromkeys((entry["metric"], entry["unit"]) for entry in metrics))
     if not kinds:
         return None
-    entries = {(row["key"], row["metric"], row["unit"]): row for row in rows_of(metrics)}
+    entries = {(row["key"], row["metric"], row["unit"]): row for row in metrics}
     keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
     rows = [{name: row[name] for name in keep} for row in rows]
     columns = name_columns(rows)
@@ -241,7 +239,7 @@ def headline(frames: Frames, group: str) -> str | None:
     if known(best["delta"]):
         text += f" ({signed(best['delta'], 1)} to {escape(frames.baseline)})"
     latency = latency_of(frames, [best])
-    timed = rows_of(latency[latency["condition"].isin(conditions(latency)[:1])])
+    timed = under(next(iter(conditions(latency)), None), latency)
     if timed:
         last = max(timed, key=lambda row: int(row["batch"]))
         text += f", measured speed-up {last['speedup_x']:.2f}× at batch {int(last['batch'])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from bench.report import (
 )
 from bench.report.frame import Frames
 from bench.report.plots import Plot
-from bench.report.tables import Column, Table, escape, group_rows, rows_of
+from bench.report.rows import rows_of
+from bench.report.tables import Column, Table, escape, group_rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Content:
         failed: The cells that did not finish.
         origins: Where the numbers come from: measured here, estimated, as published.
         tokens: What became of the tokens of sample images.
+        undrawn: What to say of models and tasks without figures, if there are any.
     """
 
     frames: Frames
@@ -54,6 +57,7 @@ class Content:
     failed: Table | None
     origins: Table
     tokens: Sequence[Fates] = ()
+    undrawn: str = ""
 
     @property
     def tables(self) -> list[Table]:
@@ -78,17 +82,21 @@ class Content:
         return token_figure.plots(self.tokens, self.frames.records)
 
 
-def content(frames: Frames, tokens: Sequence[Fates] = ()) -> Content:
-    """Make a report's parts."""
+def content(frames: Frames, tokens: Sequence[Fates] = (), figures: int | None = None) -> Content:
+    """Make a report's parts, with figures of so many models and tasks; None: of all."""
+    groups, drawn = frames.groups(), plots.shown(frames, figures)
+    undrawn = f"Figures show the {len(drawn)} most complete of {len(groups)} models and tasks; "
+    undrawn += "`report --figures all` draws the others too."
     return Content(
         frames,
-        [_group(frames, group) for group in frames.groups()],
+        [_group(frames, group, group in drawn) for group in groups],
         tuned_section.sections(frames.records),
-        plots.overviews(frames),
+        plots.overviews(frames, drawn),
         across.tables(frames),
         _failed(frames),
         provenance.origins(frames),
         tokens,
+        undrawn if len(drawn) < len(groups) else "",
     )
 
 
@@ -97,7 +105,11 @@ def write_csv(content: Content, folder: Path) -> None:
     for table in content.tables:
         path = folder / "tables" / f"{table.name}.csv"
         path.parent.mkdir(exist_ok=True)
-        table.data.to_csv(path, index=False, lineterminator="\n")
+        names = list(dict.fromkeys(name for row in table.rows for name in row))
+        with path.open("w", encoding="utf-8", newline="") as file:
+            lines = csv.writer(file, lineterminator="\n")
+            lines.writerow(names)
+            lines.writerows([row.get(name) for name in names] for row in table.rows)
 
 
 def write_latex(content: Content, folder: Path) -> None:
@@ -146,7 +158,7 @@ def write_markdown(content: Content, folder: Path) -> None:
     (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
 
 
-def _group(frames: Frames, group: str) -> dict[str, Any]:
+def _group(frames: Frames, group: str, drawn: bool) -> dict[str, Any]:
     rows = group_rows(frames, group)
     bare = [row | {"why": row["accuracy_reason"] or "no reason recorded"} for row in rows]
     flawed = [row for row in bare if row["accuracy_value"] is not None and row["accuracy_reason"]]
@@ -161,7 +173,7 @@ def _group(frames: Frames, group: str) -> dict[str, Any]:
         "answers": answers.answer_table(frames, group),
         "pairs": pairs.pairs_table(frames, group),
         "timings": timings.timing_tables(frames, group),
-        "plots": plots.plots(frames, group),
+        "plots": plots.plots(frames, group) if drawn else [],
         "gaps": [
             *(f"No accuracy for {text}" for text in _by_reason(bare, len(rows))),
             *(f"Accuracy of {text}" for text in _by_reason(flawed, len(rows))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from bench.record import Record
@@ -20,17 +21,23 @@ DELTA, OVER_RANDOM = "delta", "over_random"
 
 
 @dataclass(frozen=True)
-class _One:
-    """A cell: its record and its row."""
+class Scored:
+    """A cell: its record and its row, and its samples' scores by metric, made once."""
 
     record: Record
     row: Row
 
+    @cached_property
+    def scores(self) -> dict[str, stats.Scores | None]:
+        """A score for each sample, or None where the outcomes do not hold a metric."""
+        known = self.record.accuracy
+        return {name: stats.sample_scores(name, known.outcomes) for name in known.metrics}
+
 
 def metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
     """Return one row a cell and metric, and add the primary metric's to the cells' own rows."""
-    cells = [_One(record, row) for record, row in zip(records, rows, strict=True)]
-    groups: dict[str, list[_One]] = {}
+    cells = [Scored(record, row) for record, row in zip(records, rows, strict=True)]
+    groups: dict[str, list[Scored]] = {}
     for cell in cells:
         groups.setdefault(cell.row["group"], []).append(cell)
     entries = [entry for own in groups.values() for entry in _compared(own)]
@@ -45,20 +52,19 @@ def metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
     return entries
 
 
-def _compared(cells: Sequence[_One]) -> list[Row]:
+def _compared(cells: Sequence[Scored]) -> list[Row]:
     """Compare the cells of one table."""
-    bases = [cell.record for cell in cells if cell.row["is_baseline"]]
+    bases = [cell for cell in cells if cell.row["is_baseline"]]
     result = []
     for cell in cells:
-        base, rival = _partner(cell.record, bases), _random(cell, cells)
+        base, rival = _partner(cell, bases), _random(cell, cells)
         for name, metric in cell.record.accuracy.metrics.items():
             low, high = metric.ci95 or (None, None)
             entry: Row = {"key": cell.row["key"], "metric": name, "value": metric.value}
             entry |= {"primary": name == cell.record.accuracy.primary, "unit": metric.unit}
             entry |= {"low": low, "high": high, "n": metric.n}
-            entry |= difference(cell.record, base, name, DELTA, "the baseline")
-            other = rival.record if rival else None
-            entry |= difference(cell.record, other, name, OVER_RANDOM, "random at a like budget")
+            entry |= difference(cell, base, name, DELTA, "the baseline")
+            entry |= difference(cell, rival, name, OVER_RANDOM, "random at a like budget")
             entry["random_setting"] = rival.row["setting"] if rival else None
             result.append(entry)
     for name in dict.fromkeys(entry["metric"] for entry in result):
@@ -92,13 +98,13 @@ def is_noise(row: Row, kind: str) -> bool | None:
     return None if p is None else bool(p >= stats.LEVEL)
 
 
-def _partner(record: Record, bases: Sequence[Record]) -> Record | None:
+def _partner(cell: Scored, bases: Sequence[Scored]) -> Scored | None:
     """Pick the baseline of the same seed, or else the first: seeds do not choose samples."""
-    same = [base for base in bases if base.cell.seed == record.cell.seed]
-    return min(same or bases, key=lambda base: (base.cell.seed, base.key), default=None)
+    same = [base for base in bases if base.row["seed"] == cell.row["seed"]]
+    return min(same or bases, key=lambda base: (base.row["seed"], base.record.key), default=None)
 
 
-def _random(cell: _One, cells: Sequence[_One]) -> _One | None:
+def _random(cell: Scored, cells: Sequence[Scored]) -> Scored | None:
     """Pick random reduction at the nearest budget; it has no rival itself, nor has the baseline."""
     share = cell.row["gmacs_pct_of_unreduced"]
     if cell.row["method"] == RANDOM or cell.row["is_baseline"] or share is None:
@@ -113,19 +119,19 @@ def _random(cell: _One, cells: Sequence[_One]) -> _One | None:
     return near[3] if near and near[0] <= LIKE_POINTS else None
 
 
-def difference(record: Record, base: Record | None, name: str, kind: str, what: str) -> Row:
+def difference(cell: Scored, base: Scored | None, name: str, kind: str, what: str) -> Row:
     """Return a metric's paired difference, its interval and p value, or the reason without."""
     row: Row = dict.fromkeys(f"{kind}{end}" for end in ("", "_low", "_high", "_p"))
     reason = f"{kind}_reason"
     if base is None:
         return row | {reason: f"no {what.removeprefix('the ')}"}
-    if base is record:
+    if base.record is cell.record:
         return row | {reason: f"is {what}"}
-    ours, theirs = record.accuracy.metrics[name], base.accuracy.metrics.get(name)
-    if theirs is None or theirs.unit != ours.unit:
+    ours, theirs = (one.record.accuracy.metrics.get(name) for one in (cell, base))
+    if ours is None or theirs is None or theirs.unit != ours.unit:
         return row | {reason: f"{what} has no such metric"}
     row[kind] = ours.value - theirs.value
-    pair = [stats.sample_scores(name, one.accuracy.outcomes) for one in (record, base)]
+    pair = cell.scores[name], base.scores[name]
     if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
         return row | {reason: "no paired outcomes"}
     scale = 100.0 if ours.unit == "%" else 1.0
@@ -134,5 +140,5 @@ def difference(record: Record, base: Record | None, name: str, kind: str, what: 
     if abs(scale * found.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
         return row | {reason: "outcomes do not reproduce the metric"}
     values: dict[str, Any] = {"_low": scale * found.low, "_high": scale * found.high}
-    values |= {"_p": stats.p_value(pair[0], pair[1]), "_reason": None}
+    values |= {"_p": found.p, "_reason": None}
     return row | {f"{kind}{end}": value for end, value in values.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.report import style
+from bench.report import labels, style
 from bench.report.comparison import metric_name
-from bench.report.frame import Row
-from bench.report.tables import known
+from bench.report.rows import Row, known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,8 @@ class View:
         """Draw accuracy against GMACs."""
         figure, (ax,) = panels(1, style.active().column_in, 3.0)
         self.macs_panel(ax, rows)
-        return self.finish(figure, rows, [FRONT])
+        own = [row for row in rows if known(row["gmacs"])]
+        return self.finish(figure, rows, [FRONT], ends=(ax, _ends(own, "gmacs", "accuracy_value")))
 
     def macs_panel(self, ax: Axes, rows: Sequence[Row]) -> None:
         """Draw accuracy against GMACs into one panel."""
@@ -76,7 +77,9 @@ class View:
             ax.label_outer()
         _accuracy_limits(axes[0], points)
         axes[0].set_xlim(_speed_limits(points))
-        return self.finish(figure, points, [FRONT])
+        own = [row for row in points if row["batch"] == sizes[-1]]
+        ends = axes[-1], _ends(own, "speedup_x", "accuracy_value")
+        return self.finish(figure, points, [FRONT], ends=ends)
 
     def speed_panel(self, ax: Axes, points: Sequence[Row]) -> None:
         """Draw accuracy against measured speed-up into one panel."""
@@ -103,29 +106,27 @@ class View:
         points = [row for row in joined(rows, timed) if known(row["mac_bound_x"])]
         sizes = ends_of(points)
         figure, axes = panels(len(sizes), style.active().text_in, 2.9)
-        ends = [row["mac_bound_x"] for row in points]
-        names = ("speedup_x", "speedup_low_x", "speedup_high_x")
-        ends += [row[name] for row in points if row["batch"] in sizes for name in names]
-        low, high = min([0.95, *ends]), max([1.05, *ends])
-        pad = 0.05 * (high - low)
-        span = (low - pad, high + pad)
+        wide = _limits([0.95, 1.05, *(row["mac_bound_x"] for row in points)])
+        tall = _speed_limits([row for row in points if row["batch"] in sizes])
+        both = max(wide[0], tall[0]), min(wide[1], tall[1])
         for ax, size in zip(axes, sizes, strict=True):
-            ax.plot(span, span, color=BLACK, linewidth=0.9, linestyle="--")
+            ax.plot(both, both, color=BLACK, linewidth=0.9, linestyle="--")
             ax.axhline(1, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
             own = [row for row in points if row["batch"] == size]
             for method in methods_of(own):
                 series = [row for row in own if row["method"] == method]
                 self._series(ax, series, "mac_bound_x", "speedup_x")
             self._base_points(ax, own, "mac_bound_x", "speedup_x")
-            ax.set_xlim(span)
-            ax.set_ylim(span)
-            ax.set_aspect("equal")
+            ax.set_xlim(wide)
+            ax.set_ylim(tall)
             _few_ticks(ax.xaxis, ax.yaxis)
             ax.set_title(f"batch {size}")
             ax.set_xlabel("MAC bound (×)")
         axes[0].set_ylabel("measured speed-up (×)")
         extra = [("speed-up = MAC bound", {"linestyle": "--", "linewidth": 0.9})]
-        return self.finish(figure, points, extra)
+        own = [row for row in points if row["batch"] == sizes[-1]]
+        ends = axes[-1], _ends(own, "mac_bound_x", "speedup_x")
+        return self.finish(figure, points, extra, ends=ends)
 
     def _series(self, ax: Axes, rows: Sequence[Row], x: str, y: str, shift: float = 0.0) -> None:
         """Join a method's settings by a line and draw its points with their intervals."""
@@ -141,10 +142,10 @@ class View:
         self, ax: Axes, rows: Sequence[Row], method: str, x: str, y: str, shift: float = 0.0
     ) -> None:
         look, places = self.looks[method], ([row[x] for row in rows], [row[y] for row in rows])
-        bars: dict[str, Any] = {"fmt": "none", "ecolor": look.color, "elinewidth": 0.8}
-        bars |= {"alpha": 0.7, "zorder": 2.5}
-        ax.errorbar(*places, xerr=_bars(rows, x), **bars)
-        ax.errorbar(*places, yerr=_bars(rows, y), transform=moved(ax, shift), **bars)
+        bars: dict[str, Any] = {"color": look.color, "linewidth": 0.8, "alpha": 0.7, "zorder": 2.5}
+        across, up = _bars(rows, x, y), _bars(rows, y, x)
+        ax.plot(*across, **bars)
+        ax.plot(*up[::-1], transform=moved(ax, shift), **bars)
         ax.plot(
             *places,
             color=look.color,
@@ -176,13 +177,17 @@ class View:
         rows: Sequence[Row],
         extra: Sequence[tuple[str, dict[str, Any]]] = (),
         label: str = "",
+        ends: tuple[Axes, dict[str, float]] | None = None,
     ) -> Figure:
-        """Add the legend beside the axes and the title above."""
+        """Add the title above, and the names of the methods: at their ends, or in a legend."""
         from matplotlib.lines import Line2D
 
         if label or self.head:
             text = style.safe(label or self.head, 110)
             figure.suptitle(text, x=0.01, ha="left")
+        if ends and len(ends[1]) > labels.FEW and style.is_wide(figure):
+            labels.beside(*ends, self.looks)
+            return figure
         handles = []
         if any(row["is_baseline"] for row in rows):
             marker = self.looks[next(r["method"] for r in rows if r["is_baseline"])].marker
@@ -204,7 +209,7 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     page = style.active()
     if not handles:
         return
-    if figure.get_figwidth() < 4.5 * page.scale:
+    if not style.is_wide(figure):
         lines = -(-len(handles) // 2)
         figure.set_figheight(figure.get_figheight() + page.legend_line_in * lines)
         figure.legend(handles=list(handles), loc="outside lower center", ncols=2)
@@ -289,6 +294,11 @@ def ends_of(rows: Sequence[Row]) -> list[int]:
     return list(dict.fromkeys([sizes[0], sizes[-1]]))
 
 
+def _ends(rows: Sequence[Row], x: str, y: str) -> dict[str, float]:
+    """Return where each method's line ends at the right."""
+    return {row["method"]: row[y] for row in sorted(rows, key=lambda row: float(row[x]))}
+
+
 def _limits(values: Iterable[Any]) -> tuple[float, float]:
     """Return an axis that holds some values with a margin for markers."""
     ends = [float(value) for value in values if known(value)]
@@ -340,11 +350,12 @@ _INTERVALS = {
 }
 
 
-def _bars(rows: Sequence[Row], name: str) -> list[list[float]] | None:
-    """Return error bars, shape (2, n), or None where the axis has no intervals."""
-    if name not in _INTERVALS:
-        return None
-    low, high = _INTERVALS[name]
-    below = [row[name] - row[low] if known(row.get(low)) else 0.0 for row in rows]
-    above = [row[high] - row[name] if known(row.get(high)) else 0.0 for row in rows]
-    return [[max(0.0, value) for value in below], [max(0.0, value) for value in above]]
+def _bars(rows: Sequence[Row], name: str, other: str) -> tuple[list[float], list[float]]:
+    """Return the intervals along one axis and their places on the other, as one broken line."""
+    low, high = _INTERVALS.get(name, (name, name))
+    along, places = [], []
+    for row in rows:
+        if known(row.get(low)) and known(row.get(high)):
+            along += [row[low], row[high], math.nan]
+            places += [row[other], row[other], math.nan]
+    return along, places

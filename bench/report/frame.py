@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report import differences, grouping, load, tuned
+from bench.report import differences, grouping, load, style, tuned
 from bench.report.rows import (
     FAILURE_COLUMNS,
     LATENCY_COLUMNS,
@@ -25,6 +25,7 @@ from bench.report.rows import (
     cell_row,
     failure_row,
     latency_rows,
+    rows_of,
     setting,
     token_rows,
 )
@@ -64,14 +65,31 @@ class Frames:
         """The records by the name that rows call `key`."""
         return {load.uid(record): record for record in self.records}
 
+    # Taken apart once: a report asks for them again and again.
     @cached_property
     def by_group(self) -> dict[str, list[Row]]:
-        """The cells by table, taken apart once: a report asks for them again and again."""
-        found: dict[str, list[Row]] = {}
-        rows: list[Row] = self.cells.to_dict("records")  # type: ignore[assignment]
-        for row in rows:
-            found.setdefault(row["group"], []).append(row)
-        return found
+        """The cells by table."""
+        return _by("group", self.cells)
+
+    @cached_property
+    def scores(self) -> dict[str, list[Row]]:
+        """The metrics by cell."""
+        return _by("key", self.metrics)
+
+    @cached_property
+    def timings(self) -> dict[str, list[Row]]:
+        """The timings by cell."""
+        return _by("key", self.latency)
+
+    @cached_property
+    def counts(self) -> dict[str, list[Row]]:
+        """The token counts by cell."""
+        return _by("key", self.tokens)
+
+    @cached_property
+    def looks(self) -> dict[str, style.Look]:
+        """Every method's colour and marker."""
+        return style.looks({record.cell.method for record in self.records})
 
     @cached_property
     def variety(self) -> dict[Any, dict[str, int]]:
@@ -82,8 +100,7 @@ class Frames:
 
     def groups(self) -> list[str]:
         """Return the names of the tables, in reading order."""
-        names = dict.fromkeys(self.cells["group"]) if len(self.cells) else {}
-        return [name for name in names if name not in self.apart]
+        return [name for name in self.by_group if name not in self.apart]
 
 
 def build(
@@ -146,6 +163,13 @@ def build(
 def _frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
     """Make a frame that has its columns even where it has no rows."""
     return pd.DataFrame(list(rows), columns=list(columns))
+
+
+def _by(name: str, frame: pd.DataFrame) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows_of(frame):
+        found.setdefault(row[name], []).append(row)
+    return found
 
 
 def _check_baseline(records: Sequence[Record], baseline: str) -> None:

@@ -19,27 +19,29 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _EMPH = "\ue000", "\ue001"  # stand for themselves in no text
-_SPECIAL = {
-    _EMPH[0]: r"\emph{",
-    _EMPH[1]: "}",
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    **{c: f"${c}$" for c in "<>|"},
-    "±": r"$\pm$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "Δ": r"$\Delta$",
-    "→": r"$\to$",
-    "·": r"$\cdot$",
-    "≈": r"$\approx$",
-    "†": r"$^{\dagger}$",
-    "⁹": "$^9$",
-    "²": "$^2$",
-    "–": "--",
-    "…": r"\dots{}",
-}
+_SPECIAL = str.maketrans(
+    {
+        _EMPH[0]: r"\emph{",
+        _EMPH[1]: "}",
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        **{c: f"${c}$" for c in "<>|"},
+        "±": r"$\pm$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "Δ": r"$\Delta$",
+        "→": r"$\to$",
+        "·": r"$\cdot$",
+        "≈": r"$\approx$",
+        "†": r"$^{\dagger}$",
+        "⁹": "$^9$",
+        "²": "$^2$",
+        "–": "--",
+        "…": r"\dots{}",
+    }
+)
 HEAD_CHARACTERS = 12  # of a line of a column's header
 TEXT_CHARACTERS = 34  # of a line of a column of words
 _NUMBER = re.compile(r"([+−]?)(\d+)(?:\.(\d+))?(.*)", re.DOTALL)
@@ -154,12 +156,14 @@ def plain(markdown: str) -> str:
     return _words(_unescape(text))
 
 
+@cache
 def _words(text: str) -> str:
     text = re.sub(r'"([^"]*)"', "``\\1''", text.strip())
-    written = "".join(_SPECIAL.get(c, c) for c in text)
+    written = text.translate(_SPECIAL)
     return "{}" + written if written.startswith("[") else written  # \\[…] would be a distance
 
 
+@cache
 def _unescape(text: str) -> str:
     """Undo what makes text safe in Markdown."""
     return html.unescape(re.sub(r"\\([\\`*\[\]|~_])", r"\1", text))

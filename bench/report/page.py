@@ -16,7 +16,7 @@ from typing import Any
 from bench.record import Record
 from bench.report import load, page_data, provenance
 from bench.report.frame import Frames
-from bench.report.tables import rows_of
+from bench.report.rows import rows_of
 
 NAME = "index.html"
 MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
@@ -50,7 +50,7 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         css=(own / "page.css").read_text(encoding="utf-8"),
         js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
         data=page_data.text(data),
-        records=page_data.text(records),
+        records=page_data.packed(records),
         counts=_counts(frames),
         tokens=bool(tokens),
         notes=frames.notes,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import is_dataclass
 from typing import Any
 
 from bench.record import Record
-from bench.report import load, style
 from bench.report.comparison import metric_name, task_name, title
-from bench.report.frame import Frames, Row
-from bench.report.tables import group_rows, known, rows_of
-from bench.report.timings import conditions, latency_of
+from bench.report.frame import Frames
+from bench.report.rows import Row, known
+from bench.report.tables import group_rows
+from bench.report.timings import conditions, latency_of, under
 
 LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
 SHARED = ("env", "provenance", "command")  # parts of a record that many records have in common
@@ -35,27 +37,30 @@ def text(value: Any) -> str:
     return plain.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
+def packed(value: Any) -> str:
+    """Write JSON deflated, in base64: a browser unpacks it."""
+    return base64.b64encode(zlib.compress(text(value).encode(), 9)).decode()
+
+
 def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Return the panels of the plot, the cells that they hold, and the cells' records."""
-    by_uid = {load.uid(record): record for record in frames.records}
     means = _mean_tokens(frames)
     panels: dict[str, Row] = {}
     places: dict[tuple[Any, ...], str] = {}
     result: list[Row] = []
     shown: list[Record] = []
-    everything = dict.fromkeys(frames.cells["group"]) if len(frames.cells) else {}
-    for group in sorted(everything, key=lambda name: name in frames.apart):
+    for group in sorted(frames.by_group, key=lambda name: name in frames.apart):
         rows = group_rows(frames, group)
         name = _panel(rows, frames, group, places)
         timed = latency_of(frames, rows)
         condition = next(iter(conditions(timed)), None)
         if name not in panels:
             panels[name] = _about(rows, name, condition) | {"apart": group in frames.apart}
-        speeds = _speeds(rows_of(timed[timed["condition"] == condition]))
+        speeds = _speeds(under(condition, timed))
         at = list(panels).index(name)
         for row in rows:
             result.append(_cell(row, at, means.get(row["key"]), speeds.get(row["key"], {})))
-            shown.append(by_uid[row["key"]])
+            shown.append(frames.by_uid[row["key"]])
     return list(panels.values()), result, _records(shown)
 
 
@@ -109,8 +114,12 @@ def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
 
 def _mean_tokens(frames: Frames) -> dict[str, float]:
     """Return the tokens that a block works on, mean over all blocks of all towers."""
-    blocks = frames.tokens[frames.tokens["layer"] > 0]
-    return {str(key): float(mean) for key, mean in blocks.groupby("key")["tokens"].mean().items()}
+    found = {}
+    for key, entries in frames.counts.items():
+        blocks = [entry["tokens"] for entry in entries if entry["layer"] > 0]
+        if blocks:
+            found[key] = sum(blocks) / len(blocks)
+    return found
 
 
 def _short(value: Any) -> Any:
@@ -127,7 +136,7 @@ def _records(records: Sequence[Record]) -> dict[str, Any]:
     shapes: dict[str, int] = {}
     shown = []
     for record in records:
-        value = asdict(record)
+        value = dict(vars(record))  # asdict would copy every outcome
         for name in SHARED:
             value[name] = shared.setdefault(text(value[name]), len(shared))
         leaves: list[Any] = []
@@ -143,9 +152,14 @@ def _records(records: Sequence[Record]) -> dict[str, Any]:
 
 def _shape(value: Any, leaves: list[Any]) -> Any:
     """Return nested fields with a 0 in the place of each value, which goes to `leaves`."""
+    if value is None or isinstance(value, str | int | float):
+        leaves.append(value)
+        return 0
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict) and value:
         return {name: _shape(item, leaves) for name, item in value.items()}
-    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+    if isinstance(value, list | tuple) and value and is_dataclass(value[0]):
         return [_shape(item, leaves) for item in value]
     if isinstance(value, list) and len(value) > LONGEST_LIST and not isinstance(value[0], tuple):
         value = f"… {len(value)} values, in the record's file"
@@ -155,9 +169,9 @@ def _shape(value: Any, leaves: list[Any]) -> Any:
 
 def looks(frames: Frames) -> dict[str, Row]:
     """Return every method's colour and the outline of its marker, as in all other figures."""
-    found = style.looks(record.cell.method for record in frames.records)
     return {
-        name: {"color": look.color, "path": _outline(look.marker)} for name, look in found.items()
+        name: {"color": look.color, "path": _outline(look.marker)}
+        for name, look in frames.looks.items()
     }
 
 

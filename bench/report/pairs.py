@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from bench.report.comparison import metric_name
-from bench.report.differences import correct, difference, is_noise
+from bench.report.differences import Scored, correct, difference, is_noise
 from bench.report.frame import Frames, Row
 from bench.report.tables import (
     Column,
@@ -24,15 +24,12 @@ KIND = "lead"
 def pairs_table(frames: Frames, group: str) -> Table | None:
     """Return each pair of methods in a band by their most accurate settings; None without any."""
     rows = [row for row in group_rows(frames, group) if row["accuracy_value"] is not None]
-    best: dict[tuple[str, str, str], Row] = {}
+    best: dict[tuple[str, str], dict[str, Scored]] = {}
     for row in rows:  # a band's most accurate rows come first
         if not row["is_baseline"]:
-            best.setdefault((row["band"], row["metric"], row["method"]), row)
-    found = [
-        _pair(frames, ours, theirs)
-        for ours, theirs in combinations(best.values(), 2)
-        if (ours["band"], ours["metric"]) == (theirs["band"], theirs["metric"])
-    ]
+            own = best.setdefault((row["band"], row["metric"]), {})
+            own.setdefault(row["method"], Scored(frames.by_uid[row["key"]], row))
+    found = [_pair(*two) for own in best.values() for two in combinations(own.values(), 2)]
     if not found:
         return None
     correct(found, KIND)
@@ -55,12 +52,12 @@ def pairs_table(frames: Frames, group: str) -> Table | None:
     return Table(f"{group}--pairs", caption, columns, found)
 
 
-def _pair(frames: Frames, ours: Row, theirs: Row) -> Row:
-    record, base = frames.by_uid[ours["key"]], frames.by_uid[theirs["key"]]
+def _pair(cell: Scored, base: Scored) -> Row:
+    ours, theirs = cell.row, base.row
     row: Row = {"group": ours["group"], "band": ours["band"], "is_baseline": False}
     row |= {"metric": ours["metric"], "unit": ours["accuracy_unit"]}
     row |= {"ours": _named(ours), "theirs": _named(theirs)}
-    return row | difference(record, base, ours["metric"], KIND, "the other method")
+    return row | difference(cell, base, ours["metric"], KIND, "the other method")
 
 
 def _named(row: Row) -> str:

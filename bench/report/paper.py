@@ -13,7 +13,8 @@ from typing import Any
 
 from bench.report import latex, plots, provenance, style, tuned_section
 from bench.report.content import Content, counts
-from bench.report.tables import Table, escape, rows_of
+from bench.report.rows import rows_of
+from bench.report.tables import Table, escape
 
 
 @cache

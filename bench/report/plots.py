@@ -7,20 +7,26 @@ writable configuration folder.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.report import across, breakdown, breakeven, rank_plot, style
 from bench.report.comparison import title
 from bench.report.drawing import View, joined, overview
-from bench.report.frame import Frames, Row
-from bench.report.tables import group_rows, known, rows_of
-from bench.report.timings import conditions, latency_of
+from bench.report.frame import Frames
+from bench.report.rows import Row, known
+from bench.report.tables import group_rows
+from bench.report.timings import conditions, latency_of, under
 from bench.report.token_lines import token_lines
 
 if TYPE_CHECKING:
@@ -37,27 +43,39 @@ MAX_PANELS = 8  # of an overview; more would not be read
 class Plot:
     """A figure's file name without suffix, its caption, and how it is drawn.
 
-    A narrow one fits into a column of a page that has two.
+    A narrow one fits into a column of a page that has two; images are no vectors.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure]
     narrow: bool = False
+    vector: bool = True
 
 
 def save(plot: Plot, folder: Path) -> None:
-    """Draw a figure and write it as ``NAME.png`` and ``NAME.svg``, the same bytes every time."""
+    """Draw a figure and write it as ``NAME.png`` and ``NAME.svg``, the same bytes every time.
+
+    What is made of images is a PNG only. The PNG has the colours of a palette.
+    """
     with _drawn(plot) as figure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from PIL import Image
 
         # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
         agg: Any = FigureCanvasAgg(figure)
-        agg.print_png(folder / f"{plot.name}.png", metadata={"Software": None})
+        agg.draw()
+        image = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
+        few = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(folder / f"{plot.name}.png", optimize=True)
+        if not plot.vector:
+            return
         figure.set_layout_engine("none")
         vector: Any = FigureCanvasSVG(figure)
-        vector.print_svg(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
+        text = StringIO()
+        vector.print_svg(text, metadata={"Date": None, "Creator": None})
+        (folder / f"{plot.name}.svg").write_bytes(_slim(text.getvalue()).encode())
 
 
 def save_pdf(plot: Plot, folder: Path) -> None:
@@ -72,6 +90,26 @@ def save_pdf(plot: Plot, folder: Path) -> None:
         vector: Any = FigureCanvasPdf(figure)
         about = dict.fromkeys(("CreationDate", "Creator", "Producer"))
         vector.print_pdf(folder / f"{plot.name}.pdf", metadata=about)
+
+
+def _slim(svg: str) -> str:
+    """Leave out what a reader of an SVG cannot see, and say what repeats once.
+
+    Not seen are thousandths of points and the names of groups; looks that repeat become classes.
+    """
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' id="[A-Za-z.]+(2d)?_\d+"| transform="rotate\(-0 [^"]*"', "", svg)
+    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    styles = Counter(re.findall(r' style="([^"]*)"', svg))
+    names = {text: f"s{i}" for i, (text, count) in enumerate(sorted(styles.items())) if count > 1}
+
+    def named(found: re.Match[str]) -> str:
+        return f' class="{names[found[1]]}"' if found[1] in names else found[0]
+
+    svg = re.sub(r' style="([^"]*)"', named, svg)
+    rules = "".join(f".{name}{{{text}}}\n" for text, name in names.items())
+    svg = svg.replace("</style>", f"{rules}</style>", 1)
+    return re.sub(r"\s*\n\s*", "\n", svg)
 
 
 @contextmanager
@@ -103,7 +141,7 @@ def _data(frames: Frames, group: str) -> Data:
     rows = group_rows(frames, group)
     latency = latency_of(frames, rows)
     condition = next(iter(conditions(latency)), None)
-    timed = rows_of(latency[latency["condition"] == condition])
+    timed = under(condition, latency)
     scored = [row for row in rows if known(row["accuracy_value"])]
     metric = next((row["metric"] for row in scored), None)
     scored = [row for row in scored if row["metric"] == metric]
@@ -111,13 +149,25 @@ def _data(frames: Frames, group: str) -> Data:
 
 
 def _view(frames: Frames, head: str) -> View:
-    looks = style.looks(record.cell.method for record in frames.records)
-    return View(frames.baseline, head, looks)
+    return View(frames.baseline, head, frames.looks)
 
 
-def overviews(frames: Frames) -> list[Plot]:
-    """Return the figures that set all models and tasks side by side, where there are several."""
-    data = [_data(frames, group) for group in frames.groups()]
+def shown(frames: Frames, most: int | None) -> list[str]:
+    """Return the tables that figures are drawn for, the most complete ones, in reading order."""
+    groups = frames.groups()
+    cells = frames.by_group
+
+    def complete(group: str) -> int:
+        scored = sum(known(row["accuracy_value"]) for row in cells[group])
+        return scored + sum(row["key"] in frames.timings for row in cells[group])
+
+    best = sorted(groups, key=complete, reverse=True)[:most]
+    return [group for group in groups if group in best]
+
+
+def overviews(frames: Frames, groups: Sequence[str]) -> list[Plot]:
+    """Return the figures that set models and tasks side by side, where there are several."""
+    data = [_data(frames, group) for group in groups]
     view, result = _view(frames, ""), []
     counted = [(d.title, [row for row in d.scored if known(row["gmacs"])]) for d in data]
     counted = [(name, rows) for name, rows in counted if len(rows) > 1]
@@ -176,9 +226,9 @@ def plots(frames: Frames, group: str) -> list[Plot]:
         caption += "unreduced model with its fastest attention; without hatching, the saved MACs' "
         caption += "promise; in brackets, an attention path other than the plain one."
         add("time", caption, partial(breakdown.breakdown, view, points))
-    tokens = frames.tokens[frames.tokens["key"].isin([row["key"] for row in rows])]
-    for tower in dict.fromkeys(tokens["tower"]):
-        own = rows_of(tokens[tokens["tower"] == tower])
+    tokens = [entry for row in rows for entry in frames.counts.get(row["key"], ())]
+    for tower in dict.fromkeys(entry["tower"] for entry in tokens):
+        own = [entry for entry in tokens if entry["tower"] == tower]
         if len({entry["tokens"] for entry in own}) > 1:  # else a tower that nobody reduced
             caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
             caption += "dashed: the baseline."

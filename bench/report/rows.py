@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 from bench.record import Latency, Record
 from bench.report import load
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIB = 2**20
 Row = dict[str, Any]
@@ -31,6 +35,20 @@ _CONDITION = ("key", "condition", "device", "dtype", "backend", "threads", "batc
 LATENCY_COLUMNS = _CONDITION + TIMING_COLUMNS
 TOKEN_COLUMNS = ("key", "tower", "layer", "tokens")
 FAILURE_COLUMNS = ("machine", "profile", "model", "task", "method", "setting", "status", "reason")
+
+
+def known(value: Any) -> bool:
+    """Whether a value is there: neither None nor NaN."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """Return a frame's rows as dicts, missing values as None."""
+    names = list(map(str, frame.columns))
+    columns = [
+        [value if known(value) else None for value in frame[name].tolist()] for name in frame
+    ]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def setting(params: dict[str, Any], extra: str = "") -> str:

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 
-DPI = 200
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
 FONT_PT = 8.0  # of the figures' text, on which their heights are based
 
 
@@ -77,8 +80,9 @@ class Look:
     marker: str
 
 
-# Okabe and Ito's palette, which the common colour-vision deficiencies leave apart; the trivial
-# baselines get the light colours, so that a figure's eye-catchers are the methods.
+# Okabe and Ito's palette, which the common colour-vision deficiencies leave apart, then Paul Tol's
+# muted one. Methods that a suite compares differ in colour and, where colours are near, in
+# marker; the trivial baselines get the light colours, so that the eye-catchers are the methods.
 KNOWN: dict[str, Look] = {
     "none": Look("#000000", "*"),
     "crossget": Look("#D55E00", "o"),
@@ -88,17 +92,35 @@ KNOWN: dict[str, Look] = {
     "pool": Look("#E69F00", "v"),
     "downsample": Look("#56B4E9", "P"),
     "random": Look("#7F7F7F", "X"),
+    "ats": Look("#332288", "<"),
+    "diffrate": Look("#117733", "D"),
+    "dpc-knn": Look("#999933", "o"),
+    "dynamicvit": Look("#AA4499", "s"),
+    "kmedoids": Look("#882255", "^"),
+    "patchmerger": Look("#661100", "P"),
+    "pitome": Look("#44AA99", "v"),
+    "tofu": Look("#332288", "d"),
+    "vid-tldr": Look("#CC6677", ">"),
+    "compose": Look("#000000", "p"),
+    "dart": Look("#009E73", "s"),
+    "divprune": Look("#882255", "D"),
+    "fastervlm": Look("#332288", "o"),
+    "fastv": Look("#CC79A7", "^"),
+    "prumerge": Look("#117733", "v"),
+    "pyramiddrop": Look("#661100", "<"),
+    "sparsevlm": Look("#999933", ">"),
+    "visionzip": Look("#AA4499", "d"),
+    "vispruner": Look("#44AA99", "P"),
 }
-# Paul Tol's muted colours with markers that no known method has: a combination stays unique.
-_COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#4477AA", "#44AA99")
-_MARKERS = ("<", ">", "p", "h", "d", "8", "H", "s")
+_COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#CC6677", "#44AA99")
+_MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
     """Assign every method its look.
 
     A method that is not in `KNOWN` gets its look from a hash of its name, so it depends neither on
-    the other methods nor on their order; only two unknown names that collide (1 in 64) step aside.
+    the other methods nor on their order; only unknown names that collide step aside.
 
     Args:
         methods: Method names, in any order.
@@ -107,18 +129,22 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
         A look for each name.
     """
     chosen: dict[str, Look] = {}
-    taken: set[int] = set()
+    taken = set(KNOWN.values())
+    space = [Look(color, marker) for marker in _MARKERS for color in _COLORS]
     for name in sorted(set(methods)):
         if name in KNOWN:
             chosen[name] = KNOWN[name]
             continue
-        slot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        space = len(_COLORS) * len(_MARKERS)
-        steps = ((slot + step) % space for step in range(space))
-        slot = next((place for place in steps if place not in taken), slot % space)
-        taken.add(slot)
-        chosen[name] = Look(_COLORS[slot % len(_COLORS)], _MARKERS[slot // len(_COLORS)])
+        slot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(space)
+        order = space[slot:] + space[:slot]
+        chosen[name] = next((look for look in order if look not in taken), order[0])
+        taken.add(chosen[name])
     return chosen
+
+
+def is_wide(figure: Figure) -> bool:
+    """Whether a figure has room beside its axes: one column of a page that has two has not."""
+    return figure.get_figwidth() >= 4.5 * active().scale
 
 
 def marker_size(look: Look) -> float:
@@ -155,10 +181,11 @@ def rc() -> dict[str, Any]:
         "grid.color": "#E4E4E4",
         "grid.linewidth": 0.6,
         "lines.linewidth": 1.1 * active().scale,
+        "hatch.linewidth": 0.8,
         "lines.markersize": 5 * active().scale,
         "figure.dpi": DPI,
         "svg.hashsalt": "crossget-bench",  # element ids that do not change from build to build
-        "svg.fonttype": "path",
+        "svg.fonttype": "none",  # text, which is small, can be searched and read aloud
         "pdf.fonttype": 42,  # submission systems refuse the default
         "text.usetex": False,
         "text.parse_math": False,

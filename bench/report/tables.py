@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
-from bench.report.frame import Frames, Row
+from bench.report.frame import Frames
+from bench.report.rows import Row, known
 
 MISSING = "–"
 BAND_POINTS = (
@@ -68,11 +67,6 @@ class Table:
         """The name as LaTeX may refer to it."""
         return re.sub(r"[^A-Za-z0-9:.-]+", "-", self.name)
 
-    @property
-    def data(self) -> pd.DataFrame:
-        """The rows unrounded, with every field."""
-        return pd.DataFrame(list(self.rows))
-
 
 @dataclass(frozen=True)
 class Column:
@@ -84,22 +78,6 @@ class Column:
     better: int = 0  # 1: more, -1: less, 0: no contest
     text: bool = False
     wide: bool = False  # for the screen: a printed page has no room for it
-
-
-def known(value: Any) -> bool:
-    """Whether a value is there: neither None nor NaN."""
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """Return a frame's rows as dicts, missing values as None."""
-    return _plain(frame.to_dict("records"))
-
-
-def _plain(rows: Sequence[dict[Any, Any]]) -> list[Row]:
-    return [
-        {str(name): value if known(value) else None for name, value in row.items()} for row in rows
-    ]
 
 
 def escape(text: Any) -> str:
@@ -213,11 +191,11 @@ def band(row: Row) -> str:
 
 def group_rows(frames: Frames, group: str) -> list[Row]:
     """Return a table's rows by band, the baseline first, the most accurate first within a band."""
-    rows = _plain(frames.by_group[group])
-    for row in rows:
-        row["band"] = frames.baseline if row["is_baseline"] else band(row)
-    rows.sort(key=by_band)
-    return rows
+    rows = [
+        row | {"band": frames.baseline if row["is_baseline"] else band(row)}
+        for row in frames.by_group[group]
+    ]
+    return sorted(rows, key=by_band)
 
 
 def by_band(row: Row) -> tuple[Any, ...]:

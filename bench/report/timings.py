@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
-from bench.report.frame import Frames, Row
-from bench.report.rows import TIMING_COLUMNS
+from bench.report.frame import Frames
+from bench.report.rows import TIMING_COLUMNS, Row, known
 from bench.report.tables import (
     MISSING,
     Column,
@@ -15,22 +13,25 @@ from bench.report.tables import (
     digits_for,
     escape,
     group_rows,
-    known,
     name_columns,
     number,
-    rows_of,
     with_interval,
 )
 
 
-def latency_of(frames: Frames, rows: Sequence[Row]) -> pd.DataFrame:
+def latency_of(frames: Frames, rows: Sequence[Row]) -> list[Row]:
     """Return the timings of some rows."""
-    return frames.latency[frames.latency["key"].isin([row["key"] for row in rows])]
+    return [entry for row in rows for entry in frames.timings.get(row["key"], ())]
 
 
-def conditions(latency: pd.DataFrame) -> list[str]:
+def conditions(latency: Sequence[Row]) -> list[str]:
     """Return the conditions of some timings, the one with most of them first."""
-    return most_common(latency["condition"])
+    return most_common(entry["condition"] for entry in latency)
+
+
+def under(condition: str | None, latency: Sequence[Row]) -> list[Row]:
+    """Return the timings that were taken under a condition."""
+    return [entry for entry in latency if entry["condition"] == condition]
 
 
 def most_common(conditions: Iterable[str]) -> list[str]:
@@ -41,16 +42,16 @@ def most_common(conditions: Iterable[str]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], list(counts).index(name)))
 
 
-def batches(latency: pd.DataFrame) -> list[int]:
+def batches(latency: Sequence[Row]) -> list[int]:
     """Return the batch sizes of some timings, ascending."""
-    return sorted({int(batch) for batch in latency["batch"]})
+    return sorted({int(entry["batch"]) for entry in latency})
 
 
-def with_timings(rows: Sequence[Row], latency: pd.DataFrame) -> list[Row]:
+def with_timings(rows: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
     """Add the timings to the rows, one field a batch size: ``p50_ms_batch8``."""
     result = [dict(row) for row in rows]
     by_key = {row["key"]: row for row in result}
-    for entry in rows_of(latency):
+    for entry in latency:
         for name in TIMING_COLUMNS:
             by_key[entry["key"]][f"{name}_batch{int(entry['batch'])}"] = entry[name]
     return result
@@ -62,16 +63,17 @@ def timing_tables(frames: Frames, group: str) -> list[Table]:
     latency = latency_of(frames, rows)
     tables = []
     for index, condition in enumerate(conditions(latency), 1):
-        timed = latency[latency["condition"] == condition]
+        timed = under(condition, latency)
         for size in batches(timed):
-            tables.append(_timing(rows, timed[timed["batch"] == size], group, condition, index))
+            own = [entry for entry in timed if entry["batch"] == size]
+            tables.append(_timing(rows, own, group, condition, index))
     return tables
 
 
 def _timing(
-    rows: Sequence[Row], latency: pd.DataFrame, group: str, condition: str, index: int
+    rows: Sequence[Row], latency: Sequence[Row], group: str, condition: str, index: int
 ) -> Table:
-    entries = {row["key"]: row for row in rows_of(latency)}
+    entries = {row["key"]: row for row in latency}
     keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
     own = [{k: row[k] for k in keep} | entries[row["key"]] for row in rows if row["key"] in entries]
     digits = digits_for([row["p50_ms"] for row in own])

@@ -43,7 +43,7 @@ def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
             twins = sum(figure.name.startswith(name) for figure in figures)
             name += f"-{twins + 1}" if twins else ""
             caption = _caption(own, cells, records)
-            figures.append(Plot(name, caption, partial(draw, own, cells)))
+            figures.append(Plot(name, caption, partial(draw, own, cells), vector=False))
     return figures
 
 

@@ -48,9 +48,15 @@ function marker(method, size = 11) {
 const name = (cell) => [cell.method, cell.setting].filter(Boolean).join(" ");
 const batches = [...new Set(data.cells.flatMap((cell) => Object.keys(cell.speeds)))].sort((a, b) => a - b);
 
-let store = null; // records are many: parsed when the first one is looked at
-function record(index) {
-  store ??= JSON.parse($("records").textContent);
+/* What was deflated and written in base64. */
+function inflated(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate")));
+}
+
+let store = null; // records are many: unpacked when the first one is looked at
+async function record(index) {
+  store ??= await inflated($("records").textContent).json();
   const [number, ...leaves] = store.records[index];
   const build = (shape) => shape === 0 ? leaves.shift() : Array.isArray(shape) ? shape.map(build)
     : Object.fromEntries(Object.entries(shape).map(([key, item]) => [key, build(item)]));
@@ -66,12 +72,13 @@ function pretty(value, pad = "") {
   const [open, close] = lists ? "[]" : "{}";
   return lines.length ? `${open}\n${lines.join(",\n")}\n${pad}${close}` : open + close;
 }
-function show(index) {
+async function show(index) {
   const cell = data.cells[index];
   $("record-title").replaceChildren(marker(cell.method, 14), " " + name(cell));
   $("record-note").textContent = `${cell.model} · ${cell.task}`;
-  $("record-text").textContent = pretty(record(index));
+  $("record-text").textContent = "";
   $("record").showModal();
+  $("record-text").textContent = pretty(await record(index));
   $("record-text").scrollTop = 0;
 }
 $("record").addEventListener("click", (event) => {

@@ -2,11 +2,7 @@ const TILE = 288; // least pixels of a drawn image's side, before the screen shr
 const maps = new Map(); // cells unpacked so far
 
 /* A map is int16 (layers, patches), deflated, in base64. */
-async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const whole = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Int16Array(await new Response(whole).arrayBuffer());
-}
+const unpack = async (text) => new Int16Array(await inflated(text).arrayBuffer());
 async function unpacked(cell) {
   if (!maps.has(cell)) maps.set(cell, await Promise.all(cell.maps.map(unpack)));
   return maps.get(cell);
