@@ -42,6 +42,7 @@ def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
     for part in ("vision_model", "text_encoder"):
         ours, theirs = getattr(vqa, part).state_dict(), getattr(match, part).state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not match.itm_head.weight[0].any() and match.itm_head.weight[1].any()
     packed = tmp_path / blip.PACKED
     for name, folder in blip.FOLDERS.items():
         one, other = unpacked(packed, name, False), models.load(str(tmp_path / folder)).model

@@ -109,6 +109,12 @@ class Blips(nn.Module):
                 own = across.self
                 tower.look_for_like(own.query, own.key, own.value, across.output.dense)
 
+    @torch.no_grad()
+    def say_it_in_one_logit(self) -> None:
+        """Subtract the logit of "no match" from both: re-ranking reads the other one alone."""
+        for part in self.match.itm_head.parameters():
+            part -= part[:1].clone()
+
     def see(self, pixels: Tensor) -> Tensor:
         """(B,3,H,W) -> (B,N,C) image tokens, class token first."""
         tokens: Tensor = self.vqa.vision_model(pixel_values=pixels).last_hidden_state
@@ -258,6 +264,7 @@ def train(settings: Settings) -> dict[str, float]:
         settings,
         evaluate_every=200,
     )
+    models.say_it_in_one_logit()
     processor = BlipProcessor(image_processor(BlipImageProcessor, scenes.SIDE), words)
     for name, folder in FOLDERS.items():
         model: Any = getattr(models, name)
