@@ -121,7 +121,7 @@ def plan(suite: Suite, name: str | None, solved: Path | None = None) -> tuple[Pl
     A cell whose data or weights are of no use is there with the reason, and fails alone.
 
     Raises:
-        BenchError: there is no other.
+        BenchError: no cell has what it needs.
     """
     found = Plan([], {})
     machines: dict[str, str] = {}
