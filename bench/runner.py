@@ -27,7 +27,7 @@ from bench.progress import Display
 from bench.record import Accuracy, Record, Status
 from bench.session import Session
 from bench.spec import Document, Options, Suite
-from bench.store import Store
+from bench.store import BUDGETS, Store
 
 POLL_SECONDS = 1.0  # between looks at a cell that another runner holds
 
@@ -90,7 +90,7 @@ def run(
     planning.check(suite, origin)
     with _threads():
         with Console(stderr=True, quiet=quiet).status("planning: data, weights, budgets"):
-            plan, machines = planning.plan(suite, machine, results / "budgets.json")
+            plan, machines = planning.plan(suite, machine, results / BUDGETS)
         store.clean()
         todo = [p for p in plan.cells if not _done(store, p, machines)]
         skipped = len(plan.cells) - len(todo)

@@ -26,6 +26,7 @@ except (
 ):  # pragma: no cover - Windows: two runners on one folder are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
+BUDGETS = "budgets.json"  # at the root: budgets that were solved, no record
 KEY_CHARACTERS = 12  # of the key, in a file name
 STALE_TMP_SECONDS = 3600.0
 
@@ -82,7 +83,7 @@ class Store:
         self.problems = []
         records = []
         for path in sorted(self.root.rglob("*.json")):
-            if path.name.startswith(".") or path.parent.name == FOLDER:
+            if path.name.startswith(".") or path.name == BUDGETS or path.parent.name == FOLDER:
                 continue
             try:
                 records.append(Record.from_json(path.read_bytes()))

@@ -61,6 +61,7 @@ def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
     path.with_name("cut.json").write_text(whole[: len(whole) // 2])
     path.with_name("other.json").write_text('{"some": "thing"}')
     path.with_name("future.json").write_text(whole.replace('"schema": 1', '"schema": 2'))
+    (tmp_path / "budgets.json").write_text("{}")  # is no record, and no problem
     assert store.read_all() == [record()]
     assert len(store.problems) == 3 and all("\n" not in p for p in store.problems)
     assert "cut.json" in store.problems[0]
