@@ -5,7 +5,18 @@
 
 What is no argument of `Bridge` belongs to the method, written as YAML: `keep_rate=0.5`,
 `r={language: 8}`. With `--use_cache`, answers are kept apart by method, parameters, the method's
-source and the model's weights.
+source and the model's weights. A task of your own is a folder for `--include_path` with
+
+    task: mine                          # mine.yaml; pictures.py has `of(doc)`, which returns images
+    dataset_path: json
+    dataset_kwargs: {data_files: {test: FOLDER/questions.jsonl}}
+    test_split: test
+    output_type: generate_until
+    doc_to_visual: !function pictures.of
+    doc_to_text: "{{question}}"
+    doc_to_target: "{{answer}}"
+    generation_kwargs: {max_new_tokens: 8}
+    metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
 from __future__ import annotations
@@ -65,7 +76,7 @@ class Bridge:
         """Load the model and its processor, and see that the method can work in it.
 
         Args:
-            pretrained: a Hugging Face id, or a folder of `save_pretrained`.
+            pretrained: a Hugging Face id, a folder of `save_pretrained`, or "embedded:llava-emoji".
             method: a registered method.
             dtype: "auto" (as saved), "float32", "bfloat16" or "float16".
             backend: attention backend, "sdpa" or "eager".
@@ -80,6 +91,10 @@ class Bridge:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        from bench import embedded, model_embedded, model_multimodal, models
+
+        if models.type_of(pretrained) not in ("", *model_multimodal.TYPES):
+            raise Unsupported(f"{pretrained} is no language model that sees, which {NAME} asks")
         super().__init__()
         self.arguments = {"pretrained": pretrained, "method": method, "dtype": dtype} | params
         self.arguments["backend"] = backend
@@ -90,11 +105,13 @@ class Bridge:
         if not str(batch_size).isdigit():
             raise BenchError(f"batch_size={batch_size}: give a number")
         self.batch_size = int(batch_size)
+        folder = model_embedded.FOLDERS.get(pretrained)
+        where = embedded.path(folder) if folder else pretrained
         model = AutoModelForImageTextToText.from_pretrained(
-            pretrained, dtype=dtype, attn_implementation=backend
+            where, dtype=dtype, attn_implementation=backend
         )
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
-        self.processor: Any = AutoProcessor.from_pretrained(pretrained)
+        self.processor: Any = AutoProcessor.from_pretrained(where)
         words = self.processor.tokenizer
         words.padding_side = "left"
         words.pad_token = words.pad_token or words.eos_token

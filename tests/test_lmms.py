@@ -178,3 +178,21 @@ def test_a_wrong_argument_is_said_before_any_data_are_loaded(model: Path) -> Non
         lmms.CrossgetBench(str(model), "tom", device="cpu")
     with pytest.raises(BenchError, match="no parameter 'rr'"):
         lmms.CrossgetBench(str(model), "tome", rr=3, device="cpu")
+    with pytest.raises(Unsupported, match="embedded:blip-vqa-emoji is no language model"):
+        lmms.CrossgetBench("embedded:blip-vqa-emoji", device="cpu")
+
+
+def test_the_embedded_model_answers_by_its_name() -> None:
+    made = lmms.CrossgetBench("embedded:llava-emoji", "fastv", keep_rate=0.5, device="cpu")
+    made.task_dict = {"task": {"test": [Image.new("RGB", (64, 64), "white")]}}
+
+    def messages(doc: Image.Image) -> list[dict[str, Any]]:
+        parts = [
+            {"type": "image", "url": doc},
+            {"type": "text", "text": "how many objects are there ?"},
+        ]
+        return [{"role": "user", "content": parts}]
+
+    options = {"max_new_tokens": 8}
+    asked = SimpleNamespace(args=("", messages, options, 0, "task", "test"))
+    assert made.generate_until([asked])[0] in ("one", "two", "three", "four")
