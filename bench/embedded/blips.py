@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-COMMON = ("vision_model", "text_encoder")
+COMMON = ("vision_model",)
 CLASSES = {
     "vqa": "BlipForQuestionAnswering",
     "caption": "BlipForConditionalGeneration",

@@ -1,13 +1,15 @@
 """Train `blip-emoji`: small BLIPs for questions, captions and matching, on scenes of emoji.
 
-The three share image encoder and text encoder and are trained together, as BLIP is: answers,
-captions, contrast of images and captions, and whether a caption belongs to its image, against one
-in which a thing or a place was exchanged. The image encoder begins as one that names what patches
+The three share their image encoder and are trained together, as BLIP is: answers, captions,
+contrast of images and captions, and whether a caption belongs to its image, against one in which a
+thing or a place was exchanged. Then matching alone goes on with a text encoder of its own, against
+captions with a thing too few or too many and those of other scenes, which re-ranking has to tell. The image encoder begins as one that names what patches
 depict, and goes on naming beside, by a head that is thrown away; see `tower`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +33,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
 TEXT_BLOCKS = 2
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
-EPOCHS = 2.0
+EPOCHS, MATCH_EPOCHS = 2.0, 0.4
 DEPICTED = 0.5
 FOLDERS = {"vqa": "blip_emoji_vqa", "caption": "blip_emoji_caption", "match": "blip_emoji_match"}
 PACKED = "blip_emoji"  # all three, with what they share once
@@ -139,13 +141,13 @@ class Blips(nn.Module):
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     def matching(self, image: Tensor, said: Mapping[str, Tensor], right: Tensor) -> Tensor:
-        """Cross entropy of whether captions (2B,T) belong to images (B,N,C), which come twice."""
+        """Cross entropy of whether captions (nB,T) belong to images (B,N,C), which come n times."""
         return F.cross_entropy(self.matched(image, said), right)
 
     def matched(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
-        """(2B,2) logits of that."""
-        twice = torch.cat([image, image])
-        read = self.match.text_encoder(**said, encoder_hidden_states=twice).last_hidden_state
+        """(nB,2) logits of that."""
+        each = image.repeat(len(said["input_ids"]) // len(image), 1, 1)
+        read = self.match.text_encoder(**said, encoder_hidden_states=each).last_hidden_state
         logits: Tensor = self.match.itm_head(read[:, 0])
         return logits
 
@@ -178,12 +180,27 @@ def exchanged(
     return {**changed, cell: replace(here, name=name)}
 
 
+def miscounted(
+    objects: Mapping[int, scenes.Placed], rng: np.random.Generator
+) -> dict[int, scenes.Placed]:
+    """The same scene with one thing left out, or with one more."""
+    changed, cells = dict(objects), sorted(objects)
+    free = [other for other in range(4) if other not in objects]
+    if len(cells) > 1 and (not free or rng.integers(2)):
+        del changed[cells[int(rng.integers(len(cells)))]]
+        return changed
+    name = scenes.another({found.name for found in objects.values()}, rng)
+    cell = free[int(rng.integers(len(free)))]
+    return {**changed, cell: replace(objects[cells[0]], name=name)}
+
+
 class Batch:
     """Scenes with questions, answers, captions, and captions that are not theirs."""
 
     def __init__(self, rng: np.random.Generator, words: Any) -> None:
         """Compose `BATCH` scenes."""
-        images, depicted, asked, answers, captions, others = [], [], [], [], [], []
+        images, depicted, asked, answers = [], [], [], []
+        captions, others, more = [], [], []
         for _ in range(BATCH):
             image, objects = scenes.compose(rng)
             images.append(image)
@@ -194,12 +211,14 @@ class Batch:
                 answers.append(answer)
             captions.append(scenes.describe(objects))
             others.append(scenes.describe(exchanged(objects, rng)))
+            more.append(scenes.describe(miscounted(objects, rng)))
         self.pixels = normalise(np.stack(images))
         self.depicted = torch.stack(depicted)
         self.asked, self.answers = padded(words, asked), started(words, answers)
         self.captions, self.said = started(words, captions), padded(words, captions)
         self.both = padded(words, captions + others)
         self.right = torch.tensor([1] * BATCH + [0] * BATCH)
+        self.all = padded(words, captions + others + more + captions[1:] + captions[:1])
 
 
 def started(words: Any, texts: Sequence[str]) -> Tensor:
@@ -262,6 +281,29 @@ def train(settings: Settings) -> dict[str, float]:
             Rates(matrix=None, other=1e-3, known=("vqa.vision_model",)),
         ),
         settings,
+        evaluate_every=200,
+    )
+    models.match.text_encoder = copy.deepcopy(models.vqa.text_encoder)
+    models.vqa.vision_model.requires_grad_(False)
+
+    def matching(_: Tensor, __: int, rng: torch.Generator, ___: dict[str, Tensor]) -> Tensor:
+        seed = int(torch.randint(2**31, (1,), generator=rng))
+        batch = Batch(np.random.default_rng(seed), words)
+        with torch.no_grad():
+            image = models.see(batch.pixels)
+        right = (torch.arange(4 * BATCH) < BATCH).long()
+        return models.matching(image, batch.all, right) + models.contrast(image, batch.said)
+
+    last |= fit(
+        Job(
+            models.match,
+            SCENES,
+            matching,
+            lambda: watch(models, words, seed=1),
+            tower.phases(min(MATCH_EPOCHS, epochs), BATCH),
+            Rates(matrix=None, other=3e-4, warmup_steps=20),
+        ),
+        replace(settings, out=settings.out / "matching").begun(),
         evaluate_every=200,
     )
     models.say_it_in_one_logit()
