@@ -3,8 +3,9 @@
 The three share their image encoder and are trained together, as BLIP is: answers, captions,
 contrast of images and captions, and whether a caption belongs to its image, against one in which a
 thing or a place was exchanged. Then matching alone goes on with a text encoder of its own, against
-captions with a thing too few or too many and those of other scenes, which re-ranking has to tell. The image encoder begins as one that names what patches
-depict, and goes on naming beside, by a head that is thrown away; see `tower`.
+captions with a thing too few or too many and those of other scenes, which re-ranking has to tell.
+The image encoder begins as one that names what patches depict, and goes on naming beside, by a head
+that is thrown away; see `tower`.
 """
 
 from __future__ import annotations
