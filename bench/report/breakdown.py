@@ -86,7 +86,12 @@ def breakdown(view: View, points: Sequence[Row]) -> Figure:
     settings = {row["method"]: row for row in points}
     names = [_named(settings[method]) for method in methods]
     axes[0].set_yticks(range(len(methods)), names)
-    handles = [Patch(facecolor=c, hatch=h, edgecolor="white", label=n) for n, c, h in PARTS]
+    seen = [max(row["parts"][i] for row in points) > VISIBLE for i in range(len(PARTS))]
+    handles = [
+        Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name)
+        for (name, color, hatch), visible in zip(PARTS, seen, strict=True)
+        if visible
+    ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(4, int(page.text_in // 1.5))
     )
@@ -98,4 +103,4 @@ def _named(row: Row) -> str:
     """Name a bar by method and setting, with the attention's path where it is not the plain one."""
     path = row["attention_path"]
     text = f"{row['method']} {row['setting']}".strip()
-    return style.short(text, 26) + (f" ({path})" if path not in (None, "plain") else "")
+    return style.short(text, 34) + (f" ({path})" if path not in (None, "plain") else "")

@@ -168,7 +168,7 @@ class View:
                 ax.axhline(row["accuracy_value"], color=BLACK, linewidth=0.9, linestyle="--")
                 if known(row["accuracy_low"]) and known(row["accuracy_high"]):
                     ends = (row["accuracy_low"], row["accuracy_high"])
-                    ax.axhspan(*ends, color=BLACK, alpha=0.06, linewidth=0)
+                    ax.axhspan(*ends, color=BLACK, alpha=0.08, linewidth=0)
                 return
 
     def finish(

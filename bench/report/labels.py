@@ -70,6 +70,7 @@ def beside(ax: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> No
             place,
             transform=ax.transAxes + right(MARK_PT),
             marker=look.marker,
+            linestyle="",
             color=look.color,
             markersize=style.marker_size(look),
             clip_on=False,

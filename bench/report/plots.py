@@ -231,7 +231,7 @@ def plots(frames: Frames, group: str) -> list[Plot]:
         own = [entry for entry in tokens if entry["tower"] == tower]
         if len({entry["tokens"] for entry in own}) > 1:  # else a tower that nobody reduced
             caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
-            caption += "dashed: the baseline."
+            caption += "dashed: the baseline. Methods that leave this tower alone are left out."
             draw = partial(token_lines, view, rows, own, tower)
             add(f"tokens-{style.file_word(tower)}", caption, draw)
     return result

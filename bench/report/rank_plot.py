@@ -67,7 +67,7 @@ def draw(looks: Mapping[str, style.Look], found: Ranking) -> Figure:
     best = min(found.means.values()) + found.critical / 2
     ax.axvline(best, color=BLACK, linewidth=0.8, linestyle=(0, (1, 2)))
     ax.set_ylim(-0.6, len(order) - 0.4)
-    ax.set_xlim(min(0.8, min(found.means.values()) - 0.2), None)
+    ax.set_xticks(range(1, len(order) + 1, max(1, len(order) // 6)))
     ax.set_yticks(range(len(order)), [style.short(name, 22) for name in order])
     ax.set_xlabel("mean rank (bars: ± half the critical difference)")
     ax.grid(axis="y", visible=False)

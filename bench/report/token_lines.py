@@ -28,7 +28,12 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     for entry in tokens:
         by_key.setdefault(entry["key"], []).append(entry)
     base = [row for row in rows if row["is_baseline"]][:1]
-    methods = [name for name in methods_of(rows) if _lines(rows, by_key, name)]
+    whole = [_steps(line) for row in base for _, line in _lines(base, by_key, row["method"])]
+    methods = [
+        name
+        for name in methods_of(rows)
+        if any(_steps(line) not in whole for _, line in _lines(rows, by_key, name))
+    ]
     methods = methods or [row["method"] for row in base] or [rows[0]["method"]]
     found = {name: _lines(rows, by_key, name) for name in methods}
     knobs = {name: _knob([text for text, _ in found[name]], tower) for name in methods}
@@ -42,10 +47,9 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     axes[0].set_ylim(0, 1.08 * max(entry["tokens"] for entry in tokens))
     axes[0].set_xticks(range(0, deep + 1, max(1, round(deep / 3))))
     axes[0].locator_params("y", nbins=3)
-    dashed = [line for row in base for _, line in _lines(base, by_key, row["method"])]
     for index, (ax, method) in enumerate(zip(axes, methods, strict=True)):
-        for line in dashed if method != base[0]["method"] else ():
-            ax.plot(*_steps(line), color=BLACK, linewidth=0.9, linestyle="--")
+        for line in whole:
+            ax.plot(*line, color=BLACK, linewidth=0.9, linestyle="--")
         knob, names = knobs[method]
         _panel(ax, view.looks[method], [line for _, line in found[method]], names)
         title = f"{method} ({knob})" if knob else method
