@@ -444,10 +444,10 @@ def test_ats_never_goes_below_seven_sample_points() -> None:
 @pytest.mark.parametrize("variant", ["ats", "ats-positional", "dpc-knn", "kmedoids", "patchmerger"])
 def test_compiles_and_counts_without_data(variant: str) -> None:
     name, params = VARIANTS[variant]
-    model = timm_vit()
+    model = timm_vit(depth=3)
     x = inputs(model, 3)["pixel_values"]
     torch._dynamo.reset()
-    with torch.no_grad(), bench.reduced(model, name, keep_rate=0.5, **params):
+    with torch.no_grad(), bench.reduced(model, name, keep_rate=0.5, layers=(1, 2), **params):
         expected = model(x)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
         torch.testing.assert_close(compiled, expected, atol=1e-5, rtol=1e-4)
@@ -455,7 +455,7 @@ def test_compiles_and_counts_without_data(variant: str) -> None:
         model.to("meta")
         counted = bench.trace(model, x.to("meta")).tokens["vision"]
     if name == "ats":  # as many slots as sample points
-        assert counted == [(65, 65), (65, 33), (33, 17), (17, 9)]
+        assert counted == [(65, 65), (65, 33), (33, 17)]
         assert all(b <= a for (_, a), (_, b) in zip(counted, ran, strict=True))
     else:
         assert counted == ran

@@ -512,7 +512,7 @@ def test_a_row_may_be_held_to_less() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_as_one_graph(name: str) -> None:
-    model = tiny.timm_vit()
+    model = tiny.timm_vit(depth=2)
     x = tiny.images()
     torch._dynamo.reset()
     with bench.reduced(model, name, r=6):

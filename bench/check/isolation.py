@@ -41,7 +41,6 @@ def _forgets(probe: Probe) -> None:
 def _leaves_the_model(probe: Probe) -> None:
     subject = probe.subject
     model = subject.model
-    outside = copy.deepcopy(model)
     reducer = probe.make()
     with (
         contextlib.suppress(Interrupted),
@@ -53,7 +52,7 @@ def _leaves_the_model(probe: Probe) -> None:
     unchanged(subject)
     with reduced(model, reducer, **probe.budget(reducer)):
         subject.run()
-        if not torch.equal(subject.run(model=outside), subject.plain):
+        if not torch.equal(subject.run(model=subject.twin), subject.plain):
             raise Broken("a copy of the model made before is reduced with it")
     unchanged(subject)
     for name, one in {"the model": model, "a copy of the model": copy.deepcopy(model)}.items():

@@ -62,12 +62,12 @@ def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
     return _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
 
 
-def llava_next() -> Any:
+def llava_next(blocks: int = 6) -> Any:
     """LLaVA-NeXT: crops of 36 patches put together, with newlines."""
     torch.manual_seed(0)
     config = LlavaNextConfig(
         vision_config=_VISION,
-        text_config=_TEXT,
+        text_config={**_TEXT, "num_hidden_layers": blocks},
         vision_feature_layer=-2,
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
         **_IDS,

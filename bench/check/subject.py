@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,10 +89,13 @@ class Prompted(Case):
 # Four blocks each, so that the usual layers 1, 2 and 3 leave the first block alone.
 _clip, _siglip = partial(models.clip, text_layers=4), partial(models.siglip, text_layers=4)
 _no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_norm=True)
-_llava, _llava_next = multimodal.llava, multimodal.llava_next
+# few blocks of language where it is left alone
+_llava, _llava_next = (
+    partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next)
+)
 # deep enough for the layers that methods name as shares of the depth
 _deep, _qwen2_vl, _blip2 = (
-    partial(build, blocks=12) for build in (_llava, multimodal.qwen2_vl, multimodal.blip2)
+    partial(build, blocks=12) for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2)
 )
 _short = partial(multimodal.qwen2_vl, blocks=2)
 
@@ -118,7 +122,7 @@ CASES = (
 
 
 class Subject:
-    """A case's model, built, and what it answers unreduced."""
+    """A case's model, built, a copy of it, and what it answers unreduced."""
 
     def __init__(self, case: Case) -> None:
         """Build it and run it, before any method has been made."""
@@ -135,6 +139,7 @@ class Subject:
         with self.counting() as lengths, torch.no_grad():
             self.plain = self.run()
         self.lengths = lengths
+        self.twin = copy.deepcopy(self.model)
         self.before = snapshot(self.model)
         with torch.no_grad():
             self.run()
