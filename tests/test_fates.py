@@ -197,7 +197,7 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
     rows = {ax.get_ylabel().partition("\n")[0] for ax in figure.axes} - {""}
     assert rows == {"crossget", "downsample", "evit", "pool", "random", "tome", "topk"}
     with Image.open(tmp_path / "figures" / f"{drawn[0].name}.png") as picture:
-        assert picture.width == round(figure.get_size_inches()[0] * 200)
+        assert picture.width == round(figure.get_size_inches()[0] * 150)
 
 
 def test_strongest_leaves_the_fewest(noted: list[fates.Fates]) -> None:

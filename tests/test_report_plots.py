@@ -156,7 +156,7 @@ def test_no_text_is_cut_off(name: str) -> None:
     frames = frame.build(records)
     with style.use(name):
         group = next(g for g in frames.groups() if g.endswith("fashion-mnist"))
-        for plot in [*plots.overviews(frames), *plots.plots(frames, group)]:
+        for plot in [*plots.overviews(frames, frames.groups()), *plots.plots(frames, group)]:
             with plots._drawn(plot) as figure:
                 FigureCanvasAgg(figure).draw()
                 width, height = figure.bbox.width, figure.bbox.height
