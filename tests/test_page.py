@@ -40,7 +40,7 @@ def file(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def embedded(text: str, name: str) -> Any:
-    found = re.search(rf'<script type="(.*?)" id="{name}">(.*?)</script>', text, re.S)
+    found = re.search(rf'<script type="([^"]*)" id="{name}">(.*?)</script>', text, re.S)
     assert found is not None
     if found[1] == "text/plain":  # deflated
         return json.loads(zlib.decompress(base64.b64decode(found[2])))
