@@ -52,7 +52,8 @@ def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
         sum(f.stat().st_size for f in tmp_path.glob(g))
         for g in (f"{blip.PACKED}/*.safetensors", "blip_emoji_*/*.safetensors")
     ]
-    assert size[0] < 0.95 * size[1]
+    seen = 2 * sum(weight.numel() for weight in vqa.vision_model.parameters())  # bytes
+    assert size[0] < size[1] - 1.9 * seen  # stored once, not three times, headers aside
     processor = AutoProcessor.from_pretrained(tmp_path / blip.FOLDERS["vqa"])
     ids = processor.tokenizer("is there a cat ?")["input_ids"]
     assert blip.UNKNOWN not in ids and ids[0] == blip.CLS and ids[-1] == blip.SEP

@@ -217,9 +217,15 @@ class Batch:
         self.depicted = torch.stack(depicted)
         self.asked, self.answers = padded(words, asked), started(words, answers)
         self.captions, self.said = started(words, captions), padded(words, captions)
-        self.both = padded(words, captions + others)
-        self.right = torch.tensor([1] * BATCH + [0] * BATCH)
-        self.all = padded(words, captions + others + more + captions[1:] + captions[:1])
+        self.words, self.claims = words, captions + others + more + captions[1:] + captions[:1]
+
+    def claimed(self, times: int) -> tuple[Mapping[str, Tensor], Tensor]:
+        """So many captions an image (times*BATCH,T), the right ones first, and which are right.
+
+        The second are exchanged, the third miscounted, the fourth another scene's.
+        """
+        count = times * BATCH
+        return padded(self.words, self.claims[:count]), (torch.arange(count) < BATCH).long()
 
 
 def started(words: Any, texts: Sequence[str]) -> Tensor:
@@ -236,7 +242,7 @@ def loss_of(models: Blips, batch: Batch) -> Tensor:
         models.answering(image, batch.asked, batch.answers)
         + models.captioning(image, batch.captions)
         + models.contrast(image, batch.said)
-        + models.matching(image, batch.both, batch.right)
+        + models.matching(image, *batch.claimed(2))
         + DEPICTED * tower.naming(models.named(image[:, 1:]), batch.depicted)
     )
 
@@ -247,7 +253,8 @@ def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
     models.eval()
     batch = Batch(np.random.default_rng([seed, 2]), words)
     image = models.see(batch.pixels)
-    right = models.matched(image, batch.both).argmax(-1) == batch.right
+    said, true = batch.claimed(2)
+    right = models.matched(image, said).argmax(-1) == true
     return {
         "answers": float(models.answering(image, batch.asked, batch.answers)),
         "captions": float(models.captioning(image, batch.captions)),
@@ -292,8 +299,7 @@ def train(settings: Settings) -> dict[str, float]:
         batch = Batch(np.random.default_rng(seed), words)
         with torch.no_grad():
             image = models.see(batch.pixels)
-        right = (torch.arange(4 * BATCH) < BATCH).long()
-        return models.matching(image, batch.all, right) + models.contrast(image, batch.said)
+        return models.matching(image, *batch.claimed(4)) + models.contrast(image, batch.said)
 
     last |= fit(
         Job(
