@@ -20,6 +20,7 @@ import test_report
 from bench.errors import BenchError
 from bench.record import Record
 from bench.report import build, frame, page, page_data, style
+from bench.report.differences import FLAGS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -178,6 +179,22 @@ def test_sorting(visit: Visit) -> None:
     assert visit.column("Δ")[-1] is None  # the baseline has no difference: last, not first
 
 
+def test_differences_are_marked_as_in_the_tables(visit: Visit, records: list[Record]) -> None:
+    wanted = {
+        (row["method"], row["setting"] or "–", row["model"]): {
+            flag.mark for flag in FLAGS.values() if row[flag.field]
+        }
+        for rows in frame.build(records).by_group.values()
+        for row in rows
+    }
+    assert any("†" in marks for marks in wanted.values())
+    visit.page.select_option("#only", "")
+    assert visit.count("#rows tr") == len(wanted)
+    for cells in visit.page.locator("#rows tr").all():
+        method, setting, model, *_ = texts = cells.locator("> *").all_inner_texts()
+        assert set(texts[5]) & {"≈", "†"} == wanted[method.strip(), setting, model]
+
+
 def test_filtering(visit: Visit) -> None:
     assert visit.count("#rows tr") == 22  # those of the model and task that the plot shows
     visit.page.select_option("#only", "")
@@ -211,7 +228,7 @@ def test_pointing_at_the_plot(visit: Visit) -> None:
     visit.page.mouse.click(*middle)
     dialog = visit.page.get_by_role("dialog")
     assert dialog.is_visible()
-    record = json.loads(visit.page.locator("#record-text").inner_text())
+    record = json.loads(visit.page.locator("#record-text:not(:empty)").inner_text())
     assert record["cell"]["method"] == "evit" and record["env"]["cpu"] == "Some CPU"
     assert record["accuracy"]["outcomes"]["rank_i2t"].startswith("… 400 values")
     visit.page.keyboard.press("Escape")

@@ -232,7 +232,7 @@ def same(printed: str, *expected: float) -> None:
 
 
 def record_of(row: dict[str, str], records: list[Record], task: str) -> Record:
-    label = " ".join([row["Method"], row["Setting"]]).replace(" –", "")
+    label = " ".join([row["Method"].removesuffix(" †"), row["Setting"]]).replace(" –", "")
     (record,) = [r for r in records if (r.cell.task, r.cell.label) == (task, label)]
     return record
 
@@ -410,6 +410,12 @@ def test_retained_and_by_task_hold_one_setting_a_band(report: Path, records: lis
 def test_timing_tables_print_every_batch(report: Path, records: list[Record]) -> None:
     tables = [t for t in tables_in(report.read_text()) if "p99 ms" in t[0]]
     assert len(tables) == 6  # 2 tasks × 3 batch sizes
+    found = [t for t in tables_in(report.read_text()) if "GMACs" in t[0]]
+    mains = [
+        {record_of(row, records, task).cell.label: row for row in table}
+        for task, table in zip(TASKS, found, strict=True)
+    ]
+    assert "†" in report.read_text() and "≈" in report.read_text()
     for index, table in enumerate(tables):
         for row in table:
             record = record_of(row, records, TASKS[index // 3])
@@ -419,6 +425,10 @@ def test_timing_tables_print_every_batch(report: Path, records: list[Record]) ->
             same(row["p99 ms"], entry.p99_ms)
             same(row["per s"], entry.throughput_per_s)
             same(row["speed-up"], entry.speedup.median, *entry.speedup.ci95)
+            low, high = entry.speedup.ci95
+            assert ("≈" in row["speed-up"]) == (low <= 1 <= high)
+            main = "".join(mains[index // 3][record.cell.label].values())
+            assert ("†" in row["Method"]) == ("†" in main)
             same(row["reducing %"], 100 * (entry.reduction_share or 0))
             assert row["attention"] == "mask"
 
@@ -497,7 +507,7 @@ def test_building_loads_neither_torch_nor_transformers(
     code = (
         "import sys; from pathlib import Path; from bench.report import build\n"
         f"build([Path({str(results)!r})], Path({str(tmp_path / 'out')!r}))\n"
-        "heavy = {'torch', 'transformers', 'timm', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'timm', 'fvcore'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     # A configuration folder that cannot be made must not matter either.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.report.comparison import FLAGS, LEGEND, metric_name, title
-from bench.report.differences import DELTA
+from bench.report.comparison import metric_name, title
+from bench.report.differences import DELTA, FLAGS, LEGEND
 from bench.report.frame import Frames
 from bench.report.rows import Row, known
 from bench.report.tables import (

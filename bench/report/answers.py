@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.record import Generation, Record
+from bench.report.differences import LEGEND
 from bench.report.frame import Frames
 from bench.report.rows import MIB, Row
 from bench.report.tables import (
@@ -32,7 +33,7 @@ def answer_table(frames: Frames, group: str) -> Table | None:
     rows = [row | _row(record) for row, record in cells if record.cost.generation]
     if not rows:
         return None
-    columns = name_columns(rows)
+    columns = name_columns(rows, flag=True)
     for stage in STAGES:
         key = f"{stage}_mmacs"
         digits = digits_for([row[key] for row in rows])
@@ -42,10 +43,15 @@ def answer_table(frames: Frames, group: str) -> Table | None:
     for stage, head in TIMED.items():
         ends = [f"{stage}_speedup{end}_x" for end in ("", "_low", "_high")]
         columns.append(Column(f"{head} ms", f"{stage}_ms", number(f"{stage}_ms", 2), better=-1))
-        columns.append(Column("speed-up", ends[0], with_interval(ends, 2, suffix="×"), better=1))
+        columns.append(
+            Column("speed-up", ends[0], with_interval(ends, 2, suffix="×", null=1), better=1)
+        )
     tokens = rows[0]["new_tokens"]
-    caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
-    return Table(f"{group}--answers", escape(caption), columns, rows)
+    caption = (
+        f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer. "
+    )
+    caption += f"{LEGEND}."
+    return Table(f"{group}--answers", escape(f"{caption}. {LEGEND}."), columns, rows)
 
 
 def _row(record: Record) -> Row:

@@ -46,32 +46,23 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
 
 def draw(found: Sequence[tuple[str, Map]]) -> Figure:
     """Draw one map a method; what is slower than the unreduced model is hatched too."""
+    import pandas as pd
+    import seaborn
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle
 
     page, columns = style.active(), min(3, len(found))
     lines = -(-len(found) // columns)
     figure, axes = panels(len(found), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
-    most = max(1.01, *(value for _, own in found for value in own.values()))
-    norm = TwoSlopeNorm(1, min(0.5, *(v for _, own in found for v in own.values())), most)
+    speeds = [value for _, own in found for value in own.values()]
+    norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
     for ax, (name, own) in zip(axes, found, strict=True):
-        batches, sizes = (sorted({place[axis] for place in own}) for axis in (0, 1))
-        grid = [[own.get((batch, size), float("nan")) for batch in batches] for size in sizes]
-        ax.imshow(grid, cmap="PuOr", norm=norm, origin="lower", aspect="auto")
-        for (batch, size), value in own.items():
-            x, y = batches.index(batch), sizes.index(size)
-            dark = abs(float(norm(value)) - 0.5) > 0.33
-            ax.text(x, y, f"{value:.2f}×", ha="center", va="center", color="w" if dark else "k")
-            if value < 1:
-                corner = (x - 0.5, y - 0.5)
-                ax.add_patch(
-                    Rectangle(corner, 1, 1, fill=False, hatch="///", alpha=0.35, linewidth=0)
-                )
-        ax.set_xticks(range(len(batches)), list(map(str, batches)))
-        ax.set_yticks(range(len(sizes)), list(map(str, sizes)))
-        ax.grid(visible=False)
+        grid = pd.Series(own).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
+        seaborn.heatmap(grid, ax=ax, cmap="PuOr", norm=norm, annot=True, fmt=".2f", cbar=False)
+        for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
+            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, hatch="///", alpha=0.35, linewidth=0))
         ax.set_title(style.safe(name, 30))
-        ax.set_xlabel("batch")
+        ax.set(xlabel="batch", ylabel="")
     for ax in axes[::columns]:
         ax.set_ylabel("resolution (px)")
     return figure

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.record import COST_ONLY
-from bench.report.differences import DELTA, OVER_RANDOM, RANDOM
+from bench.report.differences import DELTA, FLAGS, LEGEND, OVER_RANDOM, RANDOM
 from bench.report.frame import Frames, Row
 from bench.report.rows import DIFFERENCE_COLUMNS, known
 from bench.report.tables import (
@@ -25,17 +24,6 @@ from bench.report.tables import (
 )
 from bench.report.timings import batches, conditions, latency_of, under, with_timings
 
-
-@dataclass(frozen=True)
-class Flag:
-    """What is said of a difference: the mark behind it, and the field that says so."""
-
-    mark: str
-    field: str
-
-
-FLAGS = {DELTA: Flag("≈", "delta_is_noise"), OVER_RANDOM: Flag("†", "not_above_random")}
-LEGEND = "≈: within noise; †: not better than random reduction at the nearest MACs"
 _COMPARED = [f"{kind}{end}" for kind in FLAGS for end in ("", "_low", "_high")]
 _COMPARED += [flag.field for flag in FLAGS.values()]
 METRIC_NAMES = {
@@ -163,7 +151,7 @@ def _timing_columns(rows: Sequence[Row], sizes: Sequence[int]) -> list[Column]:
         columns.append(Column(f"per s, b{size}", key, number(key, digits), better=1, wide=True))
     for size in sizes:
         keys = [f"speedup{end}_x_batch{size}" for end in ("", "_low", "_high")]
-        write = with_interval(keys, 2, suffix="×")
+        write = with_interval(keys, 2, suffix="×", null=1)
         columns.append(Column(f"speed-up, b{size}", keys[0], write, better=1))
     for size in sizes:
         key = f"bound_share_pct_batch{size}"

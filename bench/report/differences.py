@@ -21,6 +21,18 @@ DELTA, OVER_RANDOM = "delta", "over_random"
 
 
 @dataclass(frozen=True)
+class Flag:
+    """What is said of a difference: the mark behind it, and the field that says so."""
+
+    mark: str
+    field: str
+
+
+FLAGS = {DELTA: Flag("≈", "delta_is_noise"), OVER_RANDOM: Flag("†", "not_above_random")}
+LEGEND = "≈: within noise; †: not better than random reduction at the nearest MACs"
+
+
+@dataclass(frozen=True)
 class Scored:
     """A cell: its record and its row, and its samples' scores by metric, made once."""
 

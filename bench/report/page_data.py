@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.record import Record
 from bench.report.comparison import metric_name, task_name, title
+from bench.report.differences import FLAGS
 from bench.report.frame import Frames
 from bench.report.rows import Row, known
 from bench.report.tables import group_rows
@@ -99,6 +100,7 @@ def _cell(row: Row, panel: int, tokens: float | None, speeds: dict[str, list[Any
     cell = {name: row[name] for name in ("model", "method", "setting")}
     cell |= {"task": task_name(row["task"]), "panel": panel, "base": bool(row["is_baseline"])}
     cell |= {name: _short(row[name]) for name in NUMBERS}
+    cell["marks"] = "".join(flag.mark for flag in FLAGS.values() if row[flag.field])
     return cell | {"tokens": _short(tokens), "speeds": speeds}
 
 

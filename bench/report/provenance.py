@@ -25,7 +25,8 @@ CONVENTIONS = (
     "**≈** stands where a difference is within noise, **†** where a method is not better than "
     f"random reduction at the nearest budget (within {LIKE_POINTS:.0f} points of the MACs): by "
     "McNemar's exact test for hit-or-miss metrics and a sign-flip permutation test for others, at "
-    "5 %, corrected by Holm's method within a table and metric. Intervals are not corrected.",
+    "5 %, corrected by Holm's method within a table and metric. Intervals are not corrected: for "
+    "a speed-up, and in tables of fine-tuned models, ≈ says that one holds no difference.",
     "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
     "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',

@@ -161,15 +161,14 @@ def safe(text: str, width: int = 24) -> str:
 
 def rc() -> dict[str, Any]:
     """Return the matplotlib settings of every figure, on top of matplotlib's own defaults."""
+    import seaborn
+
     size = active().font_pt
+    context = seaborn.plotting_context("paper")
     return {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("paper", font_scale=size / context["font.size"]),
         "font.family": "DejaVu Sans",
-        "font.size": size,
-        "axes.titlesize": size,
-        "axes.labelsize": size,
-        "xtick.labelsize": 0.875 * size,
-        "ytick.labelsize": 0.875 * size,
-        "legend.fontsize": 0.9375 * size,
         "figure.titlesize": size,
         "figure.labelsize": size,
         "legend.frameon": False,
@@ -177,7 +176,6 @@ def rc() -> dict[str, Any]:
         "axes.spines.right": False,
         "axes.linewidth": 0.7,
         "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": "#E4E4E4",
         "grid.linewidth": 0.6,
         "lines.linewidth": 1.1 * active().scale,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from bench.report.differences import DELTA, FLAGS, OVER_RANDOM
 from bench.report.frame import Frames
 from bench.report.rows import Row, known
 
@@ -128,7 +129,12 @@ def with_half_width(ends: Sequence[str], digits: int) -> Callable[[Row], str]:
 
 
 def with_interval(
-    ends: Sequence[str], digits: int, *, sign: bool = False, suffix: str = ""
+    ends: Sequence[str],
+    digits: int,
+    *,
+    sign: bool = False,
+    suffix: str = "",
+    null: float | None = None,
 ) -> Callable[[Row], str]:
     """Return a writer of ``1.52× [1.48, 1.55]``: value and 95 % interval.
 
@@ -137,6 +143,7 @@ def with_interval(
         digits: Decimals.
         sign: Write a plus before gains.
         suffix: Unit behind the value.
+        null: The value that means no difference: an interval that holds it is marked as noise.
     """
     key, low, high = ends
 
@@ -149,7 +156,9 @@ def with_interval(
         text = one(row[key]) + suffix
         if not (known(row.get(low)) and known(row.get(high))):
             return text
-        return f"{text} [{one(row[low])}, {one(row[high])}]"
+        noise = null is not None and row[low] <= null <= row[high]
+        mark = f" {FLAGS[DELTA].mark}" if noise else ""
+        return f"{text} [{one(row[low])}, {one(row[high])}]{mark}"
 
     return write
 
@@ -219,17 +228,23 @@ def text_column(header: str, key: str) -> Column:
     return Column(header, key, lambda row: escape(row.get(key) or MISSING), text=True)
 
 
-def name_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns that say what a row is: its band (once), method and setting."""
+def name_columns(rows: Sequence[Row], *, flag: bool = False) -> list[Column]:
+    """Return the columns that say what a row is: its band (once), method and setting.
+
+    Where a table has no accuracies, a method that is not better than random is flagged by its name.
+    """
     first = {id(row) for i, row in enumerate(rows) if not i or rows[i - 1]["band"] != row["band"]}
-    columns = [
+    method = text_column("Method", "method")
+    if flag:
+        mark = FLAGS[OVER_RANDOM]
+        method = replace(method, write=flagged(method.write, mark.field, mark.mark))
+    return [
         Column(
             "MACs left",
             "band_shown",
             lambda row: escape(row["band"]) if id(row) in first and not row["is_baseline"] else "",
             text=True,
         ),
-        Column("Method", "method", lambda row: escape(row["method"]), text=True),
-        Column("Setting", "setting", lambda row: escape(row["setting"]) or MISSING, text=True),
+        method,
+        text_column("Setting", "setting"),
     ]
-    return columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench.report.differences import FLAGS, LEGEND, OVER_RANDOM
 from bench.report.frame import Frames
 from bench.report.rows import TIMING_COLUMNS, Row, known
 from bench.report.tables import (
@@ -74,23 +75,24 @@ def _timing(
     rows: Sequence[Row], latency: Sequence[Row], group: str, condition: str, index: int
 ) -> Table:
     entries = {row["key"]: row for row in latency}
-    keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
+    names = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
+    keep = (*names, FLAGS[OVER_RANDOM].field)
     own = [{k: row[k] for k in keep} | entries[row["key"]] for row in rows if row["key"] in entries]
     digits = digits_for([row["p50_ms"] for row in own])
     speed = [f"speedup{end}_x" for end in ("", "_low", "_high")]
-    columns = name_columns(own) + [
+    columns = name_columns(own, flag=True) + [
         Column(f"{name[:3]} ms", name, number(name, digits), better=-1)
         for name in ("p50_ms", "p95_ms", "p99_ms")
     ]
     columns += [
         Column("per s", "throughput_per_s", number("throughput_per_s", 1), better=1),
-        Column("speed-up", speed[0], with_interval(speed, 2, suffix="×"), better=1),
+        Column("speed-up", speed[0], with_interval(speed, 2, suffix="×", null=1), better=1),
         Column("of MAC bound %", "bound_share_pct", number("bound_share_pct", 0), better=1),
     ]
     backends = dict.fromkeys(row["fastest_backend"] for row in own if row["fastest_backend"])
     if any(known(row["fastest_x"]) for row in own):
         fast = [f"fastest{end}_x" for end in ("", "_low", "_high")]
-        write = with_interval(fast, 2, suffix="×")
+        write = with_interval(fast, 2, suffix="×", null=1)
         head = f"vs fastest ({' or '.join(map(escape, backends))})" if backends else "vs fastest"
         columns.append(Column(head, fast[0], write, better=1))
     for key, header in (("reduction_share_pct", "reducing %"), ("utilisation_pct", "of peak %")):
@@ -106,4 +108,4 @@ def _timing(
         columns.append(path)
     batch = int(own[0]["batch"])
     name = f"{group}--timing-b{batch}" + (f"-{index}" if index > 1 else "")
-    return Table(name, escape(f"Batch {batch} · {condition}"), columns, own)
+    return Table(name, escape(f"Batch {batch} · {condition}. {LEGEND}."), columns, own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from bench.record import Record
@@ -36,7 +36,7 @@ _COSTS = ("gmacs", "gmacs_pct_of_unreduced", "params_m")
 _OVER_SEEDS = (
     "Untrained: half the 95 % interval over samples; trained: mean over seeds and half of "
     "Student's 95 % interval; differences are paired by seed. Intervals over seeds hold for this "
-    "test set: what other samples would change is not in them. "
+    "test set: what other samples would change is not in them. ≈: an interval that holds zero. "
 )
 
 
@@ -55,8 +55,12 @@ def settings_table(study: Study, metric: str) -> Table:
         Column("Seeds", "seeds", number("seeds", 0), wide=True),
         Column(f"{head}, untrained", "untrained", with_half_width(_ends("untrained"), 1), 1),
         Column(f"{head}, trained", "trained", with_half_width(_ends("trained"), 1), 1),
-        Column("Gain", "gain", with_interval(_ends("gain"), 1, sign=True), wide=True),
-        Column(f"Δ to trained {UNREDUCED}", "delta", with_interval(_ends("delta"), 1, sign=True)),
+        Column("Gain", "gain", with_interval(_ends("gain"), 1, sign=True, null=0), wide=True),
+        Column(
+            f"Δ to trained {UNREDUCED}",
+            "delta",
+            with_interval(_ends("delta"), 1, sign=True, null=0),
+        ),
         *_speed_column(rows, batch),
     ]
     scopes = dict.fromkeys(s.record.cost.macs.scope for s in study.settings if s.record.cost.macs)
@@ -117,16 +121,16 @@ def chain_table(study: Study, chain: Chain, index: int) -> Table:
         head = metric_name(metric)
         kinds = ("untrained", "trained") if metric == study.verdict else ("trained",)
         for kind in kinds:
-            ends, steps = _ends(f"{metric}_{kind}"), _ends(f"{metric}_{kind}_step")
+            ends, step = _ends(f"{metric}_{kind}"), f"{metric}_{kind}_step"
             columns.append(Column(f"{head}, {kind}", ends[0], with_half_width(ends, 1)))
-            columns.append(Column("Δ step", steps[0], with_interval(steps, 1, sign=True)))
+            columns.append(Column("Δ step", step, _change(step)))
     columns += _speed_column(rows, batch)
     return Table(f"{study.name}--ablation-{index}", _chain_caption(chain), columns, rows)
 
 
 def _chain_caption(chain: Chain) -> str:
     text = "Δ step: to the step above, paired by seed (untrained: by sample); "
-    text += "the alignment loss acts in training only."
+    text += "the alignment loss acts in training only. ≈: an interval that holds zero."
     if chain.missing:
         text += f" Not measured: {', '.join(chain.missing)}."
     if chain.matched is None:
@@ -205,6 +209,10 @@ def _speed_caption(condition: str | None, batch: int) -> str:
         return "No timings recorded. "
     text = f"Speed-up at batch {batch} ({condition}): median over seeds of the paired medians"
     return f"{escape(text)}, and their range. "
+
+
+def _change(name: str) -> Callable[[Row], str]:
+    return with_interval(_ends(name), 1, sign=True, null=0)
 
 
 def _ends(name: str) -> list[str]:

@@ -6,6 +6,8 @@ const panelOf = (cell) => data.panels[cell.panel];
 const speedOf = (cell) => cell.speeds[$("batch").value] ?? [];
 const digitsOf = (cell) => (percent(panelOf(cell)) ? 1 : 3);
 const pair = (main, more, pale) => [el("span", { class: pale ? "pale" : null }, main), more ? el("small", {}, " " + more) : null];
+const marked = (text, marks) => (marks ? `${text} ${marks}` : text);
+const alike = (cell) => known(speedOf(cell)[2]) && speedOf(cell)[2] <= 1 && speedOf(cell)[3] >= 1;
 
 /* A column: header, the value it sorts by, and how a cell is written. */
 const COLUMNS = [
@@ -15,12 +17,12 @@ const COLUMNS = [
   { head: "Task", key: "task", text: true, of: (c) => c.task },
   { head: "Accuracy", key: "accuracy", of: (c) => c.accuracy_value, write: (c) => pair(fixed(c.accuracy_value, digitsOf(c)),
     known(c.accuracy_high) && known(c.accuracy_low) ? "±" + fixed((c.accuracy_high - c.accuracy_low) / 2, digitsOf(c)) : "") },
-  { head: `Δ to ${data.baseline}`, key: "delta", of: (c) => c.delta, write: (c) => pair(signed(c.delta, digitsOf(c)),
-    known(c.delta_low) ? `[${signed(c.delta_low, digitsOf(c))}, ${signed(c.delta_high, digitsOf(c))}]` : "", c.delta_low <= 0 && c.delta_high >= 0) },
+  { head: `Δ to ${data.baseline}`, key: "delta", of: (c) => c.delta, write: (c) => pair(marked(signed(c.delta, digitsOf(c)), c.marks),
+    known(c.delta_low) ? `[${signed(c.delta_low, digitsOf(c))}, ${signed(c.delta_high, digitsOf(c))}]` : "", c.marks.includes("≈")) },
   { head: "GMACs", key: "gmacs", of: (c) => c.gmacs, write: (c) => short(c.gmacs) },
   { head: "% left", key: "left", of: (c) => c.gmacs_pct_of_unreduced, write: (c) => fixed(c.gmacs_pct_of_unreduced, 1) },
-  { head: "Speed-up", key: "speed", of: (c) => speedOf(c)[1], write: (c) => pair(fixed(speedOf(c)[1], 2) + (known(speedOf(c)[1]) ? "×" : ""),
-    known(speedOf(c)[2]) ? `[${fixed(speedOf(c)[2], 2)}, ${fixed(speedOf(c)[3], 2)}]` : "") },
+  { head: "Speed-up", key: "speed", of: (c) => speedOf(c)[1], write: (c) => pair(marked(fixed(speedOf(c)[1], 2) + (known(speedOf(c)[1]) ? "×" : ""), alike(c) ? "≈" : ""),
+    known(speedOf(c)[2]) ? `[${fixed(speedOf(c)[2], 2)}, ${fixed(speedOf(c)[3], 2)}]` : "", alike(c)) },
   { head: "p50 ms", key: "ms", of: (c) => speedOf(c)[0], write: (c) => short(speedOf(c)[0]) },
   { head: "Peak MiB", key: "memory", of: (c) => c.peak_mib, write: (c) => fixed(c.peak_mib, 0) },
   { head: "Tokens", key: "tokens", of: (c) => c.tokens, write: (c) => short(c.tokens) },
