@@ -108,7 +108,7 @@ def run(
         str | None, typer.Option(help="Name of this machine's results folder.")
     ] = None,
 ) -> None:
-    r"""Run a suite, or models and methods named here; what is done already is skipped.
+    """Run a suite, or models and methods named here; what is done already is skipped.
 
     With --suite the other options narrow that suite down or override its settings. An option that
     is a list may be given several times. The last line printed is a JSON summary.
@@ -185,7 +185,7 @@ def report(
         str, typer.Option(help="Draw so many models and tasks, the most complete ones, or all.")
     ] = str(MOST_FIGURES),
 ) -> None:
-    r"""Rebuild a report from records, of one or several machines; needs no torch.
+    """Rebuild a report from records, of one or several machines; needs no torch.
 
     \b
     Examples:
@@ -225,7 +225,7 @@ def compare(
     a: Annotated[str, typer.Argument(help="A results folder, or a git revision's results/.")],
     b: Annotated[str, typer.Argument(help="The same, the newer one.")],
 ) -> None:
-    r"""Print what got better, what got worse and what is within noise, as Markdown; no torch.
+    """Print what got better, what got worse and what is within noise, as Markdown; no torch.
 
     \b
     Examples:
@@ -245,7 +245,7 @@ def tokens(
     suite: Annotated[str, typer.Option(help="Whose recorded cells to show.")] = DEFAULT_SUITE,
     samples: Annotated[int, typer.Option(min=1, help="Images of each task.")] = 4,
 ) -> None:
-    r"""Note which patches of sample images each recorded cell keeps, merges and drops.
+    """Note which patches of sample images each recorded cell keeps, merges and drops.
 
     The report then shows them: run_bench.py report.
     """
@@ -314,7 +314,7 @@ def cost(
     ] = None,
     json: Json = False,
 ) -> None:
-    r"""Print what a model costs with a method, from its shape alone: GMACs, KV cache, shares.
+    """Print what a model costs with a method, from its shape alone: GMACs, KV cache, shares.
 
     Of a language model that sees, stage by stage: image encoder, projector, prefill, and each
     further token. Exit code 1 when a method cannot run in the model.
@@ -354,7 +354,7 @@ def check(
     every: Annotated[bool, typer.Option("--all", help="Every registered method.")] = False,
     json: Json = False,
 ) -> None:
-    r"""Check what must hold for every method, on small models; exit code 1 when something fails.
+    """Check what must hold for every method, on small models; exit code 1 when something fails.
 
     \b
     Examples:

@@ -114,3 +114,15 @@ def test_lists_are_json_where_asked(
     assert call(monkeypatch, "list", what, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows and all({"name", "summary"} <= row.keys() for row in rows)
+
+
+@pytest.mark.parametrize("name", ["", "run", "report", "compare", "cost", "check"])
+def test_help_shows_each_example_on_a_line_of_its_own(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *name.split(), "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = [line.strip() for line in lines].index("Examples:") + 1
+    examples = lines[start : lines.index("", start)]
+    assert examples and all("run_bench.py" in line or "--" in line for line in examples)
+    assert examples[0].count("run_bench.py") == 1
