@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from test_report import make, np
+from test_report import make, np, write
 
 from bench.record import Record
-from bench.report import frame
+from bench.report import build, frame
 from bench.report.printed import printed_table
 
 KARPATHY = "karpathy:flickr.json:images"
@@ -57,6 +58,17 @@ def test_llava() -> None:
     none, crossget = shown("llava-hf/llava-1.5-7b-hf", "pope:random.json:images")
     assert (none[2], crossget[2]) == ("f1 85.9", "f1 83.9")
     assert (none[3], crossget[3]) == ("–", "throughput ratio 1.9")
+
+
+def test_the_page_and_the_paper_show_them_too(tmp_path: Path) -> None:
+    root = write(records("llava-hf/llava-1.5-7b-hf", "pope:random.json:images"), tmp_path / "r")
+    build([root], tmp_path / "out", formats=["html", "paper"])
+    page = (tmp_path / "out/index.html").read_text()
+    assert "As published: llava-hf" in page and "<td>throughput ratio 1.9</td>" in page
+    paper = tmp_path / "out/paper"
+    (table,) = paper.glob("tables/*--published.tex")
+    assert "throughput ratio 1.9" in table.read_text()
+    assert rf"\input{{tables/{table.name}}}" in (paper / "main.tex").read_text()
 
 
 def test_others_have_none() -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Record
-from bench.report import load, page_data, provenance
+from bench.report import load, page_data, printed, provenance
+from bench.report.comparison import title
 from bench.report.frame import Frames
 from bench.report.rows import rows_of
+from bench.report.tables import group_rows
 
 NAME = "index.html"
 MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
@@ -54,6 +56,12 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         counts=_counts(frames),
         tokens=bool(tokens),
         notes=frames.notes,
+        heads=printed.HEADS,
+        published=[
+            (title(group_rows(frames, group), frames), table.rows)
+            for group in frames.groups()
+            if (table := printed.printed_table(frames, group))
+        ],
         failed=rows_of(frames.failed),
         machines=_machines(frames.records),
         conventions=[

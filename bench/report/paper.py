@@ -67,8 +67,8 @@ def write(content: Content, folder: Path) -> None:
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
-    """Return what a printed page has room for: the comparison, and what an answer costs."""
-    tables: list[Table] = [table for table in (group["main"], group["answers"]) if table]
+    """Return what a page has room for: the comparison, what papers print, an answer's cost."""
+    tables: list[Table] = [group[name] for name in ("main", "published", "answers") if group[name]]
     return {name: group[name] for name in ("title", "headline", "plots")} | {"tables": tables}
 
 
