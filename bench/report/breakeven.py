@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.report import style
 from bench.report.drawing import panels
@@ -56,13 +56,16 @@ def draw(found: Sequence[tuple[str, Map]]) -> Figure:
     figure, axes = panels(len(found), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
     speeds = [value for _, own in found for value in own.values()]
     norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
+    looks: dict[str, Any] = {"cmap": "PuOr", "cbar": False, "linewidths": 1, "linecolor": "#E4E4E4"}
+    hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "k", "alpha": 0.35, "linewidth": 0}
     for ax, (name, own) in zip(axes, found, strict=True):
         grid = pd.Series(own).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
-        seaborn.heatmap(grid, ax=ax, cmap="PuOr", norm=norm, annot=True, fmt=".2f", cbar=False)
+        seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
-            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, hatch="///", alpha=0.35, linewidth=0))
+            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))
         ax.set_title(style.safe(name, 30))
         ax.set(xlabel="batch", ylabel="")
+        ax.tick_params("y", labelrotation=0)
     for ax in axes[::columns]:
         ax.set_ylabel("resolution (px)")
     return figure
