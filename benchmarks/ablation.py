@@ -120,11 +120,6 @@ class Study:
     latency_seconds: float = 2.0
 
 
-def both(vision: float, text: float) -> dict[str, float]:
-    """A budget for an image and a text tower."""
-    return {"vision": vision, "text": text}
-
-
 READING = "--epochs 0.125 --batch 16 --rate 0.0003"  # 64 steps, all weights
 STUDIES = {
     "retrieval": Study(
@@ -142,9 +137,9 @@ STUDIES = {
         guided(
             "questions",
             {
-                "tome": {"r": both(32, 1)},
-                "evit": {"keep_rate": both(0.66, 0.9)},
-                "crossget": {"r": both(38, 1)},
+                "tome": {"r": {"vision": 32}},
+                "evit": {"keep_rate": {"vision": 0.66}},
+                "crossget": {"r": {"vision": 38}},
             },
         ),
         limit=500,
