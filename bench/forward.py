@@ -125,13 +125,15 @@ class Pass:
     def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
         """Reduce by as many tokens as the schedule says and the method can."""
         reducer = part.reducer
+        kept = self.tower.n_protected + self.appends
         initial = max(self.initial - self.tower.n_protected, 0)
-        free = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
+        free = max(x.shape[1] - kept, 0)
         if not self.adaptive:
             self.nominal = free
         wanted = part.schedule(layer, self.depth, self.nominal, initial)
         r = reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
-        if not r:
+        r = min(r, self.nominal - (not kept))  # where no token is protected, one stays
+        if r <= 0:
             return x
         self.nominal -= r
         r = free - self.nominal

@@ -37,6 +37,9 @@ COMMITTED = (
     "llava_emoji/model.safetensors",
     "llava_emoji/processor_config.json",
     "llava_emoji/tokenizer.json",
+    "vilt_emoji.md",
+    "vilt_emoji/config.json",
+    "vilt_emoji/model.safetensors",
     "vit_fashion.md",
     "vit_fashion.safetensors",
 )

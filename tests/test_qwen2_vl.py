@@ -213,6 +213,13 @@ def test_images_do_not_meet_and_both_counters_agree(way: str) -> None:
             seen.position()
 
 
+def test_each_image_keeps_a_patch() -> None:
+    model, given = tiny.qwen2_vl(), images((4, 6), (2, 4))
+    with bench.reduced(model, "random", r={"vision": 1000}):
+        left = ~encode(model, given).isnan().all(1)
+    assert left[:6].sum() == 1 and left[6:].sum() == 1
+
+
 def test_patches_are_traced_in_rows() -> None:
     model, one = tiny.qwen2_vl(), tiny.alone(tiny.qwen2_vl_batch(1), 0)
     with bench.reduced(model, "pool", keep_rate=0.25, layers=[0]):

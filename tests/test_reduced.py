@@ -117,6 +117,14 @@ def test_alone_or_in_a_batch(name: str) -> None:
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
 
 
+def test_one_patch_stays_where_nothing_is_protected() -> None:
+    model = siglip()
+    kw = inputs(model)
+    with bench.reduced(model, "random", r={"vision": 1000}):
+        assert bench.trace(model, **kw).tokens["vision"][0] == (64, 1)
+        assert run(model, kw).isfinite().all()
+
+
 @pytest.mark.parametrize("family", ["timm-registers", "timm-distilled", "clip", "siglip"])
 def test_tokens_and_mass(family: str) -> None:
     model = MODELS[family]()
