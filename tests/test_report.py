@@ -33,6 +33,7 @@ from bench.record import (
     Speedup,
 )
 from bench.report import build, differences, frame, load, stats, style
+from bench.report.comparison import metric_name
 from bench.store import Store
 
 SAMPLES = 400
@@ -405,6 +406,18 @@ def test_retained_and_by_task_hold_one_setting_a_band(report: Path, records: lis
             same(other[told], found.value, (found.ci95[1] - found.ci95[0]) / 2)
             ranks.setdefault((band, task), []).append(found.value)
     assert any(row["mean rank"] != "–" for row in by_task) and len(ranks) > 4
+
+
+def test_metrics_are_named_for_people() -> None:
+    names = ("i2t_r1", "mean_recall", "cider_plain_near_domain", "rouge_l", "accuracy_what", "auc")
+    assert [metric_name(name) for name in names] == [
+        "image→text R@1",
+        "mean recall",
+        "CIDEr, plain tokens near domain",
+        "ROUGE-L",
+        "accuracy, what",
+        "auc",
+    ]
 
 
 def test_timing_tables_print_every_batch(report: Path, records: list[Record]) -> None:

@@ -44,7 +44,7 @@ def test_clip_on_flickr30k() -> None:
     ("model", "task", "accuracy", "cost", "differs"),
     [
         ("blip-itm-base-coco", "rerank-karpathy", "R@1 81.9", "153.2 GMACs", "momentum twins"),
-        ("blip-image-captioning-base", "caption-karpathy", "spice 23.8", "65.7 GMACs", "15 tokens"),
+        ("blip-image-captioning-base", "caption-karpathy", "SPICE 23.8", "65.7 GMACs", "15 tokens"),
         ("blip-vqa-base", "vqav2", "accuracy 77.5", "186.1 GMACs", "padded to 14 tokens"),
         ("vilt-b32-finetuned-nlvr2", "nlvr2", "accuracy 83.1", "132.5 GMACs", "another model"),
     ],
@@ -56,7 +56,7 @@ def test_blip(model: str, task: str, accuracy: str, cost: str, differs: str) -> 
 
 def test_llava() -> None:
     none, crossget = shown("llava-hf/llava-1.5-7b-hf", "pope:random.json:images")
-    assert (none[2], crossget[2]) == ("f1 85.9", "f1 83.9")
+    assert (none[2], crossget[2]) == ("F1 85.9", "F1 83.9")
     assert (none[3], crossget[3]) == ("–", "throughput ratio 1.9")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,17 +33,24 @@ METRIC_NAMES = {
     "i2t": "image→text",
     "t2i": "text→image",
     "mean_recall": "mean recall",
+    "accuracy": "accuracy",
+    "cider": "CIDEr",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "meteor": "METEOR",
+    "spice": "SPICE",
+    "f1": "F1",
 }
 
 
 def metric_name(name: str) -> str:
     """Write a metric's name for people: ``i2t_r1`` is ``image→text R@1``."""
-    if name in METRIC_NAMES:
-        return METRIC_NAMES[name]
-    way, _, rest = name.partition("_")
-    if way in METRIC_NAMES and rest.startswith("r"):
-        return f"{METRIC_NAMES[way]} R@{rest[1:]}"
-    return name
+    stem = next((stem for stem in METRIC_NAMES if f"{name}_".startswith(f"{stem}_")), name)
+    shown, rest = METRIC_NAMES.get(stem, stem), name[len(stem) + 1 :]
+    if re.fullmatch(r"r\d+", rest):
+        return f"{shown} R@{rest[1:]}"
+    rest = rest.replace("plain", "plain tokens").replace("_", " ")  # not the official tokenizer's
+    return f"{shown}, {rest}" if rest else shown
 
 
 def task_name(task: str) -> str:
