@@ -43,14 +43,10 @@ def answer_table(frames: Frames, group: str) -> Table | None:
     for stage, head in TIMED.items():
         ends = [f"{stage}_speedup{end}_x" for end in ("", "_low", "_high")]
         columns.append(Column(f"{head} ms", f"{stage}_ms", number(f"{stage}_ms", 2), better=-1))
-        columns.append(
-            Column("speed-up", ends[0], with_interval(ends, 2, suffix="×", null=1), better=1)
-        )
+        write = with_interval(ends, 2, suffix="×", null=1)
+        columns.append(Column("speed-up", ends[0], write, better=1))
     tokens = rows[0]["new_tokens"]
-    caption = (
-        f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer. "
-    )
-    caption += f"{LEGEND}."
+    caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
     return Table(f"{group}--answers", escape(f"{caption}. {LEGEND}."), columns, rows)
 
 

@@ -55,12 +55,8 @@ def settings_table(study: Study, metric: str) -> Table:
         Column("Seeds", "seeds", number("seeds", 0), wide=True),
         Column(f"{head}, untrained", "untrained", with_half_width(_ends("untrained"), 1), 1),
         Column(f"{head}, trained", "trained", with_half_width(_ends("trained"), 1), 1),
-        Column("Gain", "gain", with_interval(_ends("gain"), 1, sign=True, null=0), wide=True),
-        Column(
-            f"Δ to trained {UNREDUCED}",
-            "delta",
-            with_interval(_ends("delta"), 1, sign=True, null=0),
-        ),
+        Column("Gain", "gain", _change("gain"), wide=True),
+        Column(f"Δ to trained {UNREDUCED}", "delta", _change("delta")),
         *_speed_column(rows, batch),
     ]
     scopes = dict.fromkeys(s.record.cost.macs.scope for s in study.settings if s.record.cost.macs)
