@@ -355,11 +355,14 @@ def test_a_sample_does_not_depend_on_its_batch(variant: str, build: Any) -> None
 
 
 def _sharpen(model: nn.Module) -> None:
-    """Attention that differs between images, which a model fresh from its init has not."""
-    torch.manual_seed(7)
+    """Attention that differs between images, which a model fresh from its init has not.
+
+    Any sharper, and neighbours on the curve that ATS samples along are equal but for rounding.
+    """
+    torch.manual_seed(4)
     for name, weight in model.named_parameters():
         if any(part in name for part in ("qkv.weight", "q_proj.weight", "k_proj.weight")):
-            nn.init.normal_(weight, std=0.5)
+            nn.init.normal_(weight, std=0.25)
 
 
 @pytest.mark.parametrize("build", [clip, siglip])
