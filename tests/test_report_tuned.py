@@ -343,6 +343,7 @@ def test_claims_compare_the_right_settings(records: list[Record], study: tuned.S
         ("Cross-guided matching helps", matching, graph),
         ("Cross-guided ensemble helps", ensemble, matching),
         ("The alignment loss helps", WHOLE, ensemble),
+        ("Guidance and its loss beat the matching without them", WHOLE, graph),
         ("Trained crossget beats trained tome at equal MACs", WHOLE, SPECS[1]),
     ]
     said = claims.sentences(study)
@@ -352,7 +353,7 @@ def test_claims_compare_the_right_settings(records: list[Record], study: tuned.S
         text = f"**{claim}**: *{verdict}* at r=34 (53 % of the MACs, vision): "
         text += f"{value:+.2f} [{low:+.2f}, {high:+.2f}] over 3 seeds"
         assert sentence.replace("−", "-").startswith(text)
-    assert len(said) == 7 and {"holds", "does not hold", "cannot be told apart"} <= {
+    assert len(said) == 8 and {"holds", "does not hold", "cannot be told apart"} <= {
         word for text in said for word in re.findall(r"\*([a-z ]+)\*", text)
     }
 

@@ -82,6 +82,8 @@ def _of_chain(study: Study, chain: Chain) -> Iterator[Finding]:
         yield part("Cross-guided matching helps", MATCHING, COMPLETE)
         yield part("Cross-guided ensemble helps", ENSEMBLE, MATCHING)
         yield part("The alignment loss helps", LOSS, ENSEMBLE)
+    if complete and whole:
+        yield pair("Guidance and its loss beat the matching without them", whole, complete)
     yield pair("Trained crossget beats trained tome at equal MACs", whole, chain.matched)
     base = study.unreduced
     yield Finding(
