@@ -4,7 +4,7 @@ let limit = STEP;
 
 const panelOf = (cell) => data.panels[cell.panel];
 const speedOf = (cell) => cell.speeds[$("batch").value] ?? [];
-const digitsOf = (cell) => (percent(panelOf(cell)) ? 1 : 3);
+const digitsOf = (cell) => (percent(panelOf(cell)) || cell.accuracy_value >= 10 ? 1 : 3);
 const pair = (main, more, pale) => [el("span", { class: pale ? "pale" : null }, main), more ? el("small", {}, " " + more) : null];
 const marked = (text, marks) => (marks ? `${text} ${marks}` : text);
 const alike = (cell) => known(speedOf(cell)[2]) && speedOf(cell)[2] <= 1 && speedOf(cell)[3] >= 1;
