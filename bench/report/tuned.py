@@ -148,7 +148,7 @@ def _study(trained: Sequence[Record], untrained: Sequence[Record], taken: set[st
     stem = name = f"tuned--{slug(str(about['model']))}--{slug(cell.task)}"
     while name in taken:
         name = f"{stem}-{int(name.removeprefix(stem).strip('-') or 1) + 1}"
-    recipe = [f"{key} {about[key]}" for key in RECIPE if about.get(key) is not None]
+    recipe = [f"{key} {about[key]}" for key in RECIPE if about.get(key) not in (None, "")]
     place = [load.machine(trained[0]), cell.profile]
     metrics = dict.fromkeys(m for r in trained for m in r.accuracy.metrics)
     both = any(recalls(record) for record in trained)
