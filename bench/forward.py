@@ -148,6 +148,8 @@ class Pass:
         self._follow(plan, n, layer)
         for observer in core.OBSERVERS:
             observer.exit("reduction")
+            if hasattr(observer, "kept"):
+                observer.kept(self.size)
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
