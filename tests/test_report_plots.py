@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,11 +81,10 @@ def test_ranks_are_those_of_the_accuracies() -> None:
         near: dict[str, tuple[float, float]] = {}
         for one in records:
             share = 100 * share_of(one)
-            if one.cell.task == f"task-{index}" and found.budget.startswith(
-                f"{share // 10 * 10:.0f}–"
-            ):
+            middle = 10 * math.floor(share / 10 + 0.5)
+            if one.cell.task == f"task-{index}" and found.budget.startswith(f"{middle - 5}–"):
                 value = one.accuracy.metrics["top1"].value
-                place = (abs(share % 10 - 5), value)
+                place = (abs(share - middle), value)
                 near[one.cell.method] = min(near.get(one.cell.method, place), place)
         scores.append([near[name][1] for name in found.means])
     ranks = np.array([rankdata([-value for value in own]) for own in scores])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from bench.record import (
     Record,
     Speedup,
 )
-from bench.report import build, chains, claims, estimates, tuned, tuned_tables
+from bench.report import build, chains, claims, estimates, style, tuned, tuned_plots, tuned_tables
 from bench.store import Store
 
 BASE, TASK, SAMPLES = "embedded:clip-emoji", "emoji-retrieval", 300
@@ -262,10 +263,24 @@ def test_untrained_intervals_are_over_samples(report: Path, records: list[Record
     assert numbers(row, "untrained") == pytest.approx(by_hand(per_sample(plain)))
 
 
+def test_no_interval_leaves_the_axes() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    found = [estimates.Estimate(50.0, 40.0, 60.0, 3), estimates.Estimate(52.0, None, None, 1)]
+    tuned_plots._trained(ax, [1.0, 2.0], found, style.KNOWN["tome"], 2.0)
+    low, high = ax.get_ylim()
+    assert low < 40 and high > 60
+
+
 def test_rows_go_by_band_then_accuracy_and_name_the_towers(report: Path) -> None:
     rows = rows_of(report, "mean_recall")
     assert rows[0]["method"] == "none" and rows[0]["towers"] == ""
-    places = [(-int(float(r["gmacs_pct_of_unreduced"]) // 10), -float(r["trained"])) for r in rows]
+    shares = [float(r["gmacs_pct_of_unreduced"]) for r in rows]
+    places = [
+        (-math.floor(share / 10 + 0.5), -float(r["trained"]))
+        for share, r in zip(shares, rows, strict=True)
+    ]
     assert places[1:] == sorted(places[1:])
     towers = {row["setting"]: row["towers"] for row in rows}
     assert towers["r=34"] == "vision" and towers["r=vision:29+text:4"] == "vision+text"

@@ -16,6 +16,7 @@ from bench.report.tables import (
     escape,
     flagged,
     group_rows,
+    middle_of_band,
     name_columns,
     number,
     with_half_width,
@@ -60,7 +61,8 @@ def budgets(frames: Frames) -> list[Budget]:
 
 def _off(row: Row) -> float:
     """Return how far a setting is from the middle of its band."""
-    return float(abs(row["gmacs_pct_of_unreduced"] % 10 - 5))
+    share = row["gmacs_pct_of_unreduced"]
+    return float(abs(share - middle_of_band(share)))
 
 
 def tables(frames: Frames) -> list[Table]:

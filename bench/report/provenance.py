@@ -30,7 +30,7 @@ CONVENTIONS = (
     "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
     "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',
-    "**Bold** is the best of a column within a ten-point band of MACs: only there do methods "
+    "**Bold** is the best of a column within ten points of MACs: only there do methods "
     "compete at a like budget. It does not say that the lead is beyond noise.",
     "**b8** is a batch of 8; milliseconds are those of one forward pass of the whole batch. One "
     "table holds one profile, attention backend, dtype and scope.",

@@ -14,9 +14,7 @@ from bench.report.frame import Frames
 from bench.report.rows import Row, known
 
 MISSING = "–"
-BAND_POINTS = (
-    10  # width of a band of MACs within which methods are compared, in points of a percent
-)
+BAND_POINTS = 10  # width of a band of MACs within which methods are compared, in percent
 
 
 @dataclass(frozen=True)
@@ -188,14 +186,22 @@ def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[i
 
 
 def band(row: Row) -> str:
-    """Name the band of MACs a cell falls in, like ``50–60 %`` of the unreduced model's."""
+    """Name the band of MACs a cell falls in, like ``45–55 %`` of the unreduced model's.
+
+    Bands lie around the tens: methods that were solved for 50 % of the MACs meet in one.
+    """
     share = row.get("gmacs_pct_of_unreduced")
     if share is None:
         return "MACs unknown"
+    middle, half = middle_of_band(share), BAND_POINTS // 2
     if share >= 100:
         return "100 % or more"
-    low = int(share // BAND_POINTS) * BAND_POINTS
-    return f"{low}–{low + BAND_POINTS} %"
+    return f"{max(middle - half, 0)}–{min(middle + half, 100)} %"
+
+
+def middle_of_band(share: float) -> int:
+    """Return the ten that is nearest to a share of the MACs in percent."""
+    return math.floor(share / BAND_POINTS + 0.5) * BAND_POINTS
 
 
 def group_rows(frames: Frames, group: str) -> list[Row]:
@@ -210,7 +216,9 @@ def group_rows(frames: Frames, group: str) -> list[Row]:
 def by_band(row: Row) -> tuple[Any, ...]:
     """Return what rows are sorted by: the baseline, bands of MACs, accuracy within a band."""
     share = row["gmacs_pct_of_unreduced"]
-    level = math.inf if share is None else -min(share // BAND_POINTS, 100 / BAND_POINTS)
+    level = math.inf  # what is unknown comes last
+    if share is not None:
+        level = -math.inf if share >= 100 else -middle_of_band(share)
     accuracy = row["accuracy_value"]
     return (
         not row["is_baseline"],

@@ -120,10 +120,13 @@ def _gmacs(one: Setting) -> float:
 def _trained(
     ax: Axes, xs: Sequence[float], found: Sequence[Estimate], look: style.Look, shift: float
 ) -> None:
-    ys = [one.value for one in found]
+    ys, halves = [one.value for one in found], _halves(found)
     bars = _bars(look) | {"transform": moved(ax, shift)}
-    ax.errorbar(xs, ys, yerr=_halves(found), fmt="none", **bars)
+    ax.errorbar(xs, ys, yerr=halves, fmt="none", **bars)
     ax.plot(xs, ys, linestyle="-" if len(xs) > 1 else "", **_filled(look))
+    for sign in (-1, 1):  # what was moved does not widen the axes
+        ax.update_datalim([(x, y + sign * h) for x, y, h in zip(xs, ys, halves, strict=True)])
+    ax.autoscale_view()
 
 
 def _halves(found: Sequence[Estimate]) -> list[float]:
