@@ -16,9 +16,9 @@ from bench.report.tables import (
     escape,
     flagged,
     group_rows,
-    middle_of_band,
     name_columns,
     number,
+    off_middle,
     with_half_width,
 )
 
@@ -53,16 +53,13 @@ def budgets(frames: Frames) -> list[Budget]:
             if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
                 continue
             own = found.setdefault(band(row), {}).setdefault(row["method"], {})
-            if group not in own or _off(row) < _off(own[group]):
-                own[group] = row
+            own[group] = min(own.get(group, row), row, key=_off)
     order = sorted(found, key=lambda name: (len(name), name), reverse=True)
     return [Budget(name, dict(sorted(found[name].items()))) for name in order]
 
 
 def _off(row: Row) -> float:
-    """Return how far a setting is from the middle of its band."""
-    share = row["gmacs_pct_of_unreduced"]
-    return float(abs(share - middle_of_band(share)))
+    return off_middle(row["gmacs_pct_of_unreduced"])
 
 
 def tables(frames: Frames) -> list[Table]:

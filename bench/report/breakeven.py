@@ -10,6 +10,7 @@ from bench.report import style
 from bench.report.drawing import panels
 from bench.report.frame import Frames
 from bench.report.rows import known
+from bench.report.tables import band, off_middle
 from bench.report.timings import latency_of
 
 if TYPE_CHECKING:
@@ -19,27 +20,35 @@ Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
 MAX_MAPS = 6
 SIZE = re.compile(r"(?<!\d)([1-9]\d\d|1\d\d\d)(?!\d)(?!.*\d{3})")  # the last one in a model's name
 ABSENT = (
-    "No break-even map: no model here was timed at two resolutions and two batch sizes with one "
-    "setting of a method."
+    "No break-even map: no model here was timed at two resolutions and two batch sizes with a "
+    "method at like MACs (`run_bench.py run --suite breakeven`)."
 )
 
 
 def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
-    """Return the speed-ups of each method and setting, where several sizes were timed alike."""
+    """Return each method's speed-ups in a band of MACs, where several sizes were timed alike.
+
+    Of several settings in a band the one nearest to its middle counts.
+    """
     rows = (row for own in frames.by_group.values() for row in own)
-    cells = {row["key"]: row for row in rows if not row["is_baseline"]}
-    found: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
+    cells = {row["key"]: row for row in rows if not row["is_baseline"] and known(row["gmacs"])}
+    found: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
     for entry in latency_of(frames, list(cells.values())):
         cell = cells[entry["key"]]
         size = SIZE.search(cell["model"])
         if size is None or not known(entry["speedup_x"]):
             continue
         model = SIZE.sub("*", cell["model"])
-        name = (model, cell["method"], cell["setting"], cell["machine"], entry["condition"])
-        found.setdefault(name, {})[int(entry["batch"]), int(size[1])] = float(entry["speedup_x"])
+        name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
+        own, place = found.setdefault(name, {}), (int(entry["batch"]), int(size[1]))
+        here = off_middle(cell["gmacs_pct_of_unreduced"]), float(entry["speedup_x"])
+        own[place] = min(own.get(place, here), here)
     return [
-        (f"{model} · {method} {setting}".strip(), own)
-        for (model, method, setting, *_), own in sorted(found.items())
+        (
+            f"{model} · {method}, {share} of the MACs",
+            {place: speed for place, (_, speed) in own.items()},
+        )
+        for (model, method, share, *_), own in sorted(found.items())
         if all(len({place[axis] for place in own}) > 1 for axis in (0, 1))
     ][:MAX_MAPS]
 
@@ -63,7 +72,7 @@ def draw(found: Sequence[tuple[str, Map]]) -> Figure:
         seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))
-        ax.set_title(style.safe(name, 30))
+        ax.set_title(style.safe(name, 34))
         ax.set(xlabel="batch", ylabel="")
         ax.tick_params("y", labelrotation=0)
     for ax in axes[::columns]:

@@ -204,6 +204,11 @@ def middle_of_band(share: float) -> int:
     return math.floor(share / BAND_POINTS + 0.5) * BAND_POINTS
 
 
+def off_middle(share: float) -> float:
+    """Return how far a share of the MACs in percent is from the middle of its band."""
+    return abs(share - middle_of_band(share))
+
+
 def group_rows(frames: Frames, group: str) -> list[Row]:
     """Return a table's rows by band, the baseline first, the most accurate first within a band."""
     rows = [
