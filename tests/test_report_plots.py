@@ -120,7 +120,7 @@ def test_maps_need_two_sizes_and_two_batches() -> None:
     shares = {one.cell.label: 100 * share_of(one) for one in crossget}
     middle = 10 * math.floor(shares["crossget r=16"] / 10 + 0.5)
     near = min(shares, key=lambda label: abs(shares[label] - middle))
-    assert name == f"timm:vit_base_patch16_* · crossget, {middle - 5}–{middle + 5} % of the MACs"
+    assert name == f"timm:vit_base_patch16_* · crossget, {middle - 5}–{middle + 5} % of MACs"
     for one in crossget:
         if one.cell.label == near:
             size = int(one.cell.model[-3:])

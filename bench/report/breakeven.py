@@ -45,7 +45,7 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
         own[place] = min(own.get(place, here), here)
     return [
         (
-            f"{model} · {method}, {share} of the MACs",
+            f"{model} · {method}, {share} of MACs",
             {place: speed for place, (_, speed) in own.items()},
         )
         for (model, method, share, *_), own in sorted(found.items())
@@ -72,7 +72,7 @@ def draw(found: Sequence[tuple[str, Map]]) -> Figure:
         seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))
-        ax.set_title(style.safe(name, 34))
+        ax.set_title(style.safe(name, 30))
         ax.set(xlabel="batch", ylabel="")
         ax.tick_params("y", labelrotation=0)
     for ax in axes[::columns]:
