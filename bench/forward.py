@@ -132,7 +132,7 @@ class Pass:
             self.nominal = free
         wanted = part.schedule(layer, self.depth, self.nominal, initial)
         r = reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
-        r = min(r, self.nominal - (not kept))  # where no token is protected, one stays
+        r = min(r, self.nominal - (not kept or self.tower.averages))  # one stays
         if r <= 0:
             return x
         self.nominal -= r

@@ -117,11 +117,16 @@ def test_alone_or_in_a_batch(name: str) -> None:
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-4)
 
 
-def test_one_patch_stays_where_nothing_is_protected() -> None:
-    model = siglip()
+@pytest.mark.parametrize(
+    ("family", "left"), [("siglip", 1), ("clip", 1), ("dinov2", 2), ("timm", 1), ("timm-avg", 2)]
+)
+def test_patches_may_all_go_where_a_class_token_is_all_that_is_read(family: str, left: int) -> None:
+    model = timm_vit(global_pool="avg") if family == "timm-avg" else MODELS[family]()
     kw = inputs(model)
+    call = (kw["pixel_values"],) if "timm" in family else ()
     with bench.reduced(model, "random", r={"vision": 1000}):
-        assert bench.trace(model, **kw).tokens["vision"][0] == (64, 1)
+        seen = bench.trace(model, *call, **({} if call else kw)).tokens["vision"]
+        assert seen[-1][1] == left
         assert run(model, kw).isfinite().all()
 
 

@@ -56,6 +56,7 @@ class Tower(ABC):
             are installed with it.
         joins: tokens of the tower ahead that become one here.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
+        averages: the model averages the patches at the end, so that one has to stay.
         fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
             residual branches (the second counter reads their sizes).
@@ -72,6 +73,7 @@ class Tower(ABC):
     linked: tuple[str, ...] = ()
     joins: int = 1
     restores: bool = False
+    averages: bool = False
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
     cross_parts: tuple[str, ...] = ()

@@ -92,7 +92,8 @@ class HuggingFaceAdapter:
         for part, family in _find(model):
             kind = TextTower if family.tower == "text" else VisionTower
             tower = kind(part, family)
-            tower.restores = tower.restores or type(model).__name__ in _MEAN_HEADS
+            tower.averages = type(model).__name__ in _MEAN_HEADS
+            tower.restores = tower.restores or tower.averages
             towers.setdefault(family.tower, tower)
         return towers
 

@@ -56,6 +56,7 @@ class TimmTower(Tower):
         self.name = "vision"
         self.blocks = model.blocks
         self.prefix = self.n_protected = model.num_prefix_tokens
+        self.averages = model.global_pool not in ("", "token")
 
     @property
     def has_anchor(self) -> bool:
