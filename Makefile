@@ -2,7 +2,7 @@
 # make test    set up, run the tests on the CPU
 # make check   set up, ruff + mypy + the import walls
 # make gpu     GPU tests, then the cost suites in bf16 and fp16    (no network; one line where there is no GPU)
-# make report  rebuild the report from the records, without torch
+# make report  rebuild the reports of all suites from the records, without torch
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -65,7 +65,7 @@ readme: $(STAMP)
 	@$(PY) tests/test_readme.py
 
 report: $(STAMP)
-	@$(PY) run_bench.py report
+	@for suite in $(sort $(notdir $(wildcard results/*/*))); do $(PY) run_bench.py report --suite $$suite; done
 
 # Takes the python3 that already reaches the GPU, so that a machine without network installs nothing.
 gpu:
