@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bench
 from bench.core import observing
 from bench.forward import Pass
 from bench.measure import generation, latency, macs
+from bench.measure.kept import Kept, unlike
 from bench.models import Loaded
 from bench.record import (
     COST_ONLY,
@@ -34,7 +35,6 @@ from bench.tasks import Task
 
 EVALUATION_BATCH = 64
 NEW_TOKENS = 16  # of the answers that are timed
-ALIKE = 0.01  # of the tokens kept
 DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
 
 Note = Callable[[str], None]  # told what is being measured
@@ -89,8 +89,10 @@ def measure_into(
         found.params = parameters(model)
         found.macs, found.tokens = count(cell, session)
         stage("accuracy")
-        found.accuracy, unlike = accuracy(cell, session, task, stage)
-        found.notes += unlike
+        adaptive = any(run.adaptive for run in runs(model))
+        with observing(Kept()) if adaptive else nullcontext(Kept()) as kept:
+            found.accuracy = accuracy(cell, session, task, stage)
+        found.notes += unlike(session.loaded, kept)
         for batch in sizes:
             stage(f"time, batch {batch}")
             found.latency.append(time_at(batch, cell, session, found.macs.total))
@@ -146,75 +148,23 @@ def counted(
     return found, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
 
 
-def accuracy(
-    cell: Cell, session: Session, task: Task | None, stage: Note
-) -> tuple[Accuracy, list[str]]:
-    """Return the score of the model as it is now, or why there is none.
-
-    Beside it, where a method keeps as many tokens as an image needs: how far the images of the task
-    are from the one that is counted and timed.
-    """
+def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:
+    """Return the score of the model as it is now, or why there is none."""
     if session.loaded.random:
-        return Accuracy(None, reason="random weights: no accuracy can be taken from them"), []
+        return Accuracy(None, reason="random weights: no accuracy can be taken from them")
     if cell.task == COST_ONLY or task is None:
-        return Accuracy(None, reason="cost only: no task was asked for"), []
-    with _watched(session.loaded.model) as kept:
-        scored = task.evaluate(
-            session.loaded,
-            limit=cell.limit,
-            batch_size=EVALUATION_BATCH,
-            progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
-        )
+        return Accuracy(None, reason="cost only: no task was asked for")
+    scored = task.evaluate(
+        session.loaded,
+        limit=cell.limit,
+        batch_size=EVALUATION_BATCH,
+        progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
+    )
     reason = None
     if scored.failed:
         shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")
         reason = f"images that did not decode and count as wrong ({len(scored.failed)}): {shown}"
-    found = Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
-    if kept is None:
-        return found, []
-    with observing(Kept()) as example, torch.inference_mode():
-        session.loaded.model(**session.loaded.example_inputs(1))
-    return found, _unlike(kept.mean, example.mean)
-
-
-@dataclass
-class Kept:
-    """An observer that counts the tokens which samples keep where a method acts."""
-
-    tokens: int = 0
-    samples: int = 0
-
-    def enter(self, region: str) -> None:
-        """Regions are not of interest here."""
-
-    def exit(self, region: str) -> None:
-        """Regions are not of interest here."""
-
-    def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
-        """A batch is as long as its longest: its samples are counted below."""
-
-    def kept(self, size: Tensor) -> None:
-        """Count the tokens of each sample, (B,N,1) sizes, that are not empty slots."""
-        self.tokens += int((size > 0).sum())
-        self.samples += len(size)
-
-    @property
-    def mean(self) -> float:
-        """Tokens a sample, mean over the places where the method acts."""
-        return self.tokens / max(self.samples, 1)
-
-
-def _watched(model: nn.Module) -> AbstractContextManager[Kept | None]:
-    """Count what samples keep where a method at work decides that sample by sample."""
-    parts = (part for run in runs(model) for part in run.parts)
-    return observing(Kept()) if any(p.reducer.adaptive for p in parts) else nullcontext()
-
-
-def _unlike(kept: float, example: float) -> list[str]:
-    if not example or abs(kept / example - 1) <= ALIKE:
-        return []
-    note = f"where the method acts an image of the task keeps {kept:.1f} tokens, the noise image "
-    return [note + f"that MACs and times are of {example:.1f}"]
+    return Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
 
 
 def time_at(batch: int, cell: Cell, session: Session, total_macs: int) -> Latency:

@@ -450,8 +450,12 @@ class Learner(Reducer):
         return learned
 
 
-class Observer(Protocol):
-    """Something that watches a reduced forward pass: a counter, a timer, a trace."""
+class Observer:
+    """Something that watches a reduced forward pass: a counter, a timer, a trace.
+
+    It overrides what it wants to know. One with a method `slots` is also told which token went
+    where, which is worked out for it alone.
+    """
 
     def enter(self, region: str) -> None:
         """A region ("reduction") begins."""
@@ -461,6 +465,9 @@ class Observer(Protocol):
 
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """A block ran: its attention on `n_in` tokens, its MLP on `n_out`."""
+
+    def kept(self, size: Tensor) -> None:
+        """A reduction left tokens of these (B,N,1) sizes; one of size 0 is an empty slot."""
 
 
 OBSERVERS: list[Any] = []

@@ -125,14 +125,13 @@ class Pass:
     def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
         """Reduce by as many tokens as the schedule says and the method can."""
         reducer = part.reducer
-        kept = self.tower.n_protected + self.appends
         initial = max(self.initial - self.tower.n_protected, 0)
-        free = max(x.shape[1] - kept, 0)
+        free = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
         if not self.adaptive:
             self.nominal = free
         wanted = part.schedule(layer, self.depth, self.nominal, initial)
         r = reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
-        r = min(r, self.nominal - (not kept or self.tower.averages))  # one stays
+        r = min(r, self.nominal - self.tower.reads_patches)  # one stays
         if r <= 0:
             return x
         self.nominal -= r
@@ -148,8 +147,7 @@ class Pass:
         self._follow(plan, n, layer)
         for observer in core.OBSERVERS:
             observer.exit("reduction")
-            if hasattr(observer, "kept"):
-                observer.kept(self.size)
+            observer.kept(self.size)
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:

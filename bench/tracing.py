@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.adapters import adapter_for
-from bench.core import BenchError, observing
+from bench.core import BenchError, Observer, observing
 
 if TYPE_CHECKING:
     from bench.adapters.base import Tower
 
 
 @dataclass
-class Trace:
+class Trace(Observer):
     """What happened to the tokens in one forward pass.
 
     Attributes:
@@ -46,12 +46,6 @@ class Trace:
     sizes: dict[str, list[tuple[int, Tensor]]] = field(default_factory=lambda: defaultdict(list))
 
     soft: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))
-
-    def enter(self, region: str) -> None:
-        """Regions are not of interest here."""
-
-    def exit(self, region: str) -> None:
-        """Regions are not of interest here."""
 
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """Note a block's token counts."""

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from bench import profiles, tasks
-from bench.cell import Kept, accuracy
+from bench.cell import accuracy, measure
 from bench.core import observing
+from bench.measure.kept import Kept, unlike
+from bench.measure.memory import Memory
 from bench.record import Cell
 from bench.session import Session, apply
 from bench.tasks.base import subset
@@ -26,6 +28,8 @@ def cell(method: str, keep_rate: float) -> Cell:
         label=method,
         profile="auto",
         limit=24,
+        batch_sizes=(1,),
+        latency_seconds=0.05,
     )
 
 
@@ -37,7 +41,9 @@ def session() -> Session:
 def test_tokens_of_the_task_beside_those_that_are_counted(session: Session) -> None:
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
     with apply(session.loaded, one), torch.inference_mode():
-        found, (note,) = accuracy(one, session, task, lambda stage: None)
+        with observing(Kept()) as kept:
+            found = accuracy(one, session, task, lambda stage: None)
+        (note,) = unlike(session.loaded, kept)
         alone = Kept()
         for image in images(session, task):
             with observing(alone):
@@ -51,6 +57,14 @@ def test_tokens_of_the_task_beside_those_that_are_counted(session: Session) -> N
     assert alone.samples == 24 * example.samples
 
 
+def test_a_record_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    task = tasks.load("fashion-mnist")
+    for method, notes in (("ats", 1), ("evit", 0)):
+        found = measure(cell(method, 0.7), session, task, lambda stage: None)
+        assert len(found.notes) == notes and found.accuracy.primary == "top1"
+
+
 def images(session: Session, task: Any) -> tuple[torch.Tensor, ...]:
     """The images that the task takes, one by one."""
     index = subset(len(task), 24)
@@ -62,5 +76,6 @@ def test_nothing_is_said_where_all_images_keep_as_many(session: Session) -> None
     task = tasks.load("fashion-mnist")
     for method in ("evit", "dynamicvit"):  # the second is adaptive in training alone
         one = cell(method, 0.7)
-        with apply(session.loaded, one):
-            assert accuracy(one, session, task, lambda stage: None)[1] == []
+        with apply(session.loaded, one), observing(Kept()) as kept:
+            accuracy(one, session, task, lambda stage: None)
+            assert kept.samples and unlike(session.loaded, kept) == []

@@ -530,7 +530,8 @@ def test_building_loads_neither_torch_nor_transformers(
         "import sys; from pathlib import Path; from bench.report import build\n"
         f"build([Path({str(results)!r})], Path({str(tmp_path / 'out')!r}))\n"
         "heavy = {'torch', 'transformers', 'timm', 'fvcore'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "assert not heavy, heavy\n"
+        "assert not sys.modules['matplotlib.pyplot'].get_fignums()"  # seaborn's; nobody draws there
     )
     # A configuration folder that cannot be made must not matter either.
     env = os.environ | {"MPLCONFIGDIR": "/dev/null/none", "HOME": "/dev/null/home"}

@@ -56,7 +56,7 @@ class Tower(ABC):
             are installed with it.
         joins: tokens of the tower ahead that become one here.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
-        averages: the model averages the patches at the end, so that one has to stay.
+        averages: the model reads its patches at the end, beside what is protected.
         fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
             residual branches (the second counter reads their sizes).
@@ -78,6 +78,11 @@ class Tower(ABC):
     mlp_parts: tuple[str, ...] = ()
     cross_parts: tuple[str, ...] = ()
     fixed: str = ""
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the model reads patches at the end, so that one has to stay."""
+        return self.averages or not self.n_protected
 
     @property
     def width(self) -> int:

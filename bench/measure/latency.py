@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bench.core import Observer, observing
 from bench.errors import BenchError
 from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median, in_pairs
 
@@ -153,8 +154,8 @@ def _no_gc() -> Iterator[None]:
             gc.enable()
 
 
-class _Stopwatch:
-    """An observer of `bench.core.OBSERVERS` that adds up the time inside one region."""
+class _Stopwatch(Observer):
+    """Adds up the time inside one region of a reduced forward pass."""
 
     def __init__(self, region: str, device: torch.device) -> None:
         self.region, self.device = region, device
@@ -173,9 +174,6 @@ class _Stopwatch:
             self.depth -= 1
             if not self.depth:
                 self.marks.append((self._begin, self._now()))
-
-    def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
-        """Token counts are the trace's business."""
 
     def total_ms(self) -> float:
         """Sum over all regions; on a GPU only after synchronising."""
@@ -207,8 +205,6 @@ def reduction_share(
 
     0 where nothing is reduced. A compiled model skips the observers, so time the eager one here.
     """
-    from bench.core import observing
-
     device = torch.device(device)
     shares: list[float] = []
     with torch.inference_mode(), using_threads(threads), _no_gc():

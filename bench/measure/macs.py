@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.core import Observer, observing
 from bench.errors import BenchError
 from bench.measure import formulas
 from bench.measure.closed_form import check_counters, closed_form
@@ -51,8 +52,8 @@ class MacCount:
     uncounted: Mapping[str, int] = field(default_factory=dict)
 
 
-class _Ledger:
-    """Where the MACs went. Also an observer (`bench.core.OBSERVERS`) that knows the reduction."""
+class _Ledger(Observer):
+    """Where the MACs went; as an observer it knows when a method is at work."""
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {id(module): name for name, module in model.named_modules()}
@@ -67,9 +68,6 @@ class _Ledger:
 
     def exit(self, region: str) -> None:
         self.reducing -= region == "reduction"
-
-    def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
-        """Token counts are the trace's business."""
 
     def push(self, module: nn.Module, args: Any) -> None:
         # A module of the method, not of the model, counts for the module that called it.
@@ -180,8 +178,6 @@ def count_macs(model: nn.Module, *args: Any, **kwargs: Any) -> MacCount:
     Raises:
         UncountedOperator: an operator ran that nobody counts (it is named, and where it ran).
     """
-    from bench.core import observing
-
     model = getattr(model, "_orig_mod", model)
     ledger = _Ledger(model)
     with (

@@ -53,13 +53,9 @@ def budgets(frames: Frames) -> list[Budget]:
             if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
                 continue
             own = found.setdefault(band(row), {}).setdefault(row["method"], {})
-            own[group] = min(own.get(group, row), row, key=_off)
+            own[group] = min(own.get(group, row), row, key=off_middle)
     order = sorted(found, key=lambda name: (len(name), name), reverse=True)
     return [Budget(name, dict(sorted(found[name].items()))) for name in order]
-
-
-def _off(row: Row) -> float:
-    return off_middle(row["gmacs_pct_of_unreduced"])
 
 
 def tables(frames: Frames) -> list[Table]:

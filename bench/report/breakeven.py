@@ -41,7 +41,7 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
         model = SIZE.sub("*", cell["model"])
         name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
         own, place = found.setdefault(name, {}), (int(entry["batch"]), int(size[1]))
-        here = off_middle(cell["gmacs_pct_of_unreduced"]), float(entry["speedup_x"])
+        here = off_middle(cell), float(entry["speedup_x"])
         own[place] = min(own.get(place, here), here)
     return [
         (

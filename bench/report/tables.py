@@ -204,8 +204,9 @@ def middle_of_band(share: float) -> int:
     return math.floor(share / BAND_POINTS + 0.5) * BAND_POINTS
 
 
-def off_middle(share: float) -> float:
-    """Return how far a share of the MACs in percent is from the middle of its band."""
+def off_middle(row: Row) -> float:
+    """Return how far a cell's share of the MACs is from the middle of its band, in percent."""
+    share = float(row["gmacs_pct_of_unreduced"])
     return abs(share - middle_of_band(share))
 
 
