@@ -81,16 +81,31 @@ class Params:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Median of the paired time ratios, unreduced over reduced, with its bootstrap interval."""
+    """Median of the paired time ratios, unreduced over reduced, with its 95 % interval.
+
+    The interval is about what a repeat of the whole measurement would give: it comes from the
+    spread of `blocks`, the ratios of blocks of pairs that were taken apart in time. Records of
+    before have no blocks, and an interval of the pairs' spread alone.
+    """
 
     median: float
     ci95: tuple[float, float]
     backend: str | None = None  # attention backend of the unreduced side
+    blocks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Paired timings at one batch size; every sample is kept, in milliseconds a forward pass."""
+    """Paired timings at one batch size; every sample is kept, in milliseconds a forward pass.
+
+    Attributes:
+        disturbed: other load reached the timing, however often (`attempts`) it was taken again;
+            `disturbance` says by what one can tell.
+        load: processors that other processes kept busy meanwhile, mean.
+        dispersion: of the unreduced side: (90th - 10th percentile) / median of its samples.
+        equal: what the same measurement says of two equal things, the unreduced model and its
+            twin (A/A); None where the suite has no unreduced model.
+    """
 
     batch: int
     dtype: str
@@ -108,6 +123,12 @@ class Latency:
     reduction_share: float | None = None
     attention_path: str | None = None
     utilisation: float | None = None
+    disturbed: bool = False
+    disturbance: str | None = None
+    attempts: int = 1
+    load: float | None = None
+    dispersion: float | None = None
+    equal: Speedup | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +165,7 @@ class Generation:
 
     MACs by stage: "vision", "projector", "prefill" (with the head for the first token), "decode" (a
     further token, after the prompt). `kv_bytes` is the key-value cache that the prompt leaves.
+    `disturbed`, `disturbance`, `attempts` and `load` are of the timed stages, as in `Latency`.
     """
 
     new_tokens: int
@@ -152,6 +174,10 @@ class Generation:
     kv_bytes: int
     baseline_kv_bytes: int
     stages: list[Stage] = field(default_factory=list)
+    disturbed: bool = False
+    disturbance: str | None = None
+    attempts: int = 1
+    load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +195,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's result. `key` identifies everything the result depends on."""
+    """One cell's result. `key` identifies everything the result depends on.
+
+    `provenance` has `measurement_sha256`, the hash of the measuring code (`bench.sources`); `env`
+    has the versions of the libraries and the host's `fingerprint`.
+    """
 
     key: str
     status: Status
