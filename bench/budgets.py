@@ -4,7 +4,8 @@
 
 Costs: "gmacs" (counted), "tokens" (mean tokens a layer, of the tower that loses most), "latency"
 (measured in turns with the unreduced model, at the batch of the inputs). All are in percent of the
-unreduced model's. Counting needs shapes only, so the model may be on the meta device.
+unreduced model's. Counting needs shapes only, so the model may be on the meta device; but what an
+adaptive method keeps depends on the images, so it is to be given several, with the real weights.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import bisect
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,10 @@ from bench.spec import BASELINE, label
 COSTS = ("gmacs", "tokens", "latency")
 SMALLEST_RATE = 0.01
 RATE_STEP = 0.005
-TIMED_PAIRS = 7
+NEAR_POINTS = 5.0  # in percent of the unreduced model's cost; what lies further off is no answer
+TIMED_PAIRS = 8
+
+Inputs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def solve(
     model: nn.Module,
     method: str,
     target: Target | str,
-    inputs: Mapping[str, Any],
+    inputs: Inputs | Sequence[Inputs],
     params: Mapping[str, Any] | None = None,
 ) -> Solved:
     """Return the `r` (or keep rate, whichever the method takes) whose cost is nearest to `target`.
@@ -73,19 +78,20 @@ def solve(
         model: the unreduced model; on the meta device unless latency is asked for.
         method: a registered name.
         target: such as "50% gmacs".
-        inputs: keyword arguments of the model.
+        inputs: keyword arguments of the model; or of several passes, whose mean cost counts.
         params: the method's other parameters; `layers` too.
 
     Raises:
-        BenchError: the method cannot get there; the message says how far it can.
+        BenchError: the method cannot get there, or not near; the message says how far it can.
     """
     wanted = parse(target) if isinstance(target, str) else target
     knob = next(iter(registry.method(method).budget), "r")
     if method == BASELINE:
         raise BenchError(f"method '{method}' has no budget to solve for: it removes nothing")
     given = dict(params or {})
-    cost = _cost(model, method, wanted.of, inputs, given, knob)
-    values = _values(model, inputs, knob)
+    examples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+    cost = _cost(model, method, wanted.of, examples, given, knob)
+    values = _values(model, examples[0], knob)
     least, most = cost(values[0]), cost(values[-1])
     if not least <= wanted.percent <= most:
         ends = f"{least:.1f} to {most:.1f} % of the {wanted.of}"
@@ -95,11 +101,18 @@ def solve(
             + ("" if knob == "r" else ": earlier or more layers= reach further")
         )
     above = bisect.bisect_right(values, wanted.percent, lo=1, hi=len(values) - 1, key=cost)
-    best = min(values[above - 1 : above + 1], key=lambda v: abs(cost(v) - wanted.percent))
+    near = values[above - 1 : above + 1]
+    best = min(near, key=lambda v: abs(cost(v) - wanted.percent))
+    if abs(cost(best) - wanted.percent) > NEAR_POINTS:
+        ends = " and ".join(f"{cost(v):.1f} % ({knob}={v:g})" for v in near)
+        raise BenchError(
+            f"{label(method, given)} has nothing near {wanted.percent:g} % of the {wanted.of}: the "
+            f"nearest are {ends}"
+        )
     return Solved({knob: best, **given}, cost(best))
 
 
-def _values(model: nn.Module, inputs: Mapping[str, Any], knob: str) -> list[Any]:
+def _values(model: nn.Module, inputs: Inputs, knob: str) -> list[Any]:
     """Return the values of the knob from the cheapest to the dearest."""
     if knob == "keep_rate":
         steps = round(1 / RATE_STEP)
@@ -113,34 +126,40 @@ def _cost(
     model: nn.Module,
     method: str,
     of: str,
-    inputs: Mapping[str, Any],
+    examples: Sequence[Inputs],
     params: dict[str, Any],
     knob: str,
 ) -> Callable[[Any], float]:
-    plain = bench.count_macs(model, **inputs).total if of == "gmacs" else 0
-    seen = _tokens(model, inputs) if of == "tokens" else {}
+    plain = _macs(model, examples) if of == "gmacs" else 0
+    seen = _tokens(model, examples) if of == "tokens" else {}
 
     @functools.cache
     def cost(value: Any) -> float:
         with bench.reduced(model, method, **{knob: value}, **params):
             if of == "gmacs":
-                return 100 * float(bench.count_macs(model, **inputs).total) / plain
+                return 100 * _macs(model, examples) / plain
             if of == "tokens":
-                return 100 * min(n / seen[name] for name, n in _tokens(model, inputs).items())
-        return 100 / _speedup(model, method, {knob: value, **params}, inputs)
+                return 100 * min(n / seen[name] for name, n in _tokens(model, examples).items())
+        return 100 / _speedup(model, method, {knob: value, **params}, examples[0])
 
     return cost
 
 
-def _tokens(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Return the tokens that leave the blocks of each tower, summed over its layers."""
-    towers = bench.trace(model, **inputs).tokens
-    return {name: sum(out for _, out in blocks) for name, blocks in towers.items()}
+def _macs(model: nn.Module, examples: Sequence[Inputs]) -> int:
+    """Return the MACs of all examples together."""
+    return sum(bench.count_macs(model, **inputs).total for inputs in examples)
 
 
-def _speedup(
-    model: nn.Module, method: str, params: Mapping[str, Any], inputs: Mapping[str, Any]
-) -> float:
+def _tokens(model: nn.Module, examples: Sequence[Inputs]) -> Counter[str]:
+    """Return the tokens that leave the blocks of each tower, summed over layers and examples."""
+    tokens: Counter[str] = Counter()
+    for inputs in examples:
+        for name, blocks in bench.trace(model, **inputs).tokens.items():
+            tokens[name] += sum(out for _, out in blocks)
+    return tokens
+
+
+def _speedup(model: nn.Module, method: str, params: Mapping[str, Any], inputs: Inputs) -> float:
     from bench.measure.latency import paired
     from bench.session import twin
 

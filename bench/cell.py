@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bench
+from bench.cell_timing import NEW_TOKENS, CellTiming
 from bench.core import observing
 from bench.forward import Pass
-from bench.measure import generation, latency, macs
+from bench.measure import generation, macs
 from bench.measure.kept import Kept, unlike
+from bench.measure.task_images import with_pixels
 from bench.models import Loaded
 from bench.record import (
     COST_ONLY,
@@ -27,15 +30,12 @@ from bench.record import (
     Macs,
     Memory,
     Params,
-    Speedup,
-    Stage,
+    Tokens,
 )
-from bench.session import Session, apply
+from bench.session import Session, apply, inputs_of
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64
-NEW_TOKENS = 16  # of the answers that are timed
-DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
 
 Note = Callable[[str], None]  # told what is being measured
 
@@ -47,7 +47,7 @@ class Measurement:
     accuracy: Accuracy = field(default_factory=lambda: Accuracy(None, reason="not measured"))
     macs: Macs | None = None
     params: Params | None = None
-    tokens: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    tokens: Tokens = field(default_factory=dict)
     latency: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
     notes: list[str] = field(default_factory=list)
@@ -78,32 +78,80 @@ def measure_into(
 ) -> None:
     """Fill `found` with the accuracy and cost of `cell`, the cheap and telling parts first.
 
+    Timings come in rounds with the other work between them, so that they see the machine at
+    several moments.
+
     Raises:
         Unsupported: the method cannot run on this model, or the model not do this task.
         BenchError: a measurement contradicts itself; whatever the model raises comes through.
     """
     model = session.loaded.model
-    sizes = cell.batch_sizes or session.profile.batch_sizes
     with apply(session.loaded, cell):
         stage("counting")
         found.params = parameters(model)
-        found.macs, found.tokens = count(cell, session)
+        examples = Examples.of(cell, session, task)
+        with observing(Kept()) as counted:
+            found.macs, found.tokens = count(examples, session)
+        timing = CellTiming(cell, session, examples.batch, stage)
+        timing.round()
         stage("accuracy")
-        adaptive = any(run.adaptive for run in runs(model))
-        with observing(Kept()) if adaptive else nullcontext(Kept()) as kept:
+        with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept:
             found.accuracy = accuracy(cell, session, task, stage)
-        found.notes += unlike(session.loaded, kept)
-        for batch in sizes:
-            stage(f"time, batch {batch}")
-            found.latency.append(time_at(batch, cell, session, found.macs.total))
-        if session.loaded.kind == "multimodal":
-            stage("time, answers")
-            found.generation = answer(cell, session)
+        found.notes += unlike(kept, counted, examples.what)
+        timing.round()
         stage("memory")
-        if session.profile.device == "cuda":
-            found.memory = peak_memory(cell, session, max(sizes))
-    if session.profile.device != "cuda":
-        found.memory = peak_memory(cell, session, max(sizes))
+        found.memory = peak_memory(cell, session, max(timing.batches), examples)
+        for _ in range(timing.rounds - 2):
+            timing.round()
+        path = attention_path(model)
+        found.latency = [
+            replace(latency, attention_path=path) for latency in timing.latencies(found.macs.total)
+        ]
+        found.generation = timing.generation()
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a cell is counted and timed on.
+
+    Attributes:
+        loaded: the model and how to feed it.
+        adaptive: what the method keeps depends on the image.
+        pixels: (I,C,H,W) images of the task, where the method is adaptive and the task's images
+            can be had; otherwise one example of noise is counted, and batches of it are timed.
+    """
+
+    loaded: Loaded
+    adaptive: bool
+    pixels: Tensor | None = None
+
+    @staticmethod
+    def of(cell: Cell, session: Session, task: Task | None) -> Examples:
+        """Return the examples of a cell whose method is at work in the session's model."""
+        adaptive = any(run.adaptive for run in runs(session.loaded.model))
+        scored = task is not None and cell.task != COST_ONLY and not session.loaded.random
+        pixels = session.pixels(task, cell.limit) if adaptive and scored and task else None
+        if pixels is not None and with_pixels(session.loaded, pixels[:1]) is None:
+            pixels = None
+        return Examples(session.loaded, adaptive, pixels)
+
+    @property
+    def what(self) -> str:
+        """What is counted, in words."""
+        return "the noise image" if self.pixels is None else f"the {len(self.pixels)} images"
+
+    def rows(self, size: int) -> Tensor | None:
+        """Return (B,C,H,W) the first images, from the start again where they are too few."""
+        return None if self.pixels is None else self.pixels[torch.arange(size) % len(self.pixels)]
+
+    def batch(self, size: int) -> Mapping[str, Any]:
+        """Return the arguments of the model for a batch."""
+        return inputs_of(self.loaded, size, self.rows(size))
+
+    def singles(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the arguments of the model for each example on its own."""
+        for pixels in [None] if self.pixels is None else self.pixels.split(1):
+            yield inputs_of(self.loaded, 1, pixels)
 
 
 def count_into(found: Measurement, cell: Cell) -> None:
@@ -125,15 +173,43 @@ def count_into(found: Measurement, cell: Cell) -> None:
                 )
 
 
-def count(cell: Cell, session: Session) -> tuple[Macs, dict[str, list[tuple[int, int]]]]:
-    """Return the MACs of one example by both counters, and the tokens in and out of each block."""
-    loaded = session.loaded
-    return counted(loaded, loaded.example_inputs(1), session.baseline_macs.total)
+def count(examples: Examples, session: Session) -> tuple[Macs, Tokens]:
+    """Return the MACs of one example by both counters, and the tokens in and out of each block.
+
+    Of several examples, their means.
+    """
+    singles = [
+        counted(session.loaded, inputs, session.baseline_macs.total)
+        for inputs in examples.singles()
+    ]
+    return singles[0] if len(singles) == 1 else mean_count(singles)
 
 
-def counted(
-    loaded: Loaded, inputs: dict[str, Any], baseline: int
-) -> tuple[Macs, dict[str, list[tuple[int, int]]]]:
+def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
+    """Return the mean MACs of several examples, rounded, and the mean tokens of each block."""
+
+    def mean(values: Iterable[int]) -> int:
+        return round(statistics.fmean(values))
+
+    macs = [one for one, _ in counts]
+    tokens: Tokens = {}
+    for tower in counts[0][1]:
+        for examples in zip(*(blocks[tower] for _, blocks in counts), strict=True):
+            ways = (round(statistics.fmean(way), 2) for way in zip(*examples, strict=True))
+            tokens.setdefault(tower, []).append((next(ways), next(ways)))
+    return (
+        replace(
+            macs[0],
+            total=mean(one.total for one in macs),
+            reduction=mean(one.reduction for one in macs),
+            closed_form=mean(one.closed_form for one in macs),
+            by_op={op: mean(one.by_op.get(op, 0) for one in macs) for op in macs[0].by_op},
+        ),
+        tokens,
+    )
+
+
+def counted(loaded: Loaded, inputs: Mapping[str, Any], baseline: int) -> tuple[Macs, Tokens]:
     """Return the same of a model as it is now, beside what it counts unreduced."""
     operators = bench.count_macs(loaded.model, **inputs)
     trace = bench.trace(loaded.model, **inputs)
@@ -167,82 +243,6 @@ def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Ac
     return Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
 
 
-def time_at(batch: int, cell: Cell, session: Session, total_macs: int) -> Latency:
-    """Return the paired timings of the reduced and the unreduced model at one batch size.
-
-    A batch-size's time budget (`cell.latency_seconds`) bounds the pairs, never below five.
-    """
-    model, profile = session.loaded.model, session.profile
-    inputs = session.loaded.example_inputs(batch)
-    settings: dict[str, Any] = {
-        "repeats": profile.repeats,
-        "warmup": profile.warmup,
-        "device": profile.device,
-        "min_seconds": cell.latency_seconds / 2,
-        "max_seconds": cell.latency_seconds,
-        "threads": profile.threads,
-    }
-
-    def against(plain: nn.Module) -> latency.Paired:
-        return latency.paired(lambda: plain(**inputs), lambda: model(**inputs), **settings)
-
-    pair = against(session.plain)
-    fast_name, fast = session.fastest(batch)
-    versus = pair if fast is session.plain else against(fast)
-    share = 0.0
-    if not cell.baseline:
-        share = latency.reduction_share(
-            lambda: model(**inputs), warmup=0, device=profile.device, threads=profile.threads
-        )
-    used = latency.utilisation(total_macs * batch, pair.b.p50_ms, profile, session.dtype)
-    return Latency(
-        batch=batch,
-        dtype=session.dtype,
-        backend=session.backend,
-        device=profile.device,
-        threads=pair.threads,
-        samples_ms=[round(ms, DIGITS) for ms in pair.b.samples_ms],
-        baseline_samples_ms=[round(ms, DIGITS) for ms in pair.a.samples_ms],
-        p50_ms=pair.b.p50_ms,
-        p95_ms=pair.b.p95_ms,
-        p99_ms=pair.b.p99_ms,
-        throughput_per_s=pair.b.throughput_per_s(batch),
-        speedup=Speedup(pair.speedup.median, pair.speedup.ci95, session.backend),
-        speedup_vs_fastest=Speedup(versus.speedup.median, versus.speedup.ci95, fast_name),
-        reduction_share=share,
-        attention_path=attention_path(model),
-        utilisation=used,
-    )
-
-
-def answer(cell: Cell, session: Session) -> Generation:
-    """Return what an answer of `NEW_TOKENS` tokens costs, stage by stage, to one prompt."""
-    plain, model = session.plain, session.loaded.model
-    inputs = session.loaded.example_inputs(1)
-    own, unreduced = (generation.stage_macs(m, inputs) for m in (model, plain))
-    timed = generation.paired_stages(
-        plain,
-        model,
-        inputs,
-        new_tokens=NEW_TOKENS,
-        max_seconds=cell.latency_seconds,
-        threads=session.profile.threads,
-    )
-    stages = [
-        Stage(
-            name,
-            [round(ms, DIGITS) for ms in pair.b.samples_ms],
-            [round(ms, DIGITS) for ms in pair.a.samples_ms],
-            pair.b.p50_ms,
-            Speedup(pair.speedup.median, pair.speedup.ci95, session.backend),
-        )
-        for name, pair in timed.items()
-    ]
-    return Generation(
-        NEW_TOKENS, own.macs, unreduced.macs, own.kv_bytes, unreduced.kv_bytes, stages
-    )
-
-
 def attention_path(model: nn.Module) -> str:
     """Return how the last pass carried token sizes into attention: "plain", "mask" or "channel"."""
     paths = {run.attention_path for run in runs(model)}
@@ -267,12 +267,12 @@ def runs(model: nn.Module) -> list[Pass]:
     return list({id(owner): owner for owner in owners if isinstance(owner, Pass)}.values())
 
 
-def peak_memory(cell: Cell, session: Session, batch: int) -> Memory:
+def peak_memory(cell: Cell, session: Session, batch: int, examples: Examples) -> Memory:
     """Return the peak memory at one batch size, beside the unreduced model's."""
     if session.profile.device == "cuda":
         torch.cuda.empty_cache()
     plain = session.baseline_memory(cell, batch)
-    own = plain if cell.baseline else session.memory(cell, batch)
+    own = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
     return Memory(
         peak_bytes=own.peak_bytes,
         weights_bytes=own.weights_bytes,

@@ -206,13 +206,14 @@ def _sampling(options: Mapping[str, Any]) -> dict[str, Any]:
 def signature(pretrained: str, method: str = "none", **arguments: Any) -> dict[str, Any]:
     """Return what a cached answer depends on beside the arguments: sources, weights, files."""
     from bench import models
-    from bench.planning import MEASUREMENT_VERSION
     from bench.registry import source_hash
+    from bench.sources import library_versions, measurement_hash
 
     params = _read(arguments)
     files = [Path(value) for _, value in sorted(params.items()) if isinstance(value, str)]
     return {
-        "measurement": MEASUREMENT_VERSION,
+        "measurement": measurement_hash(),
+        "libraries": library_versions(),
         "method_source_sha256": source_hash(method, params),
         "weights_sha256": models.fingerprint(pretrained),
         "files_sha256": models.hash_files([file for file in files if file.is_file()]),

@@ -1,11 +1,12 @@
 """Which machine this is, for records and for the results folder's name.
 
-Nothing that names a person or a host is read.
+Of what names a host only a hash is kept.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "transformers", "timm", "numpy")
+_MACHINE_ID = Path("/etc/machine-id")
+_CACHE_FILES = ("level", "type", "size")
+_CACHE_KINDS = {"Data": "d", "Instruction": "i"}
 
 
 @functools.cache
@@ -46,7 +50,46 @@ def free_memory(device: str) -> int:
         for line in info.read_text().splitlines():
             if line.startswith("MemAvailable"):
                 return int(line.split()[1]) * 1024
+    return total_memory()
+
+
+@functools.cache
+def caches() -> str:
+    """Return the sizes of the first processor's caches ("L1d 32K, L2 1024K"), "" where unknown."""
+    sizes = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in _CACHE_FILES)
+        except OSError:
+            continue
+        sizes.append(f"L{level}{_CACHE_KINDS.get(kind, '')} {size}")
+    return ", ".join(sizes)
+
+
+@functools.cache
+def total_memory() -> int:
+    """Return the bytes of memory that the machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@functools.cache
+def hardware() -> str:
+    """Return what tells kinds of machine apart that share a processor's name, as a hash."""
+    return _short_hash(cpu_name(), os.cpu_count(), round(total_memory() / 2**30), caches())
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Return a hash of this host: of its name, its machine id and its hardware.
+
+    Images of machines and containers are copied with their id, hence the name beside it.
+    """
+    machine_id = _MACHINE_ID.read_text() if _MACHINE_ID.is_file() else ""
+    return _short_hash(platform.node(), machine_id.strip(), hardware())
+
+
+def _short_hash(*parts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 
 def slug(device: str, threads: int) -> str:
@@ -63,6 +106,9 @@ def environment(machine: str, device: str, threads: int) -> dict[str, Any]:
         "machine": machine,
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "memory_gib": round(total_memory() / 2**30, 1),
+        "caches": caches(),
+        "fingerprint": fingerprint(),
         "gpu": gpu_name() if device == "cuda" else None,
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,19 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import budgets, machine, models, profiles, registry, tasks
+from bench import budgets, machine, models, profiles, registry, solving, tasks
 from bench.core import Reducer
 from bench.errors import BenchError
 from bench.model_sources import COSTS_ALONE
 from bench.profiles import Profile
 from bench.record import COST_ONLY, SCHEMA, Cell
-from bench.session import Session, parameters, settings
-from bench.spec import Document, MethodEntry, Options, Suite, Where, label
-from bench.store import write_atomic
+from bench.session import Session, parameters, settings, threads_of
+from bench.sources import library_versions, measurement_hash
+from bench.spec import Document, MethodEntry, Options, Suite, Where
 from bench.tasks import Task
 
-# Raise it when the harness itself begins to measure differently: results taken before are retired.
-MEASUREMENT_VERSION = 1
 # what a method's entry may have beside the method's own parameters
 BUDGETS = ("r", "keep_rate", "layers", "budget")
 
@@ -52,6 +49,13 @@ class Plan:
     session: Session | None = None
     missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by model or task: why
     bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # of models' weights
+
+    def session_for(self, cell: Cell, profile: Profile) -> Session:
+        """Return the loaded model of a cell; the last one is kept for the run."""
+        if self.session is None or self.session.opened_for != Session.key(cell, profile):
+            self.session = None
+            self.session = Session.open(cell, profile)
+        return self.session
 
 
 def check(suite: Suite, origin: Document | Options) -> None:
@@ -129,10 +133,9 @@ def plan(suite: Suite, name: str | None, solved: Path | None = None) -> tuple[Pl
     wrong: dict[Any, str] = {}
     for cell in suite.cells():
         profile = profiles.load(cell.profile)
-        machines[profile.name] = name or machine.slug(profile.device, _threads(profile))
+        machines[profile.name] = name or machine.slug(profile.device, threads_of(profile))
         dtype, backend = settings(cell, profile)
         cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
-        cell, refused = _within_budget(cell, profile, solved)
         missing = _missing(cell, profile, found, suite) if suite.missing == "cost" else None
         if missing:
             cell = dataclasses.replace(cell, random_weights=True)
@@ -142,7 +145,14 @@ def plan(suite: Suite, name: str | None, solved: Path | None = None) -> tuple[Pl
             broken = _once(found.tasks, wrong, cell.task, partial(tasks.load, cell.task))
         broken = _once(hashes, wrong, which, partial(_weights, cell, profile, found)) or broken
         task = found.tasks.get(cell.task)
+        refused = None
+        if "budget" in cell.params and not broken:
+            place = [machines[profile.name], machine.hardware()]
+            cell, refused = solving.within_budget(
+                cell, profile, hashes[which], place, found, solved
+            )
         provenance = {
+            "measurement_sha256": measurement_hash(),
             "weights_sha256": hashes.get(which),
             "method_source_sha256": registry.source_hash(cell.method, cell.params),
             "task_version": task.version if task else None,
@@ -168,75 +178,11 @@ def _once(known: dict[Any, Any], wrong: dict[Any, str], key: Any, get: Callable[
     return wrong.get(key, "")
 
 
-def _within_budget(cell: Cell, profile: Profile, file: Path | None) -> tuple[Cell, str | None]:
-    """Return a cell with its `budget` solved for, or as it is with the reason why not."""
-    if "budget" not in cell.params:
-        return cell, None
-    target = budgets.parse(cell.params["budget"])
-    on: list[Any] = ["meta", "float32", "sdpa", 1]  # counting needs shapes alone
-    if target.of == "latency":
-        batch = max(cell.batch_sizes or profile.batch_sizes)
-        on = [profile.device, cell.dtype, cell.backend, batch, _threads(profile)]
-    question = [cell.model, cell.method, cell.params, on, registry.source_hash(cell.method)]
-    key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-    known = json.loads(file.read_text()) if file and file.is_file() else {}
-    if key not in known:
-        known[key] = _solved(cell, target, *on[:4])
-        if file:
-            write_atomic(file, json.dumps(known, indent=1) + "\n")
-    found = known[key]
-    if "refused" in found:
-        return cell, found["refused"]
-    params = found["params"]
-    return dataclasses.replace(cell, params=params, label=label(cell.method, params)), None
-
-
-def _solved(
-    cell: Cell, target: budgets.Target, device: str, dtype: str, backend: str, batch: int
-) -> dict[str, Any]:
-    """Solve on the model's shape alone, a latency on random weights."""
-    import torch
-
-    from bench import cost
-
-    own = {key: value for key, value in cell.params.items() if key != "budget"}
-    method = registry.method(cell.method)
-    needed = {method.learns: "random"} if method.trained and method.learns not in own else {}
-    try:
-        with torch.device(device), torch.inference_mode():
-            loaded = models.load(
-                cell.model, random_weights=True, device=device, dtype=dtype, backend=backend
-            )
-            shown = (
-                cost.prompted(loaded)
-                if device == "meta"
-                else contextlib.nullcontext(loaded.example_inputs(batch))
-            )
-        with torch.inference_mode(), shown as inputs:
-            found = budgets.solve(loaded.model, cell.method, target, inputs, {**needed, **own})
-    except BenchError as error:
-        return {"cell": cell.label, "model": cell.model, "refused": str(error)}
-    params = {key: value for key, value in found.params.items() if key not in needed}
-    return {
-        "cell": cell.label,
-        "model": cell.model,
-        "params": params,
-        "percent": round(found.percent, 2),
-    }
-
-
-def _threads(profile: Profile) -> int:
-    import torch
-
-    return profile.threads or torch.get_num_threads()
-
-
 def _weights(cell: Cell, profile: Profile, found: Plan) -> str:
     sha = models.fingerprint(cell.model, random_weights=cell.random_weights, seed=cell.seed)
     if sha is not None:
         return sha
-    session = Session.open(cell, profile)  # weights from a hub: only loading them tells
-    found.session = found.session or session
+    session = found.session_for(cell, profile)  # weights from a hub: only loading them tells
     return str(session.loaded.provenance["sha256"])
 
 
@@ -293,14 +239,17 @@ def _files(cell: Cell) -> dict[str, str]:
 
 
 def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, str | None]) -> str:
-    """Return the sha256 over everything that a result depends on; the suite's name is not."""
+    """Return the sha256 over everything that a result depends on; the suite's name is not.
+
+    `provenance` holds the hashes: of the measuring code, the method's, the weights', the task's.
+    """
     parts = {
         "schema": SCHEMA,
-        "measurement": MEASUREMENT_VERSION,
+        "libraries": library_versions(),
         "machine": machine,
         "cell": {k: v for k, v in dataclasses.asdict(cell).items() if k not in ("suite", "label")},
         "profile": dataclasses.asdict(profile),
-        "threads": _threads(profile),
+        "threads": threads_of(profile),
         **provenance,
     }
     text = json.dumps(parts, sort_keys=True, default=str)

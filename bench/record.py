@@ -14,6 +14,8 @@ from typing import Any, Literal
 SCHEMA = 1
 COST_ONLY = "cost"  # the task name of a cell that measures cost and no accuracy
 
+# tokens into and out of each block, by tower; means where several examples were counted
+Tokens = dict[str, list[tuple[int | float, int | float]]]
 Status = Literal["ok", "failed", "oom", "unsupported"]
 
 
@@ -186,7 +188,7 @@ class Cost:
 
     macs: Macs | None = None
     params: Params | None = None
-    tokens: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    tokens: Tokens = field(default_factory=dict)
     latency: list[Latency] = field(default_factory=list)
     memory: Memory | None = None
     notes: list[str] = field(default_factory=list)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.errors import BenchError
+from bench.sources import code_of
 
 if TYPE_CHECKING:
     from bench.core import Reducer
@@ -94,7 +95,9 @@ def near_miss(name: str, choices: Iterable[str]) -> str:
 
 
 def source_hash(name: str, params: Mapping[str, Any] | None = None) -> str:
-    """Sha256 over the sources a method is made of: its module and the packages it imports from.
+    """Sha256 over the code a method is made of: its module and the packages it imports from.
+
+    Comments and docstrings are no code (`bench.sources.code_of`).
 
     Followed are imports within the method's own top-level package and `crossget`, so that a change
     anywhere in a method can never be served an old result; and methods that `params` name.
@@ -102,21 +105,21 @@ def source_hash(name: str, params: Mapping[str, Any] | None = None) -> str:
     cls = method(name)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     fields = {k: v for k, v in (params or {}).items() if k in known}
-    seen: dict[str, bytes] = {}
+    seen: dict[str, str] = {}
     for one in [cls, *(method(part) for part, _ in cls(**fields).parts or ())]:
         own = sys.modules[one.__module__]
         _collect(own, {own.__name__.split(".")[0], "crossget"}, seen)
     digest = hashlib.sha256()
     for key in sorted(seen):
-        digest.update(key.encode() + seen[key])
+        digest.update(f"{key}\n{seen[key]}\n".encode())
     return digest.hexdigest()
 
 
-def _collect(module: Any, roots: set[str], seen: dict[str, bytes]) -> None:
+def _collect(module: Any, roots: set[str], seen: dict[str, str]) -> None:
     path = getattr(module, "__file__", None)
     if module.__name__ in seen or path is None:
         return
-    seen[module.__name__] = Path(path).read_bytes()
+    seen[module.__name__] = code_of(Path(path))
     for value in list(vars(module).values()):
         name = value.__name__ if hasattr(value, "__spec__") else getattr(value, "__module__", None)
         if isinstance(name, str) and name.split(".")[0] in roots and name in sys.modules:

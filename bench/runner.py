@@ -64,7 +64,6 @@ class Run:
     display: Display
     summary: Summary
     session: Session | None = None
-    session_key: Any = None
     started: str = field(default_factory=lambda: _now())
 
 
@@ -264,30 +263,24 @@ def _one_line(error: BaseException) -> str:
 
 def _session(state: Run, planned: Planned) -> Session:
     """Return the loaded model of a cell; the one before it is let go first."""
-    cell = planned.cell
-    key = (
-        cell.model,
-        cell.random_weights,
-        cell.seed,
-        planned.profile.name,
-        cell.dtype,
-        cell.backend,
-    )
-    if state.session is not None and state.session_key is None:  # loaded while planning
-        first = state.session
-        matches = (first.loaded.name, first.profile, first.dtype, first.backend) == (
-            cell.model,
-            planned.profile,
-            cell.dtype,
-            cell.backend,
-        )
-        state.session_key = key if matches else ()
-    if state.session is None or state.session_key != key:
+    wanted = Session.key(planned.cell, planned.profile)
+    if state.session is None or state.session.opened_for != wanted:
         state.session = None
         gc.collect()
         state.display.stage("loading the model")
-        state.session, state.session_key = Session.open(cell, planned.profile), key
+        state.session = Session.open(planned.cell, planned.profile)
+    if not state.session.usual_ms:
+        _recall_baseline(state, planned, state.session)
     return state.session
+
+
+def _recall_baseline(state: Run, planned: Planned, session: Session) -> None:
+    """Tell a session what an earlier run measured of the unreduced model, where it has a record."""
+    for other in state.plan.cells:
+        if other.cell.baseline and Session.key(other.cell, other.profile) == session.opened_for:
+            record = state.store.get(other.cell, other.key, state.machines[other.profile.name])
+            if record is not None and record.done:
+                session.recall(record.cost)
 
 
 @contextlib.contextmanager

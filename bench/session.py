@@ -14,18 +14,24 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bench
 from bench import model_joint, models, registry
 from bench.errors import Unsupported
+from bench.measure.generation import ANSWER
 from bench.measure.macs import MacCount
 from bench.measure.memory import Memory, peak
+from bench.measure.task_images import task_pixels, with_pixels
+from bench.measure.timing import Timing
 from bench.model_sources import backends_of, set_backend
 from bench.models import Loaded
 from bench.profiles import Profile
-from bench.record import Cell
+from bench.record import Cell, Cost, Speedup
 from bench.spec import BASELINE
+from bench.tasks import Task
+
+ANSWERS = "answers"  # the kind of timing that is no batch size
 
 
 class Session:
@@ -34,12 +40,22 @@ class Session:
     Attributes:
         loaded: the model that gets reduced.
         plain: the same model with the same weights (shared, not copied), never reduced.
+        opened_for: what a cell must have in common with the one that this was opened for.
+        equal: what timing the unreduced model against itself gave, by batch size.
+        usual_ms: the unreduced model's median time in undisturbed timings, the least so far, by
+            kind of timing (a batch size, or "answers").
     """
 
-    def __init__(self, loaded: Loaded, profile: Profile, dtype: str, backend: str) -> None:
+    def __init__(
+        self, loaded: Loaded, profile: Profile, dtype: str, backend: str, opened_for: Any = None
+    ) -> None:
         """Make the twin; nothing is measured yet."""
         self.loaded, self.profile, self.dtype, self.backend = loaded, profile, dtype, backend
+        self.opened_for = opened_for
         self.plain = twin(loaded.model)
+        self.equal: dict[int, Speedup] = {}
+        self.usual_ms: dict[str, float] = {}
+        self._pixels: dict[Any, Tensor | None] = {}
         self._memory: dict[int, Memory] = {}
         self._fastest: dict[int, tuple[str, nn.Module]] = {}
 
@@ -62,12 +78,47 @@ class Session:
                 f"backend out, or ask for {known[0]}"
             )
         backend = backend if backend in known else known[0]
-        return Session(loaded, profile, dtype, backend)
+        return Session(loaded, profile, dtype, backend, Session.key(cell, profile))
+
+    @staticmethod
+    def key(cell: Cell, profile: Profile) -> tuple[Any, ...]:
+        """Return what cells that share a session have in common."""
+        return (
+            cell.model,
+            cell.random_weights,
+            cell.seed,
+            profile,
+            *settings(cell, profile),
+        )
+
+    def note_baseline(self, kind: str, ms: float | None) -> None:
+        """Note the unreduced model's median time in a timing, where that was undisturbed."""
+        if ms is not None:
+            self.usual_ms[kind] = min(ms, self.usual_ms.get(kind, ms))
+
+    def recall(self, cost: Cost) -> None:
+        """Take over what was measured of the unreduced model, its cost, in an earlier run."""
+        for timing in cost.latency:
+            self.equal[timing.batch] = timing.speedup
+            baseline = Timing(tuple(timing.baseline_samples_ms))
+            self.note_baseline(str(timing.batch), None if timing.disturbed else baseline.p50_ms)
+        answer = cost.generation
+        for stage in answer.stages if answer is not None and not answer.disturbed else ():
+            if stage.name == ANSWER:
+                baseline = Timing(tuple(stage.baseline_samples_ms))
+                self.note_baseline(ANSWERS, baseline.p50_ms)
+
+    def pixels(self, task: Task, limit: int | None) -> Tensor | None:
+        """Return images of a task as the model gets them, see `task_pixels`."""
+        key = (task.name, limit)
+        if key not in self._pixels:
+            self._pixels[key] = task_pixels(self.loaded, task, limit)
+        return self._pixels[key]
 
     @property
     def threads(self) -> int:
         """Intra-op threads of PyTorch under this profile."""
-        return self.profile.threads or torch.get_num_threads()
+        return threads_of(self.profile)
 
     @functools.cached_property
     def baseline_macs(self) -> MacCount:
@@ -89,13 +140,21 @@ class Session:
             self._fastest[batch] = (name, candidates[name])
         return self._fastest[batch]
 
-    def memory(self, cell: Cell, batch: int) -> Memory:
-        """Return the peak memory of `cell`: a fresh process's, or the CUDA allocator's."""
+    def memory(self, cell: Cell, batch: int, pixels: Tensor | None = None) -> Memory:
+        """Return the peak memory of `cell`: a fresh process's, or the CUDA allocator's.
+
+        Args:
+            cell: what to run.
+            batch: samples a call.
+            pixels: (B,C,H,W) images to run on; noise where there are none.
+        """
         if self.profile.device == "cuda":
             model = self.plain if cell.baseline else self.loaded.model
-            return peak(lambda: _forward(model, self.loaded, batch), device="cuda")
+            inputs = inputs_of(self.loaded, batch, pixels)
+            return peak(lambda: lambda: model(**inputs), device="cuda")
+        images = None if pixels is None else pixels.float().numpy()  # tensors would stay shared
         return peak(
-            functools.partial(workload, cell, self.dtype, self.backend, batch),
+            functools.partial(workload, cell, self.dtype, self.backend, batch, images),
             threads=self.threads,
         )
 
@@ -107,9 +166,15 @@ class Session:
         return self._memory[batch]
 
 
-def _forward(model: nn.Module, loaded: Loaded, batch: int) -> Callable[[], object]:
-    inputs = loaded.example_inputs(batch)
-    return lambda: model(**inputs)
+def inputs_of(loaded: Loaded, batch: int, pixels: Tensor | None) -> dict[str, Any]:
+    """Return the arguments of a model for a batch of noise, or of these images (B,C,H,W)."""
+    inputs = None if pixels is None else with_pixels(loaded, pixels)
+    return loaded.example_inputs(batch) if inputs is None else inputs
+
+
+def threads_of(profile: Profile) -> int:
+    """Return the intra-op threads of PyTorch under a profile."""
+    return profile.threads or torch.get_num_threads()
 
 
 def settings(cell: Cell, profile: Profile) -> tuple[str, str]:
@@ -153,8 +218,13 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared)
 
 
-def workload(cell: Cell, dtype: str, backend: str, batch: int) -> Callable[[], object]:
-    """Build the forward pass of a cell; runs in the fresh process that measures memory."""
+def workload(
+    cell: Cell, dtype: str, backend: str, batch: int, images: Any = None
+) -> Callable[[], object]:
+    """Build the forward pass of a cell; runs in the fresh process that measures memory.
+
+    `images` (B,C,H,W) are a NumPy array, or None for noise.
+    """
     loaded = models.load(
         cell.model,
         random_weights=cell.random_weights,
@@ -164,7 +234,7 @@ def workload(cell: Cell, dtype: str, backend: str, batch: int) -> Callable[[], o
     )
     stack = contextlib.ExitStack()
     stack.enter_context(apply(loaded, cell))
-    inputs = loaded.example_inputs(batch)
+    inputs = inputs_of(loaded, batch, None if images is None else torch.from_numpy(images))
 
     def run(_: Any = stack) -> object:
         return loaded.model(**inputs)

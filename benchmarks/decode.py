@@ -18,6 +18,7 @@ import typer
 
 import bench
 from bench.errors import BenchError
+from bench.measure.blocks import Limits
 from bench.measure.generation import paired_stages, stage_macs
 from bench.model_multimodal import noise
 from bench.session import twin
@@ -111,7 +112,7 @@ def main(
     width: Annotated[int, typer.Option(help="channels of the language model")] = 1024,
     layers: Annotated[int, typer.Option(help="its blocks")] = 12,
     new_tokens: Annotated[int, typer.Option(help="tokens of an answer")] = 32,
-    pairs: Annotated[int, typer.Option(help="timed pairs")] = 15,
+    pairs: Annotated[int, typer.Option(help="timed pairs")] = 16,
     threads: Annotated[int | None, typer.Option(help="PyTorch threads; default all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object instead")] = False,
 ) -> None:
@@ -123,7 +124,7 @@ def main(
             model_of(width, layers),
             batch,
             new_tokens=new_tokens,
-            pairs=pairs,
+            limits=Limits(pairs, warmup=1),
             threads=threads,
         )
     except BenchError as error:

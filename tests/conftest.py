@@ -14,6 +14,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run beside each other, which a timing would notice, and be taken again and again."""
+    from bench.measure import load
+
+    monkeypatch.setattr(load, "look", lambda: 0.0)
+    monkeypatch.setattr(load, "disturbance", lambda *arguments: None)
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of the repository."""

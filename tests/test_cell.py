@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+import bench
 from bench import profiles, tasks
-from bench.cell import accuracy, measure
+from bench.cell import Examples, measure
 from bench.core import observing
 from bench.measure.kept import Kept, unlike
 from bench.measure.memory import Memory
@@ -38,31 +39,47 @@ def session() -> Session:
     return Session.open(cell("none", 1.0), profiles.detect())
 
 
-def test_tokens_of_the_task_beside_those_that_are_counted(session: Session) -> None:
+def test_an_adaptive_method_is_counted_on_images_of_the_task(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
+    found = measure(one, session, task, lambda stage: None)
+    with apply(session.loaded, one):
+        counts = [bench.count_macs(session.loaded.model, x).total for x in images(session, task)]
+        noise = bench.count_macs(session.loaded.model, **session.loaded.example_inputs(1)).total
+        traces = [bench.trace(session.loaded.model, x).tokens for x in images(session, task)]
+    assert found.macs is not None and len(counts) == 24
+    assert found.macs.total == pytest.approx(sum(counts) / 24, abs=1)
+    assert abs(noise / found.macs.total - 1) > 0.005  # which is what was counted before
+    assert sum(found.macs.by_op.values()) == pytest.approx(found.macs.total, rel=1e-4)
+    last = [trace["vision"][-1][1] for trace in traces]
+    assert found.tokens["vision"][-1][1] == pytest.approx(sum(last) / 24, abs=0.01)
+    assert found.notes == []
+
+
+def test_an_adaptive_method_is_timed_on_images_of_the_task(session: Session) -> None:
+    one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
+    with apply(session.loaded, one):
+        examples = Examples.of(one, session, task)
+        batch = examples.batch(26)["x"]
+    own = torch.cat(images(session, task))
+    assert torch.equal(batch, torch.cat([own, own[:2]]))  # from the start again
+    with apply(session.loaded, cell("evit", 0.7)):
+        assert Examples.of(cell("evit", 0.7), session, task).pixels is None
+
+
+def test_an_adaptive_method_without_a_task_says_what_it_is_counted_on(session: Session) -> None:
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
     with apply(session.loaded, one), torch.inference_mode():
         with observing(Kept()) as kept:
-            found = accuracy(one, session, task, lambda stage: None)
-        (note,) = unlike(session.loaded, kept)
-        alone = Kept()
-        for image in images(session, task):
-            with observing(alone):
-                session.loaded.model(image)
-        example = Kept()
-        with observing(example):
+            session.loaded.model(images(session, task)[0])
+        with observing(Kept()) as noise:
             session.loaded.model(**session.loaded.example_inputs(1))
-    assert found.primary == "top1"
+    (note,) = unlike(kept, noise, Examples(session.loaded, True).what)
     said = [float(text) for text in re.findall(r"\d+\.\d", note)]
-    assert said == pytest.approx([alone.mean, example.mean], abs=0.051)
-    assert alone.samples == 24 * example.samples
-
-
-def test_a_record_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
-    task = tasks.load("fashion-mnist")
-    for method, notes in (("ats", 1), ("evit", 0)):
-        found = measure(cell(method, 0.7), session, task, lambda stage: None)
-        assert len(found.notes) == notes and found.accuracy.primary == "top1"
+    assert said == pytest.approx([kept.mean, noise.mean], abs=0.051)
+    assert "the noise image" in note and unlike(kept, kept, "it") == []
 
 
 def images(session: Session, task: Any) -> tuple[torch.Tensor, ...]:
@@ -70,12 +87,3 @@ def images(session: Session, task: Any) -> tuple[torch.Tensor, ...]:
     index = subset(len(task), 24)
     (batch,) = [batch for batch, _ in task.prepared.batches(session.loaded, index, 24)]
     return torch.as_tensor(batch).split(1)
-
-
-def test_nothing_is_said_where_all_images_keep_as_many(session: Session) -> None:
-    task = tasks.load("fashion-mnist")
-    for method in ("evit", "dynamicvit"):  # the second is adaptive in training alone
-        one = cell(method, 0.7)
-        with apply(session.loaded, one), observing(Kept()) as kept:
-            accuracy(one, session, task, lambda stage: None)
-            assert kept.samples and unlike(session.loaded, kept) == []

@@ -10,6 +10,7 @@ import vlm_models as tiny
 from test_vlm import WAYS
 
 import bench
+from bench.measure.blocks import Limits
 from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
 from bench.measure.generation import TIMES, paired_stages, stage_macs
 from bench.measure.macs import check_counters
@@ -51,10 +52,10 @@ def test_times_are_taken_in_pairs_for_every_stage() -> None:
     plain, model = tiny.llava(), tiny.llava()
     method, given = WAYS["ahead"]
     with bench.reduced(model, method, **given):
-        pairs = paired_stages(plain, model, tiny.llava_batch(1), new_tokens=4, pairs=3)
+        pairs = paired_stages(plain, model, tiny.llava_batch(1), new_tokens=4, limits=Limits(8))
     assert tuple(pairs) == TIMES
     for pair in pairs.values():
-        assert len(pair.a.samples_ms) == len(pair.b.samples_ms) == 3
+        assert len(pair.a.samples_ms) == len(pair.b.samples_ms) == 8
         assert min(pair.a.samples_ms) > 0
     total = pairs["end_to_end"].b.samples_ms
     for first, token, all_ in zip(

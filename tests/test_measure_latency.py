@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +17,7 @@ import bench
 from bench import core, profiles
 from bench.errors import BenchError
 from bench.measure import latency
-from bench.measure.latency import bootstrap_median, paired, reduction_share, utilisation
+from bench.measure.latency import paired, reduction_share, utilisation
 
 
 def busy(ms: float) -> None:
@@ -45,25 +44,26 @@ class Recorder:
         return run
 
 
-def test_the_sides_take_turns_in_both_orders() -> None:
+def test_the_sides_take_turns_in_quadruples_of_each_block() -> None:
     seen = Recorder()
-    result = paired(seen.side("a"), seen.side("b"), repeats=4, warmup=2)
-    assert seen.calls == "abab" + "abbaabba"
-    assert len(result.a.samples_ms) == len(result.b.samples_ms) == 4
+    result = paired(seen.side("a"), seen.side("b"), repeats=16, warmup=2)
+    assert seen.calls == "abab" + "abba" * 2 + ("ab" + "abba" * 2) * 3
+    assert len(result.a.samples_ms) == len(result.b.samples_ms) == 16
+    assert len(result.speedup.blocks) == 4
     assert result.clock == "perf_counter"
 
 
 def test_what_takes_all_the_time_there_is_warms_up_once() -> None:
     seen = Recorder()
-    paired(seen.side("a"), seen.side("b"), repeats=2, warmup=3, max_seconds=0.0)
-    assert seen.calls == "ab" + "abba"
+    paired(seen.side("a"), seen.side("b"), repeats=8, min_pairs=8, warmup=3, max_seconds=0.0)
+    assert seen.calls == ("ab" + "abba") * 4
 
 
 def test_conditions_are_set_and_put_back() -> None:
     before = torch.get_num_threads()
     seen = Recorder()
     wanted = before + 1
-    result = paired(seen.side("a"), seen.side("b"), repeats=2, threads=wanted)
+    result = paired(seen.side("a"), seen.side("b"), repeats=8, threads=wanted)
     assert seen.conditions == {(True, False, wanted)}
     assert result.threads == wanted
     assert torch.get_num_threads() == before
@@ -82,61 +82,54 @@ def test_conditions_come_back_after_an_error() -> None:
 
 
 def test_the_ratio_says_how_much_faster_b_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = iter([3.0, 1.5, 2.0, 4.0, 6.0, 2.0])  # a b | b a | a b
+    # a b b a: pairs of 8/2 and 1/1, 2/1 and 8/4, 6/2 and 3/1, 18/2 and 4/4
+    first, *others = [(8, 2, 1, 1), (2, 1, 4, 8), (6, 2, 1, 3), (18, 2, 4, 4)]
+    warmed = [ms for four in others for ms in (99, 99, *four)]  # an untimed pair ahead of a block
+    durations = iter([float(ms) for ms in (*first, *warmed)])
     monkeypatch.setattr(latency, "_time_ms", lambda run, device: next(durations))
-    result = paired(int, int, repeats=3)
-    assert result.a.samples_ms == (3.0, 4.0, 6.0)
-    assert result.b.samples_ms == (1.5, 2.0, 2.0)
-    assert result.speedup.median == 2.0
-    low, high = result.speedup.ci95
-    assert 2.0 <= low <= high <= 3.0
+    result = paired(int, int, repeats=8, min_pairs=8, warmup=0, max_seconds=0.0)
+    assert result.a.samples_ms == (8.0, 1.0, 2.0, 8.0, 6.0, 3.0, 18.0, 4.0)
+    assert result.b.samples_ms == (2.0, 1.0, 1.0, 4.0, 2.0, 1.0, 2.0, 4.0)
+    assert result.speedup.blocks == pytest.approx((2.0, 2.0, 3.0, 3.0))
+    assert result.speedup.median == pytest.approx(2.5)
 
 
 def test_a_real_difference_is_found() -> None:
-    result = paired(lambda: busy(20), lambda: busy(4), repeats=7, warmup=0)
+    result = paired(lambda: busy(20), lambda: busy(4), repeats=8, warmup=0)
     assert result.speedup.ci95[0] > 1
 
 
 @pytest.mark.parametrize(
     ("limits", "pairs"),
     [
-        ({"repeats": 6}, 6),
-        ({"repeats": 50, "max_seconds": 0.0}, 5),
-        ({"repeats": 3, "max_seconds": 0.0}, 3),
-        ({"repeats": 50, "max_seconds": 0.0, "min_pairs": 7}, 7),
+        ({"repeats": 20}, 24),  # whole quadruples in each of four blocks
+        ({"repeats": 24}, 24),
+        ({"repeats": 400, "max_seconds": 0.0}, 16),
+        ({"repeats": 8, "max_seconds": 0.0}, 8),
+        ({"repeats": 400, "max_seconds": 0.0, "min_pairs": 20}, 24),
     ],
 )
 def test_the_time_budget_stops_early_but_not_below_the_minimum(
     limits: dict[str, Any], pairs: int
 ) -> None:
-    assert len(paired(int, int, **limits).a.samples_ms) == pairs
+    assert len(paired(int, int, warmup=0, **limits).a.samples_ms) == pairs
 
 
 def test_min_seconds_takes_more_pairs() -> None:
-    result = paired(lambda: busy(1), lambda: busy(1), repeats=2, min_seconds=0.05)
-    assert len(result.a.samples_ms) > 2
+    result = paired(lambda: busy(1), lambda: busy(1), repeats=8, min_seconds=0.1)
+    assert len(result.a.samples_ms) > 8
 
 
-def test_no_pairs_is_an_error() -> None:
-    with pytest.raises(BenchError, match="at least 1"):
-        paired(int, int, repeats=0)
+@pytest.mark.parametrize("repeats", [0, 7])
+def test_too_few_pairs_for_an_interval_are_an_error(repeats: int) -> None:
+    with pytest.raises(BenchError, match="an interval needs two blocks"):
+        paired(int, int, repeats=repeats)
 
 
 def test_percentiles_and_throughput_come_from_the_samples() -> None:
     timing = latency.Timing(tuple(float(ms) for ms in range(1, 102)))
     assert (timing.p50_ms, timing.p95_ms, timing.p99_ms) == (51.0, 96.0, 100.0)
     assert timing.throughput_per_s(8) == pytest.approx(8000 / 51)
-
-
-def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    draws = [rng.lognormal(np.log(1.5), 0.1, 25) for _ in range(100)]
-    hits = 0
-    for draw in draws:
-        low, high = bootstrap_median(list(draw), resamples=500)
-        hits += low <= 1.5 <= high
-    assert 85 <= hits <= 100
-    assert bootstrap_median([1.25] * 4) == (1.25, 1.25)
 
 
 def test_the_share_of_the_reduction_is_its_part_of_the_time() -> None:
@@ -198,7 +191,7 @@ def speed_script() -> Any:
 
 
 def test_the_speed_script_compares_time_with_the_mac_bound(capsys: Any) -> None:
-    setting = {"model": "test_vit", "batch": 1, "r": 8, "repeats": 2, "threads": 1}
+    setting = {"model": "test_vit", "batch": 1, "r": 8, "repeats": 8, "threads": 1}
     speed_script().main(**setting, methods="tome,crossget", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["threads"] == 1
@@ -208,7 +201,7 @@ def test_the_speed_script_compares_time_with_the_mac_bound(capsys: Any) -> None:
         assert row["of_bound"] == pytest.approx(row["speedup"] / row["mac_ratio"])
         assert 0 < row["reduction_share"] < 1
         assert 0 < row["reduction_macs_share"] < 0.5
-        assert row["pairs"] == 2
+        assert row["pairs"] == 8
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ seconds on the meta device; times are of `generate()` itself, the reduced and th
 
 from __future__ import annotations
 
+import gc
 import inspect
 import time
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.measure.latency import goes_on, using_threads
+from bench.measure.blocks import Blocks, Limits, Sample, no_garbage_collection
+from bench.measure.latency import using_threads
 from bench.measure.macs import count_macs
-from bench.measure.timing import Paired, in_pairs
+from bench.measure.timing import Paired
 
 STAGES = ("vision", "projector", "prefill", "decode")
 TIMES = ("vision", "prefill", "ttft", "decode", "end_to_end")
+ANSWER = "end_to_end"  # the stage that holds all others
 
 
 @dataclass(frozen=True)
@@ -114,33 +117,35 @@ def paired_stages(
     inputs: Mapping[str, Any],
     *,
     new_tokens: int,
-    pairs: int = 15,
-    max_seconds: float | None = None,
-    warmup: int = 1,
+    limits: Limits,
     threads: int | None = None,
 ) -> dict[str, Paired]:
-    """Time `generate()` of both models in turn, and its stages by `TIMES`, in milliseconds.
+    """Time `generate()` of both models in turn, and its stages by `TIMES`, in milliseconds."""
+    sample_a, sample_b = (sampler(side, inputs, new_tokens) for side in (plain, model))
+    blocks = Blocks(sample_a, sample_b, limits, ANSWER, watched=False)
+    gc.collect()
+    with torch.inference_mode(), using_threads(threads) as used, no_garbage_collection():
+        for _ in range(limits.blocks):
+            blocks.add()
+    return {stage: blocks.paired(stage, used, clock()) for stage in TIMES}
+
+
+def sampler(model: nn.Module, inputs: Mapping[str, Any], new_tokens: int) -> Sample:
+    """Return a function that times one answer, see `timed`."""
+    return lambda: timed(model, inputs, new_tokens)
+
+
+def clock() -> str:
+    """Return the name of the clock that times answers."""
+    return "perf_counter, synchronised" if torch.cuda.is_available() else "perf_counter"
+
+
+def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, float]:
+    """One call of `generate()` that makes `new_tokens` tokens; milliseconds by stage of `TIMES`.
 
     "ttft" is the time to the first token, from the call on; "decode" is a token's after the first.
     Clocks at the borders of stages wait for a GPU to be done, which costs each a few microseconds.
     """
-    found: dict[str, tuple[list[float], list[float]]] = {stage: ([], []) for stage in TIMES}
-    clock = "perf_counter, synchronised" if torch.cuda.is_available() else "perf_counter"
-    with torch.inference_mode(), using_threads(threads) as used:
-        for _ in range(warmup):
-            timed(plain, inputs, new_tokens), timed(model, inputs, new_tokens)
-        start = time.perf_counter()
-        taken = 0
-        while goes_on(taken, time.perf_counter() - start, pairs, max_seconds=max_seconds):
-            for side in (0, 1) if taken % 2 == 0 else (1, 0):
-                for stage, ms in timed((plain, model)[side], inputs, new_tokens).items():
-                    found[stage][side].append(ms)
-            taken += 1
-    return {stage: in_pairs(a, b, used, clock) for stage, (a, b) in found.items()}
-
-
-def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, float]:
-    """One call of `generate()` that makes `new_tokens` tokens; milliseconds by stage."""
     with _clocks(model) as ticks:
         begin = _now()
         model.generate(

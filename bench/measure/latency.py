@@ -1,7 +1,8 @@
 """Paired timing: the reduced and the unreduced model take turns within one run.
 
 A speed-up of two separately timed runs mostly compares two states of the machine. Here both sides
-alternate A B B A, so that drift hits them alike, and the ratio is taken pair by pair.
+alternate A B B A, so that drift and order hit them alike, in several blocks; see
+`bench.measure.blocks`.
 
     pair = paired(run_baseline, run_reduced, repeats=30)
     pair.speedup.median, pair.speedup.ci95
@@ -19,31 +20,23 @@ import numpy as np
 import torch
 
 from bench.core import Observer, observing
-from bench.errors import BenchError
-from bench.measure.timing import Paired, Speedup, Timing, bootstrap_median, in_pairs
+from bench.measure.blocks import MIN_PAIRS, Blocks, Limits, Sample, no_garbage_collection
+from bench.measure.timing import Paired, Speedup, Timing
 
 if TYPE_CHECKING:
     from bench.profiles import Profile
 
-__all__ = [
-    "Paired",
-    "Speedup",
-    "Timing",
-    "bootstrap_median",
-    "paired",
-    "reduction_share",
-    "utilisation",
-]
+__all__ = ["Paired", "Speedup", "Timing", "paired", "reduction_share", "sampler", "utilisation"]
 
 Run = Callable[[], object]
-MIN_PAIRS = 5  # below this the interval of a median says nothing
+PASS = "pass"  # the one stage of a forward pass
 
 
 def paired(
     run_a: Run,
     run_b: Run,
     *,
-    repeats: int = 30,
+    repeats: int = 32,
     warmup: int = 3,
     device: str | torch.device = "cpu",
     min_seconds: float = 0.0,
@@ -53,11 +46,13 @@ def paired(
 ) -> Paired:
     """Time `run_a` (the baseline) and `run_b` alternately, under `torch.inference_mode`.
 
+    The blocks follow one another here; the cells of a suite spread theirs over their time.
+
     Args:
         run_a: baseline, called without arguments.
         run_b: the side to compare.
-        repeats: pairs to take.
-        warmup: untimed calls of each side first; one is enough where it takes `max_seconds`.
+        repeats: pairs to take, rounded up to whole quadruples in each block.
+        warmup: untimed calls of each side first; one is enough where it takes a block's time.
         device: where the work happens; "cuda" is timed with events, after synchronising.
         min_seconds: take more pairs than `repeats` until this much time has passed.
         max_seconds: take fewer once it has, but never fewer than `min_pairs`.
@@ -65,49 +60,26 @@ def paired(
         threads: intra-op threads for this run; None leaves PyTorch's setting.
 
     Raises:
-        BenchError: no pair was asked for.
+        BenchError: too few pairs for an interval.
     """
-    if repeats < 1 or min_pairs < 1:
-        raise BenchError(f"repeats={repeats}, min_pairs={min_pairs}: both must be at least 1")
-    device = torch.device(device)
-    samples_a: list[float] = []
-    samples_b: list[float] = []
-    with torch.inference_mode(), using_threads(threads) as used, _no_gc():
-        start = time.perf_counter()
-        for _ in range(warmup):
-            run_a(), run_b()
-            if max_seconds is not None and time.perf_counter() - start >= max_seconds:
-                break
-        start = time.perf_counter()
-        while goes_on(
-            len(samples_a),
-            time.perf_counter() - start,
-            repeats,
-            min_seconds,
-            max_seconds,
-            min_pairs,
-        ):
-            sides = [(run_a, samples_a), (run_b, samples_b)]
-            for run, samples in sides if len(samples_a) % 2 == 0 else reversed(sides):
-                samples.append(_time_ms(run, device))
-    clock = "cuda events" if device.type == "cuda" else "perf_counter"
-    return in_pairs(samples_a, samples_b, used, clock)
+    limits = Limits(repeats, min_seconds, max_seconds, min_pairs, warmup=warmup)
+    blocks = Blocks(sampler(run_a, device), sampler(run_b, device), limits, PASS, watched=False)
+    gc.collect()
+    with torch.inference_mode(), using_threads(threads) as used, no_garbage_collection():
+        for _ in range(limits.blocks):
+            blocks.add()
+    return blocks.paired(PASS, used, clock_of(device))
 
 
-def goes_on(
-    pairs: int,
-    seconds: float,
-    repeats: int,
-    min_seconds: float = 0.0,
-    max_seconds: float | None = None,
-    min_pairs: int = MIN_PAIRS,
-) -> bool:
-    """Whether another pair is to be taken; arguments as for `paired`."""
-    if pairs < min(min_pairs, repeats):
-        return True
-    if max_seconds is not None and seconds >= max_seconds:
-        return False
-    return pairs < repeats or seconds < min_seconds
+def sampler(run: Run, device: str | torch.device) -> Sample:
+    """Return a function that times one call of `run`."""
+    where = torch.device(device)
+    return lambda: {PASS: _time_ms(run, where)}
+
+
+def clock_of(device: str | torch.device) -> str:
+    """Return the name of the clock that times what runs on a device."""
+    return "cuda events" if torch.device(device).type == "cuda" else "perf_counter"
 
 
 def _time_ms(run: Run, device: torch.device) -> float:
@@ -139,19 +111,6 @@ def using_threads(wanted: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _no_gc() -> Iterator[None]:
-    """A collection in mid-sample is not the model's time."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Stopwatch(Observer):
@@ -207,7 +166,7 @@ def reduction_share(
     """
     device = torch.device(device)
     shares: list[float] = []
-    with torch.inference_mode(), using_threads(threads), _no_gc():
+    with torch.inference_mode(), using_threads(threads), no_garbage_collection():
         for _ in range(warmup):
             run()
         for _ in range(repeats):

@@ -1,6 +1,9 @@
 """What a paired timing says: samples, percentiles, and the speed-up with its interval.
 
-No torch in here: whoever reads recorded samples can use it too.
+Samples come in quadruples A B B A, and quadruples in blocks that are spread in time. Within a
+quadruple drift and the order of the sides cancel; from block to block the machine changes as it
+does from one measurement to the next, so the blocks' spread gives the interval. No torch in here:
+whoever reads recorded samples can use it too.
 """
 
 from __future__ import annotations
@@ -10,13 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True)
 class Speedup:
-    """Time of A over time of B, pair by pair: above 1 means that B is faster."""
+    """Time of A over time of B: above 1 means that B is faster.
+
+    Attributes:
+        median: of the quadruples' ratios.
+        ci95: interval that a repeat of the whole measurement falls into, about the median.
+        blocks: the median ratio of each block.
+    """
 
     median: float
     ci95: tuple[float, float]
+    blocks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,14 +56,36 @@ class Timing:
         """99th percentile, in milliseconds; from few samples little more than the slowest one."""
         return self.percentile_ms(99)
 
+    @property
+    def dispersion(self) -> float:
+        """(90th - 10th percentile) / median of the samples."""
+        return (self.percentile_ms(90) - self.percentile_ms(10)) / self.p50_ms
+
     def throughput_per_s(self, batch: int) -> float:
         """Samples a second at `batch` samples a call, from the median time."""
         return 1e3 * batch / self.p50_ms
 
 
 @dataclass(frozen=True)
+class Block:
+    """Quadruples A B B A taken in a row: sample i of `a` was taken next to sample i of `b`.
+
+    Samples 2k and 2k + 1 of both sides are quadruple k. Times are in milliseconds.
+    """
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Time of A over time of B in each quadruple: the geometric mean of its two pairs'."""
+        pairs = np.asarray(self.a) / np.asarray(self.b)
+        return [float(ratio) for ratio in np.sqrt(pairs[::2] * pairs[1::2])]
+
+
+@dataclass(frozen=True)
 class Paired:
-    """What `paired` saw.
+    """What a paired timing saw.
 
     Attributes:
         a: the baseline's times.
@@ -68,20 +102,31 @@ class Paired:
     clock: str
 
 
-def bootstrap_median(
-    ratios: Sequence[float], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap 95 % interval of the median of `ratios`."""
-    values = np.asarray(ratios, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
-    return float(low), float(high)
+def paired_of(blocks: Sequence[Block], threads: int, clock: str) -> Paired:
+    """Return what all blocks say together."""
+    a, b = (tuple(ms for block in blocks for ms in getattr(block, side)) for side in "ab")
+    return Paired(Timing(a), Timing(b), speedup_of(blocks), threads, clock)
 
 
-def in_pairs(
-    samples_a: Sequence[float], samples_b: Sequence[float], threads: int, clock: str
-) -> Paired:
-    """What samples say of which number i of one was taken next to number i of the other."""
-    ratios = [a / b for a, b in zip(samples_a, samples_b, strict=True)]
-    speedup = Speedup(float(np.median(ratios)), bootstrap_median(ratios))
-    return Paired(Timing(tuple(samples_a)), Timing(tuple(samples_b)), speedup, threads, clock)
+def speedup_of(blocks: Sequence[Block]) -> Speedup:
+    """Return the median ratio of all quadruples, and an interval by the spread of the blocks.
+
+    Student's interval of the blocks' median log ratios: one block more or less is what a repeat
+    has in common with the measurement, however many samples a block has.
+
+    Raises:
+        ValueError: fewer than two blocks, which have no spread.
+    """
+    if len(blocks) < 2:
+        raise ValueError("an interval of a speed-up needs two blocks of pairs or more")
+    from scipy.special import stdtrit
+
+    median = float(np.median([ratio for block in blocks for ratio in block.ratios]))
+    medians = [float(np.median(block.ratios)) for block in blocks]
+    error = np.std(np.log(medians), ddof=1) / len(blocks) ** 0.5
+    reach = float(stdtrit(len(blocks) - 1, (1 + CONFIDENCE) / 2) * error)
+    return Speedup(
+        median,
+        (float(median * np.exp(-reach)), float(median * np.exp(reach))),
+        tuple(medians),
+    )

@@ -1,0 +1,326 @@
+"""What ties a record to what made it: sessions, keys, solved budgets, hosts, equal things."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import torch
+
+import bench
+from bench import (
+    budgets,
+    cell,
+    machine,
+    models,
+    planning,
+    runner,
+    session,
+    solving,
+    sources,
+    spec,
+    tasks,
+)
+from bench.cell_timing import CellTiming
+from bench.measure import generation
+from bench.measure.memory import Memory
+from bench.record import Record
+from bench.store import Store
+
+
+@pytest.fixture(autouse=True)
+def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+
+
+def suite_of(folder: Path, more: str = "", **changes: str) -> tuple[spec.Suite, Any]:
+    """The tiny suite of `folders`, in a file below `folder`; changes are of its text."""
+    if not (folder / "vit").is_dir():
+        folders.vit(folder / "vit"), folders.images(folder / "images")
+    text = folders.SUITE.format(vit=folder / "vit", images=folder / "images") + more
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "tiny.yaml"
+    file.write_text(text)
+    return spec.load(str(file))
+
+
+def run(folder: Path, more: str = "", **changes: str) -> dict[str, Record]:
+    """Records of the suite by label."""
+    suite, origin = suite_of(folder, more, **changes)
+    summary = runner.run(suite, origin, folder / "results", machine="m", quiet=True)
+    assert summary.failed == 0, summary.reasons
+    return {record.cell.label: record for record in Store(folder / "results").read_all()}
+
+
+# --- the model that is measured is the cell's -------------------------------------------------
+
+
+def test_a_random_cell_is_not_measured_on_weights_that_planning_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights load, data are missing: as of a hub model, planning has to load it to know them."""
+    real = models.fingerprint
+    monkeypatch.setattr(
+        models,
+        "fingerprint",
+        lambda name, random_weights=False, seed=0: (
+            real(name, random_weights=True, seed=seed) if random_weights else None
+        ),
+    )
+    measured: list[bool] = []
+    count = cell.count
+    monkeypatch.setattr(
+        cell,
+        "count",
+        lambda examples, of: measured.append(of.loaded.random) or count(examples, of),
+    )
+    records = run(tmp_path, "missing: cost\n", images="nowhere")
+    assert measured == [True] * 4
+    for record in records.values():
+        assert record.cell.random_weights and record.provenance["weights"] == "random"
+
+
+@pytest.mark.parametrize("change", [{"random_weights": True}, {"seed": 1}, {"dtype": "bfloat16"}])
+def test_cells_that_differ_in_their_model_share_no_session(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    suite, _ = suite_of(tmp_path)
+    (first, *_), _ = planning.plan(suite, "m")[0].cells, None
+    state = runner.Run(
+        Store(tmp_path),
+        planning.Plan([], {}),
+        {},
+        "",
+        runner.Display(1, 0, True),
+        None,  # type: ignore[arg-type]
+    )
+    state.display.begin(first.cell)
+    opened = runner._session(state, first)
+    assert runner._session(state, first) is opened
+    other = dataclasses.replace(first, cell=dataclasses.replace(first.cell, **change))
+    assert runner._session(state, other) is not opened
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+def keys(folder: Path) -> set[str]:
+    return {planned.key for planned in planning.plan(suite_of(folder)[0], "m")[0].cells}
+
+
+@pytest.mark.parametrize("library", sources.LIBRARIES)
+def test_another_version_of_a_library_is_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    before = keys(tmp_path)
+    versions = {**sources.library_versions(), library: "0.0.1"}
+    monkeypatch.setattr(planning, "library_versions", lambda: versions)
+    assert not keys(tmp_path) & before
+
+
+def test_other_measuring_code_is_another_key_and_a_record_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = keys(tmp_path)
+    assert run(tmp_path)["none"].provenance["measurement_sha256"] == sources.measurement_hash()
+    monkeypatch.setattr(planning, "measurement_hash", lambda: "other")
+    assert not keys(tmp_path) & before
+
+
+CODE = '''"""A module."""
+# a comment
+
+
+class A:
+    """A class."""
+
+    def scale(self, x: int) -> int:
+        """A function."""
+        return 2 * x  # twice
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("# a comment", "# another", True),
+        ('"""A module."""\n', "", True),
+        ('        """A function."""\n', "", True),
+        ("return 2 * x", "return (2 *\n            x)", True),
+        ("2 * x", "3 * x", False),
+        ("2 * x", "x * 2", False),
+        ("x: int", "x: float", False),
+        ("scale", "scaled", False),
+    ],
+)
+def test_code_is_hashed_without_what_is_said_about_it(
+    tmp_path: Path, old: str, new: str, same: bool
+) -> None:
+    assert old in CODE
+    a, b = tmp_path / "a.py", tmp_path / "b.py"
+    a.write_text(CODE)
+    b.write_text(CODE.replace(old, new, 1))
+    assert (sources.code_of(a) == sources.code_of(b)) is same
+
+
+def test_all_that_measures_is_hashed(repo: Path) -> None:
+    hashed = {path.relative_to(repo / "bench").as_posix() for path in sources.measuring_files()}
+    for pattern in ("adapters/*.py", "measure/*.py", "tasks/*.py"):
+        assert {
+            p.relative_to(repo / "bench").as_posix() for p in (repo / "bench").glob(pattern)
+        } <= hashed
+    assert {"core.py", "reduce.py", "forward.py", "cell.py", "cell_timing.py"} <= hashed
+    for pattern in sources.MEASURING:
+        assert list((repo / "bench").glob(pattern)), f"{pattern} names no file"
+
+
+# --- budgets ----------------------------------------------------------------------------------
+
+
+def solved_keys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, budget: str, machine_name: str
+) -> set[str]:
+    """The keys under which answers lie after planning on a machine."""
+    monkeypatch.setattr(budgets, "solve", lambda *a, **k: budgets.Solved({"r": 8}, 50.0))
+    file = folder / "budgets.json"
+    suite, _ = suite_of(folder, **{"r: [4, 8]": f"budget: {budget}"})
+    planning.plan(suite, machine_name, file)
+    return set(json.loads(file.read_text()))
+
+
+@pytest.mark.parametrize(("budget", "shared"), [("50% latency", False), ("50% gmacs", True)])
+def test_a_solved_latency_is_of_one_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, shared: bool
+) -> None:
+    here = solved_keys(tmp_path, monkeypatch, budget, "here")
+    assert solved_keys(tmp_path, monkeypatch, budget, "here") == here
+    there = solved_keys(tmp_path, monkeypatch, budget, "there")
+    assert (there == here) is shared
+    monkeypatch.setattr(machine, "hardware", lambda: "other")  # under the same name
+    assert (solved_keys(tmp_path, monkeypatch, budget, "here") == there) is shared
+    monkeypatch.setattr(solving, "measurement_hash", lambda: "other")
+    assert solved_keys(tmp_path, monkeypatch, budget, "here") > there
+
+
+def test_an_adaptive_method_meets_its_budget_on_the_images_of_the_task(tmp_path: Path) -> None:
+    suite = spec.parse(
+        {
+            "name": "seen",
+            "models": [{"name": "embedded:vit-fashion", "tasks": ["fashion-mnist"]}],
+            "methods": [{"name": "ats", "budget": ["45% gmacs", "75% gmacs"]}],
+            "limit": 24,
+        },
+        spec.Options(),
+    )
+    plan, _ = planning.plan(suite, "m", tmp_path / "budgets.json")
+    loaded, params = models.load("embedded:vit-fashion"), plan.cells[1].cell.params
+    task: Any = tasks.load("fashion-mnist")
+    index = tasks.base.subset(len(task), 24)
+    ((images, _),) = task.prepared.batches(loaded, index, 24)
+    full = bench.count_macs(loaded.model, images[:1]).total
+    with bench.reduced(loaded.model, "ats", **params):
+        shares = [bench.count_macs(loaded.model, x).total / full for x in images.split(1)]
+    assert 100 * sum(shares) / len(shares) == pytest.approx(45, abs=1.5)
+    refused = plan.cells[2].refused  # all samples of a layer are no more tokens than that
+    assert refused is not None and "ats has nothing near 75 % of the gmacs" in refused
+
+
+# --- hosts ------------------------------------------------------------------------------------
+
+
+def test_two_hosts_of_one_name_have_two_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    def now() -> str:
+        machine.fingerprint.cache_clear(), machine.hardware.cache_clear()
+        return machine.fingerprint()
+
+    here = now()
+    assert here == now() and len(here) == 12
+    with monkeypatch.context() as other:
+        other.setattr(machine.platform, "node", lambda: "another-host")
+        assert now() != here
+    with monkeypatch.context() as other:
+        other.setattr(machine, "total_memory", lambda: 7 << 30)
+        assert now() != here
+    assert now() == here
+    host = machine.environment("m", "cpu", 2)
+    assert host["fingerprint"] == here and host["memory_gib"] > 0
+    assert machine.platform.node() not in json.dumps(host)
+
+
+# --- timings ----------------------------------------------------------------------------------
+
+
+def test_a_record_holds_the_timing_of_equal_things(tmp_path: Path) -> None:
+    records = run(tmp_path)
+    (alone,) = records["none"].cost.latency
+    (timing,) = records["tome r=8"].cost.latency
+    assert timing.equal == alone.equal == alone.speedup
+    assert timing.speedup != alone.speedup and len(timing.speedup.blocks) == 4
+    assert len(timing.samples_ms) == len(timing.baseline_samples_ms) >= 16
+    for path in (tmp_path / "results").rglob("*tome*.json"):
+        path.unlink()
+    (again,) = run(tmp_path)["tome r=8"].cost.latency  # in another run the record tells it
+    assert again.equal == alone.speedup
+
+
+def test_the_baseline_of_a_cell_is_compared_with_the_suites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: list[float | None] = []
+    begun = CellTiming._pass_blocks
+
+    def noted(self: CellTiming, *arguments: Any) -> Any:
+        blocks = begun(self, *arguments)
+        usual.append(blocks.usual_ms)
+        return blocks
+
+    monkeypatch.setattr(CellTiming, "_pass_blocks", noted)
+    records = run(tmp_path)
+    medians = [
+        sorted(records[label].cost.latency[0].baseline_samples_ms)
+        for label in ("none", "tome r=4", "tome r=8")
+    ]
+    least = [torch.tensor(ms).quantile(0.5).item() for ms in medians]
+    own = [ms for ms in usual if ms is not None]
+    assert usual[0] is None
+    assert own[0] == pytest.approx(least[0], abs=1e-3)
+    assert min(own) == pytest.approx(min(least), abs=1e-3)
+
+
+def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profile_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import vlm_models
+
+    from bench import profiles
+
+    calls: list[bool] = []
+
+    def timed(model: Any, inputs: Any, new_tokens: int) -> dict[str, float]:
+        calls.append(gc.isenabled())
+        return dict.fromkeys(generation.TIMES, 1.0)
+
+    monkeypatch.setattr(generation, "timed", timed)
+    profile = dataclasses.replace(profiles.get("cpu"), warmup=5, batch_sizes=())
+    model = vlm_models.llava()
+    loaded = models.Loaded(
+        "llava",
+        model,
+        "multimodal",
+        (8, 8),
+        example=lambda batch: vlm_models.llava_batch(batch),
+    )
+    one = bench.record.Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=60.0)
+    of = session.Session(loaded, profile, "float32", "sdpa")
+    timing = CellTiming(one, of, lambda batch: {}, lambda stage: None)
+    gc.enable()
+    timing.round()
+    assert calls[:18] == [False] * 18 and len(calls) >= 2 * 5 + 2 * 4
+    assert gc.isenabled()
