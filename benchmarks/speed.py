@@ -1,8 +1,9 @@
 """How much of the MAC bound does token reduction reach in time, and what does it cost itself?
 
-Times each method against the unreduced model, in turns within one run, on random weights.
+Times each method against the unreduced model, in turns within one run, on random weights. The first
+row of each batch size is the harness's own cost: a reduced pass that removes nothing.
 
-    python benchmarks/speed.py --methods tome,crossget --r 13 --threads 2
+    python benchmarks/speed.py --methods tome,crossget --r 13 --batches 1,8 --threads 2
 """
 
 from __future__ import annotations
@@ -17,9 +18,20 @@ import typer
 from torch import nn
 
 import bench
+from bench.core import Reducer
 from bench.errors import BenchError
 from bench.measure.latency import paired, reduction_share
 from bench.registry import near_miss
+
+
+class Idle(Reducer):
+    """Removes nothing, wherever it is asked to: what is left is the harness."""
+
+    name = "harness"
+
+    def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
+        """No removal can be made."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class Row:
     """One method's line: times in milliseconds a batch, the rest ratios."""
 
     method: str
+    batch: int
     mac_ratio: float
     speedup: float
     speedup_ci95: tuple[float, float]
@@ -39,7 +52,12 @@ class Row:
 
 
 def measure(
-    model: nn.Module, x: torch.Tensor, method: str, r: int, repeats: int, threads: int | None
+    model: nn.Module,
+    x: torch.Tensor,
+    method: str | Reducer,
+    r: int,
+    repeats: int,
+    threads: int | None,
 ) -> Row:
     """Compare `model` with itself under `method`, on the batch `x` (B,3,H,W)."""
     full = bench.count_macs(model, x).total
@@ -51,7 +69,8 @@ def measure(
         share = reduction_share(lambda: twin(x), threads=threads)
     bound = full / count.total
     return Row(
-        method=method,
+        method=method if isinstance(method, str) else method.name,
+        batch=len(x),
         mac_ratio=bound,
         speedup=pair.speedup.median,
         speedup_ci95=pair.speedup.ci95,
@@ -66,23 +85,33 @@ def measure(
 
 def show(rows: list[Row]) -> None:
     print(
-        "method      MAC bound  speed-up (95 %)       of bound  reduction itself  ms base/reduced"
+        "batch  method      MAC bound  speed-up (95 %)       of bound  reduction itself  "
+        "ms base/reduced"
     )
     for row in rows:
         low, high = row.speedup_ci95
         print(
-            f"{row.method:<11} {row.mac_ratio:8.3f}x  {row.speedup:.3f}x ({low:.3f}-{high:.3f})  "
+            f"{row.batch:<6} {row.method:<11} {row.mac_ratio:8.3f}x  "
+            f"{row.speedup:.3f}x ({low:.3f}-{high:.3f})  "
             f"{row.of_bound:8.3f}  {row.reduction_share:15.1%}  "
             f"{row.base_ms:.1f} / {row.reduced_ms:.1f} ({row.pairs} pairs)"
         )
 
 
+def _sizes(batches: str) -> list[int]:
+    """Return the batch sizes in a list such as "1,8"."""
+    sizes = [int(size) for size in batches.split(",") if size.strip().isdigit()]
+    if not sizes or min(sizes) < 1 or len(sizes) != len(batches.split(",")):
+        raise BenchError(f"--batches {batches}: give whole numbers from 1 on, such as 1,8")
+    return sizes
+
+
 def main(
     model: Annotated[str, typer.Option(help="a timm model")] = "vit_base_patch16_224",
-    batch: Annotated[int, typer.Option(help="images a call")] = 8,
+    batches: Annotated[str, typer.Option(help="images a call, comma-separated")] = "1,8",
     r: Annotated[int, typer.Option(help="tokens removed a layer")] = 13,
     methods: Annotated[str, typer.Option(help="comma-separated")] = "tome,crossget",
-    repeats: Annotated[int, typer.Option(help="timed pairs")] = 15,
+    repeats: Annotated[int, typer.Option(help="timed pairs")] = 32,
     threads: Annotated[int | None, typer.Option(help="PyTorch threads; default all")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object instead")] = False,
 ) -> None:
@@ -94,18 +123,22 @@ def main(
         if not timm.is_model(model):
             raise BenchError(f"unknown timm model '{model}'{near_miss(model, timm.list_models())}")
         net = timm.create_model(model).eval()
-        x = torch.randn(batch, *net.default_cfg["input_size"])
+        images = torch.randn(max(sizes := _sizes(batches)), *net.default_cfg["input_size"])
         names = [name for name in methods.split(",") if name]
-        rows = [measure(net, x, name, r, repeats, threads) for name in names]
+        rows = [
+            measure(net, images[:size], name, r, repeats, threads)
+            for size in sizes
+            for name in (Idle(), *names)
+        ]
     except BenchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     if as_json:
-        setting = {"model": model, "batch": batch, "r": r}
+        setting: dict[str, object] = {"model": model, "batches": sizes, "r": r}
         setting["threads"] = threads or torch.get_num_threads()
         print(json.dumps({**setting, "rows": [asdict(row) for row in rows]}))
     else:
-        print(f"{model}, batch {batch}, r={r}, {threads or torch.get_num_threads()} threads, CPU")
+        print(f"{model}, r={r}, {threads or torch.get_num_threads()} threads, CPU")
         show(rows)
 
 

@@ -17,7 +17,7 @@ def matching(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("matching")
 
 
-SMALL = {"batch": 2, "width": 32, "heads": 2, "repeats": 2, "threads": 1}
+SMALL = {"batch": 2, "width": 32, "heads": 2, "repeats": 8, "threads": 1}
 
 
 def test_matching_times_both_methods(
@@ -26,8 +26,8 @@ def test_matching_times_both_methods(
     matching.main(tokens="17,40", **SMALL, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert [(row["tokens"], row["r"], row["pairs"]) for row in said["rows"]] == [
-        (17, 1, 2),
-        (40, 3, 2),
+        (17, 1, 8),
+        (40, 3, 8),
     ]
     for row in said["rows"]:
         low, high = row["ratio_ci95"]
@@ -58,3 +58,45 @@ def test_matching_names_what_cannot_be(
     with pytest.raises(typer.Exit):
         matching.main(tokens="17", **SMALL, **wrong)
     assert says in capsys.readouterr().err
+
+
+@pytest.fixture
+def calibration(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    return importlib.import_module("calibration")
+
+
+def test_calibration_measures_equal_things_and_the_harness(
+    calibration: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"measurements": 3, "batch": 1, "seconds": 0.0, "threads": 1}
+    calibration.main(**small, method="tome", as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert [row["what"] for row in said["rows"]] == ["A/A", "pass that removes nothing", "tome"]
+    for row in said["rows"]:
+        assert row["measurements"] == 3 and row["disturbed"] == 0
+        assert row["held_pct"] in (0, 100 / 3, 200 / 3, 100) and row["width_pct"] > 0
+
+
+def test_coverage_counts_the_intervals_that_hold_the_truth(calibration: ModuleType) -> None:
+    from bench.measure.timing import Block, paired_of
+
+    def pair(*ratios: float) -> object:
+        return paired_of([Block((r, r), (1.0, 1.0)) for r in ratios], 1, "clock")
+
+    wide, narrow = pair(0.9, 1.2, 1.0, 1.1), pair(1.10, 1.11, 1.10, 1.11)
+    found = calibration.coverage("x", [(wide, False), (narrow, False), (wide, True)], 1.0)
+    assert (found.measurements, found.disturbed, found.held_pct) == (3, 1, 50.0)
+    assert found.spread_pct == pytest.approx(100 * 0.0998, abs=0.5)  # log 1.105
+
+
+def test_what_removes_nothing_is_installed_and_changes_nothing(calibration: ModuleType) -> None:
+    import bench
+    from bench import cell, models
+
+    loaded = models.load("embedded:vit-fashion")
+    inputs = loaded.example_inputs(2)
+    before = loaded.model(**inputs)
+    with bench.reduced(loaded.model, calibration.Idle(), r=1):
+        assert cell.runs(loaded.model)
+        assert (loaded.model(**inputs) == before).all()

@@ -191,12 +191,16 @@ def speed_script() -> Any:
 
 
 def test_the_speed_script_compares_time_with_the_mac_bound(capsys: Any) -> None:
-    setting = {"model": "test_vit", "batch": 1, "r": 8, "repeats": 8, "threads": 1}
+    setting = {"model": "test_vit", "batches": "1,2", "r": 8, "repeats": 8, "threads": 1}
     speed_script().main(**setting, methods="tome,crossget", as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["threads"] == 1
-    assert [row["method"] for row in found["rows"]] == ["tome", "crossget"]
+    rows = [(row["batch"], row["method"]) for row in found["rows"]]
+    assert rows == [(b, name) for b in (1, 2) for name in ("harness", "tome", "crossget")]
     for row in found["rows"]:
+        if row["method"] == "harness":
+            assert row["mac_ratio"] == 1 and row["reduction_macs_share"] == 0
+            continue
         assert row["mac_ratio"] > 1.1
         assert row["of_bound"] == pytest.approx(row["speedup"] / row["mac_ratio"])
         assert 0 < row["reduction_share"] < 1
@@ -206,7 +210,11 @@ def test_the_speed_script_compares_time_with_the_mac_bound(capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
-    [({"model": "test_vti"}, "test_vit"), ({"model": "test_vit", "methods": "tomee"}, "tome")],
+    [
+        ({"model": "test_vti"}, "test_vit"),
+        ({"model": "test_vit", "methods": "tomee"}, "tome"),
+        ({"model": "test_vit", "batches": "1,x"}, "such as 1,8"),
+    ],
 )
 def test_the_speed_script_names_the_near_miss(
     wrong: dict[str, str], words: str, capsys: Any
