@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import bench
-from bench.core import observing
+from bench import seeds
+from bench.core import observing, redrawing
 from bench.forward import Pass
 from bench.measure import generation, latency, macs
 from bench.measure.kept import Kept, unlike
@@ -102,6 +103,12 @@ def measure_into(
         stage("memory")
         if session.profile.device == "cuda":
             found.memory = peak_memory(cell, session, max(sizes))
+    found.accuracy = seeds.over_seeds(
+        found.accuracy,
+        cell,
+        session,
+        lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
+    )
     if session.profile.device != "cuda":
         found.memory = peak_memory(cell, session, max(sizes))
 
@@ -154,12 +161,13 @@ def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Ac
         return Accuracy(None, reason="random weights: no accuracy can be taken from them")
     if cell.task == COST_ONLY or task is None:
         return Accuracy(None, reason="cost only: no task was asked for")
-    scored = task.evaluate(
-        session.loaded,
-        limit=cell.limit,
-        batch_size=EVALUATION_BATCH,
-        progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
-    )
+    with redrawing():
+        scored = task.evaluate(
+            session.loaded,
+            limit=cell.limit,
+            batch_size=EVALUATION_BATCH,
+            progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
+        )
     reason = None
     if scored.failed:
         shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")
