@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import bench
+from bench import seeds
 from bench.cell_timing import NEW_TOKENS, CellTiming
-from bench.core import observing
+from bench.core import observing, redrawing
 from bench.forward import Pass
 from bench.measure import generation, macs
 from bench.measure.kept import Kept, unlike
@@ -108,6 +109,12 @@ def measure_into(
             replace(latency, attention_path=path) for latency in timing.latencies(found.macs.total)
         ]
         found.generation = timing.generation()
+    found.accuracy = seeds.over_seeds(
+        found.accuracy,
+        cell,
+        session,
+        lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
+    )
 
 
 @dataclass(frozen=True)
@@ -230,12 +237,13 @@ def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Ac
         return Accuracy(None, reason="random weights: no accuracy can be taken from them")
     if cell.task == COST_ONLY or task is None:
         return Accuracy(None, reason="cost only: no task was asked for")
-    scored = task.evaluate(
-        session.loaded,
-        limit=cell.limit,
-        batch_size=EVALUATION_BATCH,
-        progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
-    )
+    with redrawing():
+        scored = task.evaluate(
+            session.loaded,
+            limit=cell.limit,
+            batch_size=EVALUATION_BATCH,
+            progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
+        )
     reason = None
     if scored.failed:
         shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")

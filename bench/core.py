@@ -78,6 +78,7 @@ class Site:
         ahead: () -> (q, k) of this block, for methods with `before`, which else see the block
             before's; it costs the two projections once more.
         norm: the tower's final norm.
+        draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
 
     In a language model ("language") the unprotected tokens are the image's; the others are words,
     or padding (size 0). Between an image tower and a language model ("projector") q, k and v are
@@ -106,6 +107,7 @@ class Site:
     start: Site | None = None
     ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
     norm: Callable[[Tensor], Tensor] | None = None
+    draw: int = 0
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Attention probabilities of some query rows, computed on demand.
@@ -306,6 +308,8 @@ class Reducer:
         renumbers: in a language model: positions count on without gaps after a removal.
         learns: the parameter that takes what training learned: tensors by name, or a safetensors
             file with them under `LEARNS.NAME`.
+        seeds: accuracy is the mean over so many values of its parameter `seed`: more than one where
+            chance decides which tokens go.
     """
 
     name: ClassVar[str] = ""
@@ -329,6 +333,7 @@ class Reducer:
     reads: ClassVar[int] = 0
     keeps_class: ClassVar[bool] = False
     renumbers: ClassVar[bool] = False
+    seeds: ClassVar[int] = 1
 
     @property
     def learned(self) -> Mapping[str, Tensor]:
@@ -481,3 +486,20 @@ def observing(observer: Any) -> Iterator[Any]:
         yield observer
     finally:
         OBSERVERS.remove(observer)
+
+
+DRAWS: list[dict[Any, int]] = []
+
+
+@contextlib.contextmanager
+def redrawing() -> Iterator[None]:
+    """Number the batches in the block from 0, in each tower: `Site.draw`.
+
+    Random methods draw anew in each, so that one pass over a data set averages over their draws.
+    """
+    counts: dict[Any, int] = {}
+    DRAWS.append(counts)
+    try:
+        yield
+    finally:
+        DRAWS.pop()

@@ -122,6 +122,7 @@ class LanguagePass(Pass):
         if self.decoding:
             return plain(*args, **self._next(kw))
         self._clear()
+        self.number_batch()
         x = kw.get("inputs_embeds")
         if ids is None or x is None or ids.shape != x.shape[:2]:
             return plain(*args, **kw)
@@ -310,6 +311,7 @@ class LanguagePass(Pass):
             start=self.start,
             ahead=lambda: self._ahead(left.x),
             norm=self.tower.final_norm,
+            draw=self.draw,
         )
 
     def _ahead(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,14 +50,22 @@ class Pass:
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
         self.changed = self.merged = self.padded = False  # who reads its tokens may come first
-        self.layer = 0
+        self.layer = self.draw = 0
         self.upstream: Mapping[str, Pass] = {}  # the passes of the model's other towers
         self.qkv: tuple[Tensor, Tensor, Tensor] | None = None
         self.bias: Tensor | None = None
         self.scale: float | None = None
 
+    def number_batch(self) -> None:
+        """Note the number of the batch that begins; 0 unless batches are numbered."""
+        self.draw = 0
+        for counts in core.DRAWS[-1:]:
+            self.draw = counts.get(self, 0)
+            counts[self] = self.draw + 1
+
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
+        self.number_batch()
         B, N, _ = x.shape
         tower, appends = self.tower, self.appends
         self.initial = N
@@ -169,6 +177,7 @@ class Pass:
             prefix=self.tower.prefix,
             grid=self.grid,
             whole=not self.reduced,
+            draw=self.draw,
         )
 
     def _ordered(self, plan: Plan) -> Plan:

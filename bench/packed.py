@@ -55,6 +55,9 @@ class OneImage(Pass):
         super().__init__(tower, parts)
         self.shape, self.whole, self.dropped, self.reduced = shape, whole, 0, False
 
+    def number_batch(self) -> None:
+        """Keep the number of the batch that the image came in."""
+
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start the image."""
         x = super().begin(x, mask)
@@ -125,6 +128,9 @@ class PackedPass(Pass):
             kw["position_ids"] = torch.cat(at).to(hidden_states.device)
         sizes = zip(shapes, whole, strict=True)
         self.images = [OneImage(self.tower, self.parts, *size) for size in sizes]
+        self.number_batch()
+        for image in self.images:
+            image.draw = self.draw
         self.first = self.lengths = [h * w for h, w in shapes]
         return plain(hidden_states, grid_thw=grid_thw, **kw)
 
@@ -216,6 +222,9 @@ class MergerPass(ProjectorPass):
         """Put groups together, act ahead of the merger, merge, act behind it. (M,C) -> (G,D)."""
         vision: Any = self.upstream["vision"]
         images = [OneMerged(self.tower, self.parts, image) for image in vision.images]
+        self.number_batch()
+        for merged in images:
+            merged.draw = self.draw
         pieces = x.split(vision.lengths)
         ahead = [image.ahead(own) for image, own in zip(images, pieces, strict=True)]
         y = self.tower.attend(block, torch.cat(ahead, 1)[0], self, None, {})

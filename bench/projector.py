@@ -103,6 +103,7 @@ class ProjectorPass(Pass):
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
+        self.number_batch()
         x = self.ahead(x)
         n_in = x.shape[1]
         return self.behind(self.tower.attend(block, x, self, None, {}), n_in)

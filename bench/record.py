@@ -52,12 +52,23 @@ class Metric:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The metrics of a task and its outcome for each sample; `reason` says why there are none."""
+    """The metrics of a task and its outcome for each sample; `reason` says why there are none.
+
+    Attributes:
+        metrics: of a method that draws at random, means over its seeds, with intervals that cover
+            samples and seeds.
+        outcomes: under the first seed.
+        repeats: the outcomes under each further seed; none in records of before, and where nothing
+            is drawn.
+        seed_values: the primary metric under each seed, the first included; empty without repeats.
+    """
 
     primary: str | None
     metrics: dict[str, Metric] = field(default_factory=dict)
     outcomes: dict[str, list[Any]] = field(default_factory=dict)
     reason: str | None = None
+    repeats: list[dict[str, list[Any]]] = field(default_factory=list)
+    seed_values: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

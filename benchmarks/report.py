@@ -56,15 +56,18 @@ def redrawn(old: Accuracy, seed: int) -> Accuracy:
         drawn = np.random.default_rng([seed, len(values)]).integers(len(values), size=len(values))
         return [values[place] for place in drawn]
 
-    outcomes = {name: pick(values) for name, values in old.outcomes.items()}
+    outcomes, *repeats = (
+        {name: pick(values) for name, values in one.items()} for one in (old.outcomes, *old.repeats)
+    )
+    drawn = replace(old, outcomes=outcomes, repeats=repeats)
     metrics = dict(old.metrics)
     for name, metric in old.metrics.items():
-        scores = stats.sample_scores(name, outcomes)
+        scores = stats.scores_by_seed(name, drawn)
         if scores is not None:
             value = float(scores.mean()) * (100 if metric.unit == "%" else 1)
             ends = metric.ci95 and tuple(end + value - metric.value for end in metric.ci95)
             metrics[name] = replace(metric, value=value, ci95=ends)
-    return replace(old, outcomes=outcomes, metrics=metrics)
+    return replace(drawn, metrics=metrics)
 
 
 def fill(folder: Path, count: int) -> None:

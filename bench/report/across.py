@@ -11,10 +11,10 @@ from bench.report.rows import Row, known
 from bench.report.tables import (
     Column,
     Table,
+    all_flagged,
     band,
     digits_for,
     escape,
-    flagged,
     group_rows,
     name_columns,
     number,
@@ -94,7 +94,7 @@ def _row(budget: Budget, method: str) -> Row:
         row[f"setting--{group}"] = cell["setting"]
         for end in ("value", "low", "high"):
             row[f"accuracy{'' if end == 'value' else f'_{end}'}--{group}"] = cell[f"accuracy_{end}"]
-        for flag in FLAGS.values():
+        for flag in FLAGS:
             row[f"{flag.field}--{group}"] = cell[flag.field]
         base = cell["accuracy_value"] - cell[DELTA] if known(cell[DELTA]) else None
         for end in ("", "_low", "_high"):
@@ -109,7 +109,5 @@ def _column(frames: Frames, rows: list[Row], group: str, what: str, unit: str) -
     first = next(cell for cell in cells if cell["metric"])
     unit = unit or f"{metric_name(first['metric'])} {first['accuracy_unit']}"
     digits = 1 if unit.endswith("%") else digits_for([row.get(ends[0]) for row in rows])
-    write = with_half_width(ends, digits)
-    for flag in FLAGS.values():
-        write = flagged(write, f"{flag.field}--{group}", flag.mark)
+    write = all_flagged(with_half_width(ends, digits), FLAGS, behind=f"--{group}")
     return Column(f"{escape(title(cells, frames))}, {unit}", ends[0], write, better=1)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import COST_ONLY
-from bench.report.differences import DELTA, FLAGS, LEGEND, OVER_RANDOM, RANDOM
+from bench.report.differences import DELTA, FLAGS, LEGEND, OVER_RANDOM, RANDOM, flags
 from bench.report.frame import Frames, Row
 from bench.report.rows import DIFFERENCE_COLUMNS, known
 from bench.report.tables import (
     Column,
     Table,
+    all_flagged,
     digits_for,
     escape,
-    flagged,
     group_rows,
     name_columns,
     number,
@@ -25,8 +25,9 @@ from bench.report.tables import (
 )
 from bench.report.timings import batches, conditions, latency_of, under, with_timings
 
-_COMPARED = [f"{kind}{end}" for kind in FLAGS for end in ("", "_low", "_high")]
-_COMPARED += [flag.field for flag in FLAGS.values()]
+_KINDS = (DELTA, OVER_RANDOM)
+_COMPARED = [f"{kind}{end}" for kind in _KINDS for end in ("", "_low", "_high")]
+_COMPARED += [flag.field for flag in FLAGS]
 METRIC_NAMES = {
     "top1": "top-1",
     "top5": "top-5",
@@ -111,13 +112,14 @@ def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
 def difference_columns(
     rows: Sequence[Row], baseline: str, digits: int, suffix: str = ""
 ) -> list[Column]:
-    """Return the differences to the baseline and to random, each with its flag."""
+    """Return the differences to the baseline and to random, each with its flags."""
     columns = []
-    for kind, flag in FLAGS.items():
+    for kind in _KINDS:
         if kind == OVER_RANDOM and not any(known(row[kind]) for row in rows):
             continue
         keys = [f"{kind}{end}{suffix}" for end in ("", "_low", "_high")]
-        write = flagged(with_interval(keys, digits, sign=True), flag.field + suffix, flag.mark)
+        write = with_interval(keys, digits, sign=True)
+        write = all_flagged(write, flags(kind), behind=suffix)
         rival = escape(baseline) if kind == DELTA else RANDOM
         columns.append(Column(f"Δ to {rival}", keys[0], write))
     return columns
@@ -179,6 +181,8 @@ def _caption(rows: Sequence[Row], condition: str | None) -> str:
     weights = dict.fromkeys(str(row["weights"]) for row in rows if row["weights"])
     parts += [f"weights: {', '.join(weights)}"] if weights else []
     parts += [LEGEND] if samples else []
+    if any(row["random_seeds"] == 1 for row in rows):
+        parts.append("random ran under one seed: no interval holds what another would change")
     return escape("; ".join(parts)) + "."
 
 
@@ -203,9 +207,9 @@ def accuracy_table(frames: Frames, group: str) -> Table | None:
         deltas = [f"{stem}_{name}" for name in ("delta", "delta_low", "delta_high")]
         digits = 1 if unit == "%" else digits_for([row[ends[0]] for row in rows])
         write = with_interval(deltas, digits, sign=True)
-        for kind, flag in FLAGS.items():
+        for kind in _KINDS:
             if any(row[f"{stem}_{kind}"] is not None for row in rows):
-                write = flagged(write, f"{stem}_{flag.field}", flag.mark)
+                write = all_flagged(write, flags(kind), before=f"{stem}_")
         head = f"{metric_name(metric)} {unit}"
         columns.append(Column(head, ends[0], with_half_width(ends, digits), better=1))
         columns.append(Column("Δ", deltas[0], write))

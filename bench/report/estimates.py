@@ -106,8 +106,8 @@ def _samples(record: Record, metric: str) -> stats.Scores | None:
     The mean recall of one sample is that of an image and its text: there must be one for each.
     """
     names = recalls(record) if metric == MEAN_RECALL else [metric]
-    found = [stats.sample_scores(name, record.accuracy.outcomes) for name in names]
-    known = [one for one in found if one is not None]
+    found = [stats.scores_by_seed(name, record.accuracy) for name in names]
+    known = [one.mean(0) for one in found if one is not None]
     if not known or len(known) < len(names) or len({one.shape for one in known}) > 1:
         return None
     scores: stats.Scores = _scale(record) * np.mean(known, axis=0)

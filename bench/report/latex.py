@@ -36,6 +36,7 @@ _SPECIAL = str.maketrans(
         "·": r"$\cdot$",
         "≈": r"$\approx$",
         "†": r"$^{\dagger}$",
+        "‡": r"$^{\ddagger}$",
         "⁹": "$^9$",
         "²": "$^2$",
         "–": "--",

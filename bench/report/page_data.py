@@ -100,7 +100,7 @@ def _cell(row: Row, panel: int, tokens: float | None, speeds: dict[str, list[Any
     cell = {name: row[name] for name in ("model", "method", "setting")}
     cell |= {"task": task_name(row["task"]), "panel": panel, "base": bool(row["is_baseline"])}
     cell |= {name: _short(row[name]) for name in NUMBERS}
-    cell["marks"] = "".join(flag.mark for flag in FLAGS.values() if row[flag.field])
+    cell["marks"] = "".join(flag.mark for flag in FLAGS if row[flag.field])
     return cell | {"tokens": _short(tokens), "speeds": speeds}
 
 
@@ -161,7 +161,8 @@ def _shape(value: Any, leaves: list[Any]) -> Any:
         value = vars(value)
     if isinstance(value, dict) and value:
         return {name: _shape(item, leaves) for name, item in value.items()}
-    if isinstance(value, list | tuple) and value and is_dataclass(value[0]):
+    nested = isinstance(value, list | tuple) and value
+    if nested and (is_dataclass(value[0]) or isinstance(value[0], dict)):
         return [_shape(item, leaves) for item in value]
     if isinstance(value, list) and len(value) > LONGEST_LIST and not isinstance(value[0], tuple):
         value = f"… {len(value)} values, in the record's file"

@@ -9,7 +9,7 @@ from bench.published import UNITS, Cost, costs
 from bench.record import Record
 from bench.report import load
 from bench.report.comparison import task_name
-from bench.report.differences import LIKE_POINTS
+from bench.report.differences import EDGE_POINTS, LIKE_POINTS
 from bench.report.frame import Frames
 from bench.report.rows import Row
 from bench.report.tables import MISSING, Table, escape, text_column
@@ -23,10 +23,19 @@ CONVENTIONS = (
     "**Intervals** are 95 %. Accuracies carry half their interval's width; the CSV files have both "
     "ends. **Δ** compares the same samples one by one, with a paired bootstrap interval.",
     "**≈** stands where a difference is within noise, **†** where a method is not better than "
-    f"random reduction at the nearest budget (within {LIKE_POINTS:.0f} points of the MACs): by "
+    "random reduction at the same MACs but within noise of it, **‡** where it is worse: by "
     "McNemar's exact test for hit-or-miss metrics and a sign-flip permutation test for others, at "
     "5 %, corrected by Holm's method within a table and metric. Intervals are not corrected: for "
     "a speed-up, and in tables of fine-tuned models, ≈ says that one holds no difference.",
+    "**Random reduction** is scored under five seeds, with new draws for each batch; its accuracy "
+    "is the mean, its interval covers samples and seeds. At a method's own MACs its score is "
+    "interpolated, sample by sample, between its settings with the next fewer and the next more "
+    "(the unreduced model at 100 %), of those that reduce at the same place where there are any. "
+    f"The nearest setting must be within {LIKE_POINTS:.0f} points of the MACs, and the cheapest at "
+    f"most {EDGE_POINTS:.0f} points dearer than the method: nothing is extrapolated. The variance "
+    "over seeds adds to that over samples, and the test is then Student's, with Satterthwaite's "
+    "degrees of freedom. Records with one seed are judged as if another seed changed nothing, and "
+    "their table says so.",
     "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
     "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',

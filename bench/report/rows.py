@@ -15,11 +15,12 @@ MIB = 2**20
 Row = dict[str, Any]
 
 # fmt: off
-# Of two comparisons: with the baseline, and with random reduction at the nearest budget.
+# Of two comparisons: with the baseline, and with random reduction at the same MACs.
 _COMPARED = ("", "_low", "_high", "_p", "_p_holm", "_reason")
 DIFFERENCE_COLUMNS = (
     *(f"delta{end}" for end in _COMPARED), "delta_is_noise",
-    *(f"over_random{end}" for end in _COMPARED), "random_setting", "not_above_random",
+    *(f"over_random{end}" for end in _COMPARED), "random_setting", "random_seeds",
+    "over_random_is_noise", "below_random",
 )
 METRIC_COLUMNS = (
     "key", "metric", "primary", "value", "unit", "low", "high", "n", *DIFFERENCE_COLUMNS,

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.record import Accuracy
+
 Scores = NDArray[np.float64]
 LEVEL = 0.05
 RESAMPLES = 4999
@@ -63,6 +65,66 @@ def sample_scores(metric: str, outcomes: Mapping[str, Sequence[Any]]) -> Scores 
         return (np.asarray(ranks) < k).astype(np.float64)
     hits = outcomes.get(f"correct{k}", outcomes.get(f"correct_top{k}"))
     return None if hits is None else np.asarray(hits, dtype=np.float64)
+
+
+def scores_by_seed(metric: str, accuracy: Accuracy) -> Scores | None:
+    """Return a score for each seed and sample, shape (seeds, n), or None as `sample_scores`."""
+    each = [sample_scores(metric, one) for one in (accuracy.outcomes, *accuracy.repeats)]
+    known = [one for one in each if one is not None]
+    if len(known) < len(each) or len({one.shape for one in known}) > 1:
+        return None
+    return np.stack(known)
+
+
+def paired_over_seeds(ours: Scores, base: Scores) -> Difference:
+    """Compare two methods on the same samples, where one or both were run under several seeds.
+
+    Samples and seeds are both drawn: the variance of the mean difference is that over samples plus
+    that over seeds, the latter without the samples' part (a two-way layout with random effects).
+    Interval and test are Student's, with Satterthwaite's degrees of freedom; hits and misses get
+    an imagined sample won and one lost, as in `paired_difference`, which takes a single seed.
+
+    Args:
+        ours: Scores, shape (seeds, n); with one seed it is compared with each of the others.
+        base: Likewise; several seeds on both sides are paired.
+
+    Raises:
+        ValueError: If the shapes do not allow it.
+    """
+    if not pairable(ours, base):
+        raise ValueError(f"scores of shape {ours.shape} and {base.shape} cannot be paired")
+    gap = ours - base
+    seeds, n = gap.shape
+    if seeds == 1 or n == 1:
+        return paired_difference(ours.mean(0), base.mean(0))
+    samples, by_seed, value = gap.mean(0), gap.mean(1), float(gap.mean())
+    rest = gap - samples - by_seed[:, None] + value
+    noise = float((rest**2).sum()) / ((seeds - 1) * (n - 1))
+    of_seeds = max(float(by_seed.var(ddof=1)) - noise / n, 0.0) / seeds
+    if _are_hits(ours) or _are_hits(base):
+        samples = np.append(samples, (1.0, -1.0))
+    of_samples = float(samples.var(ddof=1)) / len(samples)
+    return _students(value, float(samples.mean()), n, (of_samples, n - 1), (of_seeds, seeds - 1))
+
+
+def pairable(ours: Scores, base: Scores) -> bool:
+    """Whether two methods' scores, shape (seeds, n), are of the same samples and seeds, or one."""
+    if not ours.ndim == base.ndim == 2 or ours.shape[1] != base.shape[1] or not ours.shape[1]:
+        return False
+    return len(ours) == len(base) or 1 in (len(ours), len(base))
+
+
+def _students(value: float, centre: float, n: int, *parts: tuple[float, int]) -> Difference:
+    """Return a difference whose variance is a sum of parts, each with its degrees of freedom."""
+    from scipy.special import stdtr, stdtrit
+
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return Difference(value, value, value, n, float(value == 0))
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(stdtrit(freedom, 1 - LEVEL / 2)) * variance**0.5
+    p = min(1.0, 2 * float(stdtr(freedom, -abs(centre) / variance**0.5)))
+    return Difference(value, centre - half, centre + half, n, p)
 
 
 def paired_difference(ours: Scores, base: Scores) -> Difference:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from bench.report.differences import DELTA, FLAGS, OVER_RANDOM
+from bench.report.differences import NOISE, OVER_RANDOM, Flag, flags
 from bench.report.frame import Frames
 from bench.report.rows import Row, known
 
@@ -155,7 +155,7 @@ def with_interval(
         if not (known(row.get(low)) and known(row.get(high))):
             return text
         noise = null is not None and row[low] <= null <= row[high]
-        mark = f" {FLAGS[DELTA].mark}" if noise else ""
+        mark = f" {NOISE}" if noise else ""
         return f"{text} [{one(row[low])}, {one(row[high])}]{mark}"
 
     return write
@@ -164,6 +164,15 @@ def with_interval(
 def flagged(write: Callable[[Row], str], key: str, mark: str) -> Callable[[Row], str]:
     """Return a writer that puts a mark behind what another writes, where a field says so."""
     return lambda row: f"{write(row)} {mark}" if row.get(key) else write(row)
+
+
+def all_flagged(
+    write: Callable[[Row], str], marks: Sequence[Flag], before: str = "", behind: str = ""
+) -> Callable[[Row], str]:
+    """Return a writer that puts several marks behind; their fields have names around them."""
+    for flag in marks:
+        write = flagged(write, f"{before}{flag.field}{behind}", flag.mark)
+    return write
 
 
 def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[int, int]:
@@ -245,13 +254,12 @@ def text_column(header: str, key: str) -> Column:
 def name_columns(rows: Sequence[Row], *, flag: bool = False) -> list[Column]:
     """Return the columns that say what a row is: its band (once), method and setting.
 
-    Where a table has no accuracies, a method that is not better than random is flagged by its name.
+    Where a table has no accuracies, what is said of a method and random is flagged by its name.
     """
     first = {id(row) for i, row in enumerate(rows) if not i or rows[i - 1]["band"] != row["band"]}
     method = text_column("Method", "method")
     if flag:
-        mark = FLAGS[OVER_RANDOM]
-        method = replace(method, write=flagged(method.write, mark.field, mark.mark))
+        method = replace(method, write=all_flagged(method.write, flags(OVER_RANDOM)))
     return [
         Column(
             "MACs left",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.report.differences import FLAGS, LEGEND, OVER_RANDOM
+from bench.report.differences import LEGEND, OVER_RANDOM, flags
 from bench.report.frame import Frames
 from bench.report.rows import TIMING_COLUMNS, Row, known
 from bench.report.tables import (
@@ -76,7 +76,7 @@ def _timing(
 ) -> Table:
     entries = {row["key"]: row for row in latency}
     names = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
-    keep = (*names, FLAGS[OVER_RANDOM].field)
+    keep = (*names, *(flag.field for flag in flags(OVER_RANDOM)))
     own = [{k: row[k] for k in keep} | entries[row["key"]] for row in rows if row["key"] in entries]
     digits = digits_for([row["p50_ms"] for row in own])
     speed = [f"speedup{end}_x" for end in ("", "_low", "_high")]
