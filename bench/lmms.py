@@ -91,8 +91,9 @@ class Bridge:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from bench import embedded, model_embedded, model_multimodal, models
+        from bench import embedded, model_embedded, model_multimodal, model_tensors, models
 
+        models.check_name(pretrained)
         if models.type_of(pretrained) not in ("", *model_multimodal.TYPES):
             raise Unsupported(f"{pretrained} is no language model that sees, which {NAME} asks")
         super().__init__()
@@ -107,8 +108,8 @@ class Bridge:
         self.batch_size = int(batch_size)
         folder = model_embedded.FOLDERS.get(pretrained)
         where = embedded.path(folder) if folder else pretrained
-        model = AutoModelForImageTextToText.from_pretrained(
-            where, dtype=dtype, attn_implementation=backend
+        model = model_tensors.from_pretrained(
+            AutoModelForImageTextToText, where, dtype=dtype, attn_implementation=backend
         )
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
         self.processor: Any = AutoProcessor.from_pretrained(where)

@@ -10,6 +10,7 @@ from bench import model_joint, model_multimodal, model_timm
 from bench.errors import BenchError
 from bench.model_shapes import shape
 from bench.model_sources import fetching, hub_answers, quiet, read_json
+from bench.model_tensors import from_pretrained
 from bench.models import Loaded, check_file, hash_files, weight_files
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
             if local:
                 for file in weight_files(folder):
                     check_file(file)
-            model = auto.from_pretrained(
+            model = from_pretrained(
+                auto,
                 where,
                 config=config,
                 attn_implementation=_attention(config),

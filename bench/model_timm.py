@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
-from bench.model_sources import fetching, first_line, quiet, read_json
-from bench.models import Loaded, check_file, hash_files, weight_files
-
-if TYPE_CHECKING:
-    from torch import nn
+from bench.model_sources import fetching, quiet, read_json
+from bench.model_tensors import checked, fill
+from bench.models import Loaded, hash_files, weight_files
 
 
-def load(name: str, bare: str, file: str | None, random_weights: bool, seed: int) -> Loaded:
+def load(name: str, bare: str, file: Path | None, random_weights: bool, seed: int) -> Loaded:
     """Return a timm model: random, from `file`, or with its published weights."""
     import timm
     import torch
     from timm.data import create_transform, resolve_model_data_config
 
     if file is None or random_weights:
-        with quiet(), fetching(name, "timm", random_weights):
+        with quiet(), fetching(name, "timm", random_weights), checked(f"checkpoint {name}"):
             torch.manual_seed(seed)
             model = timm.create_model(bare, pretrained=not random_weights)
     else:
         model = timm.create_model(bare, pretrained=False)
-        fill(model, Path(file).expanduser())
+        fill(model, file)
     config = resolve_model_data_config(model)
     channels, height, width = config["input_size"]
     source = "random" if random_weights else ("path" if file else f"hub:timm/{bare}")
@@ -40,25 +37,6 @@ def load(name: str, bare: str, file: str | None, random_weights: bool, seed: int
         classes=int(getattr(model, "num_classes", 0)),
         provenance={"weights": source, "card": None},
     )
-
-
-def fill(model: nn.Module, file: Path) -> None:
-    """Load a state dict from a file of safetensors or a pickle of tensors."""
-    import torch
-    from safetensors.torch import load_file
-
-    check_file(file)
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(str(file))
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            state = state.get("model", state.get("state_dict", state))
-        model.load_state_dict(state)
-    except Exception as error:
-        raise BenchError(
-            f"weights file {file} does not fit this model: {first_line(error)}"
-        ) from error
 
 
 def from_folder(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:

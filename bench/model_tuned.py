@@ -10,35 +10,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench import model_names
 from bench.errors import BenchError
+from bench.model_names import TRAINING
 from bench.model_sources import read_json
+from bench.model_tensors import check, fill, read, shapes
 from bench.models import Loaded, check_file, fingerprint, hash_files
 
-TRAINING, ADAPTER, WEIGHTS = "training.json", "adapter.safetensors", "model.safetensors"
+if TYPE_CHECKING:
+    from torch import nn
+
+ADAPTER, WEIGHTS = "adapter.safetensors", "model.safetensors"
 
 
 def folder_of(name: str) -> Path | None:
     """Return the folder of the fine-tuned model called `name`; None if it is no such model."""
-    base, at, which = name.partition("@")
-    if at and base.startswith("embedded:"):
-        return _shipped() / which
-    folder = Path(name).expanduser()
-    return folder if (folder / TRAINING).is_file() else None
-
-
-def _shipped() -> Path:
-    from bench import embedded
-
-    return embedded.path("tuned")
+    parsed = model_names.parse(name)
+    return parsed.path if parsed.kind == "tuned" else None
 
 
 def names() -> list[str]:
     """Return the names of the fine-tuned models that ship with the project."""
-    folders = sorted(_shipped().iterdir()) if _shipped().is_dir() else []
+    shipped = model_names.shipped()
+    folders = sorted(shipped.iterdir()) if shipped.is_dir() else []
     return [
         f"{training(folder)['model']}@{folder.name}"
         for folder in folders
@@ -56,30 +54,31 @@ def training(folder: Path) -> dict[str, Any]:
 
 def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
     """Return the model that the folder started from, with the folder's weights."""
-    from safetensors.torch import load_file
-
     from bench import models
-    from bench.training.lora import fold
 
     about = training(folder)
     with _started_from(folder):
         base = models.load(about["model"], random_weights=random_weights, seed=seed)
     if random_weights:
         return dataclasses.replace(base, name=name)
-    weights = _weights(folder)
-    try:
-        for file in weights:
-            check_file(file)
-            state = load_file(file)
-            if file.name == ADAPTER:
-                fold(base.model, state)
-            else:
-                base.model.load_state_dict(state)
-    except (AttributeError, KeyError, RuntimeError) as error:
-        raise BenchError(f"{weights[0]} does not fit {about['model']}: train it again") from error
+    for file in _weights(folder):
+        if file.name == ADAPTER:
+            _adapt(base.model, file, int(about.get("rank") or 0))
+        else:
+            fill(base.model, file)
+    _check_learned(folder, about, base.model)
     sha = _with_own(str(base.provenance["sha256"]), folder)
     provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
     return dataclasses.replace(base, name=name, provenance=provenance)
+
+
+def _adapt(model: nn.Module, file: Path, rank: int) -> None:
+    """Fold a file of adapters, one for each linear layer, into a model's weights."""
+    from bench.training import lora
+
+    factors = read(file)
+    check(f"weights file {file}", lora.shapes(model, rank), shapes(factors))
+    lora.fold(model, factors)
 
 
 def sha256(folder: Path) -> str | None:
@@ -93,6 +92,26 @@ def _with_own(base: str, folder: Path) -> str:
     """Return the hash of a base model with what a folder adds, what methods learned included."""
     own = hash_files([*_weights(folder), *learned(folder).values()])
     return hashlib.sha256((base + own).encode()).hexdigest()
+
+
+def _check_learned(folder: Path, about: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise BenchError when tensors that a method learned in the training are not in its file.
+
+    Some methods would go on without them, as if untrained.
+    """
+    from bench import registry
+    from bench.training import recipe
+
+    learns, params = registry.method(about["method"]).learns, about["params"]
+    file = folder / f"{about['method']}.safetensors"
+    if learns in params:  # the tensors began as those of another file, which may be gone
+        check_file(file)
+        return
+    method = recipe.reducer(recipe.Recipe(about["model"], about["method"], params=params))
+    wanted = method.learn(recipe.towers(method, model))
+    if wanted:
+        names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
+        check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
 
 
 @contextlib.contextmanager

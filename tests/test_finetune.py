@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bench
-from bench import cli, model_tuned, models, planning, runner, session, spec
+from bench import cli, model_names, model_tuned, models, planning, runner, session, spec
 from bench.errors import BenchError
 from bench.measure.memory import Memory
 from bench.record import Cell, Record
@@ -441,7 +441,7 @@ def test_the_fingerprint_follows_what_it_started_from(
 def test_folders_that_do_not_serve(tuned: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tuned, tmp_path / "copy")
     save_file({"nowhere.lora_a": torch.zeros(1, 2)}, copy / "adapter.safetensors")
-    with pytest.raises(BenchError, match="adapter.safetensors does not fit .*train it again"):
+    with pytest.raises(BenchError, match="adapter.safetensors does not fit .*missing.*lora_a"):
         models.load(str(copy))
     (copy / "adapter.safetensors").unlink()
     with pytest.raises(BenchError, match="copy has no weights .*train it again"):
@@ -513,18 +513,20 @@ def test_a_fine_tuned_folder_is_measured_as_any_model(
 def test_models_that_ship_are_loaded_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_tuned, "_shipped", lambda: tmp_path)
+    monkeypatch.setattr(model_names, "shipped", lambda: tmp_path)
     assert model_tuned.names() == []
     (tmp_path / "tome-both").mkdir()
     assert model_tuned.names() == []  # not one of ours
-    (tmp_path / "tome-both" / "training.json").write_text('{"model": "embedded:clip-emoji"}')
-    factors = {"lora_a": torch.randn(2, 128).half(), "lora_b": torch.randn(128, 2).half()}
-    named = {f"visual_projection.{key}": value for key, value in factors.items()}
-    save_file(named, tmp_path / "tome-both" / "adapter.safetensors")
+    about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
+    (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
+    plain = models.load("embedded:clip-emoji").model
+    factors = {k: torch.randn(v).half() for k, v in lora.shapes(plain, 2).items()}
+    save_file(factors, tmp_path / "tome-both" / "adapter.safetensors")
     name = "embedded:clip-emoji@tome-both"
     assert model_tuned.names() == [name]
     layers: list[Any] = [models.load(n).model.visual_projection for n in (name, name[:-10])]
-    change = factors["lora_b"].float() @ factors["lora_a"].float()
+    b, a = (factors[f"visual_projection.lora_{part}"].float() for part in "ba")
+    change = b @ a
     assert torch.equal(layers[0].weight, layers[1].weight + change)
     assert models.fingerprint(name) != models.fingerprint("embedded:clip-emoji")
     with pytest.raises(BenchError, match="did you mean 'embedded:clip-emoji@tome-both'"):

@@ -74,12 +74,12 @@ def emoji_test() -> tuple[NDArray[np.uint8], list[str]]:
 
 def load_vit_fashion() -> nn.Module:
     """Return the trained `vit-fashion`, a timm VisionTransformer in eval mode."""
-    from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
+    from bench.model_tensors import fill
+
     model: nn.Module = VisionTransformer(**VIT_FASHION)
-    state = load_file(path("vit_fashion.safetensors"))
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    fill(model, path("vit_fashion.safetensors"))
     return model.eval()
 
 
@@ -87,12 +87,11 @@ def load_clip_emoji() -> tuple[CLIPModel, PreTrainedTokenizerFast]:
     """Return the trained `clip-emoji` in eval mode (fp32) and its tokenizer."""
     import torch
     from transformers import CLIPModel, PreTrainedTokenizerFast
-    from transformers.utils import logging
+
+    from bench.model_sources import quiet
+    from bench.model_tensors import from_pretrained
 
     folder = path("clip_emoji")
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # it would flash by, once a model and once a memory process
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32)
-    if bar:
-        logging.enable_progress_bar()
+    with quiet():  # its bar would flash by, once a model and once a memory process
+        model = from_pretrained(CLIPModel, folder, dtype=torch.float32)
     return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

@@ -16,13 +16,16 @@ CLASSES = {
 def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
     """Return one of the models "vqa", "caption" and "match" of a folder, in float32."""
     import transformers
-    from safetensors.torch import load_file
+
+    from bench.model_tensors import check, read, shapes
 
     config = transformers.BlipConfig.from_json_file(folder / "config.json")
     model = getattr(transformers, CLASSES[which])(config)
     if random_weights:
         return model
-    known, state = model.state_dict(), load_file(folder / "model.safetensors")
-    own = {key.removeprefix(f"{which}."): value for key, value in state.items()}
-    model.load_state_dict({key: own[key].float() for key in known})
+    file = folder / "model.safetensors"
+    state = {key.removeprefix(f"{which}."): value for key, value in read(file).items()}
+    known = shapes(model.state_dict())
+    check(f"weights file {file}", known, shapes(state), surplus=True)
+    model.load_state_dict({key: state[key].float() for key in known})
     return model

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench import embedded
 from bench.errors import BenchError
+from bench.model_tensors import check, read, shapes
 from bench.models import Loaded
 
 PIXELS = 224
@@ -94,7 +95,7 @@ def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -
 
 @lru_cache(maxsize=1)
 def backbone_state() -> dict[str, Tensor]:
-    """Return the backbone's tensors under timm's names, position table resampled to 16x16."""
+    """Return the backbone's tensors, as `_state` does."""
     try:
         import onnx
     except ImportError as error:
@@ -103,7 +104,16 @@ def backbone_state() -> dict[str, Tensor]:
     tensors = {
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
     }
-    linear = _linear_weights(graph, tensors)
+    try:
+        return _state(tensors, _linear_weights(graph, tensors))
+    except KeyError as error:
+        raise BenchError(
+            f"{onnx_file()} lacks the tensor {error}: install the package again: {FIX}"
+        ) from error
+
+
+def _state(tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
     side = PIXELS // 14
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
@@ -132,19 +142,21 @@ def build() -> nn.Module:
 
 def load_backbone() -> nn.Module:
     """Return the pretrained backbone in eval mode; its head is zero."""
-    model = build()
     head = {"head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
-    model.load_state_dict({**backbone_state(), **head})
+    return _filled({**backbone_state(), **head})
+
+
+def _filled(state: dict[str, Tensor]) -> nn.Module:
+    model = build()
+    source = f"what {onnx_file()} and {HEAD} hold"
+    check(source, shapes(model.state_dict()), shapes(state))
+    model.load_state_dict(state)
     return model
 
 
 def load_model() -> nn.Module:
     """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
-    from safetensors.torch import load_file
-
-    model = build()
-    model.load_state_dict({**backbone_state(), **load_file(embedded.path(HEAD))})
-    return model
+    return _filled({**backbone_state(), **read(embedded.path(HEAD))})
 
 
 def prepare(images: Any) -> Tensor:

@@ -28,7 +28,8 @@ from bench import machine, models, tasks
 from bench.adapters import adapter_for
 from bench.core import Reducer
 from bench.errors import BenchError, Unsupported
-from bench.model_tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.model_names import TRAINING
+from bench.model_tuned import ADAPTER, WEIGHTS
 from bench.models import Loaded
 from bench.options import NATURAL_TASK
 from bench.store import write_atomic
@@ -115,11 +116,7 @@ def _backend(device: str) -> str:
 
 def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
     """Give `model` the method's own parameters, so that they are trained and kept with it."""
-    shapes = {
-        name: (len(tower.blocks), tower.width)
-        for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
-    }
+    shapes = recipes.towers(reducer, model)
     learned = dict(reducer.learn(shapes))
     for tower, table in learned.items():
         if tower in shapes and table.shape != shapes[tower]:

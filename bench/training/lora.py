@@ -35,9 +35,23 @@ def attach(model: nn.Module, rank: int, seed: int = 0) -> None:
     """Freeze `model` and give each linear layer of it an adapter."""
     model.requires_grad_(False)
     rng = torch.Generator().manual_seed(seed)
-    for layer in [m for m in model.modules() if isinstance(m, nn.Linear)]:
+    for layer in _adapted(model).values():
         adapter = LowRank(layer.weight, rank, rng).to(layer.weight.device)
         parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
+
+
+def _adapted(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the layers that get an adapter, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the factors that `detach` returns for `model`, by name."""
+    factors: dict[str, tuple[int, ...]] = {}
+    for name, layer in _adapted(model).items():
+        factors[name + A] = (rank, layer.in_features)
+        factors[name + B] = (layer.out_features, rank)
+    return factors
 
 
 def detach(model: nn.Module) -> dict[str, Tensor]:

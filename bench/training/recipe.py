@@ -8,10 +8,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from bench import model_tuned, registry
+from bench.adapters import adapter_for
 from bench.core import Reducer
 from bench.errors import BenchError
-from bench.model_tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.model_names import TRAINING
+from bench.model_tuned import ADAPTER, WEIGHTS
 from bench.training.loop import CHECKPOINT, Settings, TrainingError, check_same
 
 
@@ -78,6 +82,15 @@ def reducer(recipe: Recipe) -> Reducer:
     if own is not None and method.learns:
         params.setdefault(method.learns, own)
     return method(**params)
+
+
+def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return (depth, width) of the model's towers that a method learns something for, by name."""
+    return {
+        name: (len(tower.blocks), tower.width)
+        for name, tower in adapter_for(model).towers(model).items()
+        if name in (*reducer.towers, *reducer.visits)
+    }
 
 
 def done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[str, float] | None:

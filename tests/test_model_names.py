@@ -1,0 +1,145 @@
+"""Every function that takes a model's name agrees on what the name means."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+
+from bench import cli, model_tuned, models
+from bench.errors import BenchError
+from bench.model_names import check_name, parse
+from bench.record import Record
+
+TIMM = "test_vit"  # timm's smallest
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    import timm
+    from safetensors.torch import save_file
+
+    (tmp_path / "deep").mkdir()
+    save_file(timm.create_model(TIMM).state_dict(), tmp_path / "deep" / "w.safetensors")
+    return tmp_path / "deep" / "w.safetensors"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, model: str, *more: str) -> int:
+    """Run `run_bench.py run --model MODEL` in this process; returns the exit code."""
+    command = [
+        "run_bench.py", "run", "--model", model, "--results", str(folder), "--method", "tome",
+        "--r", "2", "--batch", "1", "--seconds", "0.05", "--profile", "cpu", "--machine", "m",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*command, *more])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative", "home"])
+def test_weights_of_timm_from_a_file_run_to_a_record(
+    form: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = {
+        "absolute": str(weights),
+        "relative": "deep/w.safetensors",
+        "home": "~/deep/w.safetensors",
+    }
+    name = f"timm:{TIMM}@{file[form]}"
+    assert call(monkeypatch, tmp_path / "results", name, "--task", "cost") == 0
+    records = [Record.from_json(f.read_bytes()) for f in (tmp_path / "results").rglob("*.json")]
+    assert {record.cell.label for record in records} == {"none", "tome r=2"}
+    for record in records:
+        assert (record.status, record.cell.model) == ("ok", name)
+        assert record.provenance["weights"] == "path" and record.cost.macs
+    assert models.type_of(name) == "" and model_tuned.folder_of(name) is None
+    assert models.learned(name) == {}
+    assert models.fingerprint(name) == models.hash_files([weights])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.unlink(), r"weights file .*w.safetensors is missing"),
+        (lambda f: f.write_bytes(f.read_bytes()[:999]), r"w.safetensors is truncated"),
+        (lambda f: f.write_bytes(bytes([2, *[0] * 7]) + b"[]"), r"no safetensors file"),
+    ],
+)
+def test_a_file_that_does_not_serve_is_one_line(
+    change: Any,
+    message: str,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(weights)
+    assert call(monkeypatch, tmp_path / "results", f"timm:{TIMM}@{weights}") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(message, lines[0])
+
+
+def test_a_broken_pickle_fails_its_cells_in_one_line(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickle = weights.with_suffix(".pth")
+    pickle.write_bytes(b"no pickle" * 99)
+    assert call(monkeypatch, tmp_path / "results", f"timm:{TIMM}@{pickle}", "--task", "cost") == 1
+    for file in (tmp_path / "results").rglob("*.json"):
+        reason = str(Record.from_json(file.read_bytes()).reason)
+        assert "w.pth cannot be read (UnpicklingError" in reason and "\n" not in reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["some/deep/folder", "/no/such/folder", "./nowhere", "~/nowhere", "hf:/no/such", "a/b@main"],
+)
+def test_what_is_no_folder_and_no_id_of_the_hub_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path / "results", name) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "no model folder" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"timm:{TIMM}@", "names no file behind its @"),
+        (f"timm:{TIMM}.r160_in2k@w.safetensors", r"unknown timm model .*test_vit.r160_in1k"),
+        ("embedded:vit-fashion@none", "unknown model .*embedded:clip-emoji@none"),
+        ("hf:a:b", "unknown model"),
+    ],
+)
+def test_names_that_mean_nothing(name: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        check_name(name)
+
+
+def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "vit-base-patch16-224"  # as a known shape is called
+    folder.mkdir()
+    for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
+        assert parse(name).kind == "folder" and parse(name).path == folder
+    (folder / "training.json").write_text(json.dumps({"model": "embedded:blip-vqa-emoji"}))
+    assert parse(str(folder)).kind == "tuned" and models.type_of(str(folder)) == "blip"
+    assert model_tuned.folder_of(str(folder)) == folder
+    assert (parse("hf:org/name").kind, parse("hf:org/name").base) == ("hub", "org/name")
+    assert parse("timm:a@b@c").path == Path("b@c")
+    assert parse("embedded:vit-fashion").path is None
+
+
+def test_a_folder_s_type_is_its_own_and_not_that_of_its_name(tmp_path: Path) -> None:
+    folder = folders.clip(tmp_path / "vit-base-patch16-224")
+    assert models.type_of(str(folder)) == models.type_of(f"hf:{folder}") == "clip"
+    assert models.fingerprint(f"hf:{folder}") == models.fingerprint(str(folder)) is not None
+    assert models.type_of("google/vit-base-patch16-224") == "vit"
+    assert models.type_of("hf:vit-base-patch16-224") == "vit"
