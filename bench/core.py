@@ -181,8 +181,10 @@ class Plan:
         dst: (B,R) indices into M, where each source goes.
         gain: (B,R) weights on the source and on its destination, once a source.
         mix: (B,M) and (B,R) weights of kept and merged tokens, in place of the weighted mean.
-        extra: (B,E,N) weights of tokens made of input tokens, appended after the kept ones; a soft
-            (dense) assignment is one with a weight for every token.
+        extra: (B,E,N) weights of tokens made of input tokens, appended after the kept ones.
+        soft: `extra` makes one token part of several; else each is part of at most one.
+        members: how many tokens `extra` is made of, where it is not soft; None for all that are
+            neither kept nor merged.
         size: (B,M+E,1) sizes afterwards, where they are not the sums over what was merged.
         grid: (rows, columns) when the kept patches form a grid again.
     """
@@ -196,9 +198,39 @@ class Plan:
     size: Tensor | None = None
     grid: tuple[int, int] | None = None
     padded: bool = False  # whether `keep` has empty slots
+    soft: bool = False
+    members: int | None = None
 
     def apply(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1)."""
+        """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1).
+
+        Observers are told the price of the merge, which does not depend on how it is written.
+        """
+        for observer in OBSERVERS:
+            observer.enter("merge")
+        merged = self._applied(x, size)
+        for observer in OBSERVERS:
+            observer.exit("merge")
+            observer.merged(self.macs(x))
+        return merged
+
+    def macs(self, x: Tensor) -> int:
+        """The price of the merge by convention, for tokens (B,N,C), in multiply-accumulates.
+
+        One a channel for each token that disappears into another; a soft assignment is the matrix
+        product of its weights and the tokens. It follows from shapes, so that no value is needed.
+        """
+        B, N, C = x.shape
+        gone = 0 if self.src is None else self.src.shape[1]
+        if self.extra is not None:
+            made = self.extra.shape[1]
+            if self.soft:
+                return B * (gone + made * N) * C
+            free = N - self.keep.shape[1] - gone
+            gone += max((free if self.members is None else self.members) - made, 0)
+        return B * gone * C
+
+    def _applied(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         keep = self.keep.clamp(min=0) if self.padded else self.keep
         out, new = take(x, keep), take(size, keep)
         if self.padded:
@@ -252,13 +284,6 @@ class Plan:
         if self.src is not None and self.dst is not None:
             slot = slot.scatter(1, self.src, self.dst)
         return slot
-
-    @property
-    def soft(self) -> bool:
-        """Whether some input token is part of several output tokens; may be, without values."""
-        if self.extra is None or self.extra.is_meta:
-            return self.extra is not None
-        return bool(((self.extra != 0).sum(1) > 1).any())
 
     def reorder(self, key_BM: Tensor) -> Plan:
         """The same plan with the kept tokens in ascending, stable order of `key`."""
@@ -463,10 +488,13 @@ class Observer:
     """
 
     def enter(self, region: str) -> None:
-        """A region ("reduction") begins."""
+        """A region begins: "reduction", or within it "merge", where a plan is applied."""
 
     def exit(self, region: str) -> None:
         """The region ends."""
+
+    def merged(self, macs: int) -> None:
+        """A plan was applied; its merge costs so many multiply-accumulates by convention."""
 
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """A block ran: its attention on `n_in` tokens, its MLP on `n_out`."""

@@ -155,10 +155,10 @@ class LanguagePass(Pass):
     def _alive(self, left: Left) -> Left:
         """Without the tokens that earlier towers removed, which they mark by NaN."""
         before: Any = self.upstream.get("projector")
-        if before is None or before.left == before.whole:
+        if before is None or not before.removed:
             return left
         if left.x.is_meta:  # the same number anywhere costs the same
-            gone = self.counts[0] * (before.whole - before.left) // before.whole
+            gone = before.removed // len(self.counts)
             self.counts = self.initials = [n - gone for n in self.counts]
             return left.take(left.place[:, gone:])
         alive = ~(left.image & left.x[..., 0].isnan())

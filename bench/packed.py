@@ -233,5 +233,5 @@ class MergerPass(ProjectorPass):
             image.behind(own[None], n)
             for image, own, n in zip(images, y.split(lengths), lengths, strict=True)
         ]
-        self.whole, self.left = (sum(getattr(i, n) for i in images) for n in ("whole", "left"))
+        self.removed = sum(image.removed for image in images)
         return torch.cat(behind, 1)[0]

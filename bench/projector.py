@@ -92,6 +92,7 @@ class ProjectorPass(Pass):
 
     Attributes:
         whole: tokens that an image has for the language model; `left` of them are not removed.
+        removed: how many are, of all images (and crops of images) together.
     """
 
     tower: ProjectorTower
@@ -100,6 +101,7 @@ class ProjectorPass(Pass):
         """Nothing is removed yet."""
         super().__init__(tower, parts)
         self.whole = self.left = tower.whole
+        self.removed = 0
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -122,6 +124,7 @@ class ProjectorPass(Pass):
         for observer in core.OBSERVERS:
             observer.block(self.tower.name, 0, n_in, x.shape[1])
         self.left = x.shape[1]
+        self.removed = len(x) * (self.whole - self.left)
         return self._marked(x) if self.left < self.whole else x
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -81,7 +81,8 @@ class PatchMerger(Learner):
             raise Unsupported("method 'patchmerger' makes tokens without a place in a text's order")
         fixed, patches = site.split()
         weight, size = query_weights(site, self._queries(site, patches.shape[1] - r))
-        return Plan(fixed, extra=weight, size=torch.cat([take(site.size, fixed), size], 1))
+        size = torch.cat([take(site.size, fixed), size], 1)
+        return Plan(fixed, extra=weight, soft=True, size=size)
 
     def _queries(self, site: Site, count: int) -> Tensor:
         C = site.x.shape[-1]

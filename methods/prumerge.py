@@ -81,7 +81,8 @@ class PruMerge(Reducer):
         size = torch.cat([size, rest], 1)[..., None]
         order = (size[..., 0] == 0).to(torch.int8).argsort(dim=1, stable=True)  # gaps go last
         size = torch.cat([take(site.size, fixed), take(size, order)], 1)
-        return Plan(fixed, extra=take(weight, order), size=size, padded=self.adaptive)
+        extra = take(weight, order)
+        return Plan(fixed, extra=extra, soft=True, size=size, padded=self.adaptive)
 
     def _listed(self, attention: Tensor, most: int) -> Tensor:
         """(B,K) patches to keep, with gaps at the end where an image keeps fewer than another."""

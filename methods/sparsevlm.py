@@ -76,7 +76,7 @@ class SparseVLM(Reducer):
         weight_BEM = member_BEM / (member_BEM.sum(-1, keepdim=True) + 1e-6)
         weight_BEN = torch.zeros_like(score_BN)[:, None].repeat(1, E, 1)
         weight_BEN = weight_BEN.scatter(2, again_BM[:, None].expand_as(weight_BEM), weight_BEM)
-        return Plan(order_BN[:, : N - r].sort(1).values, extra=weight_BEN)
+        return Plan(order_BN[:, : N - r].sort(1).values, extra=weight_BEN, members=M)
 
     def rated(self, site: Site) -> Tensor:
         """(B,N) attention that raters pay in the previous block, mean over heads and raters."""

@@ -126,6 +126,61 @@ class StatesNaN(StatesTooMuch):
     factor: ClassVar[float] = float("nan")
 
 
+class Sums(Shortest):
+    """What is dropped is summed up in two tokens, by these weights of all, and declared so."""
+
+    shares: ClassVar[tuple[float, float]] = (1, 0)
+    said: ClassVar[dict[str, Any]] = {}
+
+    def plan(self, site: Site, r: int) -> Plan:
+        plan = super().plan(site, r)
+        gone = torch.ones_like(site.x[..., 0]).scatter(1, plan.keep, 0)
+        some = gone * (gone.cumsum(1) <= 3)
+        one, other = self.shares
+        rows = torch.stack([one * some, other * some], 1) + torch.stack([0 * gone, gone - some], 1)
+        return replace(plan, extra=rows, **self.said)
+
+
+class SplitsInSecret(Sums):
+    shares: ClassVar[tuple[float, float]] = (0.5, 0.5)
+
+
+class SaysSoft(Sums):
+    said: ClassVar[dict[str, Any]] = {"soft": True}
+
+
+class SaysTooMany(Sums):
+    shares: ClassVar[tuple[float, float]] = (0, 0)
+
+
+class SaysTooFew(Sums):
+    said: ClassVar[dict[str, Any]] = {"members": 3}
+
+
+class SaysWhatIsNot(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return replace(super().plan(site, r), soft=True)
+
+
+class ComparesWhatHasValues(Shortest):
+    def score(self, site: Site) -> torch.Tensor:
+        if not site.x.is_meta:
+            site.x @ site.x.transpose(1, 2)
+        return super().score(site)
+
+
+class KeepsOneMoreWithoutValues(Shortest):
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(self.kept(site, self.score(site), r - site.x.is_meta))
+
+
+class ExceedsItsBound(KeepsOneMoreWithoutValues):
+    adaptive: ClassVar[bool] = True
+
+    def plan(self, site: Site, r: int) -> Plan:
+        return Plan(self.kept(site, self.score(site), r + site.x.is_meta), padded=True)
+
+
 class KeepsTwice(Shortest):
     def plan(self, site: Site, r: int) -> Plan:
         keep = super().plan(site, r).keep
@@ -273,6 +328,12 @@ BROKEN = [
     ("indices", HidesAGap, "keep has -1 (an empty slot), and the plan does not say padded"),
     ("indices", MergesWhatItKeeps, "src names a token that is kept, or one twice"),
     ("indices", MergesIntoNothing, "dst points outside of the 46 slots kept"),
+    ("indices", CountsTwice, "extra is made of a token that is kept or merged elsewhere"),
+    ("indices", SplitsInSecret, "makes a token part of several, and the plan does not say soft"),
+    ("indices", SaysSoft, "it says soft, and no token is part of several"),
+    ("indices", SaysTooMany, "extra is made of [16, 16, 16] tokens, and [19, 19, 19] are declared"),
+    ("indices", SaysTooFew, "extra is made of [19, 19, 19] tokens, and [3, 3, 3] are declared"),
+    ("indices", SaysWhatIsNot, "it declares soft or members, and has no extra"),
     ("indices", WeighsTheWrongTokens, "mix[0] has shape (3, 1), not (3, 46)"),
     ("batch", ComparesSamples, "layer 1 decides keep of sample 0 otherwise alone than in a batch"),
     ("batch", BlendsSamples, "otherwise alone than in a batch"),
@@ -288,6 +349,10 @@ BROKEN = [
     ("compile", ActsOtherwiseCompiled, "compiled, it keeps other tokens"),
     ("gradient", LearnsInVain, "no gradient reaches any of its 1 learned tensors"),
     ("gradient", HasNoSlopeAtZero, "the gradient of the input is not finite"),
+    ("meta", AsksForANumber, "meta tensors"),
+    ("meta", ComparesWhatHasValues, "MACs: "),
+    ("meta", KeepsOneMoreWithoutValues, "block 1: 47 without values, 46 with them"),
+    ("meta", ExceedsItsBound, "block 1: 45 without values, 46 with them"),
 ]
 
 

@@ -61,8 +61,6 @@ def test_costs_on_the_meta_device_are_those_of_real_tensors(family: str) -> None
         ("tome", {"r": 2}),
         ("random", {"keep_rate": {"projector": 0.5}}),
     ]
-    if family == "LLaVA-NeXT":  # which tokens of a crop the prompt has, its padding decides
-        ways = ways[:2]
     for method, given in ways:
         with bench.reduced(real, method, **given), bench.reduced(meta, method, **given):
             prompt = model_multimodal.noise(real, words=7)

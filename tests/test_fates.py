@@ -16,7 +16,6 @@ from PIL import Image
 
 import bench
 from bench import fates
-from bench.core import Plan
 from bench.errors import BenchError
 from bench.record import Record
 from bench.report import build, load, plots, token_figure, token_maps
@@ -120,12 +119,6 @@ def test_packing_is_lossless_and_small() -> None:
     assert (fates.unpack(fates.pack(slots), 256) == slots).all()
     assert fates.unpack(fates.pack(slots[:0]), 256).shape == (0, 256)
     assert len(fates.pack(np.arange(256)[None].repeat(8, 0))) < 800
-
-
-def test_only_soft_assignment_is_soft() -> None:
-    keep, weight = torch.tensor([[0]]), torch.tensor([[[0.0, 0.5, 0.5], [0.0, 1.0, 0.0]]])
-    assert Plan(keep, extra=weight).soft
-    assert not Plan(keep, extra=weight[:, :1]).soft and not Plan(keep).soft
 
 
 def test_soft_methods_say_so(tmp_path: Path, repo: Path) -> None:

@@ -1,4 +1,7 @@
-"""Property: a plan's indices are in range, its shapes fit, and no token goes two ways."""
+"""Property: a plan's indices are in range, its shapes fit, and no token goes two ways.
+
+What it declares without values (`soft`, `members`) is true of its values.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ def indices(probe: Probe) -> str:
 
 def _fits(call: Call) -> None:
     problem = _misfit(call.plan, *call.site.x.shape[:2])
+    weightless = call.site.size[..., 0] == 0
+    if call.site.tower == "text":  # nor does the end of a text see the words behind it
+        weightless = torch.ones_like(weightless)
+    problem = problem or _misdeclared(call.plan, weightless)
     if problem:
         raise Broken(f"layer {call.site.layer}: {problem}")
 
@@ -74,6 +81,31 @@ def _misshapen(plan: Plan, B: int, N: int) -> str:
             return f"{name} has shape {tuple(tensor.shape)}, not {shape}"
     if plan.mix is not None and plan.mix[1] is None and plan.src is not None:
         return "mix has no weights for the merged tokens"
+    return ""
+
+
+def _misdeclared(plan: Plan, weightless: Tensor) -> str:
+    """What a plan says wrongly of `extra`; tokens that are `weightless` may be no part of it."""
+    if plan.extra is None:
+        undeclared = not plan.soft and plan.members is None
+        return "" if undeclared else "it declares soft or members, and has no extra"
+    part = plan.extra != 0
+    shared = bool((part.sum(1) > 1).any())
+    if plan.soft:
+        one_alone = part.shape[1] == 1
+        return "" if shared or one_alone else "it says soft, and no token is part of several"
+    if shared:
+        return "extra makes a token part of several, and the plan does not say soft"
+    free = torch.ones_like(weightless).scatter(1, plan.keep.clamp(min=0), plan.keep < 0)
+    if plan.src is not None:
+        free = free.scatter(1, plan.src, False)
+    used = part.any(1)
+    if (used & ~free).any():
+        return "extra is made of a token that is kept or merged elsewhere"
+    made_of = used.sum(1)
+    said = free.sum(1) if plan.members is None else torch.full_like(made_of, plan.members)
+    if (made_of > said).any() or (made_of + (free & weightless).sum(1) < said).any():
+        return f"extra is made of {made_of.tolist()} tokens, and {said.tolist()} are declared"
     return ""
 
 

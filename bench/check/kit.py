@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.check import answers, counts, decoding, indices, isolation, numerics, passes, plans
+from bench.check import answers, counts, decoding, indices, isolation, meta, numerics, passes, plans
 from bench.check.answer import AnswerProbe
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.check.subject import CASES, Case, Prompted
@@ -32,6 +32,7 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "half": numerics.half,
     "compile": numerics.compiles,
     "gradient": numerics.gradient,
+    "meta": meta.meta,
 }
 
 

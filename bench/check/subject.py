@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from bench.adapters import adapter_for
 from bench.check import models, multimodal, prompts
+from bench.measure.macs import MacCount, count_macs
+from bench.model_multimodal import asked, noise
 
 Inputs = Mapping[str, Tensor]
+COSTED_WORDS = 7  # of a prompt of noise, beside its image
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,19 @@ class Case:
         """One sample of them."""
         return {name: t[i : i + 1] for name, t in inputs.items()}
 
+    @contextlib.contextmanager
+    def sized(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """Inputs for the model, and shapes of the same size for its copy without values.
+
+        Without values nobody can see what a mask hides, so that shapes come without one.
+        """
+        inputs = self.inputs(1)
+        yield inputs, {name: t.to("meta") for name, t in inputs.items() if name != "mask"}
+
+    def macs(self, model: nn.Module, inputs: Inputs) -> MacCount:
+        """What the tower costs."""
+        return count_macs(model.get_submodule(self.part), *inputs.values())
+
     def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """What the tower's reader says, (B,...)."""
         part: Any = model.get_submodule(self.part)
@@ -80,6 +96,16 @@ class Prompted(Case):
     def alone(self, inputs: Inputs, i: int) -> Inputs:
         """One prompt without its padding."""
         return prompts.alone(inputs, i)
+
+    @contextlib.contextmanager
+    def sized(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """A prompt of noise, as costs are counted on."""
+        with asked(valueless, COSTED_WORDS) as shapes:
+            yield noise(model, 1, COSTED_WORDS), shapes
+
+    def macs(self, model: nn.Module, inputs: Inputs) -> MacCount:
+        """What the prompt costs."""
+        return count_macs(model, **inputs)
 
     def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """(B,V) the scores of the answer's first token."""
@@ -149,6 +175,11 @@ class Subject:
     def run(self, inputs: Inputs | None = None, model: nn.Module | None = None) -> Tensor:
         """What the tower's reader says, (B,...)."""
         return self.case.run(model or self.model, self.inputs if inputs is None else inputs)
+
+    @cached_property
+    def valueless(self) -> nn.Module:
+        """The model on the meta device, where tensors have shapes alone."""
+        return copy.deepcopy(self.model).to("meta")
 
     @property
     def tokens(self) -> int:

@@ -38,7 +38,7 @@ class MacCount:
     Attributes:
         total: all MACs, the reduction's own included.
         by_module: MACs inside each module that ran, by dotted name, children included; "" is all.
-        by_op: MACs by operator name.
+        by_op: MACs by operator name; "merge" is what merges cost by convention.
         reduction: MACs that the reduction method itself cost.
         reduction_by_module: the same, by the module it was spent in.
         uncounted: always empty; an uncounted operator raises instead.
@@ -53,21 +53,31 @@ class MacCount:
 
 
 class _Ledger(Observer):
-    """Where the MACs went; as an observer it knows when a method is at work."""
+    """Where the MACs went; as an observer it knows when a method is at work.
+
+    A merge has one price, which the plan says: the operators that do it, with indices or with a
+    matrix, are not counted beside that.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {id(module): name for name, module in model.named_modules()}
         self.stack: list[str] = [""]
-        self.reducing = 0
+        self.reducing = self.merging = 0
         self.by_module: Counter[str] = Counter({"": 0})
         self.by_op: Counter[str] = Counter()
         self.reduction: Counter[str] = Counter({"": 0})
 
     def enter(self, region: str) -> None:
         self.reducing += region == "reduction"
+        self.merging += region == "merge"
 
     def exit(self, region: str) -> None:
         self.reducing -= region == "reduction"
+        self.merging -= region == "merge"
+
+    def merged(self, macs: int) -> None:
+        if macs:
+            self.add("merge", macs)
 
     def push(self, module: nn.Module, args: Any) -> None:
         # A module of the method, not of the model, counts for the module that called it.
@@ -117,7 +127,7 @@ class _CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-
         macs = formulas.macs_of(func, _positional(func, args, kwargs), out)
         if macs is None:
             raise self._unknown(str(func))
-        if macs:
+        if macs and not self.ledger.merging:
             self.ledger.add(formulas.name_of(func), macs)
         return out
 

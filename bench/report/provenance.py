@@ -19,6 +19,8 @@ _FIELDS = ("cpu", "gpu", "threads", "python", "torch", "transformers", "timm", "
 CONVENTIONS = (
     "**GMACs** are 10⁹ multiply-accumulates, counted by fvcore's rules with scaled-dot-product "
     "attention included; twice as many make GFLOPs. The scope stands above each table. "
+    "A merge costs one a channel for each token that disappears into another, and a soft "
+    "assignment its matrix product, however either is written. "
     '"% reducing" is what the method itself spends.',
     "**Intervals** are 95 %. Accuracies carry half their interval's width; the CSV files have both "
     "ends. **Δ** compares the same samples one by one, with a paired bootstrap interval.",

@@ -1,0 +1,123 @@
+"""Property: what is counted without values is what is counted with values."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.check.probe import Broken, Probe
+from bench.check.subject import Inputs
+from bench.core import BenchError, Learner, Plan, Reducer, Unsupported, observing
+from bench.reduce import reduced
+from bench.tracing import Trace
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one pass costs.
+
+    Attributes:
+        macs: MACs of the whole pass and of the reduction in it.
+        tokens: by tower, tokens in the attention and in the MLP of each block; a language model's
+            first number is the sequence that reaches it.
+    """
+
+    macs: Mapping[str, int]
+    tokens: Mapping[str, list[tuple[int, int]]]
+
+    def figures(self, without: tuple[str, ...] = ()) -> dict[str, int]:
+        """All numbers by what they are of; `without` names towers that are left out."""
+        named = {
+            f"tokens in the {part} of {tower} block {layer}": n
+            for tower, blocks in self.tokens.items()
+            for layer, counts in enumerate(blocks)
+            for part, n in zip(("attention", "MLP"), counts, strict=True)
+            if tower not in without
+        }
+        return named | {name: n for name, n in self.macs.items() if name not in without}
+
+
+def meta(probe: Probe) -> str:
+    """MACs and tokens on the meta device are those with values, or an upper bound of them.
+
+    They can only be a bound where an image decides how many tokens it keeps.
+    """
+    says = [_agree(probe, real, shape) for real, shape in _costs(probe)]
+    return ", ".join(dict.fromkeys(filter(None, says)))
+
+
+def _costs(probe: Probe) -> Iterator[tuple[Cost, Cost]]:
+    """The costs with values and without, at the own and the hard budget."""
+    subject = probe.subject
+    with probe.case.sized(subject.model, subject.valueless) as (inputs, shapes):
+        refusals = (BenchError,) if probe.make().learns else (Unsupported,)
+        for kind, accepted in (("own", ()), ("hard", refusals)):
+            with contextlib.suppress(*accepted):
+                real = _cost(probe, subject.model, inputs, kind, probe.make())
+                yield real, _cost(probe, subject.valueless, shapes, kind, _valueless(probe))
+
+
+def _valueless(probe: Probe) -> Reducer:
+    """The method with what it learned on the meta device."""
+    with torch.device("meta"):
+        reducer = probe.make()
+    if isinstance(reducer, Learner):
+        tables: dict[str, Any] = reducer.tables
+        tables.update((name, t.to("meta")) for name, t in tables.items() if isinstance(t, Tensor))
+    return reducer
+
+
+def _cost(probe: Probe, model: nn.Module, inputs: Inputs, kind: str, reducer: Reducer) -> Cost:
+    with observing(Trace()) as seen, reduced(model, reducer, **probe.budget(reducer, kind)):
+        counted = probe.case.macs(model, inputs)
+    macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
+    return Cost(macs, dict(seen.tokens))
+
+
+def _agree(probe: Probe, real: Cost, shape: Cost) -> str:
+    """How far the two agree, as far as they can.
+
+    Raises:
+        Broken: they should agree and do not.
+    """
+    adaptive, groups = probe.method.adaptive, _leaves_groups(probe)
+    without = ("projector", "language", "MACs") if groups else ()
+    values, shapes = real.figures(without), shape.figures(without)
+    if values.keys() != shapes.keys():
+        raise Broken(f"{len(shapes)} figures without values, and {len(values)} with them")
+    for name, n in values.items():
+        if shapes[name] < n or (shapes[name] > n and not adaptive):
+            raise Broken(f"{name}: {shapes[name]:,} without values, {n:,} with them")
+    if groups:
+        _possible(probe, real, shape)
+        return "the image decides which groups of patches are left"
+    return "an upper bound" if values != shapes else ""
+
+
+def _leaves_groups(probe: Probe) -> bool:
+    """Whether patches are dropped that go on in groups: the image says how many of these stay."""
+    towers = probe.subject.towers
+    if probe.case.tower != "vision" or "projector" not in towers or towers["projector"].joins == 1:
+        return False
+    return any(_drops(c.plan, c.site.x.shape[1]) for seen in probe.passes for c in seen.calls)
+
+
+def _drops(plan: Plan, n: int) -> bool:
+    merged = 0 if plan.src is None else plan.src.shape[1]
+    return plan.extra is None and plan.keep.shape[1] + merged < n
+
+
+def _possible(probe: Probe, real: Cost, shape: Cost) -> None:
+    """See that so many patches can lie in as many groups as are counted, with values or not."""
+    joins = probe.subject.towers["projector"].joins
+    (first, _), (_, last) = real.tokens["vision"][0], shape.tokens["vision"][-1]
+    least, most = -(-last // joins), min(last, first // joins)
+    for cost in (real, shape):
+        groups = cost.tokens["projector"][0][0]
+        if not least <= groups <= most:
+            raise Broken(f"{last} patches are left in {groups} groups, not {least} to {most}")

@@ -1,0 +1,132 @@
+"""Costs without values are those with values, on the families and towers that the kit lacks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import blip_models
+import pytest
+import torch
+import vlm_models
+from torch import Tensor, nn
+from transformers import BlipForQuestionAnswering
+
+import bench
+from bench import model_joint, model_multimodal
+from bench.check.kit import FAILED, OK, check
+from bench.check.subject import CASES, Case, Inputs, Prompted, Subject
+from bench.measure.macs import MacCount, count_macs
+from bench.packed import OneImage
+from bench.registry import methods
+from bench.tracing import trace
+
+
+@dataclass(frozen=True)
+class Joint(Case):
+    """One tower of a model in which words and an image meet."""
+
+    batch: int = 1
+
+    def inputs(self, seed: int) -> Inputs:
+        """An image and a text of noise."""
+        return model_joint.noise(self.build())
+
+    @contextlib.contextmanager
+    def sized(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """As costs are counted."""
+        inputs = model_joint.noise(model)
+        with model_joint.on_meta(valueless):
+            yield inputs, {name: t.to("meta") for name, t in inputs.items()}
+
+    def macs(self, model: nn.Module, inputs: Inputs) -> MacCount:
+        """What the whole model costs."""
+        return count_macs(model, **inputs)
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Nothing that is looked at."""
+        model(**inputs)
+        return torch.zeros(1)
+
+
+# the kit's hard budgets are for four blocks, and for twelve of a language model
+_matcher, _answerer = (
+    partial(blip_models.matcher, 4),
+    partial(blip_models._blip, BlipForQuestionAnswering, 4),
+)
+FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "BLIP matcher": (_matcher, ("vision", "text")),
+    "BLIP answerer": (_answerer, ("vision", "text")),
+    "BLIP captioner": (blip_models.captioner, ("vision",)),
+    "ViLT": (blip_models.vilt, ("vision",)),
+    "ViLT answerer": (blip_models.vilt_answerer, ("vision",)),
+    "ViLT pairs": (blip_models.vilt_pairs, ("vision",)),
+}
+JOINT = [
+    Joint(f"{family} {tower}", build, tower)
+    for family, (build, towers) in FAMILIES.items()
+    for tower in towers
+]
+IN_THE_KIT = {case.name for case in CASES}
+PROMPTED = [
+    Prompted(
+        f"{family} {tower}",
+        partial(build, blocks=12 if tower == "language" else 2),
+        tower,
+        prompts=batch,
+        batch=2,
+    )
+    for family, (build, batch) in vlm_models.MODELS.items()
+    for tower in ("vision", "projector", "language")
+    if f"{family} {tower}" not in IN_THE_KIT
+]
+shared = cache(Subject)
+
+
+@pytest.mark.parametrize("case", [*JOINT, *PROMPTED], ids=lambda case: case.name)
+def test_every_method_is_counted_without_values_as_with_them(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.check.probe.Subject", shared)
+    findings = [f for name in methods() for f in check(name, cases=[case], properties=["meta"])]
+    assert not [f.line() for f in findings if f.status == FAILED]
+    equal = [f.method for f in findings if f.status == OK and not f.says]
+    assert len(equal) >= 3, findings  # not all refused this model
+
+
+def test_several_places_at_once_are_counted_alike() -> None:
+    real, shape = vlm_models.llava_next(), vlm_models.llava_next().to("meta")
+    places: list[Any] = [
+        ("tome", {"r": {"vision": [0, 3, 0, 0]}}),
+        ("random", {"keep_rate": {"projector": 0.5}}),
+        ("divprune", {"keep_rate": {"language": 0.5}}),
+    ]
+    with bench.reduced(real, places), bench.reduced(shape, places):
+        prompt = model_multimodal.noise(real, words=7)
+        with model_multimodal.asked(shape, words=7) as shapes:
+            a, b = count_macs(shape, **shapes), count_macs(real, **prompt)
+            assert (a.by_module, a.reduction) == (b.by_module, b.reduction)  # operators may differ
+            assert trace(shape, **shapes).tokens == trace(real, **prompt).tokens
+
+
+def test_newlines_stay_where_the_patches_beside_them_go() -> None:
+    model = vlm_models.llava_next().to("meta")
+    with (
+        bench.reduced(model, "fastervlm", keep_rate={"projector": 1 / 6}),
+        model_multimodal.asked(model, words=7) as shapes,
+    ):
+        tokens = trace(model, **shapes).tokens["language"]
+    assert tokens[0] == (5 * 6 + 12 + 7,) * 2  # six patches of each crop, a newline a row, words
+
+
+def test_groups_that_cannot_be_left_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case,) = [case for case in CASES if case.name == "Qwen2-VL vision"]
+    right = OneImage._left
+    monkeypatch.setattr(
+        OneImage, "_left", lambda self, slot: right(self, slot)[: 10 if slot.is_meta else None]
+    )
+    (finding,) = check("random", cases=[case], properties=["meta"])
+    assert finding.status == FAILED and "patches are left in 10 groups, not" in finding.says
