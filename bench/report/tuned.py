@@ -98,8 +98,9 @@ class Study:
 
     @property
     def records(self) -> list[Record]:
-        """The records of all settings."""
-        return [record for one in self.settings for record in one.records]
+        """The records of all settings, which may share one that was not fine-tuned."""
+        records = [record for one in self.settings for record in one.records]
+        return list({load.uid(record): record for record in records}.values())
 
     @property
     def unreduced(self) -> Setting | None:
