@@ -513,6 +513,17 @@ def test_every_table_of_measurements_carries_the_remark(
     assert found and remark in json.loads(found[1])["panels"][0]["mixed"]
 
 
+def test_compare_says_what_its_sides_do_not_have_in_common(
+    records: list[Record], tmp_path: Path
+) -> None:
+    write(records, tmp_path / "a")
+    write([with_env(r, torch="3", fingerprint="a" * 12) for r in records], tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "Versions are mixed: torch 2.9 (22 cells), 3 (22 cells)." in text
+    assert f"2 hosts share the name box: {'a' * 12} (22 cells), unknown (22 cells)." in text
+    assert "mixed" not in compare(str(tmp_path / "a"), str(tmp_path / "a"))
+
+
 def test_the_tables_of_a_study_carry_the_remark() -> None:
     cells = test_report_tuned.everything()
     cells[-1] = with_env(cells[-1], torch="3")
