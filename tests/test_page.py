@@ -270,6 +270,30 @@ def test_front_holds_what_no_other_beats(visit: Visit) -> None:
     assert len(line) == len({tuple(p) for p in best}) or len(line) == len(best)
 
 
+def test_what_was_disturbed_is_hollow_marked_and_on_no_front(
+    browser: Any, records: list[Record], tmp_path: Path
+) -> None:
+    done = [record for record in records if record.status == "ok"]
+    victim = next(r for r in done if r.cell.label == "tome r=8" and "clip" in r.cell.model)
+    *others, last = victim.cost.latency
+    speedup = replace(last.speedup, median=99.0)  # it would win
+    cost = replace(victim.cost, latency=[*others, replace(last, speedup=speedup, disturbed=True)])
+    shaky = [replace(r, cost=cost) if r is victim else r for r in done]
+    visit = Visit(browser, page.write(frame.build(shaky), tmp_path))
+    visit.page.select_option("#x", "speed32")
+    assert visit.count(".hollow") == visit.count('.hollow[data-method="tome"]') == 1
+    ends = visit.page.locator(".front").get_attribute("points").split()
+    spot = visit.page.locator(".hollow .target")
+    right = max(float(point.split(",")[0]) for point in ends)
+    assert float(spot.get_attribute("cx")) > right + 10
+    assert "Hollow: disturbed by other load" in visit.page.inner_text("#plot-note")
+    assert sum("◊" in text for text in visit.page.locator("#rows tr").all_inner_texts()) == 1
+    visit.page.select_option("#x", "gmacs")
+    assert visit.count(".hollow") == 0
+    assert visit.errors == []
+    visit.context.close()
+
+
 def test_keyboard_alone(visit: Visit) -> None:
     seen = []
     for _ in range(40):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -865,7 +866,10 @@ def test_paired_difference_of_graded_scores_and_of_nothing() -> None:
     ours, base = np.array([0.5, 0.7, 0.9, 0.4]), np.array([0.4, 0.65, 0.8, 0.45])
     result = stats.paired_difference(ours, base)
     assert result.value == pytest.approx(0.05)
-    assert result.low < result.value < result.high
+    means = np.array(list(itertools.product(ours - base, repeat=4))).mean(1)  # every resample
+    ends = np.quantile(means, [0.025, 0.975])
+    assert (result.low, result.high) == pytest.approx(tuple(ends), abs=1e-9)
+    assert result.p == pytest.approx(6 / 16, abs=0.02)  # of 16 flips 6 reach a sum of 0.2
     equal = stats.paired_difference(np.ones(50), np.ones(50))
     assert equal.value == 0 and equal.low < 0 < equal.high and equal.p == 1
     assert stats.paired_difference(np.full(5, 0.5), np.full(5, 0.5)).p == 1
@@ -894,5 +898,7 @@ def test_settings_read_well() -> None:
 
 def test_frames_round_trip_through_json(records: list[Record], results: Path) -> None:
     read, notes = load.read([results])
-    assert not notes and len(read) == len(records)
-    assert json.loads(read[0].to_json())["key"] == read[0].key
+    assert not notes
+    written = {record.key: json.loads(record.to_json()) for record in records}
+    assert {record.key: json.loads(record.to_json()) for record in read} == written
+    assert {record.key: record for record in read} == {record.key: record for record in records}

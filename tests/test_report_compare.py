@@ -83,6 +83,24 @@ def test_what_changed_is_told_from_noise(old: list[Record], tmp_path: Path) -> N
     assert worse["Change"] == f"{values[1] - values[0]:+.1f}".replace("-", "−")
 
 
+def test_memory_is_judged_by_the_peak_and_its_own_noise(old: list[Record], tmp_path: Path) -> None:
+    """100 MiB grow by 1 %, which a single reading may, by 10 %, and shrink by 10 %."""
+    for name, peaks in (("a", (100, 100, 100)), ("b", (101, 110, 90))):
+        records = []
+        for record, peak in zip(old[:3], peaks, strict=True):
+            assert record.cost.memory
+            memory = replace(record.cost.memory, peak_bytes=peak * 2**20, weights_bytes=len(name))
+            records.append(replace(record, cost=replace(record.cost, memory=memory)))
+        write(records, tmp_path / name)
+    found = sections(compare(str(tmp_path / "a"), str(tmp_path / "b")))
+    changes = {name: [(r["A"], r["B"], r["Change"]) for r in rows] for name, rows in found.items()}
+    assert changes == {
+        "Better": [("100", "90", "−10.0 %")],
+        "Worse": [("100", "110", "+10.0 %")],
+        "Within noise": [("100", "101", "+1.0 %")],
+    }
+
+
 def test_nothing_changed_and_cells_of_one_side(old: list[Record], tmp_path: Path) -> None:
     write(old, tmp_path / "a")
     write(old[:-1], tmp_path / "b")

@@ -497,7 +497,10 @@ def test_the_general_comparison_is_as_without_fine_tuned_records(
     added = names[1] - names[0]
     assert added and all(name.startswith("tuned--") for name in added)
     for path in old.rglob("*--*.csv"):  # not the table of origins, which counts all records
-        assert path.read_bytes() == (new / path.relative_to(old)).read_bytes()
+        tables = [pd.read_csv(one) for one in (path, new / path.relative_to(old))]
+        # Fine-tuned models tell more of what the suite's measurement says of two equal things.
+        tables = [table.filter(regex="^(?!.*aa_half_x)") for table in tables]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.usefixtures("no_figures")

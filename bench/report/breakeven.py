@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.report import style
+from bench.report import disturbed, style
 from bench.report.drawing import panels
 from bench.report.frame import Frames
 from bench.report.rows import known
@@ -28,12 +28,13 @@ ABSENT = (
 def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
     """Return each method's speed-ups in a band of MACs, where several sizes were timed alike.
 
-    Of several settings in a band the one nearest to its middle counts.
+    Of several settings in a band the one nearest to its middle counts. Timings that other load
+    disturbed do not.
     """
     rows = (row for own in frames.by_group.values() for row in own)
     cells = {row["key"]: row for row in rows if not row["is_baseline"] and known(row["gmacs"])}
     found: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
-    for entry in latency_of(frames, list(cells.values())):
+    for entry in disturbed.quiet(latency_of(frames, list(cells.values()))):
         cell = cells[entry["key"]]
         size = SIZE.search(cell["model"])
         if size is None or not known(entry["speedup_x"]):

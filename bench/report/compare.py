@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.errors import BenchError
 from bench.record import Cost, Latency, Record
-from bench.report import load, stats
+from bench.report import disturbed, load, mixture, stats
 from bench.report.comparison import metric_name, task_name
 from bench.report.differences import Scored, correct, difference
 from bench.report.rows import MIB, Row, condition, setting
@@ -65,6 +65,7 @@ def compare(a: str, b: str) -> str:
         f"# {escape(a)} → {escape(b)}",
         f"{len(both)} cells in both; in {changed} of them code, weights or data changed. "
         f"Machines: {', '.join(sorted(machines[0]))} → {', '.join(sorted(machines[1]))}.",
+        *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
         f"Exactly as before: {len(rows) - len(told)} of {len(rows)} numbers.",
         *_sections(told),
         *_missing(f"Only in {escape(a)}", [old[name] for name in old if name not in new]),
@@ -142,6 +143,9 @@ def _speed(old: Record, new: Record) -> Iterator[Row]:
         row = _row(new, "speed-up", f"speed-up, b{entry.batch}") | {"sign": 1, "unit": "%"}
         row |= {"old": f"{values[0]:.2f}×", "new": f"{values[1]:.2f}×"}
         row[KIND] = 100 * (values[1] / values[0] - 1)
+        if other.disturbed or entry.disturbed:
+            yield row | {f"{KIND}_p": None, "reason": disturbed.LOAD}
+            continue
         yield row | {f"{KIND}_p": float(mannwhitneyu(_ratios(other), _ratios(entry)).pvalue)}
 
 

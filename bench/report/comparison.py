@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.record import COST_ONLY
+from bench.report import disturbed
 from bench.report.differences import DELTA, FLAGS, LEGEND, OVER_RANDOM, RANDOM, flags
 from bench.report.frame import Frames, Row
 from bench.report.rows import DIFFERENCE_COLUMNS, known
@@ -17,13 +18,23 @@ from bench.report.tables import (
     digits_for,
     escape,
     group_rows,
+    is_noise,
     name_columns,
     number,
     signed,
     with_half_width,
     with_interval,
 )
-from bench.report.timings import batches, conditions, latency_of, under, with_timings
+from bench.report.timings import (
+    batches,
+    conditions,
+    disturbed_legend,
+    latency_of,
+    speedup_column,
+    timing_column,
+    under,
+    with_timings,
+)
 
 _KINDS = (DELTA, OVER_RANDOM)
 _COMPARED = [f"{kind}{end}" for kind in _KINDS for end in ("", "_low", "_high")]
@@ -87,7 +98,8 @@ def main_table(frames: Frames, group: str) -> Table:
     columns = name_columns(rows) + _accuracy_columns(rows, frames.baseline) + _cost_columns(rows)
     columns += _timing_columns(rows, ends)
     head = escape(title(rows, frames))
-    return Table(f"{group}--main", _caption(rows, condition), columns, rows, head)
+    caption = _caption(rows, condition, disturbed_legend(rows, ends) if ends else "")
+    return Table(f"{group}--main", caption, columns, rows, head)
 
 
 def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
@@ -154,23 +166,23 @@ def _timing_columns(rows: Sequence[Row], sizes: Sequence[int]) -> list[Column]:
         key = f"p50_ms_batch{size}"
         digits = digits_for([row.get(key) for row in rows])
         wide = size != sizes[-1]
-        columns.append(Column(f"p50 ms, b{size}", key, number(key, digits), better=-1, wide=wide))
+        column = Column(f"p50 ms, b{size}", key, number(key, digits), better=-1, wide=wide)
+        columns.append(timing_column(column, size))
     for size in sizes[-1:]:
         key = f"throughput_per_s_batch{size}"
         digits = min(1, digits_for([row.get(key) for row in rows]))
-        columns.append(Column(f"per s, b{size}", key, number(key, digits), better=1, wide=True))
-    for size in sizes:
-        keys = [f"speedup{end}_x_batch{size}" for end in ("", "_low", "_high")]
-        write = with_interval(keys, 2, suffix="×", null=1)
-        columns.append(Column(f"speed-up, b{size}", keys[0], write, better=1))
+        column = Column(f"per s, b{size}", key, number(key, digits), better=1, wide=True)
+        columns.append(timing_column(column, size))
+    columns += [speedup_column(f"speed-up, b{size}", "speedup", size) for size in sizes]
     for size in sizes:
         key = f"bound_share_pct_batch{size}"
         head = f"of MAC bound %, b{size}"
-        columns.append(Column(head, key, number(key, 0), better=1, wide=True))
+        column = Column(head, key, number(key, 0), better=1, wide=True)
+        columns.append(timing_column(column, size))
     return columns
 
 
-def _caption(rows: Sequence[Row], condition: str | None) -> str:
+def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
     parts = [f"MACs: {', '.join(dict.fromkeys(r['macs_scope'] for r in rows if r['macs_scope']))}"]
     samples = sorted({int(row["accuracy_n"]) for row in rows if row["accuracy_n"]})
     if samples:
@@ -183,6 +195,7 @@ def _caption(rows: Sequence[Row], condition: str | None) -> str:
     parts += [LEGEND] if samples else []
     if any(row["random_seeds"] == 1 for row in rows):
         parts.append("random ran under one seed: no interval holds what another would change")
+    parts += [legend] if legend else []
     return escape("; ".join(parts)) + "."
 
 
@@ -194,7 +207,7 @@ def accuracy_table(frames: Frames, group: str) -> Table | None:
     if not kinds:
         return None
     entries = {(row["key"], row["metric"], row["unit"]): row for row in metrics}
-    keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
+    keep = ("group", "key", "method", "setting", "band", "is_baseline", "seed", "older")
     rows = [{name: row[name] for name in keep} for row in rows]
     columns = name_columns(rows)
     for metric, unit in kinds:
@@ -238,13 +251,20 @@ def headline(frames: Frames, group: str) -> str | None:
     text += f"{best['accuracy_value']:.1f} {unit}"
     if known(best["delta"]):
         text += f" ({signed(best['delta'], 1)} to {escape(frames.baseline)})"
-    latency = latency_of(frames, [best])
+    return text + _headline_speed(latency_of(frames, [best]), best["mac_bound_x"]) + "."
+
+
+def _headline_speed(latency: Sequence[Row], bound: float) -> str:
+    """Say a cell's speed-up at its largest batch; what other load disturbed makes no headline."""
     timed = under(next(iter(conditions(latency)), None), latency)
-    if timed:
-        last = max(timed, key=lambda row: int(row["batch"]))
-        text += f", measured speed-up {last['speedup_x']:.2f}× at batch {int(last['batch'])}"
-        text += f" (MAC bound {best['mac_bound_x']:.2f}×)"
-    return text + "."
+    quiet = disturbed.quiet(timed)
+    if not quiet:
+        return f" (speed-up not told: {disturbed.LOAD})" if timed else ""
+    last = max(quiet, key=lambda row: int(row["batch"]))
+    ends = [last[f"speedup{end}_x"] for end in ("", "_low", "_high")]
+    noise = ", within noise" if is_noise(ends, last["aa_half_x"], 1) else ""
+    text = f", measured speed-up {last['speedup_x']:.2f}× at batch {int(last['batch'])}"
+    return f"{text} (MAC bound {bound:.2f}×{noise})"
 
 
 def _from_half(rows: Sequence[Row]) -> float:

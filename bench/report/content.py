@@ -30,7 +30,7 @@ from bench.report import (
 from bench.report.frame import Frames
 from bench.report.plots import Plot
 from bench.report.rows import rows_of
-from bench.report.tables import Column, Table, escape, group_rows
+from bench.report.tables import Column, Table, escape, group_rows, remarked
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Content:
         overview_tables: Tables over all models and tasks.
         failed: The cells that did not finish.
         origins: Where the numbers come from: measured here, estimated, as published.
+        equal: What the measurement says of two equal things, where any were timed.
         tokens: What became of the tokens of sample images.
         undrawn: What to say of models and tasks without figures, if there are any.
     """
@@ -56,6 +57,7 @@ class Content:
     overview_tables: list[Table]
     failed: Table | None
     origins: Table
+    equal: Table | None = None
     tokens: Sequence[Fates] = ()
     undrawn: str = ""
 
@@ -66,7 +68,7 @@ class Content:
         found = [group[name] for group in self.groups for name in names]
         found += [table for group in self.groups for table in group["timings"]]
         found += [table for study in self.studies for table in tuned_section.tables(study)]
-        found += [*self.overview_tables, self.failed, self.origins]
+        found += [*self.overview_tables, self.failed, self.equal, self.origins]
         return [table for table in found if table is not None]
 
     @property
@@ -92,9 +94,10 @@ def content(frames: Frames, tokens: Sequence[Fates] = (), figures: int | None = 
         [_group(frames, group, group in drawn) for group in groups],
         tuned_section.sections(frames.records),
         plots.overviews(frames, drawn),
-        across.tables(frames),
+        [remarked(table, frames.remark(*groups)) for table in across.tables(frames)],
         _failed(frames),
         provenance.origins(frames),
+        provenance.equal_things(frames),
         tokens,
         undrawn if len(drawn) < len(groups) else "",
     )
@@ -117,7 +120,8 @@ def write_latex(content: Content, folder: Path) -> None:
     for table in content.tables:
         path = folder / "tables" / f"{table.name}.tex"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(latex.latex(table), encoding="utf-8", newline="\n")
+        head = f"% {content.frames.older}\n" if content.frames.older else ""
+        path.write_text(head + latex.latex(table), encoding="utf-8", newline="\n")
 
 
 def write_html(content: Content, folder: Path) -> None:
@@ -150,7 +154,8 @@ def write_markdown(content: Content, folder: Path) -> None:
         absent="" if any(p.name == "break-even" for p in content.overviews) else breakeven.ABSENT,
         counts=counts(frames),
         notes=frames.notes,
-        conventions=provenance.CONVENTIONS,
+        older=frames.older,
+        conventions=provenance.conventions(frames),
         machines=provenance.machines(frames),
         weights=provenance.weights(frames),
     )
@@ -163,16 +168,21 @@ def _group(frames: Frames, group: str, drawn: bool) -> dict[str, Any]:
     bare = [row | {"why": row["accuracy_reason"] or "no reason recorded"} for row in rows]
     flawed = [row for row in bare if row["accuracy_value"] is not None and row["accuracy_reason"]]
     bare = [row for row in bare if row["accuracy_value"] is None]
+    remark = frames.remark(group)
+
+    def table(made: Table | None) -> Table | None:
+        return made and remarked(made, remark)
+
     partly = [row | {"why": row["not_measured"]} for row in rows if row["not_measured"]]
     return {
         "title": escape(comparison.title(rows, frames)),
         "headline": comparison.headline(frames, group),
-        "main": comparison.main_table(frames, group),
+        "main": table(comparison.main_table(frames, group)),
         "published": printed.printed_table(frames, group),
-        "accuracy": comparison.accuracy_table(frames, group),
-        "answers": answers.answer_table(frames, group),
-        "pairs": pairs.pairs_table(frames, group),
-        "timings": timings.timing_tables(frames, group),
+        "accuracy": table(comparison.accuracy_table(frames, group)),
+        "answers": table(answers.answer_table(frames, group)),
+        "pairs": table(pairs.pairs_table(frames, group)),
+        "timings": [remarked(made, remark) for made in timings.timing_tables(frames, group)],
         "plots": plots.plots(frames, group) if drawn else [],
         "gaps": [
             *(f"No accuracy for {text}" for text in _by_reason(bare, len(rows))),

@@ -6,8 +6,8 @@ value here, never a zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report import differences, grouping, load, style, tuned
+from bench.report import differences, disturbed, equal, grouping, load, mixture, style, tuned
 from bench.report.rows import (
     FAILURE_COLUMNS,
     LATENCY_COLUMNS,
@@ -48,6 +48,7 @@ class Frames:
         notes: What a reader should know about the records themselves.
         baseline: The method (or label) that differences refer to.
         apart: Tables that are not shown: fine-tuned models have a section of their own.
+        spreads: What each suite's measurement says of two equal things.
     """
 
     cells: pd.DataFrame
@@ -59,6 +60,17 @@ class Frames:
     notes: tuple[str, ...]
     baseline: str
     apart: frozenset[str] = frozenset()
+    spreads: Mapping[equal.Key, equal.Spread] = field(default_factory=dict)
+
+    @property
+    def older(self) -> str:
+        """How many records an earlier version of the measuring code took; empty where none."""
+        return mixture.older(self.records)
+
+    def remark(self, *groups: str) -> str:
+        """Say what the cells of some tables do not have in common; empty where nothing."""
+        rows = [row for group in groups for row in self.by_group[group]]
+        return mixture.remark([self.by_uid[row["key"]] for row in rows])
 
     @cached_property
     def by_uid(self) -> dict[str, Record]:
@@ -147,17 +159,27 @@ def build(
     failed = [failure_row(record) for record in kept if record.status != "ok"]
     failed.sort(key=lambda row: [str(value) for value in row.values()])
     older = [f"older results of the same cells, set aside: {outdated}"] if outdated else []
+    spreads, beside_load = equal.spreads(records), disturbed.note(done)
     return Frames(
         pd.DataFrame(cells),
         _frame(metrics, METRIC_COLUMNS),
-        _frame([row for record in done for row in latency_rows(record)], LATENCY_COLUMNS),
+        _frame([row for record in done for row in _timings(record, spreads)], LATENCY_COLUMNS),
         _frame([row for record in done for row in token_rows(record)], TOKEN_COLUMNS),
         _frame(failed, FAILURE_COLUMNS),
         tuple(kept),
-        (*notes, *older),
+        (*notes, *older, *([beside_load] if beside_load else [])),
         baseline,
         frozenset(row["group"] for row in cells if row["model"] in lone),
+        spreads,
     )
+
+
+def _timings(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:
+    """Return a cell's timings, each with what its suite says of two equal things."""
+    return [
+        row | {"aa_half_x": equal.half(spreads, record, equal.at_batch(row["batch"]))}
+        for row in latency_rows(record)
+    ]
 
 
 def _frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:

@@ -6,14 +6,13 @@ such as its interval, has a column of its own beside it.
 
 from __future__ import annotations
 
-import html
 import re
 import textwrap
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from bench.report.tables import MISSING, Column, Table
+from bench.report.tables import MISSING, Column, Table, unescape
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,6 +36,7 @@ _SPECIAL = str.maketrans(
         "≈": r"$\approx$",
         "†": r"$^{\dagger}$",
         "‡": r"$^{\ddagger}$",
+        "◊": r"$\diamond$",
         "⁹": "$^9$",
         "²": "$^2$",
         "–": "--",
@@ -101,7 +101,7 @@ class _Printed:
 
     def __init__(self, table: Table, index: int) -> None:
         column: Column = table.columns[index]
-        texts = [_unescape(line[index]) for line in table.texts]
+        texts = [unescape(line[index]) for line in table.texts]
         marks = [table.places[index].get(row, 0) for row in range(len(texts))]
         numbers = [_NUMBER.fullmatch(text) for text in texts]
         if column.text or any(
@@ -136,7 +136,7 @@ def _number(found: re.Match[str] | None, mark: int, whole: int) -> str:
 
 
 def _head(header: str, place: str, columns: int = 1) -> str:
-    lines = [line for part in _unescape(header).split(", ") for line in _wrapped(part)]
+    lines = [line for part in unescape(header).split(", ") for line in _wrapped(part)]
     written = r" \\ ".join(map(_words, lines))
     text = rf"\shortstack[{place}]{{{written}}}" if len(lines) > 1 else written
     return rf"\multicolumn{{{columns}}}{{{place}}}{{{text}}}"
@@ -154,7 +154,7 @@ def plain(markdown: str) -> str:
     """Return Markdown text as LaTeX: emphasis is kept, bold and code become plain."""
     text = re.sub(r"(?<!\\)(\*\*|`)", "", markdown)
     text = re.sub(r"(?<!\\)\*([^*]+)(?<!\\)\*", f"{_EMPH[0]}\\1{_EMPH[1]}", text)
-    return _words(_unescape(text))
+    return _words(unescape(text))
 
 
 @cache
@@ -162,9 +162,3 @@ def _words(text: str) -> str:
     text = re.sub(r'"([^"]*)"', "``\\1''", text.strip())
     written = text.translate(_SPECIAL)
     return "{}" + written if written.startswith("[") else written  # \\[…] would be a distance
-
-
-@cache
-def _unescape(text: str) -> str:
-    """Undo what makes text safe in Markdown."""
-    return html.unescape(re.sub(r"\\([\\`*\[\]|~_])", r"\1", text))

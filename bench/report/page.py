@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Record
-from bench.report import load, page_data, printed, provenance
+from bench.report import disturbed, load, page_data, printed, provenance
 from bench.report.comparison import title
 from bench.report.frame import Frames
 from bench.report.rows import rows_of
-from bench.report.tables import group_rows
+from bench.report.tables import group_rows, unescape
 
 NAME = "index.html"
 MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
@@ -39,6 +39,7 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
     environment = Environment(
         loader=PackageLoader("bench.report"), undefined=StrictUndefined, autoescape=True
     )
+    environment.filters["unescaped"] = unescape
     panels, cells, records = page_data.cells(frames)
     data = {
         "baseline": frames.baseline,
@@ -54,6 +55,7 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         data=page_data.text(data),
         records=page_data.packed(records),
         counts=_counts(frames),
+        older=frames.older,
         tokens=bool(tokens),
         notes=frames.notes,
         heads=printed.HEADS,
@@ -65,8 +67,10 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         failed=rows_of(frames.failed),
         machines=_machines(frames.records),
         conventions=[
-            _bold(line) for line in provenance.CONVENTIONS if not line.startswith("**Bold")
+            _bold(line) for line in provenance.conventions(frames) if not line.startswith("**Bold")
         ],
+        equal=provenance.equal_things(frames),
+        disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
     )
     path = folder / NAME
     path.write_text(text, encoding="utf-8", newline="\n")
@@ -97,6 +101,7 @@ def _machines(records: Sequence[Record]) -> list[str]:
         env = record.env
         facts = [load.machine(record), env.get("cpu"), env.get("gpu")]
         facts += [f"{env[k]} threads" for k in ("threads",) if env.get(k)]
+        facts += provenance.host(env)
         facts += [f"{name} {env[name]}" for name in ("torch", "python") if env.get(name)]
         lines[" · ".join(str(fact) for fact in facts if fact)] = None
     return sorted(lines)

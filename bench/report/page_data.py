@@ -15,7 +15,7 @@ from bench.report.comparison import metric_name, task_name, title
 from bench.report.differences import FLAGS
 from bench.report.frame import Frames
 from bench.report.rows import Row, known
-from bench.report.tables import group_rows
+from bench.report.tables import group_rows, is_noise
 from bench.report.timings import conditions, latency_of, under
 
 LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
@@ -48,6 +48,7 @@ def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
     means = _mean_tokens(frames)
     panels: dict[str, Row] = {}
     places: dict[tuple[Any, ...], str] = {}
+    members: dict[str, list[str]] = {}
     result: list[Row] = []
     shown: list[Record] = []
     for group in sorted(frames.by_group, key=lambda name: name in frames.apart):
@@ -57,12 +58,14 @@ def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
         condition = next(iter(conditions(timed)), None)
         if name not in panels:
             panels[name] = _about(rows, name, condition) | {"apart": group in frames.apart}
+        members.setdefault(name, []).append(group)
         speeds = _speeds(under(condition, timed))
         at = list(panels).index(name)
         for row in rows:
             result.append(_cell(row, at, means.get(row["key"]), speeds.get(row["key"], {})))
             shown.append(frames.by_uid[row["key"]])
-    return list(panels.values()), result, _records(shown)
+    shared = [panel | {"mixed": frames.remark(*members[name])} for name, panel in panels.items()]
+    return shared, result, _records(shown)
 
 
 def _panel(
@@ -105,11 +108,16 @@ def _cell(row: Row, panel: int, tokens: float | None, speeds: dict[str, list[Any
 
 
 def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
-    """Return for each cell and batch size: milliseconds, speed-up and its interval."""
+    """Return for each cell and batch size: milliseconds, speed-up and its interval, two flags.
+
+    The flags are 1 where the speed-up is within noise, and where other load disturbed the timing.
+    """
     names = ("p50_ms", "speedup_x", "speedup_low_x", "speedup_high_x")
     speeds: dict[str, dict[str, list[Any]]] = {}
     for entry in timings:
         values = [_short(entry[name]) for name in names]
+        noise = is_noise([entry[name] for name in names[1:]], entry["aa_half_x"], 1)
+        values += [int(noise), int(entry["disturbed"])]
         speeds.setdefault(entry["key"], {})[str(int(entry["batch"]))] = values
     return speeds
 

@@ -33,6 +33,7 @@ def write(content: Content, folder: Path) -> None:
     groups = [_group(group) for group in content.groups]
     studies = [_study(study) for study in content.studies]
     shown = [*content.overview_tables, content.origins]
+    shown += [content.equal] if content.equal else []
     shown += [table for part in (*groups, *studies) for table in part["tables"]]
     for table in shown:
         text = latex.latex(table)
@@ -54,7 +55,9 @@ def write(content: Content, folder: Path) -> None:
             methods=[(name, known[name][0] if name in known else None) for name in methods],
             machines=provenance.machines(frames),
             weights=[row for row in provenance.weights(frames) if row[0] not in tuned],
-            conventions=provenance.CONVENTIONS,
+            older=frames.older,
+            notes=frames.notes,
+            conventions=provenance.conventions(frames),
             content=content,
             groups=groups,
             studies=studies,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.report import across, breakdown, breakeven, rank_plot, style
+from bench.report import across, breakdown, breakeven, disturbed, rank_plot, style
 from bench.report.comparison import title
 from bench.report.drawing import View, joined, overview
 from bench.report.frame import Frames
@@ -128,13 +128,17 @@ def _drawn(plot: Plot) -> Iterator[Figure]:
 
 @dataclass(frozen=True)
 class Data:
-    """What a group's figures are made from: its cells, those with accuracy, and timings."""
+    """What a group's figures are made from: its cells, those with accuracy, and timings.
+
+    Timings that other load disturbed are left out, which `left_out` tells the captions.
+    """
 
     title: str
     condition: str | None
     rows: list[Row]
     scored: list[Row]
     timed: list[Row]
+    left_out: str
 
 
 def _data(frames: Frames, group: str) -> Data:
@@ -145,7 +149,8 @@ def _data(frames: Frames, group: str) -> Data:
     scored = [row for row in rows if known(row["accuracy_value"])]
     metric = next((row["metric"] for row in scored), None)
     scored = [row for row in scored if row["metric"] == metric]
-    return Data(title(rows, frames), condition, rows, scored, timed)
+    quiet, left_out = disturbed.quiet(timed), disturbed.left_out(timed)
+    return Data(title(rows, frames), condition, rows, scored, quiet, left_out)
 
 
 def _view(frames: Frames, head: str) -> View:
@@ -180,6 +185,7 @@ def overviews(frames: Frames, groups: Sequence[str]) -> list[Plot]:
         sizes = sorted({int(row["batch"]) for _, rows in fast for row in rows})
         caption = "Accuracy against measured paired speed-up at batch "
         caption += f"{' or '.join(map(str, sizes))}, with 95 % intervals; dashed: the baseline."
+        caption += next((d.left_out for d in data if d.left_out), "")
         draw = partial(overview, view, fast, view.speed_panel)
         result.append(Plot("accuracy_vs_speedup", caption, draw))
     found = rank_plot.ranking(across.budgets(frames))
@@ -189,6 +195,7 @@ def overviews(frames: Frames, groups: Sequence[str]) -> list[Plot]:
     maps = breakeven.maps(frames)
     if maps:
         caption = "Measured speed-up by batch size and resolution; hatched: slower than unreduced."
+        caption += disturbed.left_out([row for own in frames.timings.values() for row in own])
         result.append(Plot("break-even", caption, partial(breakeven.draw, maps)))
     return result
 
@@ -213,10 +220,12 @@ def plots(frames: Frames, group: str) -> list[Plot]:
     if len(joined(scored, timed)) > 1:
         caption = f"Accuracy against measured paired speed-up ({condition}), with 95 % intervals; "
         caption += "dashed: the baseline."
+        caption += data.left_out
         add("accuracy-speedup", caption, partial(view.speed, scored, timed))
     if any(known(row["mac_bound_x"]) for row in joined(rows, timed)):
         caption = f"Measured speed-up against what the saved MACs allow ({condition}); "
         caption += "on the diagonal a method keeps its whole promise."
+        caption += data.left_out
         add("speedup-bound", caption, partial(view.bound, rows, timed))
     points = breakdown.timed_parts(rows, timed)
     if points:
@@ -225,6 +234,7 @@ def plots(frames: Frames, group: str) -> list[Plot]:
         )
         caption += "unreduced model with its fastest attention; without hatching, the saved MACs' "
         caption += "promise; in brackets, an attention path other than the plain one."
+        caption += data.left_out
         add("time", caption, partial(breakdown.breakdown, view, points))
     tokens = [entry for row in rows for entry in frames.counts.get(row["key"], ())]
     for tower in dict.fromkeys(entry["tower"] for entry in tokens):

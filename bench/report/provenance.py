@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from bench.published import UNITS, Cost, costs
 from bench.record import Record
-from bench.report import load
+from bench.report import disturbed, load, mixture
 from bench.report.comparison import task_name
 from bench.report.differences import EDGE_POINTS, LIKE_POINTS
 from bench.report.frame import Frames
 from bench.report.rows import Row
-from bench.report.tables import MISSING, Table, escape, text_column
+from bench.report.tables import MISSING, Column, Table, escape, number, text_column
 
-_FIELDS = ("cpu", "gpu", "threads", "python", "torch", "transformers", "timm", "numpy", "git")
+_HOST = {"fingerprint": "host", "memory_gib": "memory GiB", "caches": "caches"}
+_VERSIONS = ("python", "torch", "transformers", "timm", "numpy", "git")
+_FIELDS = ("cpu", "gpu", *_HOST, "threads", *_VERSIONS)
 
 CONVENTIONS = (
     "**GMACs** are 10⁹ multiply-accumulates, counted by fvcore's rules with scaled-dot-product "
@@ -41,11 +44,52 @@ CONVENTIONS = (
     "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
     "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',
+    "**A/A**: the unreduced model timed against its twin shows how far from 1 two equal things "
+    "lie. A speed-up that lies no farther than they do in its suite, at its batch, is marked ≈, "
+    "whatever its own interval says.",
     "**Bold** is the best of a column within ten points of MACs: only there do methods "
     "compete at a like budget. It does not say that the lead is beyond noise.",
     "**b8** is a batch of 8; milliseconds are those of one forward pass of the whole batch. One "
     "table holds one profile, attention backend, dtype and scope.",
 )
+
+
+EQUAL = (
+    "The unreduced model against its twin (A/A): {n} undisturbed timings, median {median:.2f}×; "
+    "{holding} of their 95 % intervals hold 1. The spread is how far from 1 the ratios lie: 95 % "
+    "of them, all of them where there are fewer than 20, the interval of a single one."
+)
+
+
+def conventions(frames: Frames) -> tuple[str, ...]:
+    """Return how to read the numbers of a report, with the marks that occur in it."""
+    marked = f"**{disturbed.MARK}** stands behind a timing that was {disturbed.LOAD}, however "
+    marked += "often it was taken again: no headline, figure or best of a column rests on it."
+    return (*CONVENTIONS, *([marked] if disturbed.note(frames.records) else []))
+
+
+def equal_things(frames: Frames) -> Table | None:
+    """Return what each suite's measurement says of two equal things; None where none were timed."""
+    spreads = frames.spreads.values()
+    ratios = [ratio.median for spread in spreads for ratio in spread.ratios]
+    if not ratios:
+        return None
+    rows: list[Row] = [
+        {"machine": one.machine, "suite": one.suite, "timing": one.timing, "n": len(one.ratios)}
+        | {"median_x": one.median, "half_pct": 100 * one.half, "holding": one.holding}
+        | {"band": "", "is_baseline": False}
+        for one in spreads
+    ]
+    columns = [text_column(name.capitalize(), name) for name in ("machine", "suite", "timing")]
+    columns += [
+        Column("A/A timings", "n", number("n", 0)),
+        Column("median", "median_x", number("median_x", 3, "×")),
+        Column("spread", "half_pct", lambda row: f"±{row['half_pct']:.1f} %"),
+        Column("interval holds 1", "holding", lambda row: f"{row['holding']} of {row['n']}"),
+    ]
+    holding = sum(one.holding for one in spreads)
+    caption = EQUAL.format(n=len(ratios), median=median(ratios), holding=holding)
+    return Table("equal-things", escape(caption), columns, rows)
 
 
 def machines(frames: Frames) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -61,9 +105,11 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     facts = []
     extra = {name for record in records for name in record.env} - {*_FIELDS, "machine"}
     for name in (*_FIELDS, *sorted(extra)):
-        values = _distinct(record.env.get(name) for record in records)
+        values = _distinct(_written(record.env.get(name)) for record in records)
+        if name == "fingerprint" and values:
+            values = [mixture.counted(mixture.fingerprints(records))]
         if values:
-            facts.append((escape(name), ", ".join(map(escape, values))))
+            facts.append((escape(_HOST.get(name, name)), ", ".join(map(escape, values))))
     facts.append(("profiles", ", ".join(map(escape, _distinct(r.cell.profile for r in records)))))
     facts.append(("commands", "; ".join(_code(c) for c in _distinct(r.command for r in records))))
     dates = sorted(record.created for record in records)
@@ -71,6 +117,11 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     minutes = sum(record.seconds for record in records) / 60
     facts.append(("cells", f"{len(records)}, {minutes:.1f} minutes of measuring in all"))
     return facts
+
+
+def host(env: Mapping[str, Any]) -> list[str]:
+    """Return what tells a host from others of its name, as plain text."""
+    return [f"{head} {_written(env[name])}" for name, head in _HOST.items() if env.get(name)]
 
 
 def weights(frames: Frames) -> list[tuple[str, str, str]]:
@@ -129,6 +180,13 @@ def _published(frames: Frames) -> list[Cost]:
 
 def _distinct(values: Any) -> list[str]:
     return list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+
+
+def _written(value: Any) -> Any:
+    """Write a fact of several parts, such as caches, in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return " / ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _code(text: str) -> str:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bench.record import Latency, Record
-from bench.report import load
+from bench.report import load, mixture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,7 @@ TIMING_COLUMNS = (
     "p50_ms", "p95_ms", "p99_ms", "throughput_per_s", "speedup_x", "speedup_low_x",
     "speedup_high_x", "fastest_x", "fastest_low_x", "fastest_high_x", "fastest_backend",
     "bound_share_pct", "reduction_share_pct", "utilisation_pct", "attention_path",
+    "disturbed", "disturbance", "aa_half_x",  # the last: how far from 1 two equal things lie
 )
 # fmt: on
 _CONDITION = ("key", "condition", "device", "dtype", "backend", "threads", "batch")
@@ -87,7 +88,7 @@ def cell_row(record: Record, group: tuple[str, Row], show_seed: bool, baseline: 
     row["peak_batch"] = memory.batch if memory else None
     row["peak_how"] = memory.how if memory else None
     row |= {"seconds": record.seconds, "created": record.created}
-    return row
+    return row | {"older": mixture.is_older(record)}
 
 
 def _macs(record: Record) -> Row:
@@ -135,6 +136,7 @@ def latency_rows(record: Record) -> list[Row]:
         row["reduction_share_pct"] = _pct(entry.reduction_share)
         row["utilisation_pct"] = _pct(entry.utilisation)
         row["attention_path"] = entry.attention_path
+        row |= {"disturbed": entry.disturbed, "disturbance": entry.disturbance}
         rows.append(row)
     return rows
 

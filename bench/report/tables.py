@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from bench.report.differences import NOISE, OVER_RANDOM, Flag, flags
@@ -67,6 +68,11 @@ class Table:
         return re.sub(r"[^A-Za-z0-9:.-]+", "-", self.name)
 
 
+def remarked(table: Table, remark: str) -> Table:
+    """Return a table whose caption ends with a remark, plain text; the same one without any."""
+    return replace(table, caption=f"{table.caption} {escape(remark)}") if remark else table
+
+
 @dataclass(frozen=True)
 class Column:
     """A column: its header, the value behind it, how that is written, and which way is better."""
@@ -77,12 +83,19 @@ class Column:
     better: int = 0  # 1: more, -1: less, 0: no contest
     text: bool = False
     wide: bool = False  # for the screen: a printed page has no room for it
+    unless: str = ""  # field that says which rows cannot win
 
 
 def escape(text: Any) -> str:
     """Make any text safe inside a cell of a Markdown table."""
     plain = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
     return plain.replace("<", "&lt;").replace(">", "&gt;")
+
+
+@cache
+def unescape(text: str) -> str:
+    """Undo what makes text safe in Markdown."""
+    return html.unescape(re.sub(r"\\([\\`*\[\]|~_])", r"\1", text))
 
 
 def signed(value: float, digits: int) -> str:
@@ -133,6 +146,7 @@ def with_interval(
     sign: bool = False,
     suffix: str = "",
     null: float | None = None,
+    within: str = "",
 ) -> Callable[[Row], str]:
     """Return a writer of ``1.52× [1.48, 1.55]``: value and 95 % interval.
 
@@ -142,6 +156,7 @@ def with_interval(
         sign: Write a plus before gains.
         suffix: Unit behind the value.
         null: The value that means no difference: an interval that holds it is marked as noise.
+        within: Field of how far from `null` two equal things lie: what is no farther is noise too.
     """
     key, low, high = ends
 
@@ -154,16 +169,34 @@ def with_interval(
         text = one(row[key]) + suffix
         if not (known(row.get(low)) and known(row.get(high))):
             return text
-        noise = null is not None and row[low] <= null <= row[high]
+        noise = null is not None and is_noise([row[end] for end in ends], row.get(within), null)
         mark = f" {NOISE}" if noise else ""
         return f"{text} [{one(row[low])}, {one(row[high])}]{mark}"
 
     return write
 
 
+def is_noise(ends: Sequence[float], within: float | None, null: float) -> bool:
+    """Whether a value may be `null`: its interval holds it, or two equal things lie as far away.
+
+    Args:
+        ends: The value, the lower and the upper end of its interval.
+        within: How far from `null` two equal things lie; None where nothing tells.
+        null: The value that means no difference.
+    """
+    value, low, high = ends
+    alike = within is not None and abs(value - null) <= within
+    return alike or low <= null <= high
+
+
 def flagged(write: Callable[[Row], str], key: str, mark: str) -> Callable[[Row], str]:
     """Return a writer that puts a mark behind what another writes, where a field says so."""
-    return lambda row: f"{write(row)} {mark}" if row.get(key) else write(row)
+
+    def marked(row: Row) -> str:
+        text = write(row)
+        return f"{text} {mark}" if row.get(key) and text != MISSING else text
+
+    return marked
 
 
 def all_flagged(
@@ -179,7 +212,8 @@ def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[i
     """Return who is best and second in each band, with those that print the same number."""
     bands: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        if column.better and known(row.get(column.key)) and not row["is_baseline"]:
+        able = not (row["is_baseline"] or row.get(column.unless))
+        if column.better and known(row.get(column.key)) and able:
             bands.setdefault(row["band"], []).append(index)
     found = {}
     for members in bands.values():

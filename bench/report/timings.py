@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from bench.report import disturbed
 from bench.report.differences import LEGEND, OVER_RANDOM, flags
 from bench.report.frame import Frames
 from bench.report.rows import TIMING_COLUMNS, Row, known
@@ -13,6 +15,7 @@ from bench.report.tables import (
     Table,
     digits_for,
     escape,
+    flagged,
     group_rows,
     name_columns,
     number,
@@ -58,6 +61,31 @@ def with_timings(rows: Sequence[Row], latency: Sequence[Row]) -> list[Row]:
     return result
 
 
+def timing_column(column: Column, batch: int | None = None) -> Column:
+    """Return a column of timings in which disturbed ones are marked and cannot win.
+
+    Args:
+        column: The column.
+        batch: The batch size in whose fields `with_timings` put them; None: rows are timings.
+    """
+    field = "disturbed" if batch is None else f"disturbed_batch{batch}"
+    return replace(column, write=flagged(column.write, field, disturbed.MARK), unless=field)
+
+
+def speedup_column(header: str, name: str, batch: int | None = None) -> Column:
+    """Return a column of speed-ups with their intervals: `name` is "speedup" or "fastest"."""
+    end = "" if batch is None else f"_batch{batch}"
+    keys = [f"{name}{part}_x{end}" for part in ("", "_low", "_high")]
+    write = with_interval(keys, 2, suffix="×", null=1, within=f"aa_half_x{end}")
+    return timing_column(Column(header, keys[0], write, better=1), batch)
+
+
+def disturbed_legend(rows: Sequence[Row], batches: Sequence[int] = ()) -> str:
+    """Return what a caption says of the mark of disturbed timings; empty where none stands."""
+    fields = [f"disturbed_batch{batch}" for batch in batches] or ["disturbed"]
+    return disturbed.LEGEND if any(row.get(field) for row in rows for field in fields) else ""
+
+
 def timing_tables(frames: Frames, group: str) -> list[Table]:
     """Return one table for each condition and batch size: every percentile and where time went."""
     rows = group_rows(frames, group)
@@ -76,25 +104,23 @@ def _timing(
 ) -> Table:
     entries = {row["key"]: row for row in latency}
     names = ("group", "key", "method", "setting", "band", "is_baseline", "seed")
-    keep = (*names, *(flag.field for flag in flags(OVER_RANDOM)))
+    keep = (*names, *(flag.field for flag in flags(OVER_RANDOM)), "older")
     own = [{k: row[k] for k in keep} | entries[row["key"]] for row in rows if row["key"] in entries]
     digits = digits_for([row["p50_ms"] for row in own])
-    speed = [f"speedup{end}_x" for end in ("", "_low", "_high")]
-    columns = name_columns(own, flag=True) + [
+    columns = [
         Column(f"{name[:3]} ms", name, number(name, digits), better=-1)
         for name in ("p50_ms", "p95_ms", "p99_ms")
     ]
     columns += [
         Column("per s", "throughput_per_s", number("throughput_per_s", 1), better=1),
-        Column("speed-up", speed[0], with_interval(speed, 2, suffix="×", null=1), better=1),
         Column("of MAC bound %", "bound_share_pct", number("bound_share_pct", 0), better=1),
     ]
+    columns = name_columns(own, flag=True) + [timing_column(column) for column in columns]
+    columns.insert(-1, speedup_column("speed-up", "speedup"))
     backends = dict.fromkeys(row["fastest_backend"] for row in own if row["fastest_backend"])
     if any(known(row["fastest_x"]) for row in own):
-        fast = [f"fastest{end}_x" for end in ("", "_low", "_high")]
-        write = with_interval(fast, 2, suffix="×", null=1)
         head = f"vs fastest ({' or '.join(map(escape, backends))})" if backends else "vs fastest"
-        columns.append(Column(head, fast[0], write, better=1))
+        columns.append(speedup_column(head, "fastest"))
     for key, header in (("reduction_share_pct", "reducing %"), ("utilisation_pct", "of peak %")):
         if any(known(row[key]) for row in own):
             columns.append(Column(header, key, number(key, 1)))
@@ -108,4 +134,5 @@ def _timing(
         columns.append(path)
     batch = int(own[0]["batch"])
     name = f"{group}--timing-b{batch}" + (f"-{index}" if index > 1 else "")
-    return Table(name, escape(f"Batch {batch} · {condition}. {LEGEND}."), columns, own)
+    legend = "; ".join(filter(None, (LEGEND, disturbed_legend(own))))
+    return Table(name, escape(f"Batch {batch} · {condition}. {legend}."), columns, own)

@@ -39,8 +39,12 @@ class Setting:
     @property
     def record(self) -> Record:
         """Any of its records, for what does not depend on weights."""
-        known = [record for record in (*self.trained.values(), self.untrained) if record]
-        return next((record for record in known if record.cost.macs), known[0])
+        return next((record for record in self.records if record.cost.macs), self.records[0])
+
+    @property
+    def records(self) -> list[Record]:
+        """All of its records, the fine-tuned models' first."""
+        return [record for record in (*self.trained.values(), self.untrained) if record]
 
     @property
     def budget(self) -> dict[str, Any]:
@@ -91,6 +95,12 @@ class Study:
         """The metrics that tables show: the verdict's, the primary one and its opposite."""
         wanted = (self.verdict, self.primary, "i2t_r1", "t2i_r1")
         return [m for m in dict.fromkeys(wanted) if m in self.metrics]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of all settings, which may share one that was not fine-tuned."""
+        records = [record for one in self.settings for record in one.records]
+        return list({load.uid(record): record for record in records}.values())
 
     @property
     def unreduced(self) -> Setting | None:

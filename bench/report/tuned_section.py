@@ -9,7 +9,8 @@ from bench.record import Record
 from bench.report import claims, tuned, tuned_plots, tuned_tables
 from bench.report.comparison import metric_name
 from bench.report.estimates import MEAN_RECALL
-from bench.report.tables import Table, escape
+from bench.report.mixture import remark
+from bench.report.tables import Table, escape, remarked
 
 
 def sections(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -24,22 +25,24 @@ def tables(section: dict[str, Any]) -> list[Table]:
 
 
 def _section(study: tuned.Study) -> dict[str, Any]:
+    mixed = remark(study.records)
     judged = metric_name(study.verdict)
     if study.verdict == MEAN_RECALL:
         judged += " (of R@1, R@5 and R@10 both ways), the least noisy metric"
     reading = f'Judged by {judged}, in points, of fine-tuned models: "{claims.HOLDS}" where the '
     reading += f'95 % interval over seeds lies above zero, "{claims.FAILS}" where it lies below, '
     reading += f'"{claims.OPEN}" where it contains zero.'
+    judgements = claims.claims_table(study)
     return {
         "title": escape(study.title),
         "about": escape(study.about) + ".",
         "sentences": claims.sentences(study),
         "reading": reading,
-        "claims": claims.claims_table(study),
+        "claims": judgements and remarked(judgements, mixed),
         "plots": tuned_plots.plots(study),
-        "chains": tuned_tables.chain_tables(study),
+        "chains": [(name, remarked(t, mixed)) for name, t in tuned_tables.chain_tables(study)],
         "settings": [
-            (metric_name(metric), tuned_tables.settings_table(study, metric))
+            (metric_name(metric), remarked(tuned_tables.settings_table(study, metric), mixed))
             for metric in study.shown
         ],
     }

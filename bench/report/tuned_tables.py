@@ -15,6 +15,7 @@ from bench.report.estimates import (
     over_samples,
     over_seeds,
 )
+from bench.report.mixture import is_older
 from bench.report.rows import Row, cell_row, latency_rows, setting
 from bench.report.tables import (
     Column,
@@ -29,7 +30,7 @@ from bench.report.tables import (
     with_half_width,
     with_interval,
 )
-from bench.report.timings import most_common
+from bench.report.timings import disturbed_legend, most_common, timing_column
 from bench.report.tuned import UNREDUCED, Setting, Study
 
 _COSTS = ("gmacs", "gmacs_pct_of_unreduced", "params_m")
@@ -61,7 +62,7 @@ def settings_table(study: Study, metric: str) -> Table:
     ]
     scopes = dict.fromkeys(s.record.cost.macs.scope for s in study.settings if s.record.cost.macs)
     caption = f"MACs: {escape(', '.join(scopes))}. " if scopes else ""
-    caption += f"{_OVER_SEEDS}{_speed_caption(condition, batch)}{escape(study.about)}."
+    caption += f"{_OVER_SEEDS}{_speed_caption(condition, batch, rows)}{escape(study.about)}."
     return Table(f"{study.name}--{metric}", caption, columns, rows)
 
 
@@ -84,6 +85,7 @@ def _named(study: Study, one: Setting) -> Row:
     row: Row = {name: whole[name] for name in ("group", "method", "setting", "is_baseline")}
     row |= {"towers": one.towers, "own_loss": _own_loss(study, one)}
     row |= {name: whole[name] for name in _COSTS}
+    row["older"] = any(map(is_older, one.records))
     return row | {"band": UNREDUCED if row["is_baseline"] else band(whole)}
 
 
@@ -121,16 +123,18 @@ def chain_table(study: Study, chain: Chain, index: int) -> Table:
             columns.append(Column(f"{head}, {kind}", ends[0], with_half_width(ends, 1)))
             columns.append(Column("Δ step", step, _change(step)))
     columns += _speed_column(rows, batch)
-    return Table(f"{study.name}--ablation-{index}", _chain_caption(chain), columns, rows)
+    return Table(f"{study.name}--ablation-{index}", _chain_caption(chain, rows), columns, rows)
 
 
-def _chain_caption(chain: Chain) -> str:
+def _chain_caption(chain: Chain, rows: Sequence[Row]) -> str:
     text = "Δ step: to the step above, paired by seed (untrained: by sample); "
     text += "the alignment loss acts in training only. ≈: an interval that holds zero."
     if chain.missing:
         text += f" Not measured: {', '.join(chain.missing)}."
     if chain.matched is None:
         text += " No setting of tome costs the same MACs."
+    legend = disturbed_legend(rows)
+    text += f" {legend}." if legend else ""
     return escape(text)
 
 
@@ -181,30 +185,34 @@ def timing(study: Study) -> tuple[str | None, int]:
 def speedup(one: Setting | None, condition: str | None, batch: int) -> Row:
     """Return the median over seeds of the paired speed-ups, with their range.
 
-    Training does not change what is computed: without trained records the untrained one counts.
+    It counts as disturbed where the timing of any seed was. Training does not change what is
+    computed: without trained records the untrained one counts.
     """
     records: list[Record | None] = [*one.trained.values()] if one else []
     records = records or [one.untrained if one else None]
     rows = [row for record in records if record for row in latency_rows(record)]
-    found = [r["speedup_x"] for r in rows if (r["condition"], r["batch"]) == (condition, batch)]
+    rows = [row for row in rows if (row["condition"], row["batch"]) == (condition, batch)]
+    found = [row["speedup_x"] for row in rows]
     if not found:
-        return dict.fromkeys(_ends("speedup_x"))
+        return dict.fromkeys((*_ends("speedup_x"), "disturbed"))
     ends = (min(found), max(found)) if len(found) > 1 else (None, None)
-    return dict(zip(_ends("speedup_x"), (median(found), *ends), strict=True))
+    speeds = dict(zip(_ends("speedup_x"), (median(found), *ends), strict=True))
+    return speeds | {"disturbed": any(row["disturbed"] for row in rows)}
 
 
 def _speed_column(rows: Sequence[Row], batch: int) -> list[Column]:
     if not batch:
         return []
     write = with_interval(_ends("speedup_x"), 2, suffix="×")
-    return [Column(f"speed-up, b{batch}", "speedup_x", write, better=1)]
+    return [timing_column(Column(f"speed-up, b{batch}", "speedup_x", write, better=1))]
 
 
-def _speed_caption(condition: str | None, batch: int) -> str:
+def _speed_caption(condition: str | None, batch: int, rows: Sequence[Row]) -> str:
     if not batch:
         return "No timings recorded. "
     text = f"Speed-up at batch {batch} ({condition}): median over seeds of the paired medians"
-    return f"{escape(text)}, and their range. "
+    legend = disturbed_legend(rows)
+    return f"{escape(text)}, and their range. " + (f"{legend}. " if legend else "")
 
 
 def _change(name: str) -> Callable[[Row], str]:

@@ -11,10 +11,10 @@ const AXES = {
   gmacs: { of: (c) => c.gmacs, better: -1, title: (p) => `GMACs (${p.scope})`, label: "GMACs" },
   left: { of: (c) => c.gmacs_pct_of_unreduced, better: -1, title: () => "GMACs, % of unreduced" },
   ...Object.fromEntries(batches.map((b) => [`speed${b}`, {
-    of: (c) => c.speeds[b]?.[1], ends: (c) => c.speeds[b]?.slice(2) ?? [null, null], better: 1,
+    of: (c) => c.speeds[b]?.[1], ends: (c) => c.speeds[b]?.slice(2, 4) ?? [null, null], better: 1, disturbed: (c) => c.speeds[b]?.[5],
     title: () => `measured speed-up (×), batch ${b}` }])),
   ...Object.fromEntries(batches.map((b) => [`ms${b}`, {
-    of: (c) => c.speeds[b]?.[0], better: -1, title: () => `median latency (ms), batch ${b}` }])),
+    of: (c) => c.speeds[b]?.[0], better: -1, disturbed: (c) => c.speeds[b]?.[5], title: () => `median latency (ms), batch ${b}` }])),
   memory: { of: (c) => c.peak_mib, better: -1, title: (p) => `peak memory (MiB), ${p.memory}`, label: "peak memory (MiB)" },
   tokens: { of: (c) => c.tokens, better: -1, title: () => "tokens in a block, mean over blocks" },
 };
@@ -71,8 +71,11 @@ function scale(axis, points, from, to) {
   [low, high] = [low - pad, high + pad];
   return { low, high, at: (value) => from + ((value - low) / (high - low)) * (to - from) };
 }
-/* The points that no other one beats on both axes. */
-function front(points, x, y) {
+/* Whether other load disturbed what a point stands for. */
+const shaky = (cell, ...axes) => axes.some((axis) => axis.disturbed?.(cell));
+/* The points that no other one beats on both axes; disturbed ones beat nobody. */
+function front(all, x, y) {
+  const points = all.filter(({ cell }) => !shaky(cell, x, y));
   const better = (axis, a, b) => axis.better * (axis.of(a.cell) - axis.of(b.cell));
   return points.filter((p) => !points.some((q) => better(x, q, p) >= 0 && better(y, q, p) >= 0 && better(x, q, p) + better(y, q, p) > 0))
     .sort((a, b) => x.of(a.cell) - x.of(b.cell));
@@ -84,7 +87,7 @@ function draw() {
   const box = $("figure"), width = Math.max(280, box.clientWidth), height = Math.min(HEIGHT, Math.max(300, width * 0.85));
   const all = x && y ? plotted().filter(({ cell }) => known(x.of(cell)) && known(y.of(cell))) : [];
   const points = all.filter(({ cell }) => !hidden.has(cell.method));
-  $("plot-note").textContent = note(panel, points.length);
+  $("plot-note").textContent = note(panel, points.length, points.some(({ cell }) => shaky(cell, x, y)));
   if (!points.length) return box.replaceChildren(el("p", { class: "empty" }, all.length ? "No method is switched on." : "No cell has both of these."));
   const h = scale(x, points, EDGE.left, width - EDGE.right), v = scale(y, points, height - EDGE.bottom, EDGE.top);
   const place = ({ cell }) => [h.at(x.of(cell)), v.at(y.of(cell))];
@@ -110,9 +113,11 @@ function draw() {
   point(picture, spots, panel);
   box.replaceChildren(picture, el("div", { class: "tip", hidden: true }));
 }
-function note(panel, count) {
+function note(panel, count, hollow) {
   const parts = [`${count} cells. Arrows point to better; the pale band joins the cells that no other beats on both axes; dashed: ${data.baseline}.`];
   if (panel.condition) parts.push(`Timings: ${panel.condition}.`);
+  if (hollow) parts.push("Hollow: disturbed by other load.");
+  if (panel.mixed) parts.push(panel.mixed);
   return parts.concat("Bars: 95 % intervals. Click a point for its record.").join(" ");
 }
 function frame(h, v, x, y, panel, width, height) {
@@ -141,7 +146,7 @@ function dot({ cell, index }, i, [px, py], h, v, x, y, panel) {
     return [svg("line", flat ? { class: "bar95", x1: a, x2: b, y1: py, y2: py } : { class: "bar95", x1: px, x2: px, y1: a, y2: b })];
   });
   const size = cell.base ? 17 : 12;
-  return svg("g", { class: "point", role: "button", tabindex: i === focused ? 0 : -1, style, "data-method": cell.method, "data-index": index,
+  return svg("g", { class: shaky(cell, x, y) ? "point hollow" : "point", role: "button", tabindex: i === focused ? 0 : -1, style, "data-method": cell.method, "data-index": index,
     "aria-label": facts(cell, panel).map((fact) => fact.join(" ")).join(", ") },
   [...bars, svg("circle", { class: "target", cx: px, cy: py, r: 11 }),
     svg("path", { class: "shape", d: path, transform: `translate(${px.toFixed(1)} ${py.toFixed(1)}) scale(${size})` })]);
@@ -153,7 +158,9 @@ function facts(cell, panel) {
   if (known(cell.accuracy_value)) list.push([panel.metric, accuracy(panel, cell.accuracy_value) + half]);
   if (known(cell.delta)) list.push([`Δ to ${data.baseline}`, signed(cell.delta, percent(panel) ? 1 : 3)]);
   if (known(cell.gmacs)) list.push(["GMACs", `${short(cell.gmacs)} (${fixed(cell.gmacs_pct_of_unreduced, 0)} %)`]);
-  for (const [batch, [ms, speed]] of Object.entries(cell.speeds)) list.push([`batch ${batch}`, `${fixed(speed, 2)}×, ${short(ms)} ms`]);
+  for (const [batch, [ms, speed, , , , disturbed]] of Object.entries(cell.speeds)) {
+    list.push([`batch ${batch}`, `${fixed(speed, 2)}×, ${short(ms)} ms${disturbed ? " ◊" : ""}`]);
+  }
   if (known(cell.peak_mib)) list.push(["peak memory", `${fixed(cell.peak_mib, 0)} MiB`]);
   if (known(cell.tokens)) list.push(["tokens in a block", short(cell.tokens)]);
   return list.concat([["model", cell.model]]);

@@ -7,7 +7,8 @@ const speedOf = (cell) => cell.speeds[$("batch").value] ?? [];
 const digitsOf = (cell) => (percent(panelOf(cell)) || cell.accuracy_value >= 10 ? 1 : 3);
 const pair = (main, more, pale) => [el("span", { class: pale ? "pale" : null }, main), more ? el("small", {}, " " + more) : null];
 const marked = (text, marks) => (marks ? `${text} ${marks}` : text);
-const alike = (cell) => known(speedOf(cell)[2]) && speedOf(cell)[2] <= 1 && speedOf(cell)[3] >= 1;
+const alike = (cell) => Boolean(speedOf(cell)[4]);
+const speedMarks = (cell) => [alike(cell) && "≈", speedOf(cell)[5] && "◊"].filter(Boolean).join(" ");
 
 /* A column: header, the value it sorts by, and how a cell is written. */
 const COLUMNS = [
@@ -21,9 +22,9 @@ const COLUMNS = [
     known(c.delta_low) ? `[${signed(c.delta_low, digitsOf(c))}, ${signed(c.delta_high, digitsOf(c))}]` : "", c.marks.includes("≈")) },
   { head: "GMACs", key: "gmacs", of: (c) => c.gmacs, write: (c) => short(c.gmacs) },
   { head: "% left", key: "left", of: (c) => c.gmacs_pct_of_unreduced, write: (c) => fixed(c.gmacs_pct_of_unreduced, 1) },
-  { head: "Speed-up", key: "speed", of: (c) => speedOf(c)[1], write: (c) => pair(marked(fixed(speedOf(c)[1], 2) + (known(speedOf(c)[1]) ? "×" : ""), alike(c) ? "≈" : ""),
+  { head: "Speed-up", key: "speed", of: (c) => speedOf(c)[1], write: (c) => pair(marked(fixed(speedOf(c)[1], 2) + (known(speedOf(c)[1]) ? "×" : ""), speedMarks(c)),
     known(speedOf(c)[2]) ? `[${fixed(speedOf(c)[2], 2)}, ${fixed(speedOf(c)[3], 2)}]` : "", alike(c)) },
-  { head: "p50 ms", key: "ms", of: (c) => speedOf(c)[0], write: (c) => short(speedOf(c)[0]) },
+  { head: "p50 ms", key: "ms", of: (c) => speedOf(c)[0], write: (c) => marked(short(speedOf(c)[0]), speedOf(c)[5] ? "◊" : "") },
   { head: "Peak MiB", key: "memory", of: (c) => c.peak_mib, write: (c) => fixed(c.peak_mib, 0) },
   { head: "Tokens", key: "tokens", of: (c) => c.tokens, write: (c) => short(c.tokens) },
 ];
@@ -55,7 +56,8 @@ function fill() {
   $("rows").replaceChildren(...rows.slice(0, limit).map(({ cell, index }) => el("tr", { class: cell.base ? "baseline" : null }, COLUMNS.map((column) => column.key === "method"
     ? el("th", { scope: "row" }, el("button", { type: "button", class: "open", title: "Show the record", click: () => show(index) }, [marker(cell.method), " " + cell.method]))
     : el("td", { class: column.text ? "text " + column.key : null }, column.write ? column.write(cell) : column.of(cell))))));
-  $("count").textContent = `${rows.length.toLocaleString("en")} of ${data.cells.length.toLocaleString("en")} cells` + (rows.length > limit ? `, the first ${limit} shown` : "");
+  $("count").textContent = `${rows.length.toLocaleString("en")} of ${data.cells.length.toLocaleString("en")} cells` + (rows.length > limit ? `, the first ${limit} shown` : "")
+    + [data.panels[$("only").value]?.mixed].filter(Boolean).map((mixed) => `. ${mixed}`).join("");
   $("more").hidden = rows.length <= limit;
   $("more").textContent = `Show ${Math.min(STEP, rows.length - limit)} more`;
   $("scroll").classList.toggle("single", data.panels[$("only").value]?.apart === false);
