@@ -42,9 +42,9 @@ def check(source: str, wanted: Shapes, stored: Shapes, surplus: bool = False) ->
     ]
     unknown = [] if surplus else [name for name in stored if name not in wanted]
     faults = [
-        f"{len(missing)} of {len(wanted)} tensors are missing ({_first(missing)})",
-        f"{len(reshaped)} have another shape ({_first(reshaped)})",
-        f"{len(unknown)} are unknown to it ({_first(unknown)})",
+        f"{len(missing)} of {len(wanted)} tensors missing ({_first(missing)})",
+        f"{len(reshaped)} of another shape ({_first(reshaped)})",
+        f"{len(unknown)} unknown to it ({_first(unknown)})",
     ]
     there = [
         fault for fault, names in zip(faults, (missing, reshaped, unknown), strict=True) if names
