@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import tiny
 import torch
+from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 import bench
@@ -66,6 +67,16 @@ def test_the_same_merge_costs_the_same_by_indices_and_by_a_matrix(merge: Any, de
     for plan in (indices, matrix):
         count = count_macs(Applied(on(plan, device)), x.to(device))
         assert count.total == B * gone * C and count.by_op == {"merge": B * gone * C}
+
+
+def test_fvcore_has_two_prices_for_it() -> None:
+    """Which is why counts under reduction are not its: it sees operators, not what they are for."""
+    indices, matrix, _ = ALL_GO
+    theirs = [
+        FlopCountAnalysis(Applied(plan), torch.randn(B, N, C)).unsupported_ops_warnings(False)
+        for plan in (indices, matrix)
+    ]
+    assert [count.by_operator().get("matmul", 0) for count in theirs] == [0, B * 2 * N * C]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
