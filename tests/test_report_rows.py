@@ -279,6 +279,21 @@ def test_a_map_hatches_what_is_slower() -> None:
     assert values == [1.1, 1.5, 0.8, 1.2]
 
 
+def test_a_map_takes_the_setting_nearest_to_the_middle_of_its_band() -> None:
+    near, far = Speedup(1.25, (1.2, 1.3)), Speedup(3.0, (2.9, 3.1))
+    cells = []
+    for size in (224, 384):
+        for params, total, speedup in (({"r": 8}, 61, near), ({"r": 9}, 64, far)):
+            macs = replace(MACS, total=total * 10**8, baseline_total=10**10)
+            timed = [replace(entry, speedup=speedup) for entry in (FIRST, SECOND)]
+            one = record(macs=macs, latency=timed)
+            cell = replace(one.cell, model=f"vit_{size}", params=params)
+            cells.append(replace(one, key=f"{size}{total}".ljust(64, "0"), cell=cell))
+    ((name, places),) = breakeven.maps(frame.build(cells))
+    assert name == "vit_* · tome, 55–65 % of MACs"
+    assert places == {(batch, size): 1.25 for batch in (1, 8) for size in (224, 384)}
+
+
 def test_the_page_holds_the_timings_of_each_batch() -> None:
     frames = frame.build([base(), record()])
     _, cells, _ = page_data.cells(frames)
