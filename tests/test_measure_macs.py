@@ -273,9 +273,10 @@ def test_what_happens_inside_the_reduction_is_itemised() -> None:
                 observer.exit("reduction")
             return scores @ x
 
-    count = count_macs(Reducing(), torch.zeros(3, 4))
+    count = count_macs(nn.Sequential(Reducing()), torch.zeros(3, 4))
     assert count.total == 3 * 16 + 36 + 36
     assert count.reduction == 36
+    assert count.reduction_by_module == {"": 36, "0": 36}
     assert core.OBSERVERS == []
 
 
