@@ -37,9 +37,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FAULTS = Path(__file__).with_suffix("")
 NOT_COPIED = ("results/", "reports/")  # no test on the list reads them
 KILLED, SURVIVED, STALE, TIMEOUT = "killed", "SURVIVED", "STALE", "TIMEOUT"
-VERDICTS = {KILLED: "green", TIMEOUT: "green", SURVIVED: "bold red", STALE: "bold red"}
-NOT_NOTICED = (SURVIVED, STALE)
-PASSED, NOTHING_RAN, HUNG = 0, 5, None  # pytest's exit statuses; none where it did not end
+UNCLEAR = "UNCLEAR"
+NOTICED, NOT_NOTICED = (KILLED, TIMEOUT), (SURVIVED, STALE, UNCLEAR)
+HUNG, PASSED = None, 0
+# By pytest's exit status. 2 and 4: the test files no longer import, as they did without the fault.
+# Others, a crash or a process killed for want of memory, may have nothing to do with the fault.
+VERDICTS = {HUNG: TIMEOUT, PASSED: SURVIVED, 1: KILLED, 2: KILLED, 4: KILLED, 5: SURVIVED}
 
 
 @dataclass(frozen=True)
@@ -174,13 +177,8 @@ def plant(fault: Fault, folder: Path, limit: float) -> Result:
         status, output = run_tests(folder, fault.tests, limit)
     finally:
         path.write_text(text, encoding="utf-8")
-    return Result(fault, _verdict(status), time.monotonic() - start, output[-2000:])
-
-
-def _verdict(status: int | None) -> str:
-    if status is HUNG:
-        return TIMEOUT
-    return SURVIVED if status in (PASSED, NOTHING_RAN) else KILLED
+    verdict = VERDICTS.get(status, UNCLEAR)
+    return Result(fault, verdict, time.monotonic() - start, output[-2000:])
 
 
 def run(
@@ -221,7 +219,7 @@ def require_passing(faults: Sequence[Fault], folder: Path, limit: float) -> None
 def show(results: Sequence[Result], console: Console) -> None:
     """Print a line a fault, then what was not noticed, with the change and the tests."""
     for result in results:
-        fault, colour = result.fault, VERDICTS[result.verdict]
+        fault, colour = result.fault, "green" if result.verdict in NOTICED else "bold red"
         console.print(
             f"[{colour}]{result.verdict:<8}[/] {result.seconds:6.1f} s  {fault.file}: {fault.name}"
         )
@@ -229,10 +227,10 @@ def show(results: Sequence[Result], console: Console) -> None:
         fault = result.fault
         console.print(f"\n[bold]{result.verdict}: {fault.name}[/] ({fault.file})")
         console.print(f"- {fault.old}\n+ {fault.new}\n  {' '.join(fault.tests)}", markup=False)
-        if result.verdict == STALE:
+        if result.verdict != SURVIVED:
             console.print(f"  {result.output}", markup=False)
     counts = Counter(result.verdict for result in results)
-    console.print("\n" + ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS))
+    console.print("\n" + ", ".join(f"{counts[v]} {v}" for v in (*NOTICED, *NOT_NOTICED)))
 
 
 def main(
@@ -252,8 +250,9 @@ def main(
 
     killed: a test failed. TIMEOUT: the tests hung, which is noticed too. SURVIVED: all tests passed
     with the fault in place, so strengthen one. STALE: the code has moved on, so mend the list.
+    UNCLEAR: pytest itself broke down, which says nothing; run it again.
 
-    The working tree is never written to. Exit status: 1 if a fault survived or is stale, else 0.
+    The working tree is never written to. Exit status: 0 if all were noticed, else 1.
     """
     notes = Console(stderr=True)
     try:
@@ -276,8 +275,8 @@ def main(
             require_passing(faults, folders[0], timeout)
 
             def tell(result: Result) -> None:
-                if result.verdict in NOT_NOTICED:
-                    progress.console.print(f"{result.verdict}: {result.fault.name}", markup=False)
+                if result.verdict in NOT_NOTICED or not notes.is_terminal:  # a log shows no bar
+                    notes.print(f"{result.verdict}: {result.fault.name}", markup=False)
                 progress.update(task, advance=1, description="faults")
 
             results = run(faults, folders, timeout, tell)
@@ -287,7 +286,8 @@ def main(
     if as_json:
         counts = Counter(result.verdict for result in results)
         rows = [result.as_dict() for result in results]
-        print(json.dumps({"faults": rows, "counts": {v: counts[v] for v in VERDICTS}}))
+        counted = {verdict: counts[verdict] for verdict in (*NOTICED, *NOT_NOTICED)}
+        print(json.dumps({"faults": rows, "counts": counted}))
     else:
         show(results, Console(soft_wrap=True))
     if any(result.verdict in NOT_NOTICED for result in results):

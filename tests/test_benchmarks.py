@@ -138,7 +138,9 @@ def test_mutants_tells_what_was_noticed(
         "twice there": "STALE",
         "no Python": "STALE",
     }
-    assert told["counts"] == {"killed": 2, "TIMEOUT": 0, "SURVIVED": 1, "STALE": 3}
+    assert told["counts"] == {
+        "killed": 2, "TIMEOUT": 0, "SURVIVED": 1, "STALE": 3, "UNCLEAR": 0,
+    }  # fmt: skip
     assert (toy / "toy.py").read_text() == TOY
 
 
@@ -150,7 +152,7 @@ def test_mutants_prints_the_change_that_survived(
         mutants.main(root=toy, folder=faults, only="toy.py: not halved")
     assert "- x / 2\n+ x\n" in capsys.readouterr().out
     mutants.main(root=toy, folder=faults, only="thrice")  # all noticed: no exit status
-    assert "1 killed, 0 TIMEOUT, 0 SURVIVED, 0 STALE" in capsys.readouterr().out
+    assert "1 killed, 0 TIMEOUT, 0 SURVIVED, 0 STALE, 0 UNCLEAR" in capsys.readouterr().out
     mutants.main(root=toy, folder=faults, list_them=True)
     assert len(capsys.readouterr().out.splitlines()) == 6
 
@@ -159,6 +161,19 @@ def test_a_fault_that_hangs_is_noticed_and_taken_back(mutants: ModuleType, toy: 
     fault = mutants.Fault("endless", "toy.py", "return 2 * x", "while True: pass", ("test_toy.py",))
     assert mutants.plant(fault, toy, limit=3).verdict == "TIMEOUT"
     assert (toy / "toy.py").read_text() == TOY
+
+
+def test_a_broken_pytest_is_not_taken_for_a_failing_test(
+    mutants: ModuleType, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy / "toy.py").write_text("STATUS = 0\n")
+    (toy / "test_toy.py").write_text("import os, toy\nif toy.STATUS: os._exit(toy.STATUS)\n")
+    tests = ("test_toy.py",)
+    verdicts = [
+        mutants.plant(mutants.Fault("x", "toy.py", "0", new, tests), toy, limit=60).verdict
+        for new in ("3", "137", "missing")  # an internal error, no memory, no import
+    ]
+    assert verdicts == ["UNCLEAR", "UNCLEAR", "killed"]
 
 
 def test_a_copy_is_the_working_tree_without_results(
