@@ -69,6 +69,18 @@ def test_a_methods_own_layers_are_its_default() -> None:
     assert tokens(FrontAtOne(), keep_rate=0.75) == [(65, 65), (65, 49), (49, 49), (49, 49)]
 
 
+def test_a_text_without_its_padding_is_the_same_text() -> None:
+    """A causal mask of fewer tokens hides what comes later, and nothing else."""
+    tower = tiny.clip().text_model
+    ids = tiny.token_ids(3)[1:]  # they end two and four tokens before the last
+    model = tiny.clip()
+    plain = tower(ids).pooler_output
+    with bench.reduced(model, FrontAtOne(), r={"text": 1}, layers=[0, 1]):
+        assert bench.trace(model.text_model, ids).tokens["text"][-1] == (12, 12)
+        reduced = model.text_model(ids).pooler_output
+    torch.testing.assert_close(reduced, plain, atol=1e-5, rtol=1e-5)
+
+
 def test_dropped_positions_show_the_mean_of_the_patches_by_size() -> None:
     """A class token (9), a patch (1) that stands for three, one (5) for itself; one is gone."""
     at_work = SimpleNamespace(

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench import tasks
 from bench.tasks.base import Arrays, Prepared, average, hash_of
 from bench.tasks.classification import Classification
+from bench.tasks.reasoning import Reasoning, Statement
 from bench.tasks.retrieval import recalls
 
 CLASSES = 7
@@ -113,6 +114,17 @@ def test_recalls_are_what_a_hand_gets() -> None:
     }  # fmt: skip
     assert scored.metrics["i2t_r1"].n == 2 and scored.metrics["t2i_r1"].n == 4
     assert scored.primary == "i2t_r1" and scored.failed == ["x"]
+
+
+def test_a_sentence_is_consistent_where_all_its_pairs_are_right() -> None:
+    """A model that takes everything for true: the first sentence is right of one pair of two."""
+    said = [("dev-1-0-0", True), ("dev-1-1-0", False), ("dev-2-0-0", True)]
+    statements = [Statement(name, "?", (0, 1), true) for name, true in said]
+    judge = SimpleNamespace(name="fake", kind="pair-classifier", random=False)
+    judge.judge = lambda pairs, texts: torch.tensor([[0.0, 1.0]]).expand(len(pairs), 2)
+    scored = Reasoning("three", "1", Arrays(shades(0, 1)), statements).evaluate(judge)
+    assert scored.outcomes["correct"] == [1, 0, 1]
+    assert scored.metrics["consistency"].value == 50 and scored.metrics["consistency"].n == 2
 
 
 def test_classes_are_folders_in_alphabetical_order(tmp_path: Path) -> None:

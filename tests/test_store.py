@@ -45,6 +45,7 @@ def test_records_survive_the_round_trip(tmp_path: Path) -> None:
     )
     assert store.read_all() == [record()]
     assert store.get(CELL, "a" * 64, "m") == record()
+    assert store.get(CELL, "a" * 64, "other") is None  # another machine's would lie elsewhere
     alike = "a" * 12 + "b" * 52  # in the file's name only the first 12 are
     assert store.get(CELL, alike, "m") is None
     assert store.has("a" * 64) and not store.has(alike)
