@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -100,3 +102,150 @@ def test_what_removes_nothing_is_installed_and_changes_nothing(calibration: Modu
     with bench.reduced(loaded.model, calibration.Idle(), r=1):
         assert cell.runs(loaded.model)
         assert (loaded.model(**inputs) == before).all()
+
+
+@pytest.fixture
+def mutants(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    return importlib.import_module("mutants")
+
+
+def test_every_fault_still_applies_and_changes_what_the_code_means(
+    mutants: ModuleType, repo: Path
+) -> None:
+    faults = mutants.read(mutants.FAULTS)
+    assert len(faults) >= 60
+    for fault in faults:
+        text = (repo / fault.file).read_text(encoding="utf-8")
+        wrong = fault.planted(text)
+        assert wrong is not None, f"{fault.file}: {fault.name}: {text.count(fault.old)} times"
+        assert ast.dump(ast.parse(wrong)) != ast.dump(ast.parse(text)), fault.name
+        for test in fault.tests:
+            file, _, function = test.partition("::")
+            there = (repo / file).read_text(encoding="utf-8")
+            assert f"def {function.partition('[')[0]}" in there, f"{fault.name}: no {test}"
+
+
+TOY = """\
+def double(x):
+    return 2 * x
+
+def halve(x):
+    return x / 2
+"""
+TOY_FAULTS = """\
+toy.py:
+  - {name: thrice, old: 2 * x, new: 3 * x, tests: ["test_toy.py::test_double"]}
+  - {name: lost, old: 2 * x, new: missing * x, tests: [test_toy.py]}
+  - {name: not halved, old: x / 2, new: x, tests: [test_toy.py]}
+  - {name: moved on, old: 4 * x, new: 5 * x, tests: [test_toy.py]}
+  - {name: twice there, old: return, new: yield, tests: [test_toy.py]}
+  - {name: no Python, old: 2 * x, new: 2 *, tests: [test_toy.py]}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A project of two functions, of which one is tested; its faults lie beside it."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "toy.py").write_text(TOY)
+    (root / "test_toy.py").write_text(
+        "import toy\ndef test_double(): assert toy.double(3) == 6\n"
+        "def test_halve(): assert toy.halve(0) == 0\n"
+    )
+    (root / ".gitignore").write_text("ignored\n")
+    (root / "ignored").write_text("")
+    (root / "results").mkdir()
+    (root / "results" / "record.json").write_text("{}")
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "toy.yaml").write_text(TOY_FAULTS)
+    return root
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_mutants_tells_what_was_noticed(
+    mutants: ModuleType, toy: Path, jobs: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as end:
+        mutants.main(root=toy, folder=toy.parent / "faults", as_json=True, jobs=jobs)
+    assert end.value.exit_code == 1
+    told = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["verdict"] for row in told["faults"]} == {
+        "thrice": "killed",
+        "lost": "killed",
+        "not halved": "SURVIVED",
+        "moved on": "STALE",
+        "twice there": "STALE",
+        "no Python": "STALE",
+    }
+    assert told["counts"] == {
+        "killed": 2, "TIMEOUT": 0, "SURVIVED": 1, "STALE": 3, "UNCLEAR": 0,
+    }  # fmt: skip
+    assert (toy / "toy.py").read_text() == TOY
+
+
+def test_mutants_prints_the_change_that_survived(
+    mutants: ModuleType, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = toy.parent / "faults"
+    with pytest.raises(typer.Exit):
+        mutants.main(root=toy, folder=faults, only="toy.py: not halved")
+    assert "- x / 2\n+ x\n" in capsys.readouterr().out
+    mutants.main(root=toy, folder=faults, only="thrice")  # all noticed: no exit status
+    assert "1 killed, 0 TIMEOUT, 0 SURVIVED, 0 STALE, 0 UNCLEAR" in capsys.readouterr().out
+    mutants.main(root=toy, folder=faults, list_them=True)
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_a_fault_that_hangs_is_noticed_and_taken_back(mutants: ModuleType, toy: Path) -> None:
+    fault = mutants.Fault("endless", "toy.py", "return 2 * x", "while True: pass", ("test_toy.py",))
+    assert mutants.plant(fault, toy, limit=3).verdict == "TIMEOUT"
+    assert (toy / "toy.py").read_text() == TOY
+
+
+def test_a_broken_pytest_is_not_taken_for_a_failing_test(
+    mutants: ModuleType, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (toy / "toy.py").write_text("STATUS = 0\n")
+    (toy / "test_toy.py").write_text("import os, toy\nif toy.STATUS: os._exit(toy.STATUS)\n")
+    tests = ("test_toy.py",)
+    verdicts = [
+        mutants.plant(mutants.Fault("x", "toy.py", "0", new, tests), toy, limit=60).verdict
+        for new in ("3", "137", "missing")  # an internal error, no memory, no import
+    ]
+    assert verdicts == ["UNCLEAR", "UNCLEAR", "killed"]
+
+
+def test_a_copy_is_the_working_tree_without_results(
+    mutants: ModuleType, toy: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["git", "add", "toy.py"], cwd=toy, check=True)
+    (toy / "toy.py").write_text("changed = True")
+    copied = mutants.copy(toy, tmp_path / "copy")
+    assert {path.name for path in copied.iterdir()} == {"toy.py", "test_toy.py", ".gitignore"}
+    assert (copied / "toy.py").read_text() == "changed = True"
+
+
+def test_mutants_needs_tests_that_pass_and_a_list_that_can_be_read(
+    mutants: ModuleType, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults = toy.parent / "faults"
+
+    def fails(**options: object) -> str:
+        with pytest.raises(typer.Exit) as end:
+            mutants.main(root=toy, folder=faults, **options)
+        assert end.value.exit_code == 2
+        return capsys.readouterr().err
+
+    assert "no fault matches 'nope': --list shows all 6" in fails(only="nope")
+    assert "--only '(' is no regular expression" in fails(only="(")
+    (toy / "toy.py").write_text(TOY.replace("2 * x", "4 * x"))
+    assert "the tests do not pass without a fault" in fails(only="not halved")
+    (faults / "odd.yaml").write_text("toy.py: [{name: x, old: a, new: b}]")
+    assert "a fault of toy.py is not name, old, new, tests" in fails()
+    (faults / "odd.yaml").write_text("toy.py: [{name: thrice, old: a, new: b, tests: [t]}]")
+    assert "two faults are named 'thrice'" in fails()
+    (faults / "odd.yaml").write_text("toy.py: [")
+    assert "odd.yaml is not valid YAML" in fails()

@@ -162,15 +162,21 @@ def test_fvcore_agrees_on_convolutions_norms_and_resizing() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_fused_attention_costs_its_two_products(masked: bool) -> None:
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("width", [8, 16])
+def test_fused_attention_costs_its_two_products(masked: bool, mode: Any, width: int) -> None:
     class Attend(nn.Module):
         def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             mask = torch.zeros(5, 7) if masked else None
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-    q, k, v = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, 16)
-    count = count_macs(Attend(), q, k, v)
-    assert count.total == 2 * 3 * 5 * 7 * (8 + 16)
+    q, k, v = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, width)
+    with mode():
+        count = count_macs(Attend(), q, k, v)
+    assert count.total == 2 * 3 * 5 * 7 * (8 + width)
+    # No kernel takes unlike widths: without inference mode plain products reach the counter then.
+    fused = [op for op in count.by_op if "attention" in op]
+    assert bool(fused) == (width == 8 or mode is torch.inference_mode), count.by_op
 
 
 def test_products_with_broadcasting_and_vectors() -> None:
@@ -273,9 +279,10 @@ def test_what_happens_inside_the_reduction_is_itemised() -> None:
                 observer.exit("reduction")
             return scores @ x
 
-    count = count_macs(Reducing(), torch.zeros(3, 4))
+    count = count_macs(nn.Sequential(Reducing()), torch.zeros(3, 4))
     assert count.total == 3 * 16 + 36 + 36
     assert count.reduction == 36
+    assert count.reduction_by_module == {"": 36, "0": 36}
     assert core.OBSERVERS == []
 
 

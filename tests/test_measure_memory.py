@@ -104,12 +104,45 @@ def test_what_building_took_for_a_moment_is_not_a_peak() -> None:
 
 def test_the_workload_runs_twice_elsewhere_in_inference_mode(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    memory.peak(functools.partial(build_reporting, log), threads=1)
+    memory.peak(functools.partial(build_reporting, log), threads=3)
     first, second = (line.split() for line in log.read_text().splitlines())
     assert first == second
     pid, threads, inference = first
     assert int(pid) != os.getpid()
-    assert (threads, inference) == ("1", "True")
+    assert (threads, inference) == ("3", "True")  # 1 is the default of the tests
+
+
+class Allocator:
+    """A GPU's, of which a workload holds 100, sets up 20 more, and needs 50 while it runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.allocated = self.high = 0
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.high)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+
+    def reset(self, device: object) -> None:
+        self.high = self.allocated
+
+    def need(self, size: int) -> None:
+        self.high = max(self.high, self.allocated + size)
+
+    def build(self) -> Callable[[], None]:
+        self.allocated = 100
+        self.need(900)  # a checkpoint read twice, say
+        return self.run
+
+    def run(self) -> None:
+        if self.allocated == 100:
+            self.need(400)
+            self.allocated = 120
+        self.need(50)
+
+
+def test_a_gpus_peak_is_of_the_second_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = memory.peak(Allocator(monkeypatch).build, device="cuda")
+    assert (seen.weights_bytes, seen.activation_bytes, seen.peak_bytes) == (120, 50, 170)
 
 
 @pytest.mark.parametrize(

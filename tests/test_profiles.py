@@ -55,6 +55,27 @@ def test_every_gpu_has_its_peak_for_each_dtype_it_times(name: str) -> None:
     assert 50 < half * 1e3 / profile.bandwidth_gbs < 450, "operations a byte, GPU-like"
 
 
+@pytest.mark.parametrize(
+    ("name", "half", "single", "bandwidth"),
+    [  # dense TFLOPS of half and single precision, GB/s: read again off the data sheets
+        ("h100", 989.4, 66.9, 3350),
+        ("h200", 989.4, 66.9, 4800),
+        ("a100", 312, 19.5, 2039),
+        ("l4", 121, 30.3, 300),
+        ("t4", 65, 8.1, 300),
+        ("rtx4090", 165.2, 82.6, 1008),
+        ("jetson-orin", 42.5, 5.3, 204.8),
+    ],
+)
+def test_each_gpu_has_its_own_sheet(
+    name: str, half: float, single: float, bandwidth: float
+) -> None:
+    profile = profiles.get(name)
+    assert profile.peak_tflops is not None
+    assert (profile.peak_tflops["float16"], profile.peak_tflops["float32"]) == (half, single)
+    assert profile.bandwidth_gbs == bandwidth
+
+
 def test_a_t4_is_not_timed_in_a_type_it_lacks() -> None:
     assert profiles.get("t4").dtypes == ("float16",)
 

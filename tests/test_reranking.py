@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench import tasks
 from bench.errors import BenchError, Unsupported
+from bench.tasks import reranking
 from bench.tasks.reranking import nearest
 
 IMAGES, EACH = 9, 2
@@ -146,6 +147,14 @@ def test_k_is_part_of_the_task(tmp_path: Path, matcher: Matcher) -> None:
     assert by_default.version != more.version
     limited = by_default.evaluate(matcher, limit=3)  # type: ignore[arg-type]
     assert limited.metrics["t2i_r1"].n == 6
+
+
+@pytest.mark.parametrize(("few", "k"), [(IMAGES, 128), (IMAGES - 1, 256)])
+def test_larger_sets_are_re_ranked_further(
+    tmp_path: Path, few: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reranking, "FEW_IMAGES", few)
+    assert tasks.load(data(tmp_path)).k == k  # type: ignore[attr-defined]
 
 
 def test_mistakes_are_one_clear_line(tmp_path: Path, matcher: Matcher) -> None:

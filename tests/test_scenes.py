@@ -82,6 +82,11 @@ def test_answers_are_what_is_in_the_cells() -> None:
         assert caption.split(" and ") == [objects[cell] for cell in sorted(objects)]
 
 
+def test_a_caption_names_things_from_the_first_place_to_the_last() -> None:
+    placed = {3: scenes.Placed("sun", 40, 40, 14), 1: scenes.Placed("cat", 0, 40, 14)}
+    assert scenes.describe(placed) == "a cat at the top right and a sun at the bottom right"
+
+
 def test_scenes_need_no_torch() -> None:
     code = "import sys, bench.tasks.scenes; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

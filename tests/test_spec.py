@@ -70,6 +70,32 @@ def test_profiles_dtypes_and_batch_sizes_reach_the_cells() -> None:
     assert cells[0].task == "cost"
 
 
+def test_what_a_suite_says_once_reaches_every_cell() -> None:
+    text = """\
+models: [a/with, {name: b/without, random_weights: false}]
+methods: [{name: t, r: 4}]
+random_weights: true
+seed: 7
+limit: 10
+latency_seconds: 0.5
+backends: [sdpa, eager]
+"""
+    cells = parse(text).cells()
+    assert {(c.seed, c.limit, c.latency_seconds) for c in cells} == {(7, 10, 0.5)}
+    assert [(c.model, c.random_weights, c.backend, c.label) for c in cells] == [
+        (model, random, backend, label)
+        for model, random in (("a/with", True), ("b/without", False))
+        for backend in ("sdpa", "eager")
+        for label in ("none", "t r=4")
+    ]
+
+
+def test_labels_tell_settings_apart() -> None:
+    assert spec.label("evit", {"keep_rate": 0.525}) == "evit keep_rate=0.525"
+    assert spec.label("evit", {"keep_rate": 0.5}) == "evit keep_rate=0.5"
+    assert spec.label("t", {"r": {"vision": [4, 0.25]}}) == "t r=vision:4,0.25"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

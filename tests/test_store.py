@@ -45,13 +45,25 @@ def test_records_survive_the_round_trip(tmp_path: Path) -> None:
     )
     assert store.read_all() == [record()]
     assert store.get(CELL, "a" * 64, "m") == record()
-    assert store.has("a" * 64) and not store.has("a" * 12 + "b" * 52)
+    assert store.get(CELL, "a" * 64, "other") is None  # another machine's would lie elsewhere
+    alike = "a" * 12 + "b" * 52  # in the file's name only the first 12 are
+    assert store.get(CELL, alike, "m") is None
+    assert store.has("a" * 64) and not store.has(alike)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_a_failed_record_is_not_done() -> None:
     assert record().done and record(status="unsupported").done
     assert not record(status="failed").done and not record(status="oom").done
+
+
+def test_a_failed_cell_is_there_but_not_had(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    failed = record(status="failed", reason="why")
+    store.write(failed)
+    assert store.get(CELL, "a" * 64, "m") == failed and not store.has("a" * 64)
+    store.write(record())
+    assert store.has("a" * 64)
 
 
 def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
@@ -61,9 +73,10 @@ def test_broken_files_are_skipped_and_named(tmp_path: Path) -> None:
     path.with_name("cut.json").write_text(whole[: len(whole) // 2])
     path.with_name("other.json").write_text('{"some": "thing"}')
     path.with_name("future.json").write_text(whole.replace('"schema": 1', '"schema": 2'))
+    path.with_name("past.json").write_text(whole.replace('"schema": 1', '"schema": 0'))
     (tmp_path / "budgets.json").write_text("{}")  # is no record, and no problem
     assert store.read_all() == [record()]
-    assert len(store.problems) == 3 and all("\n" not in p for p in store.problems)
+    assert len(store.problems) == 4 and all("\n" not in p for p in store.problems)
     assert "cut.json" in store.problems[0]
 
 
@@ -122,14 +135,16 @@ def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path: Path) -> N
 def test_clean_removes_only_what_is_old_or_idle(tmp_path: Path) -> None:
     store = Store(tmp_path)
     path = store.write(record())
-    old, new = path.with_name(".x.json.1.tmp"), path.with_name(".y.json.2.tmp")
-    old.write_text("{")
-    new.write_text("{")
-    os.utime(old, (0, 0))
+    now = time.time()
+    ages = {"old": 61, "young": 59, "new": 0}  # minutes
+    litter = {name: path.with_name(f".{name}.json.1.tmp") for name in ages}
+    for name, minutes in ages.items():
+        litter[name].write_text("{")
+        os.utime(litter[name], (now - 60 * minutes,) * 2)
     (path.parent / ".locks").mkdir()
     (path.parent / ".locks/dead.lock").write_text("1 host\n")
     store.clean()
-    assert not old.exists() and new.exists() and path.exists()
+    assert [name for name in ages if litter[name].exists()] == ["young", "new"] and path.exists()
     assert not list((path.parent / ".locks").iterdir())
 
 

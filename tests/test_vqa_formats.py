@@ -11,6 +11,7 @@ from fakes import Answering, picture
 
 from bench import tasks
 from bench.errors import BenchError
+from bench.tasks import vqa_formats
 from bench.tasks.vqa_formats import SHORT
 from bench.tasks.vqa_score import normalised_answer, soft_accuracy, yes_or_no
 
@@ -136,8 +137,23 @@ def test_vqav2_files_are_scored_to_what_a_hand_gets(tmp_path: Path) -> None:
         {"question_id": 20, "answer": "the cat"},
         {"question_id": 30, "answer": ""},
     ]
-    limited = task.evaluate(model, limit=2)  # type: ignore[arg-type]
-    assert len(json.loads(task.submission(limited.outcomes))) == 2  # type: ignore[attr-defined]
+    for limit in (1, 2, 3):  # whichever were asked, each answer goes with its own number
+        limited = task.evaluate(model, limit=limit)  # type: ignore[arg-type]
+        sent = json.loads(task.submission(limited.outcomes))  # type: ignore[attr-defined]
+        numbers = {"2": 10, "Yes": 11, "the cat": 20, "": 30}
+        assert len(sent) == limit
+        assert all(row["question_id"] == numbers[row["answer"]] for row in sent)
+
+
+@pytest.mark.parametrize("form", ["vqav2", "pope"])
+def test_the_line_for_short_answers_is_part_of_the_version(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = {"vqav2": vqav2, "pope": pope}[form](tmp_path)
+    before = tasks.load(name).version
+    assert tasks.load(name).version == before
+    monkeypatch.setattr(vqa_formats, "SHORT", " In one word.")
+    assert tasks.load(name).version != before
 
 
 POPE = [

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench import tasks
 from bench.errors import BenchError, Unsupported
-from bench.tasks.zeroshot import ENSEMBLE, USUAL, templates_for
+from bench.tasks.base import Arrays
+from bench.tasks.zeroshot import ENSEMBLE, USUAL, ZeroShot, templates_for
 
 # What a text about a class points to, apart from its sentence.
 WAYS = {"abyssinian": 0, "great pyrenees": 1, "Boeing 707": 2}
@@ -141,6 +142,32 @@ def test_who_points_everywhere_is_right_nowhere(tmp_path: Path) -> None:
     model.kind = "classifier"
     with pytest.raises(Unsupported, match="needs a two-tower model"):
         tasks.load(f"zeroshot:{tmp_path}/oxford_pets").evaluate(model)  # type: ignore[arg-type]
+
+
+class Circle(Towers):
+    """Of seven classes: a picture is nearest to its shade's, then to those that follow."""
+
+    def tokenizer(self, texts: list[str]) -> dict[str, Tensor]:
+        return {"ids": torch.tensor([int(text) for text in texts])}
+
+    def transform(self, image: Any) -> Tensor:
+        return torch.tensor([[[np.asarray(image)[0, 0]]]], dtype=torch.float32)
+
+    def get_image_features(self, pixels: Tensor) -> Tensor:
+        return 7.0 - (torch.arange(7) - pixels[:, 0, 0, :1]) % 7
+
+    def get_text_features(self, ids: Tensor) -> Tensor:
+        return torch.eye(7)[ids]
+
+
+def test_top_5_of_many_classes() -> None:
+    pictures = Arrays(np.array([0, 1, 2, 4], np.uint8).reshape(-1, 1, 1))
+    labels, classes = [0, 2, 6, 2], [str(i) for i in range(7)]
+    task = ZeroShot("seven", "1", pictures, labels, classes, ("{}",))
+    scored = task.evaluate(Circle(), batch_size=3)  # type: ignore[arg-type]
+    # 2 is second behind 1; 6 is fifth behind 2, 3, 4, 5; 2 is sixth behind 4, 5, 6, 0, 1.
+    assert scored.outcomes["rank"] == [0, 1, 4, 5]
+    assert (scored.metrics["top1"].value, scored.metrics["top5"].value) == (25, 75)
 
 
 @pytest.mark.parametrize(
