@@ -47,6 +47,15 @@ def test_a_model_without_values_will_do() -> None:
     assert budgets.solve(model, "tome", "60% gmacs", {"x": tiny.images(1).to("meta")}) == on_cpu
 
 
+def test_a_latency_is_the_inverse_of_a_speed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = tiny.timm_vit(), {"x": tiny.images(1)}
+    # as fast as there are few tokens left: 2.5 times at a keep rate of 0.4
+    speedup = lambda model, method, params, inputs: 1 / params["keep_rate"]  # noqa: E731
+    monkeypatch.setattr(budgets, "_speedup", speedup)
+    solved = budgets.solve(model, "evit", "40% latency", x)
+    assert solved.params == {"keep_rate": 0.4} and solved.percent == pytest.approx(40)
+
+
 def test_latency_is_measured_and_other_parameters_are_kept() -> None:
     model, x = tiny.timm_vit(img_size=64), {"x": tiny.images(8, 64)}
     params = {"fuse": False, "layers": [0]}

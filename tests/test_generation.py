@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import vlm_models as tiny
 from test_vlm import WAYS
 
 import bench
+from bench.measure import generation
 from bench.measure.blocks import Limits
 from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
 from bench.measure.generation import TIMES, paired_stages, stage_macs
@@ -62,6 +65,40 @@ def test_times_are_taken_in_pairs_for_every_stage() -> None:
         pairs["ttft"].b.samples_ms, pairs["decode"].b.samples_ms, total, strict=True
     ):
         assert first + 3 * token <= all_
+
+
+def test_the_sides_are_the_plain_and_the_reduced_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, reduced = torch.nn.Identity(), torch.nn.Identity()
+    monkeypatch.setattr(
+        generation,
+        "timed",
+        lambda model, *rest: dict.fromkeys(TIMES, 3.0 if model is plain else 2.0),
+    )
+    for pair in paired_stages(plain, reduced, {}, new_tokens=2, limits=Limits(8)).values():
+        assert set(pair.a.samples_ms) == {3.0} and set(pair.b.samples_ms) == {2.0}
+        assert pair.speedup.median == pytest.approx(1.5)
+
+
+def test_a_stage_is_timed_from_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = {
+        "vision": [(1.0, 3.0)],
+        "nested": [(2.0, 2.5)],
+        "language": [(4.0, 9.0), (10.0, 11.0), (12.0, 13.0)],
+        "token": [(4.0, 10.0), (10.0, 12.0), (12.0, 14.0)],
+    }
+    now = iter([0.5, 20.0])
+    monkeypatch.setattr(generation, "_clocks", lambda model: contextlib.nullcontext(ticks))
+    monkeypatch.setattr(generation, "_now", lambda: next(now))
+    asked: dict[str, Any] = {}
+    model = SimpleNamespace(generate=lambda **given: asked.update(given))
+    assert generation.timed(model, {"input_ids": 1}, 3) == {
+        "vision": 1.5,  # less what is nested in it
+        "prefill": 5.0,
+        "ttft": 9.5,
+        "decode": 2.0,  # the second and the third token
+        "end_to_end": 19.5,
+    }
+    assert asked["min_new_tokens"] == asked["max_new_tokens"] == 3 and not asked["do_sample"]
 
 
 def test_paper_conventions() -> None:

@@ -185,3 +185,26 @@ def test_who_does_not_watch_takes_a_block_once(machine: Callable[..., Machine]) 
     timing = here.blocks(watched=False)
     timing.add()
     assert here.calls == 4 and not here.pauses and timing.attempts == 1
+
+
+@pytest.mark.usefixtures("cores")
+def test_load_during_a_block_is_seen(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing = machine().blocks()
+    snapshots = iter([Snapshot(0.0, 0.0, 0.0), Snapshot(1.0, 3.0, 1.0)] * 4)
+    monkeypatch.setattr(Snapshot, "take", lambda: next(snapshots))
+    timing.add()
+    assert timing.loads == [2.0] and timing.attempts == 4
+    assert timing.disturbance == "other processes kept 2.0 of 4 processors busy"
+
+
+@pytest.mark.usefixtures("cores")
+def test_it_is_the_baseline_that_is_judged(machine: Callable[..., Machine]) -> None:
+    timing = machine().blocks(usual_ms=10.0)
+    timing.sample_b = lambda: {"pass": 20.0}  # a method may well be slow
+    timing.add()
+    assert timing.attempts == 1 and timing.disturbance is None
+    timing.sample_a = lambda: {"pass": 20.0}
+    timing.add()
+    assert timing.disturbance == "the unreduced model took 20 ms, usually 10"

@@ -94,6 +94,11 @@ def test_the_ratio_says_how_much_faster_b_is(monkeypatch: pytest.MonkeyPatch) ->
     assert result.speedup.median == pytest.approx(2.5)
 
 
+def test_a_sleep_is_timed_in_milliseconds() -> None:
+    (ms,) = latency.sampler(lambda: time.sleep(0.02), "cpu")().values()
+    assert 20 <= ms < 20_000  # in microseconds it would be 20,000 and more
+
+
 def test_a_real_difference_is_found() -> None:
     result = paired(lambda: busy(20), lambda: busy(4), repeats=8, warmup=0)
     assert result.speedup.ci95[0] > 1

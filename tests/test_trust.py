@@ -19,6 +19,7 @@ from bench import (
     machine,
     models,
     planning,
+    profiles,
     runner,
     session,
     solving,
@@ -27,9 +28,9 @@ from bench import (
     tasks,
 )
 from bench.cell_timing import CellTiming
-from bench.measure import generation
+from bench.measure import blocks, generation, load
 from bench.measure.memory import Memory
-from bench.record import Record
+from bench.record import Cell, Cost, Record
 from bench.store import Store
 
 
@@ -181,6 +182,20 @@ def test_all_that_measures_is_hashed(repo: Path) -> None:
         assert list((repo / "bench").glob(pattern)), f"{pattern} names no file"
 
 
+def test_a_key_holds_the_machine_and_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, _ = suite_of(tmp_path)
+    here, there = ({p.key for p in planning.plan(suite, name)[0].cells} for name in "mn")
+    assert len(here) == 4 and not here & there
+    suite, _ = suite_of(tmp_path, "random_weights: true\n")
+    first = suite.cells()[0]
+    two = [dataclasses.replace(first, seed=seed) for seed in (0, 1)]
+    monkeypatch.setattr(spec.Suite, "cells", lambda self: two)  # as no suite's file can ask for
+    zero, one = planning.plan(suite, "m")[0].cells
+    assert zero.provenance["weights_sha256"] != one.provenance["weights_sha256"]
+
+
 # --- budgets ----------------------------------------------------------------------------------
 
 
@@ -299,8 +314,6 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
 ) -> None:
     import vlm_models
 
-    from bench import profiles
-
     calls: list[bool] = []
 
     def timed(model: Any, inputs: Any, new_tokens: int) -> dict[str, float]:
@@ -317,10 +330,98 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
         (8, 8),
         example=lambda batch: vlm_models.llava_batch(batch),
     )
-    one = bench.record.Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=60.0)
+    one = Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=60.0)
     of = session.Session(loaded, profile, "float32", "sdpa")
     timing = CellTiming(one, of, lambda batch: {}, lambda stage: None)
     gc.enable()
     timing.round()
     assert calls[:18] == [False] * 18 and len(calls) >= 2 * 5 + 2 * 4
     assert gc.isenabled()
+
+
+def small_session(**profile: Any) -> session.Session:
+    """A session of the embedded ViT on one thread."""
+    changed = dataclasses.replace(profiles.get("cpu-1-thread"), **profile)
+    return session.Session(models.load("embedded:vit-fashion"), changed, "float32", "sdpa")
+
+
+def timing_of(of: session.Session, *, rounds: int = 4, **changes: Any) -> CellTiming:
+    """Some rounds of a cell's timing, at batch 1 and 3."""
+    fields = {"batch_sizes": (1, 3), "latency_seconds": 0.01, **changes}
+    one = Cell("s", "embedded:vit-fashion", "cost", "none", {}, "none", "cpu-1-thread", **fields)
+    timing = CellTiming(one, of, of.loaded.example_inputs, lambda stage: None)
+    for _ in range(rounds):
+        timing.round()
+    return timing
+
+
+def test_the_fastest_backend_is_the_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = small_session()
+    seconds = {id(of.plain): 3.0}
+    monkeypatch.setattr(session, "_seconds", lambda model, inputs: seconds.get(id(model), 2.0))
+    name, rival = of.fastest(1)
+    assert name == "eager" and rival is not of.plain
+    times = {id(of.plain): 30.0, id(rival): 20.0, id(of.loaded.model): 10.0}
+    monkeypatch.setattr(of, "_fastest", {1: (name, rival), 3: (name, rival)})
+    ran: list[int] = []
+    for model in (of.plain, rival, of.loaded.model):
+        model.register_forward_hook(lambda module, *_: ran.append(id(module)))
+
+    def time_ms(run: Any, device: Any) -> float:
+        run()
+        return times[ran[-1]]
+
+    monkeypatch.setattr("bench.measure.latency._time_ms", time_ms)
+    for timing in timing_of(of).latencies(1):
+        assert timing.speedup.median == pytest.approx(3) and timing.speedup.backend == "sdpa"
+        versus = timing.speedup_vs_fastest
+        assert versus is not None and versus.backend == "eager"
+        assert versus.median == pytest.approx(2)
+
+
+def test_a_disturbed_timing_is_marked_and_is_nobodys_usual(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = small_session()
+    monkeypatch.setattr(blocks, "PAUSES_S", ())
+    monkeypatch.setattr(load, "disturbance", lambda *arguments: "it rained")
+    for timing in timing_of(of).latencies(1):
+        assert timing.disturbed and timing.disturbance == "it rained"
+    assert of.usual_ms == {}
+    monkeypatch.setattr(load, "disturbance", lambda *arguments: None)
+    for timing in timing_of(of).latencies(1):
+        assert not timing.disturbed and timing.disturbance is None
+    assert set(of.usual_ms) == {"1", "3"}
+
+
+def test_equal_things_are_those_of_the_same_batch_size() -> None:
+    of = small_session()
+    alone = timing_of(of, baseline=True).latencies(1)
+    assert [timing.equal for timing in alone] == [timing.speedup for timing in alone]
+    for timing, equal in zip(timing_of(of).latencies(1), alone, strict=True):
+        assert timing.equal == equal.speedup != timing.speedup
+
+
+def test_utilisation_is_of_the_whole_batch() -> None:
+    sheet = profiles.Sheet({"float32": 0.5}, 1, "a test", "", 1)
+    for timing in timing_of(small_session(sheet=sheet)).latencies(10**6):
+        share = 2e6 * timing.batch / (timing.p50_ms * 1e-3) / 0.5e12
+        assert timing.utilisation == pytest.approx(share)
+
+
+def test_the_usual_time_is_the_least() -> None:
+    of = small_session()
+    for ms in (3.0, 2.0, None, 4.0):
+        of.note_baseline("1", ms)
+    assert of.usual_ms == {"1": 2.0}
+
+
+def test_an_earlier_run_tells_its_undisturbed_baseline() -> None:
+    of = small_session()
+    one, three = timing_of(of).latencies(1)
+    samples = [9.0, 7.0, 8.0]
+    of.usual_ms.clear()
+    quiet = dataclasses.replace(one, baseline_samples_ms=samples)
+    of.recall(Cost(latency=[quiet, dataclasses.replace(three, disturbed=True)]))
+    assert of.usual_ms == {"1": 8.0}
+    assert of.equal == {1: one.speedup, 3: three.speedup}
