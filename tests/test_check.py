@@ -669,7 +669,8 @@ class Theirs(Reducer):
     """Keeps the first tokens."""
     def plan(self, site, r):
         n = site.x.shape[1]
-        score = torch.arange(n).expand(len(site.x), n).masked_fill(site.protect, -1)
+        place = torch.arange(n, device=site.x.device)
+        score = place.expand(len(site.x), n).masked_fill(site.protect, -1)
         return Plan(score.argsort(dim=1, stable=True)[:, : n - r].sort(1).values)
 
 class Broken(Theirs):
