@@ -25,7 +25,7 @@ from bench.record import (
     Speedup,
     Stage,
 )
-from bench.report import breakeven, drawing, frame, page_data, stats
+from bench.report import across, breakeven, drawing, frame, page_data, stats
 from bench.report.answers import answer_table
 from bench.report.comparison import headline, main_table
 from bench.report.rows import MIB, cell_row, latency_rows, token_rows
@@ -292,6 +292,20 @@ def test_a_map_takes_the_setting_nearest_to_the_middle_of_its_band() -> None:
     ((name, places),) = breakeven.maps(frame.build(cells))
     assert name == "vit_* · tome, 55–65 % of MACs"
     assert places == {(batch, size): 1.25 for batch in (1, 8) for size in (224, 384)}
+
+
+@pytest.mark.parametrize("hits", [(300, 310), (310, 300)])
+def test_tasks_are_compared_by_the_setting_nearest_to_the_middle_of_a_band(
+    hits: tuple[int, int],
+) -> None:
+    cells = [base()]
+    for params, total, right in zip(({"r": 8}, {"r": 9}), (61, 64), hits, strict=True):
+        one = record(hits=right, macs=replace(MACS, total=total * 10**8, baseline_total=10**10))
+        cell = replace(one.cell, params=params)
+        cells.append(replace(one, key=f"{total}".ljust(64, "0"), cell=cell))
+    (budget,) = across.budgets(frame.build(cells))
+    ((chosen,),) = [cells.values() for cells in budget.cells.values()]
+    assert (budget.name, chosen["setting"]) == ("55–65 %", "r=8")
 
 
 def test_the_page_holds_the_timings_of_each_batch() -> None:
