@@ -9,6 +9,7 @@ text (which must stand there exactly once), the new text, and the tests that sho
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import queue
@@ -147,10 +148,18 @@ def run_tests(folder: Path, tests: Sequence[str], limit: float) -> tuple[int | N
     )
     try:
         output, _ = process.communicate(timeout=limit)
+        return process.returncode, output
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with what the tests started
+        _kill_group(process)
         return HUNG, process.communicate()[0]
-    return process.returncode, output
+    finally:
+        _kill_group(process)  # a fault may leave processes that go on by themselves
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """End a process with all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _is_python(text: str) -> bool:

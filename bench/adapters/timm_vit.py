@@ -134,7 +134,8 @@ def _attention(attn: Any, x: Tensor, run: Pass) -> Tensor:
     inner = partial(_sdpa, dropout=dropout) if attn.fused_attn else partial(_eager, attn=attn)
     y = run.attention(q, k, v, None, attn.scale, inner, fused=attn.fused_attn)
     y = y.transpose(1, 2).reshape(B, N, -1)
-    y = getattr(attn, "norm", nn.Identity())(y)
+    norm = getattr(attn, "norm", None)
+    y = y if norm is None else norm(y)
     if gate is not None:
         y = y * gate(x).sigmoid()
     return attn.proj_drop(attn.proj(y))  # type: ignore[no-any-return]
