@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -134,7 +135,8 @@ class Blocks:
     @property
     def disturbance(self) -> str | None:
         """By what one can tell that the timing was disturbed; None where it was quiet."""
-        return "; ".join(dict.fromkeys(self.disturbances)) or None
+        kinds = {re.sub(r"[\d.]+", "", reason): reason for reason in self.disturbances}
+        return "; ".join(kinds.values()) or None
 
     def _take(self) -> dict[str, Block]:
         """Take a block, taken apart by stage."""
