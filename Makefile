@@ -14,7 +14,7 @@ GPU_SECONDS ?= 420
 LAST_LINE_REPORT := import json, sys; lines = sys.stdin.read().splitlines(); \
 	print(*lines, sep="\n"); print("report:", json.loads(lines[-1])["report"]) if lines else None
 GPU_REACHED := import sys, torch; sys.exit(not torch.cuda.is_available())
-GPU_NEEDS := pytest pydantic rich safetensors timm transformers typer yaml
+GPU_NEEDS := psutil pytest pydantic rich safetensors timm transformers typer yaml
 MISSING := import sys; from importlib.util import find_spec as f; \
 	print(*[name for name in sys.argv[1:] if not f(name)])
 

@@ -41,8 +41,10 @@ CONVENTIONS = (
     "over seeds adds to that over samples, and the test is then Student's, with Satterthwaite's "
     "degrees of freedom. Records with one seed are judged as if another seed changed nothing, and "
     "their table says so.",
-    "**Speed-up** is the unreduced model's time over the method's, from runs that alternate the "
-    "two: median ratio and its interval. The **MAC bound** is the speed-up that the saved MACs "
+    "**Speed-up** is the unreduced model's time over the method's: the median of quadruples that "
+    "alternate the two (A B B A), at least 16 pairs in four blocks spread over the cell's time. Its "
+    "interval is Student's over the blocks' medians, in logarithms, so that it holds what a repeat "
+    "would give. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',
     "**A/A**: the unreduced model timed against its twin shows how far from 1 two equal things "
     "lie. A speed-up that lies no farther than they do in its suite, at its batch, is marked ≈, "
