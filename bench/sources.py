@@ -64,15 +64,18 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-@functools.cache
 def code_of(path: Path) -> str:
     """Return a Python file's syntax tree as text; of any other file, the hash of its bytes.
 
     The text is the same under every Python version that reads the file.
     """
-    if path.suffix != ".py":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return "".join(_canonical(ast.parse(path.read_bytes())))
+    content = path.read_bytes()
+    return _tree_of(content) if path.suffix == ".py" else hashlib.sha256(content).hexdigest()
+
+
+@functools.cache
+def _tree_of(content: bytes) -> str:
+    return "".join(_canonical(ast.parse(content)))
 
 
 def _canonical(node: object) -> Iterator[str]:

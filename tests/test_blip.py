@@ -19,6 +19,7 @@ from bench.check import kit
 from bench.check.subject import Case
 from bench.errors import BenchError, Unsupported
 from bench.measure.macs import check_counters
+from bench.model_multimodal import without
 from bench.registry import method, methods
 
 BLIP = ["matcher", "answerer", "captioner"]
@@ -273,10 +274,16 @@ class Reading(Case):
         torch.manual_seed(seed)
         return {"input_ids": torch.randint(3, tiny.START, (self.batch, 13))}
 
+    def read(self, model: Any, inputs: Any) -> dict[str, Tensor]:
+        image = torch.arange(160.0).sin().view(1, 5, 32).to(model.itm_head.weight)
+        return {**inputs, "encoder_hidden_states": image.expand(len(inputs["input_ids"]), -1, -1)}
+
     def run(self, model: Any, inputs: Any) -> Tensor:
-        dtype, texts = model.itm_head.weight.dtype, len(inputs["input_ids"])
-        image = torch.arange(160.0).sin().view(1, 5, 32).to(dtype).expand(texts, -1, -1)
-        return model.text_encoder(**inputs, encoder_hidden_states=image).last_hidden_state[:, 0]
+        return model.text_encoder(**self.read(model, inputs)).last_hidden_state[:, 0]
+
+    def macs(self, model: Any, inputs: Any) -> Any:
+        with without(model.text_encoder, "encoder_attention_mask"):  # it would be read for values
+            return bench.count_macs(model.text_encoder, **self.read(model, inputs))
 
 
 @pytest.mark.parametrize("name", ["tome", "crossget", "evit", "random", "ats", "pool"])
