@@ -129,7 +129,7 @@ class CellTiming:
             attention_path=None,
             utilisation=latency.utilisation(macs * batch, pair.b.p50_ms, profile, session.dtype),
             disturbed=bool(disturbances),
-            disturbance="; ".join(disturbances) or None,
+            disturbance="; ".join(dict.fromkeys(disturbances)) or None,
             attempts=max(b.attempts for b in (blocks, fastest) if b),
             load=round(max(blocks.loads), 3),
             dispersion=round(pair.a.dispersion, 4),

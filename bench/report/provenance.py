@@ -42,7 +42,7 @@ CONVENTIONS = (
     "degrees of freedom. Records with one seed are judged as if another seed changed nothing, and "
     "their table says so.",
     "**Speed-up** is the unreduced model's time over the method's: the median of quadruples that "
-    "alternate the two (A B B A), at least 16 pairs in four blocks spread over the cell's time. Its "
+    "alternate the two (A B B A), at least 16 pairs in four blocks over the cell's time. Its "
     "interval is Student's over the blocks' medians, in logarithms, so that it holds what a repeat "
     "would give. The **MAC bound** is the speed-up that the saved MACs "
     'allow; "of MAC bound" is the share of it that was measured.',
