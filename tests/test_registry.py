@@ -57,7 +57,9 @@ def test_an_edit_of_crossgets_package_changes_its_hash_alone(
     read = Path.read_bytes
 
     def edited(path: Path) -> bytes:
-        return read(path) + (b"\nEDITED = True\n" if path.is_relative_to(repo / "crossget") else b"")
+        return read(path) + (
+            b"\nEDITED = True\n" if path.is_relative_to(repo / "crossget") else b""
+        )
 
     monkeypatch.setattr(Path, "read_bytes", edited)
     assert registry.source_hash("crossget") != before["crossget"]
