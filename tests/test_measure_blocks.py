@@ -29,7 +29,7 @@ def test_a_block_halves_what_the_order_of_the_sides_does() -> None:
 
 def test_the_interval_is_students_of_the_blocks() -> None:
     ratios = (1.10, 1.20, 1.30, 1.25)
-    found = speedup_of([Block((r, r), (1.0, 1.0)) for r in ratios])
+    found = speedup_of([Block((r,) * 4, (1.0,) * 4) for r in ratios])  # two quadruples each
     assert found.blocks == pytest.approx(ratios)
     assert found.median == pytest.approx(1.225)
     reach = 3.182446 * np.std(np.log(ratios), ddof=1) / 2  # t of 3 degrees of freedom
