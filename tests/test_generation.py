@@ -37,6 +37,19 @@ def test_stages_add_up_and_a_shorter_cache_is_cheaper_to_read(family: str) -> No
     assert reduced.kv_bytes < plain.kv_bytes
 
 
+def test_a_stage_has_the_macs_of_its_modules() -> None:
+    model, inputs = tiny.llava(), tiny.llava_batch(1)
+    by_module = bench.count_macs(model, **inputs, logits_to_keep=1).by_module
+    language, head = by_module["model.language_model"], by_module["lm_head"]
+    assert head > 0
+    assert stage_macs(model, inputs).macs | {"decode": 0} == {
+        "vision": by_module["model.vision_tower"],
+        "projector": by_module["model.multi_modal_projector"],
+        "prefill": language + head,
+        "decode": 0,
+    }
+
+
 def test_cache_bytes_and_decoding_follow_the_tokens_left() -> None:
     model, inputs = tiny.llava(), tiny.llava_batch(1)
     n = inputs["input_ids"].shape[1]
