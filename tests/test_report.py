@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import binom, bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -836,6 +836,16 @@ def test_graded_scores_are_judged_as_scipy_does(few: bool) -> None:
     assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=0.02)
     test = permutation_test((gap,), np.mean, permutation_type="samples", **options)
     assert 0.001 < found.p < 0.5 and found.p == pytest.approx(test.pvalue, abs=0.02)
+
+
+@pytest.mark.parametrize("n", [300, 400])
+def test_the_interval_of_graded_scores_is_the_binomials(n: int) -> None:
+    """Half of the samples gain 0.5, the others nothing: a resample counts heads of n coins."""
+    gap = np.repeat([0.0, 0.5], n // 2)
+    assert (n > stats.DEAR * 2) == (n == 400)  # whether how often each gain comes is drawn
+    found = stats.paired_difference(gap, np.zeros(n))
+    heads = binom.ppf([0.025, 0.975], n, 0.5)
+    assert (2 * n * found.low, 2 * n * found.high) == pytest.approx(tuple(heads), abs=1.5)
 
 
 def test_flags_say_better_in_few_tables_where_nothing_is() -> None:

@@ -131,6 +131,7 @@ def test_a_cells_row() -> None:
         "setting": "r=8",
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert row["older"] is True  # it does not tell which code measured it
 
 
 def test_timings_rows() -> None:
@@ -162,7 +163,8 @@ def test_token_rows() -> None:
 def test_the_main_table_shows_each_number_under_its_head() -> None:
     frames = frame.build([base(), record()])
     row = shown(main_table(frames, frames.groups()[0]))
-    assert list(row)[3:5] == ["accuracy %", "Δ to none"]  # other tests are about these
+    assert list(row)[3:5] == ["accuracy %", "Δ to none"]  # other tests are about the second
+    assert row["accuracy %"] == "75.0 ±4.2"  # 196 √(0.75 · 0.25 / 400)
     assert {name: row[name] for name in list(row)[5:]} == {
         "GMACs": "6.00",
         "% of unreduced": "40.0",
