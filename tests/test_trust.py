@@ -425,3 +425,14 @@ def test_an_earlier_run_tells_its_undisturbed_baseline() -> None:
     of.recall(Cost(latency=[quiet, dataclasses.replace(three, disturbed=True)]))
     assert of.usual_ms == {"1": 8.0}
     assert of.equal == {1: one.speedup, 3: three.speedup}
+
+
+def test_the_baselines_memory_is_measured_without_the_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, asked = small_session(), []
+    monkeypatch.setattr(of, "memory", lambda cell, batch: asked.append((cell, batch)))
+    one = Cell("s", "embedded:vit-fashion", "cost", "tome", {"r": 8}, "tome r=8", "cpu-1-thread")
+    of.baseline_memory(one, 3), of.baseline_memory(one, 3)
+    ((plain, batch),) = asked  # once a batch size
+    assert (plain.method, plain.params, plain.baseline, batch) == ("none", {}, True, 3)
