@@ -199,6 +199,7 @@ def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
         return round(statistics.fmean(values))
 
     macs = [one for one, _ in counts]
+    operators = dict.fromkeys(op for one in macs for op in one.by_op)
     tokens: Tokens = {}
     for tower in counts[0][1]:
         for examples in zip(*(blocks[tower] for _, blocks in counts), strict=True):
@@ -210,7 +211,7 @@ def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
             total=mean(one.total for one in macs),
             reduction=mean(one.reduction for one in macs),
             closed_form=mean(one.closed_form for one in macs),
-            by_op={op: mean(one.by_op.get(op, 0) for one in macs) for op in macs[0].by_op},
+            by_op={op: mean(one.by_op.get(op, 0) for one in macs) for op in operators},
         ),
         tokens,
     )

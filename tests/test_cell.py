@@ -10,11 +10,11 @@ import torch
 
 import bench
 from bench import profiles, tasks
-from bench.cell import Examples, measure
+from bench.cell import Examples, mean_count, measure
 from bench.core import observing
 from bench.measure.kept import Kept, unlike
 from bench.measure.memory import Memory
-from bench.record import Cell
+from bench.record import Cell, Macs
 from bench.session import Session, apply
 from bench.tasks.base import subset
 
@@ -87,3 +87,16 @@ def images(session: Session, task: Any) -> tuple[torch.Tensor, ...]:
     index = subset(len(task), 24)
     (batch,) = [batch for batch, _ in task.prepared.batches(session.loaded, index, 24)]
     return torch.as_tensor(batch).split(1)
+
+
+def test_the_mean_of_several_counts() -> None:
+    def macs(total: int, reduction: int, closed: int, by_op: dict[str, int]) -> Macs:
+        return Macs(total, reduction, closed, 100, "one image", by_op=by_op)
+
+    counts = [
+        (macs(10, 2, 8, {"mm": 4, "bmm": 2}), {"vision": [(5, 4), (4, 2)]}),
+        (macs(14, 6, 10, {"mm": 6, "merge": 8}), {"vision": [(5, 3), (3, 2)]}),
+    ]
+    total, tokens = mean_count(counts)
+    assert total == macs(12, 4, 9, {"mm": 5, "bmm": 1, "merge": 4})
+    assert tokens == {"vision": [(5, 3.5), (3.5, 2)]}

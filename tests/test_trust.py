@@ -318,7 +318,7 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
 
     def timed(model: Any, inputs: Any, new_tokens: int) -> dict[str, float]:
         calls.append(gc.isenabled())
-        return dict.fromkeys(generation.TIMES, 1.0)
+        return dict.fromkeys(generation.TIMES, 2.0 if model is loaded.model else 3.0)
 
     monkeypatch.setattr(generation, "timed", timed)
     profile = dataclasses.replace(profiles.get("cpu"), warmup=5, batch_sizes=())
@@ -330,13 +330,23 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
         (8, 8),
         example=lambda batch: vlm_models.llava_batch(batch),
     )
-    one = Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=60.0)
+    one = Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=0.8)
     of = session.Session(loaded, profile, "float32", "sdpa")
     timing = CellTiming(one, of, lambda batch: {}, lambda stage: None)
     gc.enable()
     timing.round()
     assert calls[:18] == [False] * 18 and len(calls) >= 2 * 5 + 2 * 4
     assert gc.isenabled()
+    for _ in range(3):
+        timing.round()
+    answer = timing.generation()
+    assert answer is not None and [stage.name for stage in answer.stages] == [*generation.TIMES]
+    for stage in answer.stages:
+        assert stage.speedup.median == pytest.approx(1.5) and stage.p50_ms == 2.0
+        assert set(stage.samples_ms) == {2.0} and set(stage.baseline_samples_ms) == {3.0}
+    assert not answer.disturbed and answer.attempts == 1 and answer.new_tokens == 16
+    assert of.usual_ms == {"answers": 3.0} and timing._answer_blocks().usual_ms == 3.0
+    assert timing._answer_blocks().lead == generation.ANSWER
 
 
 def small_session(**profile: Any) -> session.Session:
