@@ -66,6 +66,7 @@ def test_what_does_not_fit_is_counted_from_its_shape(
         assert other.cost.macs.baseline_total == one.cost.macs.baseline_total
         assert other.cost.tokens == one.cost.tokens and other.cost.params == one.cost.params
         assert not other.cost.latency and other.cost.memory is None
+        assert other.provenance["weights"] == "random"
         assert "do not fit" in other.cost.notes[0]
         # nor are weights looked for that would not fit
         assert "vit_tiny_patch16_224: weights of 0 GiB do not fit" in (other.accuracy.reason or "")
