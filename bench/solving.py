@@ -55,10 +55,10 @@ def within_budget(
         known[key] = _solved(cell, profile, target, task if seen else None, plan)
         if file:
             write_atomic(file, json.dumps(known, indent=1) + "\n")
-    found = known[key]
-    if "refused" in found:
-        return cell, found["refused"]
-    params = found["params"]
+    answer = known[key]
+    if "refused" in answer:
+        return cell, answer["refused"]
+    params = answer["params"]
     return dataclasses.replace(cell, params=params, label=label(cell.method, params)), None
 
 
@@ -77,25 +77,25 @@ def _solved(
     On images of `task` where there is one, else on the model's shape alone: MACs and tokens on the
     meta device, a latency on random weights.
     """
-    own = {key: value for key, value in cell.params.items() if key != "budget"}
+    params = {key: value for key, value in cell.params.items() if key != "budget"}
     method = registry.method(cell.method)
     needed: dict[str, Any] = {}
     if task is not None:
         learned = models.learned(cell.model).get(cell.method)
-        needed = {method.learns: learned} if learned and method.learns not in own else {}
-    elif method.trained and method.learns not in own:
+        needed = {method.learns: learned} if learned and method.learns not in params else {}
+    elif method.trained and method.learns not in params:
         needed = {method.learns: "random"}
     try:
         with _examples(cell, profile, target, task, plan) as (model, inputs):
-            found = budgets.solve(model, cell.method, target, inputs, {**needed, **own})
+            solved = budgets.solve(model, cell.method, target, inputs, {**needed, **params})
     except BenchError as error:
         return {"cell": cell.label, "model": cell.model, "refused": str(error)}
-    params = {key: value for key, value in found.params.items() if key not in needed}
+    params = {key: value for key, value in solved.params.items() if key not in needed}
     return {
         "cell": cell.label,
         "model": cell.model,
         "params": params,
-        "percent": round(found.percent, 2),
+        "percent": round(solved.percent, 2),
     }
 
 
