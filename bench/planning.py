@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -42,7 +43,7 @@ class Planned:
 
 @dataclass
 class Plan:
-    """Cells in running order, the tasks they need, and a model that planning had to load."""
+    """Cells in running order, the tasks they need, and the model that is loaded at present."""
 
     cells: list[Planned]
     tasks: dict[str, Task]
@@ -51,9 +52,10 @@ class Plan:
     bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # of models' weights
 
     def session_for(self, cell: Cell, profile: Profile) -> Session:
-        """Return the loaded model of a cell; the last one is kept for the run."""
+        """Return the loaded model of a cell; the one before it is let go first."""
         if self.session is None or self.session.opened_for != Session.key(cell, profile):
             self.session = None
+            gc.collect()
             self.session = Session.open(cell, profile)
         return self.session
 

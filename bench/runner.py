@@ -63,7 +63,6 @@ class Run:
     command: str
     display: Display
     summary: Summary
-    session: Session | None = None
     started: str = field(default_factory=lambda: _now())
 
 
@@ -103,7 +102,7 @@ def run(
             if missing:
                 said = "missing, so the rows that need it get their costs alone, on random weights:"
                 display.note("\n".join([said, *missing]))
-            state = Run(store, plan, machines, command, display, summary, plan.session)
+            state = Run(store, plan, machines, command, display, summary)
             try:
                 _work(state, todo)
             except KeyboardInterrupt:
@@ -168,8 +167,8 @@ def _run_one(state: Run, planned: Planned) -> None:
     provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
     if planned.cell.random_weights:
         provenance["weights"] = "random"
-    if state.session is not None and state.session.loaded.name == planned.cell.model:
-        own = state.session.loaded.provenance
+    if state.plan.session is not None and state.plan.session.loaded.name == planned.cell.model:
+        own = state.plan.session.loaded.provenance
         provenance |= {k: own.get(k) for k in ("weights", "card")}
         if "training" in own:
             provenance["training"] = own["training"]
@@ -262,16 +261,12 @@ def _one_line(error: BaseException) -> str:
 
 
 def _session(state: Run, planned: Planned) -> Session:
-    """Return the loaded model of a cell; the one before it is let go first."""
-    wanted = Session.key(planned.cell, planned.profile)
-    if state.session is None or state.session.opened_for != wanted:
-        state.session = None
-        gc.collect()
-        state.display.stage("loading the model")
-        state.session = Session.open(planned.cell, planned.profile)
-    if not state.session.usual_ms:
-        _recall_baseline(state, planned, state.session)
-    return state.session
+    """Return the loaded model of a cell, which knows what earlier runs say of its baseline."""
+    state.display.stage("loading the model")
+    session = state.plan.session_for(planned.cell, planned.profile)
+    if not session.usual_ms:
+        _recall_baseline(state, planned, session)
+    return session
 
 
 def _recall_baseline(state: Run, planned: Planned, session: Session) -> None:

@@ -10,7 +10,6 @@ seconds on the meta device; times are of `generate()` itself, the reduced and th
 
 from __future__ import annotations
 
-import gc
 import inspect
 import time
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.measure.blocks import Blocks, Limits, Sample, no_garbage_collection
-from bench.measure.latency import using_threads
+from bench.measure.blocks import Blocks, Limits, Sample
+from bench.measure.latency import take_all
 from bench.measure.macs import count_macs
 from bench.measure.timing import Paired
 
@@ -123,10 +122,7 @@ def paired_stages(
     """Time `generate()` of both models in turn, and its stages by `TIMES`, in milliseconds."""
     sample_a, sample_b = (sampler(side, inputs, new_tokens) for side in (plain, model))
     blocks = Blocks(sample_a, sample_b, limits, ANSWER, watched=False)
-    gc.collect()
-    with torch.inference_mode(), using_threads(threads) as used, no_garbage_collection():
-        for _ in range(limits.blocks):
-            blocks.add()
+    used = take_all(blocks, threads)
     return {stage: blocks.paired(stage, used, clock()) for stage in TIMES}
 
 

@@ -64,11 +64,16 @@ def paired(
     """
     limits = Limits(repeats, min_seconds, max_seconds, min_pairs, warmup=warmup)
     blocks = Blocks(sampler(run_a, device), sampler(run_b, device), limits, PASS, watched=False)
+    return blocks.paired(PASS, take_all(blocks, threads), clock_of(device))
+
+
+def take_all(blocks: Blocks, threads: int | None) -> int:
+    """Take all blocks of a timing, one after another; return the intra-op threads they ran on."""
     gc.collect()
     with torch.inference_mode(), using_threads(threads) as used, no_garbage_collection():
-        for _ in range(limits.blocks):
+        for _ in range(blocks.limits.blocks):
             blocks.add()
-    return blocks.paired(PASS, used, clock_of(device))
+    return used
 
 
 def sampler(run: Run, device: str | torch.device) -> Sample:
