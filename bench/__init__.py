@@ -8,25 +8,27 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
 
 if TYPE_CHECKING:
-    from bench.adapters import adapter_for
+    from bench.engine.families import adapter_for
+    from bench.engine.reduce import reduced
+    from bench.engine.tracing import trace
     from bench.measure.macs import count_macs
-    from bench.reduce import reduced
-    from bench.tracing import trace
+    from bench.runs import budgets
 
 _LAZY = {
-    "adapter_for": "bench.adapters",
+    "adapter_for": "bench.engine.families",
     "count_macs": "bench.measure.macs",
-    "reduced": "bench.reduce",
-    "trace": "bench.tracing",
+    "reduced": "bench.engine.reduce",
+    "trace": "bench.engine.tracing",
 }
 
 __all__ = [
     "BenchError",
     "Unsupported",
     "adapter_for",
+    "budgets",
     "count_macs",
     "list_methods",
     "reduced",
@@ -36,13 +38,15 @@ __version__ = "0.1.0"
 
 
 def list_methods() -> list[str]:
-    """Names of all registered methods, `none` first."""
-    from bench.registry import methods
+    """Return the names of all registered methods, `none` first."""
+    from bench.core.registry import methods
 
     return list(methods())
 
 
 def __getattr__(name: str) -> Any:
+    if name == "budgets":
+        return importlib.import_module("bench.runs.budgets")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -25,12 +25,13 @@ from rich.progress import track
 from speed import Idle
 
 import bench
-from bench import models, registry
-from bench.errors import BenchError
+from bench.core import registry
+from bench.core.errors import BenchError
 from bench.measure.blocks import Blocks, Limits, no_garbage_collection
 from bench.measure.latency import PASS, sampler, using_threads
 from bench.measure.timing import Paired
-from bench.session import twin
+from bench.models import catalogue
+from bench.runs.session import twin
 
 FEW_PAIRS = 5  # what was taken of a slow model before
 
@@ -124,7 +125,7 @@ def main(
     try:
         if method:
             registry.method(method)
-        loaded = models.load(model)
+        loaded = catalogue.load(model)
     except BenchError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

@@ -17,11 +17,11 @@ import torch
 import typer
 
 import bench
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.measure.blocks import Limits
 from bench.measure.generation import paired_stages, stage_macs
-from bench.model_multimodal import noise
-from bench.session import twin
+from bench.models.multimodal import noise
+from bench.runs.session import twin
 
 WORDS = 36
 SHOWN = ("prefill", "ttft", "decode", "end_to_end")

@@ -18,9 +18,9 @@ import torch
 import typer
 
 from bench.core import Site
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.core.registry import method
 from bench.measure.latency import paired
-from bench.registry import method
 
 BASE, OTHER = "tome", "crossget"
 MAX_SECONDS = 20.0  # a row

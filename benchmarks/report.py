@@ -26,9 +26,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from bench.record import Accuracy, Record
-from bench.report import load, stats
-from bench.store import Store
+from bench.records.record import Accuracy, Record
+from bench.records.store import Store
+from bench.report.data import load, stats
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ("quick", "matched", "vlm", "tasks")

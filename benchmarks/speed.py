@@ -19,9 +19,8 @@ from torch import nn
 
 import bench
 from bench.core import Reducer
-from bench.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 from bench.measure.latency import paired, reduction_share
-from bench.registry import near_miss
 
 
 class Idle(Reducer):

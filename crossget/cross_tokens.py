@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.core import BenchError
 
 
 class CrossTokens:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.errors import Unsupported
+from bench.core import Unsupported
 from crossget.cross_tokens import CrossTokens
 
 

@@ -22,8 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 from methods.algorithms.sampling import sample_positional, sample_sorted
 
 

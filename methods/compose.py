@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bench.core import BenchError, Reducer
-from bench.registry import register
+from bench.core import BenchError, Reducer, register
 
 
 @register("compose", source="several methods at once")

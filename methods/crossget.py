@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Learner, Plan, Site, take
-from bench.registry import near_miss, register
+from bench.core import BenchError, Learner, Plan, Site, near_miss, register, take
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights

@@ -22,8 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, take
-from bench.registry import register
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported, register, take
 from methods.algorithms.language import highest, in_set_order, least_alike, words_after
 from methods.fastv import block_before
 

@@ -2,7 +2,7 @@
 
 Source: Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers",
 ICCV 2023 (arXiv:2305.17997), §3; DiffRate/patch/deit.py and DiffRate/merge.py. The rates that the
-authors learned and published are in bench/data/diffrate.json; learning rates is not part of this.
+authors learned and published are in `diffrate.json` of `bench.assets`; learning rates is no part.
 Departures: ties are broken stably; a block that removes nothing does not sort either; a size that
 negative similarities would bring below 0 stays 0 (theirs ends in NaN); distillation, register and
 start-of-text tokens are protected like the class token; on a text tower the end-of-text token ranks
@@ -18,8 +18,7 @@ from typing import ClassVar
 
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import BenchError, Plan, Reducer, Site, register, take
 from methods.algorithms.rates import published_rates
 from methods.tofu import plain_mean
 from methods.topk import ranked_by_anchor

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register, take
 
 
 @torch.no_grad()

@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 
 
 @register("downsample", source="standard baseline")

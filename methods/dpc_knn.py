@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Learner, Plan, Site, default_layers, take
-from bench.registry import register
+from bench.core import Learner, Plan, Site, default_layers, register, take
 from methods.algorithms.clustering import cluster_means, density_peaks
 
 

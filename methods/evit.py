@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 from methods.topk import ranked
 
 

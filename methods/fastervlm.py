@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 
 
 def class_attention(site: Site) -> Tensor:

@@ -18,8 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Reducer, Site, Unsupported
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, Unsupported, register
 from methods.fastervlm import ranked
 
 

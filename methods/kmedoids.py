@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site, Unsupported, take
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, Unsupported, register, take
 from methods.algorithms.clustering import k_medoids
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 
 
 @register("none", source="the model as its authors published it")

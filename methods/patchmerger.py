@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Learner, Plan, Site, Unsupported, take
-from bench.registry import register
+from bench.core import BenchError, Learner, Plan, Site, Unsupported, register, take
 from methods.algorithms.queries import new_queries, query_weights
 
 

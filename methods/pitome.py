@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import near_miss, register
+from bench.core import BenchError, Plan, Reducer, Site, near_miss, register, take
 from methods.tofu import plain_mean
 from methods.tome import bipartite_plan
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Reducer, Site, Unsupported
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, Unsupported, register
 
 
 def coarser(grid: tuple[int, int], cells: int) -> tuple[int, int]:

@@ -22,8 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import BenchError, Plan, Reducer, Site, register, take
 from methods.algorithms.prumerge import (
     enriched,
     full_width_attention,

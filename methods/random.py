@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Reducer, Site
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register
 
 # a 31-bit multiplicative hash: exact in int64, so every device and torch.compile draw the same
 _A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31

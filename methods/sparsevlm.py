@@ -25,8 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, take
-from bench.registry import register
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported, register, take
 from methods.algorithms.clustering import density_peaks
 from methods.algorithms.language import raters
 from methods.fastervlm import ranked

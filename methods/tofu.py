@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site
-from bench.registry import near_miss, register
+from bench.core import BenchError, Plan, Reducer, Site, near_miss, register
 from methods.tome import bipartite_plan
 
 STRATEGIES = ("auto", "prune", "tofu", "mean")

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, register, take
 
 
 @register("tome", source="Bolya et al., ICLR 2023, §3", url="https://arxiv.org/abs/2210.09461")

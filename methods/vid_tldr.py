@@ -16,8 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site, Unsupported
-from bench.registry import register
+from bench.core import Plan, Reducer, Site, Unsupported, register
 from methods.tome import bipartite_soft_matching
 
 

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, take
-from bench.registry import register
+from bench.core import BenchError, Plan, Reducer, Site, register, take
 from methods.fastervlm import class_attention, ranked
 
 

@@ -95,9 +95,10 @@ def test_coverage_counts_the_intervals_that_hold_the_truth(calibration: ModuleTy
 
 def test_what_removes_nothing_is_installed_and_changes_nothing(calibration: ModuleType) -> None:
     import bench
-    from bench import cell, models
+    from bench.models import catalogue
+    from bench.runs import cell
 
-    loaded = models.load("embedded:vit-fashion")
+    loaded = catalogue.load("embedded:vit-fashion")
     inputs = loaded.example_inputs(2)
     before = loaded.model(**inputs)
     with bench.reduced(loaded.model, calibration.Idle(), r=1):

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 import bench
-from bench import adapter_for, models, tasks
+from bench import adapter_for, tasks
 from bench.check import kit
 from bench.check.subject import Case
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
+from bench.core.registry import method, methods
 from bench.measure.macs import check_counters
-from bench.model_multimodal import without
-from bench.registry import method, methods
+from bench.models import catalogue
+from bench.models.multimodal import without
 
 BLIP = ["matcher", "answerer", "captioner"]
 READS = [name for name in BLIP if name != "captioner"]  # those with a text encoder
@@ -189,7 +190,7 @@ def test_a_merged_token_is_read_as_often_as_it_stands_for() -> None:
     states = torch.randn(2, 5, 32)
     double = torch.cat([states, states[:, -1:]], 1)
     ids = tiny.texts(2)
-    from bench.adapters.blip import reading
+    from bench.engine.families.blip import reading
 
     bias = torch.tensor([1.0, 1.0, 1.0, 1.0, 2.0]).log().expand(2, 1, 1, 5)
     with torch.no_grad():
@@ -330,7 +331,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_answers_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["answerer"]))
+    loaded = catalogue.load(str(folders["answerer"]))
     assert (loaded.kind, loaded.provenance["weights"]) == ("answerer", "path")
     assert loaded.answer is not None
     asked = ["red ?", "what is this red square ?", "blue ?"]
@@ -345,7 +346,7 @@ def test_answers_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
 
 
 def test_captions_go_on_from_a_prompt(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["captioner"]))
+    loaded = catalogue.load(str(folders["captioner"]))
     assert loaded.kind == "captioner" and loaded.answer is not None
     with torch.inference_mode():
         said = loaded.answer([[RED], [GREEN]], ["", "what is"], 4)
@@ -359,7 +360,7 @@ def test_captions_go_on_from_a_prompt(folders: dict[str, Path]) -> None:
 
 
 def test_matches_are_those_of_the_model_itself(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["matcher"]))
+    loaded = catalogue.load(str(folders["matcher"]))
     assert loaded.kind == "matcher"
     assert loaded.encode_images and loaded.encode_texts and loaded.match
     assert loaded.transform and loaded.tokenizer
@@ -384,18 +385,18 @@ def test_matches_are_those_of_the_model_itself(folders: dict[str, Path]) -> None
 @pytest.mark.parametrize("family", BLIP)
 def test_without_a_processor_costs_remain(bare: dict[str, Path], family: str) -> None:
     for random_weights in (False, True):
-        loaded = models.load(str(bare[family]), random_weights=random_weights)
+        loaded = catalogue.load(str(bare[family]), random_weights=random_weights)
         assert loaded.answer is None and loaded.judge is None and loaded.transform is None
         given = loaded.example_inputs(2)
         assert bench.count_macs(loaded.model, **given).total > 0
     assert "one image and" in loaded.scope and "tokens" in loaded.scope
     if family == "answerer":
         with pytest.raises(BenchError, match="nothing says how questions are put"):
-            tasks.load("emoji-vqa").evaluate(models.load(str(bare[family])), limit=2)
+            tasks.load("emoji-vqa").evaluate(catalogue.load(str(bare[family])), limit=2)
 
 
 def test_questions_are_asked_by_the_task(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["answerer"]))
+    loaded = catalogue.load(str(folders["answerer"]))
     scored = tasks.load("emoji-vqa").evaluate(loaded, limit=6, batch_size=3)
     assert scored.metrics["accuracy"].n == 6 and not scored.failed
 
@@ -405,12 +406,13 @@ def test_an_unknown_head_is_one_clear_line(tmp_path: Path) -> None:
     config.architectures = ["BlipModel"]
     config.save_pretrained(tmp_path)
     with pytest.raises(BenchError, match="supported are BlipForImageTextRetrieval"):
-        models.load(str(tmp_path), random_weights=True)
+        catalogue.load(str(tmp_path), random_weights=True)
 
 
 def test_a_cell_that_names_no_backend_takes_the_models_only_one(tmp_path: Path) -> None:
-    from bench import profiles, spec
-    from bench.session import settings
+    from bench.records import profiles
+    from bench.runs import spec
+    from bench.runs.session import settings
 
     text = "models: [blip-vqa-base, 'timm:vit_tiny_patch16_224']\nmethods: [none]\n"
     (tmp_path / "mine.yaml").write_text(text)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import bench
-from bench import budgets, planning, spec
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.runs import budgets, planning, spec
 from tests import tiny
 
 

@@ -12,7 +12,7 @@ import pytest
 from fakes import Answering, picture, shade
 
 from bench import tasks
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
 from bench.tasks import caption_score
 from bench.tasks.captioning import PROMPTS, Captioning
 

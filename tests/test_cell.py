@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import bench
-from bench import profiles, tasks
-from bench.cell import Examples, mean_count, measure
+from bench import tasks
 from bench.core import observing
 from bench.measure.kept import Kept, unlike
 from bench.measure.memory import Memory
-from bench.record import Cell, Macs
-from bench.session import Session, apply
+from bench.records import profiles
+from bench.records.record import Cell, Macs
+from bench.runs.cell import Examples, mean_count, measure
+from bench.runs.session import Session, apply
 from bench.tasks.base import subset
 
 
@@ -42,7 +43,7 @@ def session() -> Session:
 def test_an_adaptive_method_is_counted_on_images_of_the_task(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
     found = measure(one, session, task, lambda stage: None)
     with apply(session.loaded, one):

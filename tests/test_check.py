@@ -21,16 +21,16 @@ from test_walls import PLAIN_WORDS, ROOT
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from bench import cli, registry
-from bench.adapters.base import original, override
-from bench.adapters.vlm import LanguageTower
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
 from bench.check.subject import CASES, Case, Subject
-from bench.core import Plan, Reducer, Site, Unsupported
-from bench.decoder import LanguagePass
-from bench.forward import Pass
-from bench.reduce import reduced
-from bench.registry import methods
+from bench.cli import app
+from bench.core import Plan, Reducer, Site, Unsupported, registry
+from bench.core.registry import methods
+from bench.engine.families.decoder import LanguagePass
+from bench.engine.families.vlm import LanguageTower
+from bench.engine.forward import Pass
+from bench.engine.reduce import reduced
+from bench.engine.tower import original, override
 
 VIT, TEXT, LANGUAGE = (
     next(c for c in CASES if c.name == name) for name in ("timm ViT", "CLIP text", "LLaVA language")
@@ -609,7 +609,7 @@ def test_the_attention_tap_goes_with_the_last_run() -> None:
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["run_bench.py", "check", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -687,7 +687,7 @@ def test_methods_of_other_packages(tmp_path: Path, repo: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[crossget_bench.methods]\ntheirs = their_package\n")
     (tmp_path / "test_theirs.py").write_text(
-        "from bench.pytest_plugin import conformance\n"
+        "from bench.check.pytest_plugin import conformance\n"
         "from their_package import Broken\n"
         "test_good = conformance('theirs')\n"
         "test_broken = conformance(Broken)\n"

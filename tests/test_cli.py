@@ -10,14 +10,14 @@ from pathlib import Path
 import folders
 import pytest
 
-from bench import cli
+from bench.cli import app
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `run_bench.py ARGUMENTS` in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["run_bench.py", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import bench
 from bench.core import Site
-from bench.errors import BenchError, Unsupported
-from bench.schedules import as_schedule
+from bench.core.errors import BenchError, Unsupported
+from bench.core.schedules import as_schedule
 from methods.algorithms.clustering import cluster_means, density_peaks, k_medoids
 from methods.algorithms.queries import new_queries
 from methods.algorithms.sampling import sample_positional, sample_sorted
@@ -392,7 +392,7 @@ def test_empty_slots_say_nothing(variant: str) -> None:
     torch.manual_seed(6)
     table = {"vision.3.weight": torch.randn(1, 12), "vision.3.bias": torch.randn(1)}
     name, params = VARIANTS.get(variant, ("dpc-knn", {"score": table}))
-    method: Any = bench.registry.method(name)(**params)
+    method: Any = bench.core.registry.method(name)(**params)
     x, (q, k, v) = torch.randn(2, 20, 12), torch.randn(3, 2, 3, 20, 4).unbind(0)
     x[:, 15:] = x[:, 5:10] + 0.01 * torch.randn(2, 5, 12)  # tempting neighbours
     size = (torch.arange(20) < 15).float().expand(2, -1)[..., None]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import bench
-from bench import registry
-from bench.errors import BenchError
-from bench.registry import method
+from bench.core import registry
+from bench.core.errors import BenchError
+from bench.core.registry import method
 from tests import tiny
 
 EARLY_LATE = [

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 import vlm_models as tiny
 
-from bench import cli, cost, model_multimodal
-from bench.errors import BenchError
+from bench.cli import app
+from bench.core.errors import BenchError
 from bench.measure.generation import stage_macs
+from bench.models import multimodal
+from bench.runs import cost
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `run_bench.py cost ARGUMENTS` in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["run_bench.py", "cost", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -38,7 +40,7 @@ def test_known_shapes_are_asked_without_values(
 ) -> None:
     model: Any = cost.on_meta(name).model
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
-    with model_multimodal.asked(model, words) as prompt:
+    with multimodal.asked(model, words) as prompt:
         assert prompt["input_ids"].shape == (1, image + words)
         found = stage_macs(model, prompt)
     text = model.config.text_config
@@ -63,15 +65,15 @@ def test_costs_on_the_meta_device_are_those_of_real_tensors(family: str) -> None
     ]
     for method, given in ways:
         with bench.reduced(real, method, **given), bench.reduced(meta, method, **given):
-            prompt = model_multimodal.noise(real, words=7)
-            with model_multimodal.asked(meta, words=7) as shape:
+            prompt = multimodal.noise(real, words=7)
+            with multimodal.asked(meta, words=7) as shape:
                 assert stage_macs(real, prompt) == stage_macs(meta, shape)
 
 
 def test_the_head_answers_with_the_next_token_alone() -> None:
     model = tiny.llava()
     short, long = (
-        stage_macs(model, model_multimodal.noise(model, words=n)).macs["prefill"] for n in (4, 5)
+        stage_macs(model, multimodal.noise(model, words=n)).macs["prefill"] for n in (4, 5)
     )
     text = model.config.text_config
     one = (
@@ -154,9 +156,9 @@ def test_dropped_patches_leave_whole_groups_by_chance_where_nobody_knows_which()
     real, meta = tiny.qwen2_vl(), tiny.qwen2_vl().to("meta")
     given = {"keep_rate": {"vision": 0.3}, "layers": {"vision": [1]}}
     with bench.reduced(real, "random", **given), bench.reduced(meta, "random", **given):
-        with model_multimodal.asked(meta, words=7) as shape:
+        with multimodal.asked(meta, words=7) as shape:
             guessed = stage_macs(meta, shape)
-        found = stage_macs(real, model_multimodal.noise(real, words=7))
+        found = stage_macs(real, multimodal.noise(real, words=7))
     assert guessed.macs["vision"] == found.macs["vision"]
     for stage in ("projector", "prefill", "decode"):
         assert guessed.macs[stage] == pytest.approx(found.macs[stage], rel=0.05)

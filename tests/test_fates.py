@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 import bench
-from bench import fates
-from bench.errors import BenchError
-from bench.record import Record
-from bench.report import build, load, plots, token_figure, token_maps
-from bench.report.token_figure import SCALE, painted, tokens_after
-from bench.store import Store
+from bench.core.errors import BenchError
+from bench.records import fates
+from bench.records.record import Record
+from bench.records.store import Store
+from bench.report import build
+from bench.report.data import load
+from bench.report.figures import plots, token_figure, token_maps
+from bench.report.figures.token_figure import SCALE, painted, tokens_after
 
 MODEL = "embedded:vit-fashion"
 
@@ -61,7 +63,7 @@ def test_committed_tokens_are_those_that_the_records_counted(
 
 
 def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> None:
-    from bench.measure.fates import record_fates
+    from bench.runs.tokens import record_fates
 
     labels = ("none", "tome r=16", "topk keep_rate=0.5", "downsample keep_rate=0.5")
     own = [r for r in records if r.cell.model == MODEL and r.cell.label in labels]
@@ -69,7 +71,7 @@ def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> Non
     assert found is not None and found.grid == (14, 14) and found.depth == 12
     cells = {cell.label: cell for cell in found.cells}
     assert set(cells) == set(labels) and cells["none"].layers == []
-    assert cells["none"].answers[0][0][0] in bench.embedded.fashion_classes
+    assert cells["none"].answers[0][0][0] in bench.assets.embedded.fashion_classes
     picture = Image.open(io.BytesIO(base64.b64decode(found.samples[0].png)))
     assert picture.size == (28, 28)
     # The very same pass, watched by `trace()`: who stands for whom at the end.
@@ -93,7 +95,7 @@ def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> Non
 def test_the_command_and_the_page_after_it(
     quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bench import cli
+    from bench.cli import app
 
     folder = tmp_path / "box" / "few"
     folder.mkdir(parents=True)
@@ -106,7 +108,7 @@ def test_the_command_and_the_page_after_it(
         )
         monkeypatch.setattr("sys.argv", ["run_bench.py", *command, *options])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         assert not ended.value.code
     written, page = map(Path, capsys.readouterr().out.split())
     assert written == folder / "tokens" / "embedded-vit-fashion--fashion-mnist.json"
@@ -122,7 +124,7 @@ def test_packing_is_lossless_and_small() -> None:
 
 
 def test_soft_methods_say_so(tmp_path: Path, repo: Path) -> None:
-    from bench.measure.fates import record_fates
+    from bench.runs.tokens import record_fates
 
     every = [r for r in load.read([*repo.glob("results/*/matched")])[0] if r.cell.model == MODEL]
     found = record_fates([r for r in every if r.cell.method in ("patchmerger", "evit")], 1)
@@ -177,7 +179,7 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
             drawn.append(plot)
             real(plot, folder) if len(drawn) == 1 else None
 
-    monkeypatch.setattr("bench.report.plots.save", save)
+    monkeypatch.setattr("bench.report.figures.plots.save", save)
     text = build([quick], tmp_path, formats=["markdown"]).read_text()
     assert [plot.name for plot in drawn] == [
         "tokens_embedded-clip-emoji--emoji-retrieval",

@@ -20,10 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import bench
-from bench import cli, model_names, model_tuned, models, planning, runner, session, spec
-from bench.errors import BenchError
+from bench.cli import app
+from bench.core.errors import BenchError
 from bench.measure.memory import Memory
-from bench.record import Cell, Record
+from bench.models import catalogue
+from bench.models import names as model_names
+from bench.models.loaded import Loaded
+from bench.models.sources import tuned as model_tuned
+from bench.records.record import Cell, Record
+from bench.runs import planning, runner, session, spec
 from bench.training import finetune as finetuning
 from bench.training import lora, pairs
 from bench.training import recipe as recipes
@@ -98,17 +103,17 @@ def test_what_was_trained_is_what_is_loaded(
         write(settings, recipe, model, *rest)
 
     monkeypatch.setattr(finetuning, "_write", spy)
-    before = models.fingerprint(str(clip))
+    before = catalogue.fingerprint(str(clip))
     finetune(recipe(rank=rank, epochs=10.0), Settings(tmp_path / "out"), "the command")
-    loaded = models.load(str(tmp_path / "out"), backend="eager")
-    base = logits(models.load(str(clip), backend="eager").model)
+    loaded = catalogue.load(str(tmp_path / "out"), backend="eager")
+    base = logits(catalogue.load(str(clip), backend="eager").model)
     error = (logits(loaded.model) - seen[0]).abs().max()
     learned = (seen[0] - base).abs().max()
     assert learned > 0.1
     assert error < 0.01 * learned if rank else error == 0
-    assert models.fingerprint(str(clip)) == before
+    assert catalogue.fingerprint(str(clip)) == before
     assert loaded.provenance["weights"] == "fine-tuned"
-    assert loaded.provenance["sha256"] == models.fingerprint(str(tmp_path / "out")) != before
+    assert loaded.provenance["sha256"] == catalogue.fingerprint(str(tmp_path / "out")) != before
     about = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (about["steps"], about["command"], about["rank"]) == (20, "the command", rank)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
@@ -129,7 +134,7 @@ def test_a_learned_predictor_is_saved_and_used_again(recipe: Make, tmp_path: Pat
     finetune(recipe("dynamicvit"), Settings(tmp_path / "out"))
     predictor = load_file(tmp_path / "out" / "dynamicvit.safetensors")
     assert {key.split(".")[0] for key in predictor} == {"predictor"}
-    loaded = models.load(str(tmp_path / "out"))
+    loaded = catalogue.load(str(tmp_path / "out"))
     with session.apply(loaded, replace(cell(tmp_path / "out"), method="dynamicvit", params={})):
         own = logits(loaded.model)
     with bench.reduced(loaded.model, "dynamicvit", predictor="random"):
@@ -255,7 +260,7 @@ def test_beginning_anew_leaves_nothing_of_the_earlier_training(
     out = shutil.copytree(tuned, tmp_path / "out")
     finetune(recipe("none"), Settings(out, resume=False))
     assert {f.name for f in out.iterdir()} == {"training.json", "model.safetensors", "log.jsonl"}
-    assert models.load(str(out)).provenance["training"]["method"] == "none"
+    assert catalogue.load(str(out)).provenance["training"]["method"] == "none"
 
 
 def test_a_training_never_overwrites_what_it_starts_from(
@@ -284,7 +289,7 @@ def test_all_methods_train_on_the_same_batches_and_none_is_clips_own_loss(
         first[method], texts[method] = losses[0], [batch.texts for batch in batches.seen]
         assert len(texts[method]) == 2 and texts[method] == texts["none"]
     assert len(set(first.values())) == 5  # each reduces in its own way
-    batch, model = batches.seen[0], models.load(str(clip), backend="eager")
+    batch, model = batches.seen[0], catalogue.load(str(clip), backend="eager")
     assert model.tokenizer is not None
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         out: Any = model.model(pixel_values=batch.images, **model.tokenizer(batch.texts))
@@ -304,16 +309,16 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
         losses.append(float(loss.detach()))
         return loss
 
-    real = models.load
+    real = catalogue.load
 
-    def load(*arguments: Any, **options: Any) -> models.Loaded:
+    def load(*arguments: Any, **options: Any) -> Loaded:
         loaded = real(*arguments, **options)
         layer: Any = loaded.model.visual_projection
         layer.register_forward_hook(lambda m, _, out: dtypes.add((m.weight.dtype, out.dtype)))
         return loaded
 
     monkeypatch.setattr(finetuning, "contrastive_loss", spy)
-    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(catalogue, "load", load)
     finetune(recipe(epochs=12.0, rate=0.003), Settings(tmp_path / "out"))
     assert dtypes == {(torch.float32, torch.bfloat16)}
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])
@@ -322,7 +327,7 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
 @pytest.fixture
 def losses(recipe: Make, clip: Path) -> Callable[[float], tuple[float, float]]:
     """The loss of one batch, by the weight of CrossGET's own loss; and that loss."""
-    loaded = models.load(str(clip), backend="eager")
+    loaded = catalogue.load(str(clip), backend="eager")
     loaded.model.requires_grad_(True)
     reducer: Any = recipes.reducer(recipe())
     finetuning._learn(reducer, loaded.model)
@@ -376,7 +381,7 @@ def cell(model: Path, **params: Any) -> Cell:
 def test_a_cell_takes_what_the_method_learned_unless_it_names_something_else(
     tuned: Path, tmp_path: Path
 ) -> None:
-    loaded = models.load(str(tuned))
+    loaded = catalogue.load(str(tuned))
     own = load_file(tuned / "crossget.safetensors")
     save_file({key: -5 * value for key, value in own.items()}, tmp_path / "other.safetensors")
 
@@ -402,7 +407,9 @@ def test_a_cell_takes_what_the_method_learned_unless_it_names_something_else(
 
 
 def test_fine_tuning_goes_on_from_what_the_method_learned(recipe: Make, tuned: Path) -> None:
-    own = bench.registry.method("crossget")(cross_tokens=tuned / "crossget.safetensors").learned
+    own = bench.core.registry.method("crossget")(
+        cross_tokens=tuned / "crossget.safetensors"
+    ).learned
     found: Any = recipes.reducer(recipe(model=str(tuned)))
     assert own.keys() == found.tokens.vectors.keys()
     assert all(torch.equal(own[tower], found.tokens.vectors[tower]) for tower in own)
@@ -415,11 +422,11 @@ def test_the_fingerprint_follows_all_that_was_trained(
     file: str, tuned: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(tuned, tmp_path / "copy")
-    before = models.fingerprint(str(copy))
-    assert before == models.fingerprint(str(tuned))
+    before = catalogue.fingerprint(str(copy))
+    assert before == catalogue.fingerprint(str(tuned))
     save_file({k: v + 1 for k, v in load_file(copy / file).items()}, copy / file)
-    assert models.fingerprint(str(copy)) != before
-    assert models.load(str(copy)).provenance["sha256"] == models.fingerprint(str(copy))
+    assert catalogue.fingerprint(str(copy)) != before
+    assert catalogue.load(str(copy)).provenance["sha256"] == catalogue.fingerprint(str(copy))
 
 
 def test_the_fingerprint_follows_what_it_started_from(
@@ -429,26 +436,26 @@ def test_the_fingerprint_follows_what_it_started_from(
     copy = shutil.copytree(tuned, tmp_path / "copy")
     about = json.loads((copy / "training.json").read_text())
     (copy / "training.json").write_text(json.dumps({**about, "model": str(base)}))
-    before = models.fingerprint(str(copy))
+    before = catalogue.fingerprint(str(copy))
     state = load_file(base / "model.safetensors")
     save_file({k: v + 1 for k, v in state.items()}, base / "model.safetensors", {"format": "pt"})
-    assert models.fingerprint(str(copy)) != before
+    assert catalogue.fingerprint(str(copy)) != before
     shutil.rmtree(base)
     with pytest.raises(BenchError, match="what .*copy started from: no model folder .*base"):
-        models.load(str(copy))
+        catalogue.load(str(copy))
 
 
 def test_folders_that_do_not_serve(tuned: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tuned, tmp_path / "copy")
     save_file({"nowhere.lora_a": torch.zeros(1, 2)}, copy / "adapter.safetensors")
     with pytest.raises(BenchError, match="adapter.safetensors does not fit .*missing.*lora_a"):
-        models.load(str(copy))
+        catalogue.load(str(copy))
     (copy / "adapter.safetensors").unlink()
     with pytest.raises(BenchError, match="copy has no weights .*train it again"):
-        models.load(str(copy))
+        catalogue.load(str(copy))
     (copy / "training.json").write_text("{}")
     with pytest.raises(BenchError, match="training.json names no model"):
-        models.load(str(copy))
+        catalogue.load(str(copy))
 
 
 def suite(folder: Path, model: Path, tokens: str, task: str = "cost") -> tuple[Any, Any]:
@@ -507,7 +514,7 @@ def test_a_fine_tuned_folder_is_measured_as_any_model(
         assert record.accuracy.metrics["i2t_r1"].n == 4
         assert record.provenance["weights"] == "fine-tuned"
         assert record.provenance["training"]["method"] == "crossget"
-        assert record.provenance["weights_sha256"] == models.fingerprint(str(tuned))
+        assert record.provenance["weights_sha256"] == catalogue.fingerprint(str(tuned))
 
 
 def test_models_that_ship_are_loaded_by_name(
@@ -519,25 +526,25 @@ def test_models_that_ship_are_loaded_by_name(
     assert model_tuned.names() == []  # not one of ours
     about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
-    plain = models.load("embedded:clip-emoji").model
+    plain = catalogue.load("embedded:clip-emoji").model
     factors = {k: torch.randn(v).half() for k, v in lora.shapes(plain, 2).items()}
     save_file(factors, tmp_path / "tome-both" / "adapter.safetensors")
     name = "embedded:clip-emoji@tome-both"
     assert model_tuned.names() == [name]
-    layers: list[Any] = [models.load(n).model.visual_projection for n in (name, name[:-10])]
+    layers: list[Any] = [catalogue.load(n).model.visual_projection for n in (name, name[:-10])]
     b, a = (factors[f"visual_projection.lora_{part}"].float() for part in "ba")
     change = b @ a
     assert torch.equal(layers[0].weight, layers[1].weight + change)
-    assert models.fingerprint(name) != models.fingerprint("embedded:clip-emoji")
+    assert catalogue.fingerprint(name) != catalogue.fingerprint("embedded:clip-emoji")
     with pytest.raises(BenchError, match="did you mean 'embedded:clip-emoji@tome-both'"):
-        models.load("embedded:clip-emoji@tome-bth")
+        catalogue.load("embedded:clip-emoji@tome-bth")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `run_bench.py train ARGUMENTS` in this process; returns the exit code."""
     monkeypatch.setattr(sys, "argv", ["run_bench.py", "train", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -662,12 +669,12 @@ def test_a_classifier_may_be_frozen_while_its_method_learns(tmp_path: Path) -> N
     out = tmp_path / "out"
     finetune(recipe, Settings(out))
     assert not {model_tuned.ADAPTER, model_tuned.WEIGHTS} & {file.name for file in out.iterdir()}
-    loaded, base = models.load(str(out)), models.load(str(vit))
+    loaded, base = catalogue.load(str(out)), catalogue.load(str(vit))
     x = {"pixel_values": tiny.images()}
     with torch.no_grad():
         assert torch.equal(loaded.model(**x).logits, base.model(**x).logits)
     learned = load_file(out / "dynamicvit.safetensors")
-    before = bench.registry.method("dynamicvit")().learn({"vision": (4, 32)})
+    before = bench.core.registry.method("dynamicvit")().learn({"vision": (4, 32)})
     assert any(not torch.equal(learned[f"predictor.{k}"], v) for k, v in before.items())
     cell = Cell("s", str(out), "cost", "dynamicvit", {"keep_rate": 0.5}, "", "auto")
     assert session.parameters(cell)["predictor"] == out / "dynamicvit.safetensors"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import models
-from bench.errors import BenchError
-from bench.registry import method
+from bench.core.errors import BenchError
+from bench.core.registry import method
+from bench.models import catalogue
 from bench.training import finetune as finetuning
 from bench.training import llava, pairs
 from bench.training.finetune import finetune
@@ -50,7 +50,7 @@ def recipe(folder: Path, **changes: object) -> Recipe:
 
 def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path) -> None:
     finetune(recipe(folder, freeze=True), Settings(tmp_path))
-    cell_reads = models.load(str(tmp_path))
+    cell_reads = catalogue.load(str(tmp_path))
     learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").learned
     assert {k: tuple(v.shape) for k, v in learned.items()} == {
         "vision": (8, 128),
@@ -61,7 +61,7 @@ def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path)
 
 
 def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:
-    loaded = models.load(str(folder), backend="eager")
+    loaded = catalogue.load(str(folder), backend="eager")
     batch = pairs.Scenes("multimodal").batch(torch.arange(4), torch.Generator().manual_seed(0))
     loss = finetuning._answers(loaded)(batch)
     assert loaded.prepare is not None
@@ -90,7 +90,7 @@ def test_training_scenes_are_not_those_of_the_test() -> None:
 def test_a_model_without_processor_and_other_data_are_one_clear_line(
     folder: Path, tmp_path: Path
 ) -> None:
-    loaded = models.load(str(folder))
+    loaded = catalogue.load(str(folder))
     bare = copy.copy(loaded)
     object.__setattr__(bare, "teach", None)
     with pytest.raises(BenchError, match="no processor: put its files beside"):

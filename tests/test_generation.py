@@ -123,10 +123,10 @@ def test_paper_conventions() -> None:
 
 
 def test_a_cell_records_the_cost_of_an_answer(tmp_path: Any) -> None:
-    from bench import profiles
-    from bench.cell import measure
-    from bench.record import Cell
-    from bench.session import Session
+    from bench.records import profiles
+    from bench.records.record import Cell
+    from bench.runs.cell import measure
+    from bench.runs.session import Session
 
     tiny.llava().save_pretrained(tmp_path)
     cell = Cell(

@@ -15,8 +15,8 @@ from transformers import CLIPConfig, CLIPModel
 
 import bench
 from bench.core import Reducer, Site
-from bench.registry import method
-from bench.schedules import as_schedule
+from bench.core.registry import method
+from bench.core.schedules import as_schedule
 from crossget import CrossTokens, clip_alignment_loss
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 import bench
-from bench import embedded, models
+from bench.assets import embedded
 from bench.core import Plan, Site
-from bench.registry import method
+from bench.core.registry import method
+from bench.models import catalogue
 
 MODELS = ("embedded:clip-emoji", "embedded:vit-fashion")
 METHODS = ("tome", "crossget")
@@ -30,7 +31,7 @@ class Enough(Exception):
 @cache
 def first_layer(name: str, model: str, dtype: str) -> Site:
     """What the method sees in the first layer, on 100 images of the committed test set."""
-    loaded = models.load(model, dtype=dtype)
+    loaded = catalogue.load(model, dtype=dtype)
     drawings = embedded.emoji_test() if "clip" in model else embedded.fashion_test()
     pictures = drawings[0][:: len(drawings[0]) // 100][:100]
     assert loaded.transform is not None

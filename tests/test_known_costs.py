@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.record import Latency, Record
-from bench.store import Store
+from bench.records.record import Latency, Record
+from bench.records.store import Store
 
 SLEEP_MS, HELD_BYTES = 15, 24 << 20  # for each sample
 METHODS = f'''

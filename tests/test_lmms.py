@@ -16,8 +16,8 @@ import vlm_models as tiny
 from PIL import Image
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
-from bench import lmms
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
+from bench.runs import lmms
 
 lmms_eval = pytest.importorskip("lmms_eval")
 
@@ -142,7 +142,7 @@ def test_cached_answers_are_kept_apart(
     made = lmms.CrossgetBench(str(model), "tome", r=4, device="cpu")
     assert key("", made) == key(base + ",r=4,dtype=auto,backend=sdpa")
     before = key(base)
-    monkeypatch.setattr("bench.registry.source_hash", lambda name, params: "edited")
+    monkeypatch.setattr("bench.core.registry.source_hash", lambda name, params: "edited")
     assert key(base) != before
 
 

@@ -11,7 +11,7 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.measure import blocks, load
 from bench.measure.blocks import Blocks, Limits
 from bench.measure.load import Snapshot

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import bench
-from bench import core, profiles
-from bench.errors import BenchError
+from bench.core import observe
+from bench.core.errors import BenchError
 from bench.measure import latency
 from bench.measure.latency import paired, reduction_share, utilisation
+from bench.records import profiles
 
 
 def busy(ms: float) -> None:
@@ -140,19 +141,19 @@ def test_percentiles_and_throughput_come_from_the_samples() -> None:
 def test_the_share_of_the_reduction_is_its_part_of_the_time() -> None:
     def run() -> None:
         busy(5)
-        for observer in core.OBSERVERS:
+        for observer in observe.OBSERVERS:
             observer.enter("reduction")
         busy(15)
-        for observer in core.OBSERVERS:
+        for observer in observe.OBSERVERS:
             observer.exit("reduction")
             observer.enter("else")
         busy(5)
-        for observer in core.OBSERVERS:
+        for observer in observe.OBSERVERS:
             observer.exit("else")
 
     # 0.6 of the work; a loaded machine takes from both parts, so the median keeps near it
     assert 0.35 < reduction_share(run, repeats=5) < 0.8
-    assert core.OBSERVERS == []
+    assert observe.OBSERVERS == []
 
 
 def test_nested_regions_count_once_and_no_region_is_nothing() -> None:

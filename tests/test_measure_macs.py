@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import bench
-from bench import core
+from bench.core import observe
+from bench.core.registry import methods
 from bench.measure import closed_form as forms
 from bench.measure.macs import UncountedOperator, check_counters, closed_form, count_macs
-from bench.registry import methods
 
 
 def clip_model(attention: str, **small: Any) -> nn.Module:
@@ -272,10 +272,10 @@ def test_what_happens_inside_the_reduction_is_itemised() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.block(x)
-            for observer in core.OBSERVERS:
+            for observer in observe.OBSERVERS:
                 observer.enter("reduction")
             scores = x @ x.T
-            for observer in core.OBSERVERS:
+            for observer in observe.OBSERVERS:
                 observer.exit("reduction")
             return scores @ x
 
@@ -283,7 +283,7 @@ def test_what_happens_inside_the_reduction_is_itemised() -> None:
     assert count.total == 3 * 16 + 36 + 36
     assert count.reduction == 36
     assert count.reduction_by_module == {"": 36, "0": 36}
-    assert core.OBSERVERS == []
+    assert observe.OBSERVERS == []
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "reg_tokens": 2}, {"qkv_bias": False}])
@@ -312,7 +312,7 @@ def test_the_closed_form_is_exact_under_reduction(method: str) -> None:
 )
 def test_every_method_can_be_counted_and_both_counters_agree(method: str) -> None:
     model, x = tiny_vit(img_size=64, depth=4), torch.rand(1, 3, 64, 64)
-    cls = bench.registry.method(method)
+    cls = bench.core.registry.method(method)
     with bench.reduced(model, method, **({cls.learns: "random"} if cls.trained else {})):
         count = count_macs(model, x)
         check_counters(model, bench.trace(model, x), count)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.measure import memory
 
 MB = 1_000_000

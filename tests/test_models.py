@@ -7,8 +7,8 @@ import folders
 import pytest
 import torch
 
-from bench import models
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.models import catalogue
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +22,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_classifier_loads_with_its_transform(vit: Path) -> None:
-    loaded = models.load(str(vit))
+    loaded = catalogue.load(str(vit))
     assert (loaded.kind, loaded.classes, loaded.image_size) == ("classifier", 5, (32, 32))
     assert loaded.provenance["weights"] == "path" and not loaded.random
-    assert loaded.provenance["sha256"] == models.fingerprint(str(vit))
+    assert loaded.provenance["sha256"] == catalogue.fingerprint(str(vit))
     assert loaded.model(**loaded.example_inputs(2)).logits.shape == (2, 5)
     assert not loaded.model.training
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
 def test_a_saved_clip_loads_with_its_tokenizer(clip: Path) -> None:
-    loaded = models.load(str(clip))
+    loaded = catalogue.load(str(clip))
     assert loaded.kind == "two-tower" and loaded.tokenizer is not None
     tokens = loaded.tokenizer(["red square"])
     assert tokens["input_ids"].shape == (1, 14)
@@ -41,13 +41,13 @@ def test_a_saved_clip_loads_with_its_tokenizer(clip: Path) -> None:
 
 
 def test_example_texts_end_at_their_last_token(clip: Path) -> None:
-    loaded = models.load(str(clip))
+    loaded = catalogue.load(str(clip))
     ids = loaded.example_inputs(4)["input_ids"]
     assert (ids[:, -1] == loaded.end_token).all() and (ids[:, :-1] != loaded.end_token).all()
 
 
 def test_a_folder_that_timm_wrote(tmp_path: Path) -> None:
-    loaded = models.load(str(folders.timm_vit(tmp_path / "vit")))
+    loaded = catalogue.load(str(folders.timm_vit(tmp_path / "vit")))
     assert loaded.image_size == (32, 32) and loaded.classes == 5
     assert loaded.model(**loaded.example_inputs(2)).shape == (2, 5)
 
@@ -60,10 +60,10 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "w.pth")
     name = f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}"
     with pytest.raises(BenchError, match="does not fit this model"):
-        models.load(name)
+        catalogue.load(name)
     whole = timm.create_model("vit_tiny_patch16_224")
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
-    loaded = models.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}")
+    loaded = catalogue.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}")
     assert loaded.provenance["weights"] == "path"
     assert torch.equal(loaded.model.state_dict()["cls_token"], whole.state_dict()["cls_token"])
 
@@ -77,13 +77,13 @@ def test_pickles_that_run_code_are_refused(tmp_path: Path) -> None:
 
     torch.save({"state_dict": Evil()}, tmp_path / "w.pth", pickle_module=pickle)
     with pytest.raises(BenchError, match="cannot be read"):
-        models.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}")
+        catalogue.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}")
     assert not (tmp_path / "ran").exists()
 
 
 def test_random_weights_need_no_files_and_are_seeded(vit: Path) -> None:
-    one, two = (models.load(str(vit), random_weights=True, seed=s).model for s in (1, 1))
-    other = models.load(str(vit), random_weights=True, seed=2)
+    one, two = (catalogue.load(str(vit), random_weights=True, seed=s).model for s in (1, 1))
+    other = catalogue.load(str(vit), random_weights=True, seed=2)
     assert other.random and other.provenance["weights"] == "random"
     key = "classifier.weight"
     assert torch.equal(one.state_dict()[key], two.state_dict()[key])
@@ -93,15 +93,15 @@ def test_random_weights_need_no_files_and_are_seeded(vit: Path) -> None:
 @pytest.mark.parametrize("name", ["openai/clip-vit-base-patch32", "google/siglip-base-patch16-224"])
 def test_known_shapes_need_no_hub(name: str) -> None:
     with torch.device("meta"):
-        loaded = models.load(name, random_weights=True, device="meta")
+        loaded = catalogue.load(name, random_weights=True, device="meta")
     assert loaded.kind == "two-tower"
     millions = sum(p.numel() for p in loaded.model.parameters()) / 1e6
     assert millions == pytest.approx(151.3 if "clip" in name else 203.2, abs=0.1)
 
 
 def test_every_shape_in_the_table_is_a_configuration() -> None:
-    from bench.model_hf import _config
-    from bench.model_shapes import SHAPES
+    from bench.models.shapes import SHAPES
+    from bench.models.sources.hf import _config
 
     for name in SHAPES:
         config = _config(name, False, True)
@@ -114,22 +114,22 @@ def test_every_shape_in_the_table_is_a_configuration() -> None:
 
 def test_attention_backends_agree_and_are_what_was_asked_for(vit: Path, tmp_path: Path) -> None:
     for folder in (vit, folders.timm_vit(tmp_path / "t")):
-        eager = models.load(str(folder), backend="eager")
-        fused = models.load(str(folder), backend="sdpa")
+        eager = catalogue.load(str(folder), backend="eager")
+        fused = catalogue.load(str(folder), backend="sdpa")
         inputs = fused.example_inputs(2)
         a, b = (getattr(x, "logits", x) for x in (eager.model(**inputs), fused.model(**inputs)))
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert not eager.model.blocks[0].attn.fused_attn and fused.model.blocks[0].attn.fused_attn
-    assert models.load(str(vit), backend="eager").model.config._attn_implementation == "eager"
+    assert catalogue.load(str(vit), backend="eager").model.config._attn_implementation == "eager"
 
 
 def test_dtypes(vit: Path) -> None:
-    loaded = models.load(str(vit), dtype="bfloat16")
+    loaded = catalogue.load(str(vit), dtype="bfloat16")
     assert loaded.example_inputs(1)["pixel_values"].dtype == loaded.dtype == torch.bfloat16
 
 
 def test_the_embedded_architecture_loads_without_weights() -> None:
-    loaded = models.load("embedded:vit-fashion", random_weights=True)
+    loaded = catalogue.load("embedded:vit-fashion", random_weights=True)
     assert loaded.random and loaded.classes == 10
     assert loaded.model(**loaded.example_inputs(1)).shape == (1, 10)
 
@@ -148,7 +148,7 @@ def test_the_embedded_architecture_loads_without_weights() -> None:
 )
 def test_wrong_names_are_one_clear_line(name: str, message: str) -> None:
     with pytest.raises(BenchError, match=message) as error:
-        models.load(name, random_weights="resnet" in name)
+        catalogue.load(name, random_weights="resnet" in name)
     assert "\n" not in str(error.value)
 
 
@@ -157,7 +157,7 @@ def test_truncated_weights_are_found_before_loading(tmp_path: Path, size: int) -
     folder = folders.vit(tmp_path / "vit")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    for look in (models.fingerprint, models.load):
+    for look in (catalogue.fingerprint, catalogue.load):
         with pytest.raises(BenchError, match=r"model.safetensors is truncated.*get it again"):
             look(str(folder))
 
@@ -166,33 +166,33 @@ def test_missing_weights_and_foreign_folders(tmp_path: Path) -> None:
     folder = folders.vit(tmp_path / "vit")
     (folder / "model.safetensors").unlink()
     with pytest.raises(BenchError, match=r"no weights \(model.safetensors\).*--random-weights"):
-        models.load(str(folder))
+        catalogue.load(str(folder))
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(BenchError, match="model type 'bert' .* is not supported"):
-        models.load(str(folder), random_weights=True)
+        catalogue.load(str(folder), random_weights=True)
     (folder / "config.json").unlink()
     with pytest.raises(BenchError, match="has no config.json"):
-        models.load(str(folder))
+        catalogue.load(str(folder))
 
 
 def test_a_hub_out_of_reach_names_the_fix() -> None:
     with pytest.raises(BenchError, match="cannot load 'some/model' .*--random-weights"):
-        models.load("some/model")
+        catalogue.load("some/model")
     with pytest.raises(BenchError, match="cannot build 'some/model' .*clip-vit-base-patch16"):
-        models.load("some/model", random_weights=True)
+        catalogue.load("some/model", random_weights=True)
     with pytest.raises(BenchError, match="cannot load 'timm:vit_tiny_patch16_224' .*local folder"):
-        models.load("timm:vit_tiny_patch16_224")
+        catalogue.load("timm:vit_tiny_patch16_224")
 
 
 def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     folder = folders.vit(tmp_path / "vit")
-    before = models.fingerprint(str(folder))
+    before = catalogue.fingerprint(str(folder))
     file = folder / "model.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    assert models.fingerprint(str(folder)) != before
-    assert models.fingerprint("some/model") is None
-    assert models.fingerprint("a", random_weights=True) != models.fingerprint(
+    assert catalogue.fingerprint(str(folder)) != before
+    assert catalogue.fingerprint("some/model") is None
+    assert catalogue.fingerprint("a", random_weights=True) != catalogue.fingerprint(
         "b", random_weights=True
     )

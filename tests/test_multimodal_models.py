@@ -19,8 +19,10 @@ from transformers import (
 )
 
 import bench
-from bench import models, tasks
-from bench.errors import BenchError
+from bench import tasks
+from bench.core.errors import BenchError
+from bench.models import catalogue
+from bench.models.loaded import Loaded
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "LLaVA": ("tome", {"r": 4}),
@@ -74,7 +76,7 @@ def processor(folder: Path, template: str | None = None) -> None:
     ).save_pretrained(folder)
 
 
-def answers(loaded: models.Loaded, inputs: dict[str, Tensor]) -> Tensor:
+def answers(loaded: Loaded, inputs: dict[str, Tensor]) -> Tensor:
     out: Tensor = loaded.model.generate(  # type: ignore[operator]
         **inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False
     )
@@ -83,10 +85,10 @@ def answers(loaded: models.Loaded, inputs: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("family", list(tiny.MODELS))
 def test_a_saved_model_answers_plain_and_reduced(saved: dict[str, Path], family: str) -> None:
-    loaded = models.load(str(saved[family]))
+    loaded = catalogue.load(str(saved[family]))
     assert (loaded.kind, type(loaded.model).__name__) == ("multimodal", CLASSES[family])
     assert loaded.provenance["weights"] == "path"
-    assert loaded.provenance["sha256"] == models.fingerprint(str(saved[family]))
+    assert loaded.provenance["sha256"] == catalogue.fingerprint(str(saved[family]))
     assert loaded.prepare is None and loaded.decode is None and loaded.tokenizer is None
     inputs = loaded.example_inputs(2)
     plain = answers(loaded, inputs)
@@ -99,7 +101,7 @@ def test_a_saved_model_answers_plain_and_reduced(saved: dict[str, Path], family:
 
 
 def test_the_largest_image_is_cut_into_five(saved: dict[str, Path]) -> None:
-    inputs = models.load(str(saved["LLaVA-NeXT"])).example_inputs(2)
+    inputs = catalogue.load(str(saved["LLaVA-NeXT"])).example_inputs(2)
     assert inputs["pixel_values"].shape == (2, 5, 3, 24, 24)
     assert inputs["image_sizes"].tolist() == [[48, 48]] * 2
 
@@ -110,7 +112,7 @@ def test_random_weights_are_seeded_and_need_the_configuration_alone(
 ) -> None:
     (tmp_path / "config.json").write_text((saved[family] / "config.json").read_text())
     one, two, other = (
-        models.load(str(tmp_path), random_weights=True, seed=s).model.state_dict()
+        catalogue.load(str(tmp_path), random_weights=True, seed=s).model.state_dict()
         for s in (1, 1, 2)
     )
     key = next(key for key in one if key.endswith("layers.0.self_attn.q_proj.weight"))
@@ -127,7 +129,7 @@ TEMPLATE = (
 def test_questions_go_through_the_saved_processor(tmp_path: Path, template: str | None) -> None:
     tiny.llava().save_pretrained(tmp_path)
     processor(tmp_path, template)
-    loaded = models.load(str(tmp_path))
+    loaded = catalogue.load(str(tmp_path))
     assert loaded.prepare is not None and loaded.decode is not None
     picture = Image.new("RGB", (40, 30), "red")
     inputs = loaded.prepare([[picture], [picture, picture]], ["what is this?", "red?"])
@@ -148,14 +150,14 @@ def test_questions_go_through_the_saved_processor(tmp_path: Path, template: str 
 def test_a_task_names_the_files_that_are_missing(saved: dict[str, Path]) -> None:
     task = tasks.load("emoji-vqa")
     with pytest.raises(BenchError, match=r"preprocessor_config.json, tokenizer.json"):
-        task.evaluate(models.load(str(saved["LLaVA"])), limit=1)
+        task.evaluate(catalogue.load(str(saved["LLaVA"])), limit=1)
 
 
 def test_a_tokenizer_without_its_files_is_none(tmp_path: Path) -> None:
     folder = folders.clip(tmp_path / "clip")
     for file in folder.glob("*token*"):
         file.unlink()
-    loaded = models.load(str(folder))
+    loaded = catalogue.load(str(folder))
     assert loaded.tokenizer is None and loaded.transform is not None
 
 
@@ -181,5 +183,5 @@ def test_unknown_parts_are_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(values))
         for random_weights in (False, True):
             with pytest.raises(BenchError, match=message) as error:
-                models.load(str(tmp_path), random_weights=random_weights)
+                catalogue.load(str(tmp_path), random_weights=random_weights)
             assert "\n" not in str(error.value)

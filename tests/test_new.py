@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from bench import cli, registry
 from bench.check.kit import FAILED, PROPERTIES, check
+from bench.check.new import create
 from bench.check.subject import CASES
-from bench.errors import BenchError
-from bench.new import create
+from bench.cli import app
+from bench.core import registry
+from bench.core.errors import BenchError
 
 PARTS = ("bench", "crossget", "methods", "run_bench.py", "pyproject.toml")
 LITTER = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
@@ -148,7 +149,7 @@ def test_away_from_a_checkout(
     monkeypatch.setattr(create, "__defaults__", (tmp_path,))
     monkeypatch.setattr(sys, "argv", ["run_bench.py", "new", "mine"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "is no checkout of this project" in line and "crossget_bench.methods" in line

@@ -90,7 +90,7 @@ def test_wheel_holds_every_file_and_no_other(source: Path, wheel: Path) -> None:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
     assert sorted(names) == sorted(expected)
     assert not any(n.startswith(("tests/", "results/", "reports/")) for n in names)
-    for needed in ("bench/data/published.json", "bench/suites/quick.yaml"):
+    for needed in ("bench/assets/data/published.json", "bench/assets/suites/quick.yaml"):
         assert needed in names
 
 
@@ -116,7 +116,7 @@ def test_installed_wheel_lists_the_methods(repo: Path, wheel: Path, tmp_path: Pa
         "import bench, methods\n"
         "assert bench.__file__.startswith(sys.argv[1]), bench.__file__\n"
         "assert methods.__file__.startswith(sys.argv[1]), methods.__file__\n"
-        "from bench import published\n"
+        "from bench.runs import published\n"
         "assert published.costs()\n"
         "print(*bench.list_methods())\n"
     )

@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 import test_report
 
-from bench.errors import BenchError
-from bench.record import Record
-from bench.report import build, frame, page, page_data, style
-from bench.report.differences import FLAGS
+from bench.core.errors import BenchError
+from bench.records.record import Record
+from bench.report import build
+from bench.report.data import frame
+from bench.report.data.differences import FLAGS
+from bench.report.figures import style
+from bench.report.page import page, page_data
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench import profiles
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.records import profiles
 
 DEVICES = {
     "h100": ("NVIDIA H100 80GB HBM3", 132),

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import bench
 from bench.core import Plan, Reducer
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
+from bench.core.registry import methods
 from bench.measure.macs import check_counters
-from bench.registry import methods
 
 ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
 PROJECTOR = [name for name, cls in methods().items() if "projector" in cls.towers]

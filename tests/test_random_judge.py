@@ -12,10 +12,13 @@ import pytest
 from scipy.stats import t
 from test_report import stable_key, tables_in, write
 
-from bench.record import Accuracy, Cell, Cost, Macs, Metric, Record
-from bench.report import build, frame, latex, page_data, stats
-from bench.report.comparison import accuracy_table, main_table
-from bench.report.differences import LEGEND
+from bench.records.record import Accuracy, Cell, Cost, Macs, Metric, Record
+from bench.report import build
+from bench.report.data import frame, stats
+from bench.report.data.differences import LEGEND
+from bench.report.page import page_data
+from bench.report.tables import latex
+from bench.report.tables.comparison import accuracy_table, main_table
 
 N = 400
 Tokens = dict[str, list[tuple[int, int]]]
@@ -264,7 +267,7 @@ def test_worse_than_random_has_its_own_mark(
 
 
 def test_the_report_explains_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
     bad, good = (cell(name, 60, hits(x, 3)) for name, x in (("evit", 0.3), ("tome", 0.9)))
     records = [unreduced(), cell("random", 60, *five(0.6, 9)), bad, good]
     out = build([write(records, tmp_path / "in")], tmp_path / "out")

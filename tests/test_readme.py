@@ -18,7 +18,7 @@ TABLE = re.compile(r"(<!-- methods:begin[^>]*-->\n).*?(<!-- methods:end -->)", r
 
 
 def with_current_table(text: str) -> str:
-    from bench import registry
+    from bench.core import registry
 
     assert TABLE.search(text), "README.md has lost the markers of its method table"
     return TABLE.sub(lambda m: f"{m[1]}{registry.method_table()}\n{m[2]}", text)

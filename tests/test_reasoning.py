@@ -11,7 +11,7 @@ import torch
 from fakes import Answering, picture, shade
 
 from bench import tasks
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
 
 STATEMENTS = [  # identifier, label, shades of its pictures
     ("dev-850-0-0", "True", (10, 90)),

@@ -13,9 +13,9 @@ from torch import nn
 
 import bench
 from bench.core import Plan, Reducer, Site, default_layers
-from bench.forward import channel_attention
-from bench.registry import methods
-from bench.schedules import KeepOfInitial, KeepRate
+from bench.core.registry import methods
+from bench.core.schedules import KeepOfInitial, KeepRate
+from bench.engine.forward import channel_attention
 
 # One of each kind on every model; `run_bench.py check` looks at every method.
 CUTS = ["random", "pool", "downsample", "tome", "topk", "evit", "crossget"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry
+from bench.core import registry
 
 METHOD = '''
 from dataclasses import dataclass

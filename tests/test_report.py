@@ -20,8 +20,8 @@ from scipy.stats import binom, bootstrap, permutation_test
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.errors import BenchError
-from bench.record import (
+from bench.core.errors import BenchError
+from bench.records.record import (
     COST_ONLY,
     Accuracy,
     Cell,
@@ -34,9 +34,11 @@ from bench.record import (
     Record,
     Speedup,
 )
-from bench.report import build, differences, frame, load, stats, style
-from bench.report.comparison import metric_name
-from bench.store import Store
+from bench.records.store import Store
+from bench.report import build
+from bench.report.data import differences, frame, load, stats
+from bench.report.figures import style
+from bench.report.tables.comparison import metric_name
 
 SAMPLES = 400
 DEPTH = 12
@@ -198,14 +200,16 @@ def results(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.report.plots.save", lambda plot, folder: None)  # drawn in other tests
+        patch.setattr(
+            "bench.report.figures.plots.save", lambda plot, folder: None
+        )  # drawn in other tests
         return build([results], tmp_path_factory.mktemp("report") / "out")
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the drawing out where a test is about the tables."""
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
 
 
 def tables_in(text: str) -> list[list[dict[str, str]]]:
@@ -765,14 +769,14 @@ def test_a_failed_build_leaves_the_old_report(
 ) -> None:
     out = tmp_path / "out"
     (out / "mine").mkdir(parents=True)
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
     build([write(vit(records)[:2], tmp_path / "r")], out)
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
 
     def fail(plot: Any, folder: Path) -> None:
         raise RuntimeError("the disk is full")
 
-    monkeypatch.setattr("bench.report.plots.save", fail)
+    monkeypatch.setattr("bench.report.figures.plots.save", fail)
     with pytest.raises(RuntimeError):
         build([results], out)
     assert before == {path: path.read_bytes() for path in out.rglob("*.*")}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from test_report import accuracy, metric, synthetic, tables_in, vit, write
 
-from bench.errors import BenchError
-from bench.record import Accuracy, Record
-from bench.report.compare import compare
+from bench.core.errors import BenchError
+from bench.records.record import Accuracy, Record
+from bench.report.tables.compare import compare
 
 
 @pytest.fixture(scope="module")

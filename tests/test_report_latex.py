@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.report.latex import latex
-from bench.report.tables import Column, Table, number, text_column, with_interval
+from bench.report.tables.latex import latex
+from bench.report.tables.table import Column, Table, number, text_column, with_interval
 
 needs_latex = pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-extra, texlive-science)"

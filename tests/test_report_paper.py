@@ -12,11 +12,13 @@ import pytest
 from test_report import synthetic, tables_in, vit, write
 from test_report_latex import compiled, needs_latex
 
-from bench.errors import BenchError
-from bench.record import Record
-from bench.registry import methods
-from bench.report import build, load, style
-from bench.report.paper import references
+from bench.core.errors import BenchError
+from bench.core.registry import methods
+from bench.records.record import Record
+from bench.report import build
+from bench.report.data import load
+from bench.report.figures import style
+from bench.report.paper.paper import references
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def paper(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
 
 
 def test_every_method_with_a_paper_has_a_reference() -> None:
@@ -122,7 +124,8 @@ def test_profiles_and_formats(records: list[Record], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", style.STYLES)
 def test_figures_have_the_width_of_their_page(name: str, records: list[Record]) -> None:
-    from bench.report import frame, plots
+    from bench.report.data import frame
+    from bench.report.figures import plots
 
     page = style.STYLES[name]
     frames = frame.build(records)

@@ -12,19 +12,11 @@ import pytest
 from scipy.stats import friedmanchisquare, rankdata
 from test_report import METHODS, make, middle, share_of, synthetic, vit, write
 
-from bench.record import Record
-from bench.report import (
-    across,
-    breakdown,
-    breakeven,
-    build,
-    drawing,
-    frame,
-    plots,
-    rank_plot,
-    style,
-)
-from bench.report.rows import rows_of
+from bench.records.record import Record
+from bench.report import build
+from bench.report.data import frame
+from bench.report.data.rows import rows_of
+from bench.report.figures import across, breakdown, breakeven, drawing, plots, rank_plot, style
 
 
 def timed(speed: float, fastest: float | None, share: float, deciding: float) -> dict[str, Any]:
@@ -140,7 +132,7 @@ def test_a_map_that_lacks_its_data_is_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
 
 
 def texts(figure: Any) -> Iterator[Any]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from test_report import make, np, write
 
-from bench.record import Record
-from bench.report import build, frame
-from bench.report.printed import printed_table
+from bench.records.record import Record
+from bench.report import build
+from bench.report.data import frame
+from bench.report.tables.printed import printed_table
 
 KARPATHY = "karpathy:flickr.json:images"
 

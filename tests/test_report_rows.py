@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from test_report import SAMPLES, metric, vit
 from test_report import synthetic as records
 
-from bench.record import (
+from bench.records.record import (
     Accuracy,
     Cell,
     Cost,
@@ -25,12 +25,14 @@ from bench.record import (
     Speedup,
     Stage,
 )
-from bench.report import across, breakeven, drawing, frame, page_data, stats
-from bench.report.answers import answer_table
-from bench.report.comparison import headline, main_table
-from bench.report.rows import MIB, cell_row, latency_rows, token_rows
-from bench.report.tables import Column, Table, number
-from bench.report.timings import timing_tables
+from bench.report.data import frame, stats
+from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
+from bench.report.figures import across, breakeven, drawing
+from bench.report.page import page_data
+from bench.report.tables.answers import answer_table
+from bench.report.tables.comparison import headline, main_table
+from bench.report.tables.table import Column, Table, number
+from bench.report.tables.timings import timing_tables
 
 MACS = Macs(6 * 10**9, 3 * 10**8, 61 * 10**8, 15 * 10**9, "one image")  # a bound of 2.5×
 FIRST = Latency(

@@ -15,16 +15,18 @@ import test_report_tuned
 from test_report import synthetic, tables_in, vit, write
 from test_report_plots import resolutions
 
-from bench.record import Generation, Latency, Record, Speedup, Stage
-from bench.report import breakeven, build, disturbed, equal, frame, mixture, plots
-from bench.report.compare import compare
-from bench.report.comparison import headline, main_table
+from bench.records.record import Generation, Latency, Record, Speedup, Stage
+from bench.records.sources import measurement_hash
+from bench.report import build
 from bench.report.content import content
-from bench.report.latex import latex
-from bench.report.provenance import machines
-from bench.report.tables import Column, Table, is_noise, number
-from bench.report.timings import timing_column
-from bench.sources import measurement_hash
+from bench.report.data import disturbed, equal, frame, mixture
+from bench.report.figures import breakeven, plots
+from bench.report.tables.compare import compare
+from bench.report.tables.comparison import headline, main_table
+from bench.report.tables.latex import latex
+from bench.report.tables.provenance import machines
+from bench.report.tables.table import Column, Table, is_noise, number
+from bench.report.tables.timings import timing_column
 
 Change = Callable[[Latency], Latency]
 OLDER = "records were measured by an earlier version of the measuring code: run the suite again"
@@ -41,8 +43,8 @@ def records() -> list[Record]:
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
-    monkeypatch.setattr("bench.report.plots.save_pdf", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save_pdf", lambda plot, folder: None)
 
 
 def changed(records: Iterable[Record], label: str, batch: int, change: Change) -> list[Record]:

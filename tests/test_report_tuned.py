@@ -16,18 +16,12 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from bench.record import (
-    Accuracy,
-    Cell,
-    Cost,
-    Latency,
-    Macs,
-    Metric,
-    Record,
-    Speedup,
-)
-from bench.report import build, chains, claims, estimates, style, tuned, tuned_plots, tuned_tables
-from bench.store import Store
+from bench.records.record import Accuracy, Cell, Cost, Latency, Macs, Metric, Record, Speedup
+from bench.records.store import Store
+from bench.report import build
+from bench.report.ablation import chains, claims, tuned, tuned_plots, tuned_tables
+from bench.report.data import estimates
+from bench.report.figures import style
 
 BASE, TASK, SAMPLES = "embedded:clip-emoji", "emoji-retrieval", 300
 BOTH = {"vision": 29, "text": 4}
@@ -171,7 +165,7 @@ def study(records: list[Record]) -> tuned.Study:
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.plots.save", lambda plot, folder: None)
+    monkeypatch.setattr("bench.report.figures.plots.save", lambda plot, folder: None)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from fakes import picture
 from torch import Tensor
 
 from bench import tasks
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
 from bench.tasks import reranking
 from bench.tasks.reranking import nearest
 

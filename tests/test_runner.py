@@ -16,12 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench import cell, models, planning, registry, runner, session, spec
-from bench.errors import BenchError, Unsupported
+from bench.core import registry
+from bench.core.errors import BenchError, Unsupported
 from bench.measure.memory import Memory
-from bench.record import Cell, Record
-from bench.runner import Summary
-from bench.store import Store
+from bench.models import catalogue
+from bench.records.record import Cell, Record
+from bench.records.store import Store
+from bench.runs import cell, planning, runner, session, spec
+from bench.runs.runner import Summary
 
 # A fresh process for memory takes seconds to start; test_cli.py has one run with all of it real.
 PATCH = """
@@ -173,7 +175,7 @@ class Trouble:
 
 @pytest.fixture
 def trouble(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble]:
-    from bench import cell
+    from bench.runs import cell
 
     patched = Trouble({})
     patched.real = cell.accuracy  # type: ignore[attr-defined]
@@ -210,7 +212,7 @@ def test_failures_are_recorded_the_run_goes_on_and_they_are_tried_again(
 def test_a_measurement_that_is_no_number_fails_its_cell_only(
     suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import cell
+    from bench.runs import cell
 
     real = cell.count
 
@@ -348,7 +350,7 @@ def test_the_summary_is_json(suite_file: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_method_learned_counts_as_parameters() -> None:
-    loaded = models.load("embedded:vit-fashion")
+    loaded = catalogue.load("embedded:vit-fashion")
     own = sum(tensor.numel() for tensor in loaded.model.parameters())
     added = {}
     for method, params in (
@@ -360,7 +362,7 @@ def test_what_a_method_learned_counts_as_parameters() -> None:
             found = cell.parameters(loaded.model)
         assert found.total == own + found.added
         added[method, *params.values()] = found.added
-    file = models.learned(loaded.name)["dynamicvit"]
+    file = catalogue.learned(loaded.name)["dynamicvit"]
     predictor = sum(tensor.numel() for tensor in load_file(file).values())
     nothing = ("tome", 2), ("dynamicvit", 1.0)
     assert added == {("dynamicvit", 0.7): predictor, **dict.fromkeys(nothing, 0)}

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import bench
-from bench import models
-from bench.embedded.blips import unpacked
-from bench.registry import method
+from bench.core.registry import method
+from bench.models import catalogue
+from bench.models.sources.blips import unpacked
 from bench.tasks import scenes
 from bench.training import blip, pairs, tower, vilt
 from bench.training import finetune as finetuning
@@ -44,7 +44,7 @@ def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
     assert not match.itm_head.weight[0].any() and match.itm_head.weight[1].any()
     packed = tmp_path / blip.PACKED
     for name, folder in blip.FOLDERS.items():
-        one, other = unpacked(packed, name, False), models.load(str(tmp_path / folder)).model
+        one, other = unpacked(packed, name, False), catalogue.load(str(tmp_path / folder)).model
         assert type(one) is type(other)
         theirs = other.state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
@@ -167,7 +167,7 @@ def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) ->
     towers = {"vqa": {"vision", "text"}, "caption": {"vision"}, "vilt": {"vision"}}[kind]
     assert set(learned) == towers
     assert all((table.abs().sum(1) > 0).all() for table in learned.values())
-    loaded = models.load(str(out))
+    loaded = catalogue.load(str(out))
     batch = pairs.Scenes(loaded.kind).batch(torch.arange(3), torch.Generator().manual_seed(0))
     shown = [list(own) for own in batch.pictures]
     with torch.inference_mode(), bench.reduced(loaded.model, "crossget", r=4, cross_tokens=learned):
@@ -180,7 +180,7 @@ def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) ->
 
 def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) -> None:
     blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
-    loaded = models.load(str(tmp_path / blip.FOLDERS["vqa"]), backend="eager")
+    loaded = catalogue.load(str(tmp_path / blip.FOLDERS["vqa"]), backend="eager")
     loaded.model.config.text_config.label_smoothing = 0.0
     batch = pairs.Scenes("answerer").batch(torch.arange(5), torch.Generator().manual_seed(0))
     assert len({len(answer.split()) for answer in batch.answers}) > 1
@@ -230,7 +230,7 @@ def test_a_name_looks_for_the_patches_that_depict_it() -> None:
 
 
 def test_the_encoder_begins_as_llavas() -> None:
-    clip = models.load("embedded:llava-emoji").model.model.vision_tower
+    clip = catalogue.load("embedded:llava-emoji").model.model.vision_tower
     clip = getattr(clip, "vision_model", clip)
     begun = tower.Tower().eval()
     tower.from_clip(clip, begun.model)

@@ -12,8 +12,8 @@ import torch
 
 import bench
 from bench.core import Plan, Reducer, Site
-from bench.errors import BenchError
-from bench.forward import Pass
+from bench.core.errors import BenchError
+from bench.engine.forward import Pass
 
 
 @pytest.fixture(autouse=True)

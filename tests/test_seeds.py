@@ -15,14 +15,15 @@ from scipy.stats import t
 from tiny import clip, images, inputs, timm_vit
 
 import bench
-from bench import profiles, tasks
-from bench.cell import EVALUATION_BATCH, accuracy, measure
+from bench import tasks
 from bench.core import Plan, Site, redrawing
+from bench.core.registry import method
 from bench.measure.memory import Memory
-from bench.record import COST_ONLY, Accuracy, Cell, Metric, Record
-from bench.registry import method
-from bench.seeds import averaged, mean
-from bench.session import Session, apply
+from bench.records import profiles
+from bench.records.record import COST_ONLY, Accuracy, Cell, Metric, Record
+from bench.runs.cell import EVALUATION_BATCH, accuracy, measure
+from bench.runs.seeds import averaged, mean
+from bench.runs.session import Session, apply
 from bench.tasks.base import subset
 
 LIMIT = 2 * EVALUATION_BATCH + 8
@@ -150,7 +151,7 @@ def session() -> Session:
 
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
 
 
 def silent(_: str) -> None:
@@ -245,6 +246,6 @@ def test_records_keep_the_seeds_and_old_ones_are_read() -> None:
 
 
 def record(scored: Accuracy) -> Record:
-    from bench.record import Cost
+    from bench.records.record import Cost
 
     return Record("k", "ok", None, cell(), scored, Cost(), {}, {}, "run", "2026-01-01", 1.0)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import spec
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.records.record import label
+from bench.runs import spec
 
 
 def parse(text: str) -> spec.Suite:
@@ -91,9 +92,9 @@ backends: [sdpa, eager]
 
 
 def test_labels_tell_settings_apart() -> None:
-    assert spec.label("evit", {"keep_rate": 0.525}) == "evit keep_rate=0.525"
-    assert spec.label("evit", {"keep_rate": 0.5}) == "evit keep_rate=0.5"
-    assert spec.label("t", {"r": {"vision": [4, 0.25]}}) == "t r=vision:4,0.25"
+    assert label("evit", {"keep_rate": 0.525}) == "evit keep_rate=0.525"
+    assert label("evit", {"keep_rate": 0.5}) == "evit keep_rate=0.5"
+    assert label("t", {"r": {"vision": [4, 0.25]}}) == "t r=vision:4,0.25"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_mistakes_name_their_line(text: str, message: str) -> None:
 
 
 def test_the_suites_that_ship_parse_and_hold_every_method() -> None:
-    from bench.registry import methods
+    from bench.core.registry import methods
 
     assert set(spec.names()) >= {"quick", "standard", "cost", "cost-gpu"}
     for name in spec.names():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import BenchError
-from bench.record import Accuracy, Cell, Cost, Latency, Metric, Record, Speedup
-from bench.store import Store, slug
+from bench.core.errors import BenchError
+from bench.records.record import Accuracy, Cell, Cost, Latency, Metric, Record, Speedup
+from bench.records.store import Store, slug
 
 CELL = Cell("quick", "embedded:x", "t", "tome", {"r": 8}, "tome r=8", "cpu")
 

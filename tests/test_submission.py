@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, submission, tasks
-from bench.errors import BenchError
-from bench.record import Accuracy, Cell, Cost, Metric, Record
+from bench import tasks
+from bench.cli import app
+from bench.core.errors import BenchError
+from bench.records.record import Accuracy, Cell, Cost, Metric, Record
+from bench.runs import submission
 
 
 def record(folder: Path, task: str, version: str, outcomes: dict[str, list[object]]) -> Path:
@@ -40,7 +42,7 @@ def test_a_records_answers_are_written(
     assert (tmp_path / "out.csv").read_text() == "dev-1-0-0,True\n"
     monkeypatch.setattr(sys, "argv", ["run_bench.py", "submit", str(made), f"{tmp_path}/cli.csv"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert not ended.value.code and (tmp_path / "cli.csv").is_file()
     with pytest.raises(BenchError, match="cannot write"):
         submission.write(made, tmp_path / "no" / "out.csv")

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import bench
-from bench import models, tasks
-from bench.errors import BenchError, Unsupported
-from bench.models import Loaded
+from bench import tasks
+from bench.core.errors import BenchError, Unsupported
+from bench.models import catalogue
+from bench.models.loaded import Loaded
 from bench.tasks.base import proportion, ranks_of, subset
 
 
@@ -26,12 +27,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return models.load(str(folders.vit(tmp_path_factory.mktemp("models") / "vit")))
+    return catalogue.load(str(folders.vit(tmp_path_factory.mktemp("models") / "vit")))
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return models.load(str(folders.clip(tmp_path_factory.mktemp("models") / "clip")))
+    return catalogue.load(str(folders.clip(tmp_path_factory.mktemp("models") / "clip")))
 
 
 class Constant(nn.Module):

@@ -13,25 +13,17 @@ import pytest
 import torch
 
 import bench
-from bench import (
-    budgets,
-    cell,
-    machine,
-    models,
-    planning,
-    profiles,
-    runner,
-    session,
-    solving,
-    sources,
-    spec,
-    tasks,
-)
-from bench.cell_timing import CellTiming
+from bench import tasks
+from bench.core.code import code_of
 from bench.measure import blocks, generation, load
 from bench.measure.memory import Memory
-from bench.record import Cell, Cost, Record
-from bench.store import Store
+from bench.models import catalogue
+from bench.models.loaded import Loaded
+from bench.records import machine, profiles, sources
+from bench.records.record import Cell, Cost, Record
+from bench.records.store import Store
+from bench.runs import budgets, cell, planning, runner, session, solving, spec
+from bench.runs.cell_timing import CellTiming
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +59,9 @@ def test_a_random_cell_is_not_measured_on_weights_that_planning_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights load, data are missing: as of a hub model, planning has to load it to know them."""
-    real = models.fingerprint
+    real = catalogue.fingerprint
     monkeypatch.setattr(
-        models,
+        catalogue,
         "fingerprint",
         lambda name, random_weights=False, seed=0: (
             real(name, random_weights=True, seed=seed) if random_weights else None
@@ -168,7 +160,7 @@ def test_code_is_hashed_without_what_is_said_about_it(
     a, b = tmp_path / "a.py", tmp_path / "b.py"
     a.write_text(CODE)
     b.write_text(CODE.replace(old, new, 1))
-    assert (sources.code_of(a) == sources.code_of(b)) is same
+    assert (code_of(a) == code_of(b)) is same
 
 
 def test_all_that_measures_is_hashed(repo: Path) -> None:
@@ -235,7 +227,7 @@ def test_an_adaptive_method_meets_its_budget_on_the_images_of_the_task(tmp_path:
         spec.Options(),
     )
     plan, _ = planning.plan(suite, "m", tmp_path / "budgets.json")
-    loaded, params = models.load("embedded:vit-fashion"), plan.cells[1].cell.params
+    loaded, params = catalogue.load("embedded:vit-fashion"), plan.cells[1].cell.params
     task: Any = tasks.load("fashion-mnist")
     index = tasks.base.subset(len(task), 24)
     ((images, _),) = task.prepared.batches(loaded, index, 24)
@@ -323,7 +315,7 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
     monkeypatch.setattr(generation, "timed", timed)
     profile = dataclasses.replace(profiles.get("cpu"), warmup=5, batch_sizes=())
     model = vlm_models.llava()
-    loaded = models.Loaded(
+    loaded = Loaded(
         "llava",
         model,
         "multimodal",
@@ -352,7 +344,7 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
 def small_session(**profile: Any) -> session.Session:
     """A session of the embedded ViT on one thread."""
     changed = dataclasses.replace(profiles.get("cpu-1-thread"), **profile)
-    return session.Session(models.load("embedded:vit-fashion"), changed, "float32", "sdpa")
+    return session.Session(catalogue.load("embedded:vit-fashion"), changed, "float32", "sdpa")
 
 
 def timing_of(of: session.Session, *, rounds: int = 4, **changes: Any) -> CellTiming:

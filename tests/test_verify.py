@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 import bench
-from bench import published, registry, verify
-from bench.errors import BenchError
+from bench.core import registry
+from bench.core.errors import BenchError
+from bench.core.registry import method
 from bench.measure.conventions import CONVENTIONS
-from bench.model_multimodal import asked
-from bench.published import Cost
-from bench.registry import method
+from bench.models.multimodal import asked
+from bench.runs import published, verify
+from bench.runs.published import Cost
 
 COSTS = published.costs()
 SUPPORTED = [cost for cost in COSTS if not cost.unsupported]
@@ -153,7 +154,7 @@ def test_unknown_figure_is_a_clear_error() -> None:
 
 
 def test_sources_stay_beside_the_numbers(repo: Path) -> None:
-    text = (repo / "bench/data/published.json").read_text(encoding="utf-8")
+    text = (repo / "bench/assets/data/published.json").read_text(encoding="utf-8")
     for figure in json.loads(text)["figures"]:
         assert figure["source"] and figure["what"], figure["id"]
 

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 import bench
-from bench import models, tasks
+from bench import tasks
 from bench.core import Plan, Site
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.core.registry import method, methods
 from bench.measure.macs import check_counters
-from bench.registry import method, methods
+from bench.models import catalogue
 
 VILT = ["ViLT", "ViLT answerer", "ViLT pairs"]
 ENCODER = [name for name in methods() if "vision" in method(name).towers]
@@ -170,7 +171,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_answers_are_labels_and_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["ViLT answerer"]))
+    loaded = catalogue.load(str(folders["ViLT answerer"]))
     assert (loaded.kind, loaded.classes) == ("answerer", 7) and loaded.answer is not None
     shown, asked = [[RED], [GREEN], [WIDE]], ["red ?", "what is this red square ?", "blue ?"]
     for budget in ({"r": 0}, {"r": 8}):
@@ -184,7 +185,7 @@ def test_answers_are_labels_and_do_not_depend_on_the_batch(folders: dict[str, Pa
 
 
 def test_two_images_are_judged(folders: dict[str, Path]) -> None:
-    loaded = models.load(str(folders["ViLT pairs"]))
+    loaded = catalogue.load(str(folders["ViLT pairs"]))
     assert (loaded.kind, loaded.classes) == ("pair-classifier", 2) and loaded.judge is not None
     shown, said = [[RED, GREEN], [GREEN, WIDE]], ["red square", "what is this ?"]
     with torch.inference_mode(), bench.reduced(loaded.model, "tome", r=8):
@@ -200,23 +201,24 @@ def test_two_images_are_judged(folders: dict[str, Path]) -> None:
 def test_without_a_processor_costs_remain(family: str, tmp_path: Path) -> None:
     tiny.MODELS[family]().save_pretrained(tmp_path)
     for random_weights in (False, True):
-        loaded = models.load(str(tmp_path), random_weights=random_weights)
+        loaded = catalogue.load(str(tmp_path), random_weights=random_weights)
         assert loaded.answer is None and loaded.judge is None
         given = loaded.example_inputs(2)
         assert bench.count_macs(loaded.model, **given).total > 0
     assert f"of {loaded.text_length} tokens" in loaded.scope
     if family == "ViLT answerer":
         with pytest.raises(BenchError, match="nothing says how questions are put"):
-            tasks.load("emoji-vqa").evaluate(models.load(str(tmp_path)), limit=2)
+            tasks.load("emoji-vqa").evaluate(catalogue.load(str(tmp_path)), limit=2)
 
 
 def test_without_values_all_patches_are_counted() -> None:
-    from bench import cost, model_joint
+    from bench.models import joint
+    from bench.runs import cost
 
     seen = tiny.built("ViLT answerer")
     with torch.device("meta"):
         unseen = type(seen)(seen.config).eval()
-    inputs = model_joint.noise(seen)
+    inputs = joint.noise(seen)
     blind = {name: value.to("meta") for name, value in inputs.items()}
     for name, budget in (
         ("none", {}),
@@ -226,8 +228,8 @@ def test_without_values_all_patches_are_counted() -> None:
     ):
         with bench.reduced(seen, name, **budget):
             counted = bench.count_macs(seen, **inputs)
-        with bench.reduced(unseen, name, **budget), model_joint.on_meta(unseen):
+        with bench.reduced(unseen, name, **budget), joint.on_meta(unseen):
             assert bench.count_macs(unseen, **blind).total == counted.total
-        with model_joint.on_meta(unseen), bench.reduced(unseen, name, **budget):
+        with joint.on_meta(unseen), bench.reduced(unseen, name, **budget):
             assert bench.count_macs(unseen, **blind).total == counted.total
     assert cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)[0].values["total"] > 10

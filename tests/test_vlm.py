@@ -12,7 +12,7 @@ from torch import Tensor
 import bench
 from bench.check.prompts import alone
 from bench.core import Plan, Reducer, Site
-from bench.errors import Unsupported
+from bench.core.errors import Unsupported
 
 NEW = 6
 FAMILIES = list(tiny.MODELS)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import bench
 from bench.core import BenchError, Plan, Reducer, Site
-from bench.schedules import as_schedule
+from bench.core.schedules import as_schedule
 from methods.algorithms.prumerge import (
     enriched,
     full_width_attention,

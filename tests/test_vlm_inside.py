@@ -16,7 +16,7 @@ from torch import Tensor
 
 import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
-from bench.schedules import as_schedule
+from bench.core.schedules import as_schedule
 from methods.algorithms.language import in_set_order, least_alike, raters, words_after
 from methods.dart import DART
 from methods.fastv import FastV

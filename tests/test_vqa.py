@@ -12,10 +12,11 @@ import vlm_models
 from folders import vit
 from PIL import Image
 
-from bench import models, tasks
-from bench.errors import BenchError, Unsupported
-from bench.model_multimodal import answering
-from bench.models import Loaded
+from bench import tasks
+from bench.core.errors import BenchError, Unsupported
+from bench.models import catalogue
+from bench.models.loaded import Loaded
+from bench.models.multimodal import answering
 from bench.tasks.base import Arrays
 from bench.tasks.vqa import Question, QuestionAnswering, exact
 
@@ -128,7 +129,7 @@ def test_exact_answers_differ_by_case_and_outer_spaces_only() -> None:
 def test_what_cannot_answer_is_told_so(
     tiny: Loaded, task: QuestionAnswering, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    other = models.load(str(vit(tmp_path_factory.mktemp("models") / "vit")))
+    other = catalogue.load(str(vit(tmp_path_factory.mktemp("models") / "vit")))
     with pytest.raises(Unsupported, match="needs a multimodal model"):
         task.evaluate(other)
     with pytest.raises(BenchError, match="random weights"):

@@ -10,7 +10,7 @@ import pytest
 from fakes import Answering, picture
 
 from bench import tasks
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.tasks import vqa_formats
 from bench.tasks.vqa_formats import SHORT
 from bench.tasks.vqa_score import normalised_answer, soft_accuracy, yes_or_no

@@ -3,5 +3,5 @@
     run_bench.py check METHOD          one method, property by tower
     run_bench.py check --all           every registered method
 
-`bench.pytest_plugin.conformance` makes tests of the same properties.
+`bench.check.pytest_plugin.conformance` makes tests of the same properties.
 """

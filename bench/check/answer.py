@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.adapters import adapter_for
-from bench.adapters.base import override
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.check.subject import Case, Inputs
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
+from bench.engine.families import adapter_for
+from bench.engine.tower import override
 
 NEW = 3  # tokens of an answer
 

@@ -15,7 +15,7 @@ from bench.check import isolation, passes
 from bench.check.answer import Answer, AnswerProbe, alike, answer, of_answers
 from bench.check.left import left_of
 from bench.check.probe import Broken, NotApplicable, Probe
-from bench.reduce import reduced
+from bench.engine.reduce import reduced
 
 
 def nothing(probe: Probe) -> str:

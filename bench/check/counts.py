@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
-from bench.schedules import as_schedule
+from bench.core.schedules import as_schedule
 
 PATCH = 4  # pixels, in all the kit's models
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench.adapters.base import override
 from bench.check.probe import Broken, Probe
 from bench.check.subject import Subject, changed, snapshot
 from bench.core import Plan, Site
-from bench.reduce import reduced
+from bench.engine.reduce import reduced
+from bench.engine.tower import override
 
 
 def state(probe: Probe) -> str:

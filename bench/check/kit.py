@@ -11,8 +11,8 @@ from bench.check.answer import AnswerProbe
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.check.subject import CASES, Case, Prompted
 from bench.core import Reducer, Unsupported
+from bench.core.registry import method as lookup
 from bench.measure.latency import using_threads
-from bench.registry import method as lookup
 
 OK, FAILED, NOT_APPLICABLE = "ok", "failed", "n/a"
 

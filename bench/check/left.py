@@ -15,7 +15,7 @@ from bench.check.answer import Answer, AnswerProbe
 from bench.check.counts import after
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, made_by
-from bench.schedules import as_schedule
+from bench.core.schedules import as_schedule
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.check.kit import FAILED, NOT_APPLICABLE, check
-from bench.registry import method, methods
+from bench.core.registry import method, methods
 
 
 def main(names: Sequence[str], *, json: bool = False) -> int:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bench.check.probe import Broken, Probe
 from bench.check.subject import Inputs
 from bench.core import BenchError, Learner, Plan, Reducer, Unsupported, observing
-from bench.reduce import reduced
-from bench.tracing import Trace
+from bench.engine.reduce import reduced
+from bench.engine.tracing import Trace
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.check.passes import close
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.core import Reducer
-from bench.reduce import reduced
+from bench.engine.reduce import reduced
 
 
 def half(probe: Probe) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
 from bench.core import Plan
-from bench.reduce import reduced
+from bench.engine.reduce import reduced
 
 
 def close(a: Tensor, b: Tensor) -> bool:

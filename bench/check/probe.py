@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.adapters.base import override
 from bench.check.subject import Case, Inputs, Subject
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported, observing
-from bench.reduce import reduced
-from bench.tracing import Trace
+from bench.engine.reduce import reduced
+from bench.engine.tower import override
+from bench.engine.tracing import Trace
 
 NOTHING: dict[str, float] = {"r": 0, "keep_rate": 1.0}
 # Hard on a method: uneven, and nearly everything goes. Shares leave a token even of a text.

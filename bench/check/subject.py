@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.adapters import adapter_for
 from bench.check import models, multimodal, prompts
-from bench.measure.macs import MacCount, count_macs
-from bench.model_multimodal import asked, noise
+from bench.engine.families import adapter_for
+from bench.measure.counts import MacCount
+from bench.measure.macs import count_macs
+from bench.models.multimodal import asked, noise
 
 Inputs = Mapping[str, Tensor]
 COSTED_WORDS = 7  # of a prompt of noise, beside its image

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.measure import load
 from bench.measure.timing import Block, Paired, paired_of
 

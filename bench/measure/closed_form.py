@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.adapters.base import Tower
-    from bench.measure.macs import MacCount
+    from bench.engine.tower import Tower
+    from bench.measure.counts import MacCount
 
 TOLERANCE = 0.005
-# `bench.reduce` may carry the token sizes through fused attention as so many extra channels of
-# q, k and v (one used, the rest to please flash kernels).
+# The engine may carry the token sizes through fused attention as so many extra channels of q, k
+# and v (one used, the rest to please flash kernels).
 SIZE_CHANNELS = 8
 _QUERY = ("qkv", "q_proj", "query")
 _KEY_AND_VALUE = ("key", "value")

@@ -48,7 +48,7 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
 
     As there, the head says nothing but the next token.
     """
-    from bench.adapters import adapter_for
+    from bench.engine.families import adapter_for
 
     towers: Any = adapter_for(model).towers(model)
     names = {id(module): name for name, module in model.named_modules()}
@@ -165,7 +165,7 @@ def _total(ticks: list[tuple[float, float]]) -> float:
 @contextmanager
 def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     """Note when parts of a model start and stop, in milliseconds."""
-    from bench.adapters import adapter_for
+    from bench.engine.families import adapter_for
 
     towers: Any = adapter_for(model).towers(model)
     vision, language = towers["vision"].part, towers["language"].part

@@ -24,7 +24,7 @@ from bench.measure.blocks import MIN_PAIRS, Blocks, Limits, Sample, no_garbage_c
 from bench.measure.timing import Paired, Speedup, Timing
 
 if TYPE_CHECKING:
-    from bench.profiles import Profile
+    from bench.records.profiles import Profile
 
 __all__ = ["Paired", "Speedup", "Timing", "paired", "reduction_share", "sampler", "utilisation"]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,36 +19,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.core import Observer, observing
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.measure import formulas
 from bench.measure.closed_form import check_counters, closed_form
+from bench.measure.counts import MacCount
 
-__all__ = ["MacCount", "UncountedOperator", "check_counters", "closed_form", "count_macs"]
+__all__ = ["UncountedOperator", "check_counters", "closed_form", "count_macs"]
 
 
 class UncountedOperator(BenchError):
     """An operator ran that is neither counted nor free by convention: no total can be trusted."""
-
-
-@dataclass(frozen=True)
-class MacCount:
-    """The MACs of one forward pass, as given (a batch of 8 costs 8 times one image).
-
-    Attributes:
-        total: all MACs, the reduction's own included.
-        by_module: MACs inside each module that ran, by dotted name, children included; "" is all.
-        by_op: MACs by operator name; "merge" is what merges cost by convention.
-        reduction: MACs that the reduction method itself cost.
-        reduction_by_module: the same, by the module it was spent in.
-        uncounted: always empty; an uncounted operator raises instead.
-    """
-
-    total: int
-    by_module: Mapping[str, int]
-    by_op: Mapping[str, int]
-    reduction: int = 0
-    reduction_by_module: Mapping[str, int] = field(default_factory=dict)
-    uncounted: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Ledger(Observer):

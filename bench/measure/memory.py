@@ -27,7 +27,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Workload = Callable[[], object]
 Build = Callable[[], Workload]
 # Imported once by the server; one that is not installed is passed over.
-_PRELOAD = ("timm", "transformers.models.clip.modeling_clip", "bench.models", "bench.reduce")
+_PRELOAD = ("timm", "transformers.models.clip.modeling_clip", "bench.models", "bench.engine.reduce")
 _M_MMAP_THRESHOLD = -3  # from malloc.h
 _OUT_OF_MEMORY = re.compile(r"MemoryError|allocate memory|out of memory", re.IGNORECASE)
 _STATUS = Path("/proc/self/status")

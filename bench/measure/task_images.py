@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
     from bench.tasks import Task
 
 COUNT = 32  # images that are counted one by one

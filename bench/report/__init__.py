@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 
 __all__ = ["FORMATS", "build"]
 
@@ -55,7 +55,7 @@ def build(
         methods: Methods to show beside the baseline; all where none is named.
         profiles: Hardware profiles to show; all where none is named.
         formats: Of `FORMATS`; what else of a report is there stays as it is.
-        style: Page that figures are drawn for, of `bench.report.style.STYLES`.
+        style: Page that figures are drawn for, of `bench.report.figures.style.STYLES`.
         figures: Models and tasks to draw figures of, the most complete first; None: all.
 
     Returns:
@@ -64,8 +64,11 @@ def build(
     Raises:
         BenchError: If there are no records, a name is unknown, or ``out`` is not writable.
     """
-    from bench.report import content, frame, load, paper, token_maps
-    from bench.report.style import use
+    from bench.report import content
+    from bench.report.data import frame, load
+    from bench.report.figures import token_maps
+    from bench.report.figures.style import use
+    from bench.report.paper import paper
 
     _check("format", formats, FORMATS)
     records, notes = load.read(results)
@@ -98,14 +101,14 @@ def build(
 def _check(what: str, names: Sequence[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            from bench.registry import near_miss
+            from bench.core.errors import near_miss
 
             raise BenchError(f"no {what} '{name}' here{near_miss(name, sorted(known))}")
 
 
 def _scratch(out: Path) -> Path:
     """Make a folder beside the old report, on its file system, to build the new one in."""
-    from bench.report import page
+    from bench.report.page import page
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -10,27 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.fates import Fates
-from bench.report import (
-    across,
-    answers,
-    breakeven,
-    comparison,
-    latex,
-    page,
-    pairs,
-    plots,
-    printed,
-    provenance,
-    timings,
-    token_figure,
-    token_maps,
-    tuned_section,
-)
-from bench.report.frame import Frames
-from bench.report.plots import Plot
-from bench.report.rows import rows_of
-from bench.report.tables import Column, Table, escape, group_rows, remarked
+from bench.records.fates import Fates
+from bench.report.ablation import tuned_section
+from bench.report.data.frame import Frames
+from bench.report.data.rows import rows_of
+from bench.report.figures import across, breakeven, plots, token_figure, token_maps
+from bench.report.figures.plots import Plot
+from bench.report.page import page
+from bench.report.tables import answers, comparison, latex, pairs, printed, provenance, timings
+from bench.report.tables.table import Column, Table, escape, group_rows, remarked
 
 
 @dataclass(frozen=True)
@@ -138,7 +126,7 @@ def write_markdown(content: Content, folder: Path) -> None:
     for plot in content.plots:
         plots.save(plot, folder / "figures")
     environment = Environment(
-        loader=PackageLoader("bench.report"),
+        loader=PackageLoader("bench.assets", "templates/report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

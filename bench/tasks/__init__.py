@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from bench.errors import BenchError
-from bench.record import Metric
+from bench.core.errors import BenchError
+from bench.records.record import Metric
 from bench.tasks.base import Evaluation, Progress, Task
 
 __all__ = ["Evaluation", "Metric", "Progress", "Task", "catalogue", "check_name", "load", "names"]
@@ -75,7 +75,7 @@ def check_name(name: str) -> None:
     schemes = [form.partition(":")[0] for form in FORMS]
     if name in EMBEDDED or (scheme in schemes and rest):
         return
-    from bench.registry import near_miss
+    from bench.core.errors import near_miss
 
     if scheme in schemes:
         form = next(form for form in FORMS if form.startswith(scheme))

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from bench.errors import BenchError, Unsupported
-from bench.record import Metric
+from bench.core.errors import BenchError, Unsupported
+from bench.records.record import Metric
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
     from torch import Tensor
 
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 Sample = TypeVar("Sample")
 Said = TypeVar("Said")

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import BenchError
-from bench.record import Metric
+from bench.core.errors import BenchError
+from bench.records.record import Metric
 from bench.tasks.base import average
 
 Texts = Mapping[int, list[str]]  # image -> its texts, tokens between spaces

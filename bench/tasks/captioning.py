@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError, Unsupported
-from bench.record import Metric
+from bench.core.errors import BenchError, Unsupported
+from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
 from bench.tasks.base import (
     Evaluation,
@@ -29,7 +29,7 @@ from bench.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
 KNOWN = ("prompt", "tokens", "metrics")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported
 from bench.tasks.base import (
     Arrays,
     Evaluation,
@@ -24,7 +24,7 @@ from bench.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".ppm"})
 
@@ -88,7 +88,7 @@ class Classification:
 
 def fashion_mnist() -> Classification:
     """Return the embedded Fashion-MNIST test images."""
-    from bench import embedded
+    from bench.assets import embedded
 
     images, labels = embedded.fashion_test()
     version = hash_of(images.tobytes(), labels.tolist())

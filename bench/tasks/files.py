@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.tasks.base import Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 
 def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
@@ -29,7 +29,7 @@ def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
         if key not in known or not equals:
-            from bench.registry import near_miss
+            from bench.core.errors import near_miss
 
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise BenchError(

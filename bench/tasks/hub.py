@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.tasks.base import Task, hash_of
 from bench.tasks.classification import Classification
 from bench.tasks.retrieval import Retrieval

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import Unsupported
-from bench.record import Metric
+from bench.core.errors import Unsupported
+from bench.records.record import Metric
 from bench.tasks import files
 from bench.tasks.base import (
     Evaluation,
@@ -31,7 +31,7 @@ from bench.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 NLVR2 = "nlvr2:JSON:IMAGES"
 TRUE = 1  # the output that says the statement is true, in ViLT's and BLIP's heads

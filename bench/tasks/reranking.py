@@ -32,7 +32,7 @@ from bench.tasks.retrieval import flattened, recalls, tokenised, undecoded
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 KARPATHY = "rerank-karpathy:JSON[:IMAGES]"
 FEW_IMAGES, K_FEW, K_MANY = 1000, 128, 256

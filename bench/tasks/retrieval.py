@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.tasks.base import (
     Arrays,
     Evaluation,
@@ -26,7 +26,7 @@ from bench.tasks.karpathy import read as read_karpathy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 RECALLS = (1, 5, 10)
 
@@ -181,7 +181,7 @@ def _pooled(output: Any) -> Tensor:
 
 def emoji() -> Retrieval:
     """Return the embedded drawings of the held-out design house, with their names."""
-    from bench import embedded
+    from bench.assets import embedded
 
     images, texts = embedded.emoji_test()
     version = hash_of(images.tobytes(), *texts)

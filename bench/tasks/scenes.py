@@ -54,7 +54,7 @@ class Placed:
 @cache
 def library() -> dict[str, Bytes]:
     """The committed drawing (64,64,3), on white, of each name."""
-    from bench import embedded
+    from bench.assets import embedded
 
     images, texts = embedded.emoji_test()
     by_label = {text.partition(":")[0]: image for image, text in zip(images, texts, strict=True)}

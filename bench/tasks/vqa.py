@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError
-from bench.record import Metric
+from bench.core.errors import BenchError
+from bench.records.record import Metric
 from bench.tasks import files
 from bench.tasks.base import (
     Evaluation,
@@ -27,7 +27,7 @@ from bench.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 QUESTION_WORDS = 6  # of a typical question: the prompt whose cost is counted and timed
 EMOJI_QUESTIONS, EMOJI_SEED = 1000, 0

@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BenchError
-from bench.record import Metric
+from bench.core.errors import BenchError
+from bench.records.record import Metric
 from bench.tasks import files, vqa_score
 from bench.tasks.base import Evaluation, Files, Pictures, Progress, hash_of, proportion, subset
 from bench.tasks.vqa import Question, QuestionAnswering, Score
 
 if TYPE_CHECKING:
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 VQAV2 = "vqav2:QUESTIONS:ANNOTATIONS:IMAGES"
 POPE = "pope:JSON:IMAGES"

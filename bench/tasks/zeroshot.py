@@ -30,7 +30,7 @@ from bench.tasks.retrieval import image_features, require_tokenizer, text_featur
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.models import Loaded
+    from bench.models.loaded import Loaded
 
 USUAL = "a photo of a {}."
 # CoOp's sentence of each data set, by the name in its `split_zhou_NAME.json`; USUAL for the others.
@@ -137,7 +137,7 @@ def emoji() -> ZeroShot:
     """
     import pyarrow.parquet as pq
 
-    from bench import embedded
+    from bench.assets import embedded
 
     images, _ = embedded.emoji_test()
     table = pq.read_table(embedded.path("emoji_test.parquet"), columns=["label"])

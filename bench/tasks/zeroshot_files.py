@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.tasks import files
 from bench.tasks.base import Files, hash_of
 from bench.tasks.classification import IMAGE_SUFFIXES

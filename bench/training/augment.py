@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.embedded import EMOJI_MEAN, EMOJI_STD
+from bench.assets.embedded import EMOJI_MEAN, EMOJI_STD
 
 
 def image_processor(kind: type, pixels: int, **more: Any) -> Any:

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.adapters.blip import heed_padding
-from bench.embedded.blips import COMMON
-from bench.joint_feeds import padded
+from bench.engine.families.blip import heed_padding
+from bench.models.feeds import padded
+from bench.models.sources.blips import COMMON
 from bench.tasks import scenes, statements
 from bench.training import tower
 from bench.training.augment import image_processor, normalise

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.embedded import FASHION_MEAN, FASHION_STD, VIT_FASHION
+from bench.assets.embedded import FASHION_MEAN, FASHION_STD, VIT_FASHION
 from bench.training import data
 from bench.training.loop import Job, Phase, Settings, fit
 

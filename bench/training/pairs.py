@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError
-from bench.models import Loaded
+from bench.core.errors import BenchError
+from bench.models.loaded import Loaded
 
 if TYPE_CHECKING:
     from bench.tasks.base import Pictures

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from bench import model_tuned, registry
-from bench.adapters import adapter_for
-from bench.core import Reducer
-from bench.errors import BenchError
-from bench.model_names import TRAINING
-from bench.model_tuned import ADAPTER, WEIGHTS
+from bench.core import Reducer, registry
+from bench.core.errors import BenchError, near_miss
+from bench.engine.families import adapter_for
+from bench.models.names import TRAINING
+from bench.models.sources import tuned
+from bench.models.sources.tuned import ADAPTER, WEIGHTS
 from bench.training.loop import CHECKPOINT, Settings, TrainingError, check_same
 
 
@@ -57,8 +57,8 @@ class Recipe:
 
     def name(self) -> str:
         """Return a folder name that tells one recipe from another."""
-        from bench.spec import label
-        from bench.store import slug
+        from bench.records.record import label
+        from bench.records.store import slug
 
         values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
         numbers = {key: own for key, (own, usual) in values.items() if own != usual}
@@ -74,11 +74,11 @@ def reducer(recipe: Recipe) -> Reducer:
     known = [f.name for f in fields(method) if f.init]  # type: ignore[arg-type]
     for name in recipe.params:
         if name not in known:
-            hint = registry.near_miss(name, known)
+            hint = near_miss(name, known)
             raise BenchError(f"method '{recipe.method}' has no parameter '{name}'{hint}")
     params = dict(recipe.params)
-    folder = model_tuned.folder_of(recipe.model)
-    own = model_tuned.learned(folder).get(recipe.method) if folder else None
+    folder = tuned.folder_of(recipe.model)
+    own = tuned.learned(folder).get(recipe.method) if folder else None
     if own is not None and method.learns:
         params.setdefault(method.learns, own)
     return method(**params)
@@ -101,7 +101,7 @@ def done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[s
         raise TrainingError(f"{out} holds a model already: name another folder with --out")
     if not settings.resume or not (out / TRAINING).is_file():
         return None
-    said = model_tuned.training(out)
+    said = tuned.training(out)
     check_same(said, about, out)
     print(f"{out} is done already; --no-resume trains it again", file=sys.stderr)
     return dict(said["scores"])

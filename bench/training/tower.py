@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import models
+from bench.models import catalogue
 from bench.tasks import scenes
 from bench.training.augment import normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
@@ -131,7 +131,7 @@ def trained(settings: Settings) -> Tower:
     """Return the encoder, trained in a folder of its own below that of `settings`; resumes."""
     own = replace(settings, out=settings.out / FOLDER, epochs=None).begun()
     tower = Tower()
-    llava: Any = models.load("embedded:llava-emoji").model
+    llava: Any = catalogue.load("embedded:llava-emoji").model
     from_clip(llava.model.vision_tower, tower.model)
     tower.to(own.device)
 

@@ -12,8 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench.errors import BenchError
-from bench.registry import near_miss
+from bench.core.errors import BenchError, near_miss
 
 MODELS = {
     "vit-fashion": "timm VisionTransformer on Fashion-MNIST",
@@ -176,7 +175,7 @@ def _finetune(
     options: dict[str, Any],
     command: str,
 ) -> dict[str, float]:
-    from bench.options import budget, listed
+    from bench.runs.options import budget, listed
     from bench.training.finetune import finetune
     from bench.training.loop import Settings
     from bench.training.recipe import Recipe

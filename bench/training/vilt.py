@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.adapters.base import original, override
-from bench.joint_feeds import padded
+from bench.engine.tower import original, override
+from bench.models.feeds import padded
 from bench.tasks import scenes
 from bench.tasks.statements import KINDS, Pair, pairs
 from bench.training import blip, tower

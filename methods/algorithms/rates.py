@@ -7,13 +7,12 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from bench.core import BenchError
-from bench.registry import near_miss
+from bench.core import BenchError, near_miss
 
 
 @functools.cache
 def _published() -> dict[str, Any]:
-    text = files("bench.data").joinpath("diffrate.json").read_text(encoding="utf-8")
+    text = files("bench.assets.data").joinpath("diffrate.json").read_text(encoding="utf-8")
     rates: dict[str, Any] = json.loads(text)["rates"]
     return rates
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 MERGERS = ("tome", "crossget")
 METHODS = [
     name
-    for name, cls in bench.registry.methods().items()
+    for name, cls in bench.core.registry.methods().items()
     if name != "none" and "vision" in cls.towers
 ]
 
@@ -74,7 +74,7 @@ def tensors(out: Any) -> list[Tensor]:
 def test_removing_nothing_is_bit_exact(build: Any, method: str) -> None:
     model = build(torch.float32)
     given = inputs(model, torch.float32)
-    takes = bench.registry.methods()[method].budget
+    takes = bench.core.registry.methods()[method].budget
     nothing = {"r": 0} if "r" in takes else {"keep_rate": 1.0}
     with torch.inference_mode():
         plain = tensors(model(**given))
@@ -113,7 +113,7 @@ def first_layer_survivors(
     model: nn.Module, method: str, given: dict[str, Tensor]
 ) -> list[set[int]]:
     """Of each sample, the input tokens that the first layer's plan keeps."""
-    reducer_class = bench.registry.methods()[method]
+    reducer_class = bench.core.registry.methods()[method]
     kept: list[Tensor] = []
 
     class Spy(reducer_class):  # type: ignore[misc, valid-type]

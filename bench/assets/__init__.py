@@ -1,0 +1,1 @@
+"""Files of the project: embedded models and data, published figures, suites, templates."""

@@ -1,0 +1,1 @@
+"""Data files of the project: `published.json`, the figures that `bench.runs.verify` recomputes."""

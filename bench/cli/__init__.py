@@ -1,0 +1,5 @@
+"""The command line."""
+
+from __future__ import annotations
+
+from bench.cli.app import main as main

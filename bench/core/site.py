@@ -1,0 +1,129 @@
+"""What a method may look at: one block of one tower.
+
+Shape suffixes: B batch, N tokens in, M tokens kept, C channels, H heads, D channels a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a method may look at: one block of one tower, after attention, before the MLP.
+
+    Methods with `before` look at a block's input instead; q, k and v are then the block before's
+    (without channels ahead of the first block).
+
+    Attributes:
+        x: (B,N,C) residual stream, the attention's output already added.
+        q: (B,H,N,D) queries of this block's attention (k and v alike).
+        size: (B,N,1) how many input tokens each token stands for; 0 marks an empty slot.
+        protect: (B,N) bool, tokens that must survive and must not receive others.
+        n_protected: how many tokens a sample protects (the same for all samples).
+        layer: 0-based block index; `depth` the number of blocks.
+        tower: "vision" or "text".
+        scale: factor on the attention logits.
+        bias: what was added to the logits, broadcastable to (B,H,N,N), or None.
+        anchor: (B,) position of the token that is read out (class, end of text), or None.
+        prefix: leading tokens that are not patches (class, distillation, registers).
+        grid: (rows, columns) of the patches while they still form one, else None.
+        guide: (B,G,C) tokens of the other modality, where the model has them.
+        whole: no token of this sequence was dropped or merged so far.
+        causal: the block attends under a causal mask that `bias` does not hold.
+        start: the site at the input of a language model (x: embeddings; q, k, v without channels),
+            for methods that compare the image's tokens with the words before any block ran.
+        ahead: () -> (q, k) of this block, for methods with `before`, which else see the block
+            before's; it costs the two projections once more.
+        norm: the tower's final norm.
+        draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
+
+    In a language model ("language") the unprotected tokens are the image's; the others are words,
+    or padding (size 0). Between an image tower and a language model ("projector") q, k and v are
+    those of the block that made the features, and x has its class token in front, protected; where
+    the projector joins patches (Qwen2-VL), a token is a group of them, side by side.
+    """
+
+    x: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    size: Tensor
+    protect: Tensor
+    layer: int
+    depth: int
+    n_protected: int = 1
+    tower: str = "vision"
+    scale: float | None = None
+    bias: Tensor | None = None
+    anchor: Tensor | None = None
+    prefix: int = 1
+    grid: tuple[int, int] | None = None
+    guide: Tensor | None = None
+    whole: bool = True
+    causal: bool = False
+    start: Site | None = None
+    ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+    draw: int = 0
+
+    def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Attention probabilities of some query rows, computed on demand.
+
+        Args:
+            rows: a slice of the N queries, or (B,) one query a sample.
+
+        Returns:
+            (B,H,rows,N), softmax over all N keys, with the bias that the block itself used.
+        """
+        scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        if isinstance(rows, slice):
+            q = self.q[:, :, rows]
+        else:
+            q = self.q[torch.arange(len(rows), device=rows.device), :, rows][:, :, None]
+        k = self.k
+        if k.shape[1] != q.shape[1]:  # grouped queries
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        logits = (q * scale) @ k.transpose(-2, -1)
+        for bias in self._biases(rows):
+            logits = logits + bias
+        return logits.softmax(-1)
+
+    def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
+        """What is added to the logits of these rows: the bias, and the causal mask."""
+        bias = self.bias
+        if bias is not None and bias.shape[-2] > 1 and isinstance(rows, slice):
+            bias = bias[:, :, rows]
+        elif bias is not None and bias.shape[-2] > 1:
+            at = torch.arange(len(rows), device=bias.device)  # type: ignore[arg-type]
+            bias = bias.expand(len(at), -1, -1, -1)[at, :, rows][:, :, None]
+        if bias is not None:
+            yield bias
+        if self.causal:
+            position = torch.arange(self.k.shape[2], device=self.k.device)
+            row = position[rows][:, None] if isinstance(rows, slice) else rows[:, None, None, None]
+            later = position > row
+            yield torch.zeros_like(later, dtype=self.q.dtype).masked_fill(later, -torch.inf)
+
+    def anchor_attention(self) -> Tensor:
+        """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.
+
+        Raises:
+            ValueError: the tower has no such token (methods that need one set `needs_anchor`).
+        """
+        if self.anchor is None:
+            raise ValueError("this tower has no class or end-of-text token")
+        return self.attention(self.anchor).mean(1)[:, 0]
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """(B,P) positions of the protected tokens, (B,N-P) of the others, each in their order."""
+        order = (~self.protect).to(torch.int8).argsort(dim=1, stable=True)
+        return order[:, : self.n_protected], order[:, self.n_protected :]
+
+    def keys(self) -> Tensor:
+        """(B,N,H*D) keys over the whole width, heads side by side (a view where layout permits)."""
+        return self.k.transpose(1, 2).flatten(2)

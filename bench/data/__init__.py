@@ -1,1 +1,0 @@
-"""Data files of the project: `published.json`, the figures that `bench.verify` recomputes."""

@@ -1,0 +1,137 @@
+"""What an adapter tells the harness: where the tokens of a model live, and how a block is split.
+
+A `Tower` is one stack of pre-norm Transformer blocks over one token sequence. It never knows which
+method runs. Its blocks are split in `attend` (up to the residual add after attention) and `feed`
+(the rest), which is where `bench.engine.reduce` acts in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from bench.core.errors import Unsupported
+
+if TYPE_CHECKING:
+    from bench.engine.forward import Part, Pass
+
+
+@contextlib.contextmanager
+def override(target: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute on this one instance and put it back exactly as it was."""
+    had = name in target.__dict__
+    old = target.__dict__.get(name)
+    object.__setattr__(target, name, value)
+    try:
+        yield
+    finally:
+        if had:
+            object.__setattr__(target, name, old)
+        else:
+            object.__delattr__(target, name)
+
+
+def original(module: Any, name: str = "forward") -> Callable[..., Any]:
+    """The class's own method, bound: what an override calls to get the plain behaviour."""
+    return getattr(type(module), name).__get__(module)  # type: ignore[no-any-return]
+
+
+class Tower(ABC):
+    """One stack of blocks over one sequence of tokens.
+
+    Attributes:
+        name: "vision" or "text".
+        blocks: the blocks, in order.
+        prefix: leading tokens that are no patches and are never reduced.
+        n_protected: tokens a sample never loses (prefix, end of text).
+        causal: the blocks attend under a causal mask, so survivors keep their order.
+        masked: its attention mask says which tokens are padding, which then have size 0.
+        ordered: survivors keep their order, because a later reader counts on it.
+        linked: towers that this one's tokens run through or whose attention it reads, so that they
+            are installed with it.
+        joins: tokens of the tower ahead that become one here.
+        restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
+        averages: the model reads its patches at the end, beside what is protected.
+        fixed: why it is never reduced, for a tower that is there to be counted only.
+        attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
+            residual branches (the second counter reads their sizes).
+        cross_parts: likewise on a branch between them, which reads another sequence.
+    """
+
+    name: str
+    blocks: Sequence[nn.Module]
+    prefix: int = 1
+    n_protected: int = 1
+    causal: bool = False
+    masked: bool = False
+    ordered: bool = False
+    linked: tuple[str, ...] = ()
+    joins: int = 1
+    restores: bool = False
+    averages: bool = False
+    attn_parts: tuple[str, ...] = ()
+    mlp_parts: tuple[str, ...] = ()
+    cross_parts: tuple[str, ...] = ()
+    fixed: str = ""
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the model reads patches at the end, so that one has to stay."""
+        return self.averages or not self.n_protected
+
+    @property
+    def width(self) -> int:
+        """Channels of a token, read off the first norm."""
+        return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
+
+    def start(self, parts: Sequence[Part]) -> Pass:
+        """The pass that runs these methods here."""
+        from bench.engine.forward import Pass
+
+        return Pass(self, parts)
+
+    @abstractmethod
+    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+        """First half of a block: (B,N,C) -> (B,N,C), leaving q, k, v in `run`."""
+
+    def feed(self, block: Any, x: Tensor) -> Tensor:
+        """Second half of a block: (B,N,C) -> (B,N,C)."""
+        y = x
+        for name in self.mlp_parts:
+            y = getattr(block, name)(y)
+        return x + y
+
+    def reads(self, args: Sequence[Any], kw: Mapping[str, Any]) -> int:
+        """Tokens of another sequence that a block reads, of its arguments after the first."""
+        return 0
+
+    def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Tokens into a block (B,N,C) and out of it (B,M,C), of each sequence that it holds."""
+        return [(x.shape[1], y.shape[1])]
+
+    @abstractmethod
+    def install(self, run: Pass) -> AbstractContextManager[None]:
+        """Everything a reduced pass needs besides the blocks: attention tap, read-out."""
+
+    def anchor(self, run: Pass, x: Tensor) -> Tensor | None:
+        """(B,) position of the token that is read out, at the first block; None without one."""
+        return None
+
+    @property
+    def has_anchor(self) -> bool:
+        """Whether the tower has a class or end-of-text token."""
+        return False
+
+    def grid(self, patches: int) -> tuple[int, int] | None:
+        """(rows, columns) of the patch grid, or None (text; not a grid)."""
+        side = int(patches**0.5)
+        return (side, side) if self.name == "vision" and side * side == patches else None
+
+    def resize(self, size: Callable[..., Any]) -> AbstractContextManager[None]:
+        """Feed the tower smaller images, its position table resampled; `size` maps the shape."""
+        raise Unsupported(f"the {self.name} tower takes no images, so its input cannot be resized")

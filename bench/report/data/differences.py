@@ -1,0 +1,284 @@
+"""Compare every cell, sample by sample, with the baseline and with random reduction.
+
+A method is worth its code where it beats dropping tokens at random at the same cost: random
+reduction's score at a method's own MACs is interpolated between its two nearest settings. P values
+are corrected by Holm's method within each table and metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from bench.records.record import Metric, Record
+from bench.report.data import stats
+from bench.report.data.rows import DIFFERENCE_COLUMNS, Row
+
+RANDOM = "random"
+# In points of the unreduced MACs: how far the nearest random setting may be, and by how much the
+# cheapest one may be dearer than a method that is judged by it.
+LIKE_POINTS, EDGE_POINTS = 10.0, 2.0
+DELTA, OVER_RANDOM = "delta", "over_random"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What is said of a difference: its kind, the mark behind it, and the field that says so."""
+
+    kind: str
+    mark: str
+    field: str
+
+
+NOISE = "≈"
+FLAGS = (
+    Flag(DELTA, NOISE, "delta_is_noise"),
+    Flag(OVER_RANDOM, "†", "over_random_is_noise"),
+    Flag(OVER_RANDOM, "‡", "below_random"),
+)
+LEGEND = (
+    "≈: within noise; †: not better than random reduction at the same MACs, within noise of it; "
+    "‡: worse than it"
+)
+
+
+def flags(kind: str) -> list[Flag]:
+    """Return what is said of differences of a kind."""
+    return [flag for flag in FLAGS if flag.kind == kind]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A cell: its record and its row, and its samples' scores by metric, made once."""
+
+    record: Record
+    row: Row
+
+    @cached_property
+    def scores(self) -> dict[str, stats.Scores | None]:
+        """Scores (seeds, samples), or None where the outcomes do not hold a metric."""
+        known = self.record.accuracy
+        return {name: stats.scores_by_seed(name, known) for name in known.metrics}
+
+    def metric(self, name: str) -> Metric | None:
+        """Return a metric, None where there is none of this name."""
+        return self.record.accuracy.metrics.get(name)
+
+    def scores_of(self, name: str) -> stats.Scores | None:
+        """Return a metric's scores, None where the outcomes do not hold it."""
+        return self.scores.get(name)
+
+
+@dataclass(frozen=True)
+class Between:
+    """Random reduction at a method's own MACs: a mean of two cells, by their distance in MACs.
+
+    Attributes:
+        fewer, more: the cells with the next fewer and the next more MACs; may be the same.
+        weight: of `more`, from 0 to 1.
+    """
+
+    fewer: Scored
+    more: Scored
+    weight: float
+
+    @property
+    def setting(self) -> str:
+        """The settings between which it lies, those of the unreduced model by its method."""
+        names = [cell.row["setting"] or cell.row["method"] for cell in (self.fewer, self.more)]
+        return " to ".join(dict.fromkeys(names))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds each random cell was run under, the fewest of them."""
+        cells = [one for one in (self.fewer, self.more) if one.row["method"] == RANDOM]
+        return min((1 + len(one.record.accuracy.repeats) for one in cells), default=1)
+
+    def metric(self, name: str) -> Metric | None:
+        """Return the mean of a metric; None where a cell lacks it."""
+        pair = self.fewer.metric(name), self.more.metric(name)
+        if pair[0] is None or pair[1] is None or pair[0].unit != pair[1].unit:
+            return None
+        value = self._mean(pair[0].value, pair[1].value)
+        return replace(pair[0], value=value, ci95=None)
+
+    def scores_of(self, name: str) -> stats.Scores | None:
+        """Return the mean of the samples' scores, seed by seed; None where they do not pair."""
+        pair = self.fewer.scores_of(name), self.more.scores_of(name)
+        if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
+            return None
+        mean: stats.Scores = self._mean(pair[0], pair[1])
+        return mean
+
+    def _mean(self, fewer: Any, more: Any) -> Any:
+        return fewer if not self.weight else (1 - self.weight) * fewer + self.weight * more
+
+
+def metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
+    """Return one row a cell and metric, and add the primary metric's to the cells' own rows."""
+    cells = [Scored(record, row) for record, row in zip(records, rows, strict=True)]
+    groups: dict[str, list[Scored]] = {}
+    for cell in cells:
+        groups.setdefault(cell.row["group"], []).append(cell)
+    entries = [entry for own in groups.values() for entry in _compared(own)]
+    primary = {entry["key"]: entry for entry in entries if entry["primary"]}
+    for row in rows:
+        entry = primary.get(row["key"], {})
+        row["metric"] = entry.get("metric")
+        for name in ("value", "unit", "low", "high", "n"):
+            row[f"accuracy_{name}"] = entry.get(name)
+        for name in DIFFERENCE_COLUMNS:
+            row[name] = entry.get(name)
+    return entries
+
+
+def _compared(cells: Sequence[Scored]) -> list[Row]:
+    """Compare the cells of one table."""
+    bases = [cell for cell in cells if cell.row["is_baseline"]]
+    unreduced = [cell for cell in cells if cell.record.cell.baseline]
+    result = []
+    for cell in cells:
+        base = _partner(cell, bases)
+        rival, missing = _random(cell, _partner(cell, unreduced), cells)
+        for name, metric in cell.record.accuracy.metrics.items():
+            low, high = metric.ci95 or (None, None)
+            entry: Row = {"key": cell.row["key"], "metric": name, "value": metric.value}
+            entry |= {"primary": name == cell.record.accuracy.primary, "unit": metric.unit}
+            entry |= {"low": low, "high": high, "n": metric.n}
+            entry |= difference(cell, base, name, DELTA, "the baseline")
+            entry |= difference(cell, rival, name, OVER_RANDOM, "random at a like budget")
+            if rival is None:
+                entry[f"{OVER_RANDOM}_reason"] = missing
+            entry["random_setting"] = rival.setting if rival else None
+            entry["random_seeds"] = rival.seeds if rival else None
+            result.append(entry)
+    for name in dict.fromkeys(entry["metric"] for entry in result):
+        _judge([entry for entry in result if entry["metric"] == name])
+    return result
+
+
+def _judge(entries: Sequence[Row]) -> None:
+    """Correct the p values of one table and metric, and say what they allow to say."""
+    for kind in (DELTA, OVER_RANDOM):
+        correct(entries, kind)
+    for entry in entries:
+        entry["delta_is_noise"] = is_noise(entry, DELTA)
+        noise = is_noise(entry, OVER_RANDOM)
+        entry["over_random_is_noise"] = noise
+        entry["below_random"] = None if noise is None else not noise and entry[OVER_RANDOM] < 0
+
+
+def correct(rows: Sequence[Row], kind: str) -> None:
+    """Add Holm's correction to the p values of a family."""
+    own = [row for row in rows if row[f"{kind}_p"] is not None]
+    for row in rows:
+        row[f"{kind}_p_holm"] = None
+    for row, p in zip(own, stats.holm([row[f"{kind}_p"] for row in own]), strict=True):
+        row[f"{kind}_p_holm"] = p
+
+
+def is_noise(row: Row, kind: str) -> bool | None:
+    """Whether a difference could be chance; None where nothing tells."""
+    p = row[f"{kind}_p_holm"]
+    return None if p is None else bool(p >= stats.LEVEL)
+
+
+def _partner(cell: Scored, bases: Sequence[Scored]) -> Scored | None:
+    """Pick the baseline of the same seed, or else the first: seeds do not choose samples."""
+    same = [base for base in bases if base.row["seed"] == cell.row["seed"]]
+    return min(same or bases, key=lambda base: (base.row["seed"], base.record.key), default=None)
+
+
+def _random(
+    cell: Scored, unreduced: Scored | None, cells: Sequence[Scored]
+) -> tuple[Between | None, str | None]:
+    """Return random reduction at a cell's own MACs, or why there is none.
+
+    Random reduction has no rival itself, nor have the baseline and the unreduced model; the latter
+    is what random reduction becomes where it removes nothing.
+    """
+    share, nothing = _share(cell), "no random at a like budget"
+    if cell.row["method"] == RANDOM or cell.row["is_baseline"] or cell.record.cell.baseline:
+        return None, nothing
+    if share is None:
+        return None, nothing
+    randoms = [one for one in cells if one.row["method"] == RANDOM and _share(one) is not None]
+
+    def order(one: Scored) -> tuple[Any, ...]:
+        seed = one.record.cell.seed != cell.record.cell.seed
+        return abs(_share(one) - share), one.row["method"] != RANDOM, seed, one.record.key
+
+    randoms = _alike(cell, sorted(randoms, key=order), unreduced)
+    if not randoms or abs(_share(randoms[0]) - share) > LIKE_POINTS:
+        return None, nothing
+    if min(map(_share, randoms)) > share + EDGE_POINTS:
+        return None, "fewer MACs than any random setting has"
+    around = sorted([*randoms, *([unreduced] if unreduced else [])], key=order)
+    fewer = next((one for one in around if _share(one) <= share), None)
+    more = next((one for one in around if _share(one) >= share), None)
+    fewer, more = fewer or more, more or fewer
+    assert fewer and more
+    span = _share(more) - _share(fewer)
+    return Between(fewer, more, (share - _share(fewer)) / span if span else 0.0), None
+
+
+def _alike(cell: Scored, randoms: list[Scored], unreduced: Scored | None) -> list[Scored]:
+    """Keep the random cells that reduce where a cell does, or else where the nearest one does.
+
+    Tokens dropped at random inside a language model and ahead of it lie on two curves, and a point
+    between them is on neither.
+    """
+    places = [_place(one, unreduced) for one in randoms]
+    place = _place(cell, unreduced)
+    wanted = place if place in places else next(iter(places), None)
+    return [one for one, where in zip(randoms, places, strict=True) if where == wanted]
+
+
+def _place(cell: Scored, unreduced: Scored | None) -> set[tuple[str, str]]:
+    """Return where a cell has fewer tokens than the unreduced model: ahead of or inside a tower.
+
+    A projector's tokens are those of the language model behind it.
+    """
+    place = set()
+    full = unreduced.record.cost.tokens if unreduced else {}
+    for tower, blocks in cell.record.cost.tokens.items():
+        if tower == "projector" or not blocks or not full.get(tower):
+            continue
+        first = blocks[0][0]
+        if first < full[tower][0][0]:
+            place.add((tower, "ahead"))
+        elif min(after for _, after in blocks) < first:
+            place.add((tower, "inside"))
+    return place
+
+
+def _share(cell: Scored) -> Any:
+    """Return the percentage of the unreduced model's MACs, None where it is not known."""
+    return 100.0 if cell.record.cell.baseline else cell.row["gmacs_pct_of_unreduced"]
+
+
+def difference(cell: Scored, base: Scored | Between | None, name: str, kind: str, what: str) -> Row:
+    """Return a metric's paired difference, its interval and p value, or the reason without."""
+    row: Row = dict.fromkeys(f"{kind}{end}" for end in ("", "_low", "_high", "_p"))
+    reason = f"{kind}_reason"
+    if base is None:
+        return row | {reason: f"no {what.removeprefix('the ')}"}
+    if isinstance(base, Scored) and base.record is cell.record:
+        return row | {reason: f"is {what}"}
+    ours, theirs = cell.metric(name), base.metric(name)
+    if ours is None or theirs is None or theirs.unit != ours.unit:
+        return row | {reason: f"{what} has no such metric"}
+    row[kind] = ours.value - theirs.value
+    pair = cell.scores_of(name), base.scores_of(name)
+    if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
+        return row | {reason: "no paired outcomes"}
+    scale = 100.0 if ours.unit == "%" else 1.0
+    found = stats.paired_over_seeds(pair[0], pair[1])
+    # Outcomes that do not add up to the printed metric cannot give its interval.
+    if abs(scale * found.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
+        return row | {reason: "outcomes do not reproduce the metric"}
+    values: dict[str, Any] = {"_low": scale * found.low, "_high": scale * found.high}
+    values |= {"_p": found.p, "_reason": None}
+    return row | {f"{kind}{end}": value for end, value in values.items()}

@@ -1,0 +1,82 @@
+"""Draw from which batch size and resolution on a method is faster than the unreduced model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.report.data import disturbed
+from bench.report.data.frame import Frames
+from bench.report.data.rows import known
+from bench.report.figures import style
+from bench.report.figures.drawing import panels
+from bench.report.tables.table import band, off_middle
+from bench.report.tables.timings import latency_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
+MAX_MAPS = 6
+SIZE = re.compile(r"(?<!\d)([1-9]\d\d|1\d\d\d)(?!\d)(?!.*\d{3})")  # the last one in a model's name
+ABSENT = (
+    "No break-even map: no model here was timed at two resolutions and two batch sizes with a "
+    "method at like MACs (`run_bench.py run --suite breakeven`)."
+)
+
+
+def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
+    """Return each method's speed-ups in a band of MACs, where several sizes were timed alike.
+
+    Of several settings in a band the one nearest to its middle counts. Timings that other load
+    disturbed do not.
+    """
+    rows = (row for own in frames.by_group.values() for row in own)
+    cells = {row["key"]: row for row in rows if not row["is_baseline"] and known(row["gmacs"])}
+    found: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
+    for entry in disturbed.quiet(latency_of(frames, list(cells.values()))):
+        cell = cells[entry["key"]]
+        size = SIZE.search(cell["model"])
+        if size is None or not known(entry["speedup_x"]):
+            continue
+        model = SIZE.sub("*", cell["model"])
+        name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
+        own, place = found.setdefault(name, {}), (int(entry["batch"]), int(size[1]))
+        here = off_middle(cell), float(entry["speedup_x"])
+        own[place] = min(own.get(place, here), here)
+    return [
+        (
+            f"{model} · {method}, {share} of MACs",
+            {place: speed for place, (_, speed) in own.items()},
+        )
+        for (model, method, share, *_), own in sorted(found.items())
+        if all(len({place[axis] for place in own}) > 1 for axis in (0, 1))
+    ][:MAX_MAPS]
+
+
+def draw(found: Sequence[tuple[str, Map]]) -> Figure:
+    """Draw one map a method; what is slower than the unreduced model is hatched too."""
+    import pandas as pd
+    import seaborn
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.patches import Rectangle
+
+    page, columns = style.active(), min(3, len(found))
+    lines = -(-len(found) // columns)
+    figure, axes = panels(len(found), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
+    speeds = [value for _, own in found for value in own.values()]
+    norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
+    looks: dict[str, Any] = {"cmap": "PuOr", "cbar": False, "linewidths": 1, "linecolor": "#E4E4E4"}
+    hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "k", "alpha": 0.35, "linewidth": 0}
+    for ax, (name, own) in zip(axes, found, strict=True):
+        grid = pd.Series(own).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
+        seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
+        for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
+            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))
+        ax.set_title(style.safe(name, 30))
+        ax.set(xlabel="batch", ylabel="")
+        ax.tick_params("y", labelrotation=0)
+    for ax in axes[::columns]:
+        ax.set_ylabel("resolution (px)")
+    return figure

@@ -1,0 +1,201 @@
+"""How figures look: one colour and marker a method, in every figure and every report."""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+FONT_PT = 8.0  # of the figures' text, on which their heights are based
+
+
+@dataclass(frozen=True)
+class Style:
+    """A journal's page: widths of its text and of a column in inches, size of figures' text."""
+
+    text_in: float
+    column_in: float
+    font_pt: float = FONT_PT
+    columns: int = 1
+
+    @property
+    def scale(self) -> float:
+        """How much larger text is than in the figures that heights were chosen for."""
+        return self.font_pt / FONT_PT
+
+    @property
+    def legend_line_in(self) -> float:
+        """Height of a legend's line."""
+        return 0.165 * self.scale
+
+
+STYLES = {
+    "page": Style(6.75, 5.5),
+    "neurips": Style(5.5, 5.5, 7.5),
+    "cvpr": Style(6.875, 3.25, 7.5, 2),
+    "icml": Style(6.75, 3.25, 7.5, 2),
+    "slides": Style(10.0, 8.0, 13.0),
+}
+_ACTIVE: ContextVar[Style] = ContextVar("style", default=STYLES["page"])
+
+
+def active() -> Style:
+    """Return the style that figures are drawn in."""
+    return _ACTIVE.get()
+
+
+@contextmanager
+def use(name: str) -> Iterator[None]:
+    """Draw in a journal's style while the context lasts.
+
+    Raises:
+        BenchError: If there is no such style; the message names the near miss.
+    """
+    if name not in STYLES:
+        from bench.core.errors import near_miss
+
+        raise BenchError(f"unknown style '{name}'{near_miss(name, STYLES)}")
+    token = _ACTIVE.set(STYLES[name])
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A method's colour (hex) and matplotlib marker."""
+
+    color: str
+    marker: str
+
+
+# Okabe and Ito's palette, which the common colour-vision deficiencies leave apart, then Paul Tol's
+# muted one. Methods that a suite compares differ in colour and, where colours are near, in
+# marker; the trivial baselines get the light colours, so that the eye-catchers are the methods.
+KNOWN: dict[str, Look] = {
+    "none": Look("#000000", "*"),
+    "crossget": Look("#D55E00", "o"),
+    "tome": Look("#0072B2", "s"),
+    "evit": Look("#009E73", "^"),
+    "topk": Look("#CC79A7", "D"),
+    "pool": Look("#E69F00", "v"),
+    "downsample": Look("#56B4E9", "P"),
+    "random": Look("#7F7F7F", "X"),
+    "ats": Look("#332288", "<"),
+    "diffrate": Look("#117733", "D"),
+    "dpc-knn": Look("#999933", "o"),
+    "dynamicvit": Look("#AA4499", "s"),
+    "kmedoids": Look("#882255", "^"),
+    "patchmerger": Look("#661100", "P"),
+    "pitome": Look("#44AA99", "v"),
+    "tofu": Look("#332288", "d"),
+    "vid-tldr": Look("#CC6677", ">"),
+    "compose": Look("#000000", "p"),
+    "dart": Look("#009E73", "s"),
+    "divprune": Look("#882255", "D"),
+    "fastervlm": Look("#332288", "o"),
+    "fastv": Look("#CC79A7", "^"),
+    "prumerge": Look("#117733", "v"),
+    "pyramiddrop": Look("#661100", "<"),
+    "sparsevlm": Look("#999933", ">"),
+    "visionzip": Look("#AA4499", "d"),
+    "vispruner": Look("#44AA99", "P"),
+}
+_COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#CC6677", "#44AA99")
+_MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """Assign every method its look.
+
+    A method that is not in `KNOWN` gets its look from a hash of its name, so it depends neither on
+    the other methods nor on their order; only unknown names that collide step aside.
+
+    Args:
+        methods: Method names, in any order.
+
+    Returns:
+        A look for each name.
+    """
+    chosen: dict[str, Look] = {}
+    taken = set(KNOWN.values())
+    space = [Look(color, marker) for marker in _MARKERS for color in _COLORS]
+    for name in sorted(set(methods)):
+        if name in KNOWN:
+            chosen[name] = KNOWN[name]
+            continue
+        slot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(space)
+        order = space[slot:] + space[:slot]
+        chosen[name] = next((look for look in order if look not in taken), order[0])
+        taken.add(chosen[name])
+    return chosen
+
+
+def is_wide(figure: Figure) -> bool:
+    """Whether a figure has room beside its axes: one column of a page that has two has not."""
+    return figure.get_figwidth() >= 4.5 * active().scale
+
+
+def marker_size(look: Look) -> float:
+    """Return a marker's size in points, such that all look equally heavy."""
+    return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0) * active().scale
+
+
+def safe(text: str, width: int = 24) -> str:
+    """Make a name safe to draw: not hidden by a leading underscore, wrapped."""
+    text = " ".join(text.split())
+    wrapped = "\n".join(textwrap.wrap(textwrap.shorten(text, 3 * width), width)) or text[:width]
+    return f" {wrapped}" if wrapped.startswith("_") else wrapped
+
+
+def rc() -> dict[str, Any]:
+    """Return the matplotlib settings of every figure, on top of matplotlib's own defaults."""
+    import seaborn
+
+    size = active().font_pt
+    context = seaborn.plotting_context("paper")
+    return {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("paper", font_scale=size / context["font.size"]),
+        "font.family": "DejaVu Sans",
+        "figure.titlesize": size,
+        "figure.labelsize": size,
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.7),
+        **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3.0),
+        "axes.grid": True,
+        "grid.color": "#E4E4E4",
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.1 * active().scale,
+        "hatch.linewidth": 0.8,
+        "lines.markersize": 5 * active().scale,
+        "figure.dpi": DPI,
+        "svg.hashsalt": "crossget-bench",  # element ids that do not change from build to build
+        "svg.fonttype": "none",  # text, which is small, can be searched and read aloud
+        "pdf.fonttype": 42,  # submission systems refuse the default
+        "text.usetex": False,
+        "text.parse_math": False,
+    }
+
+
+def short(text: str, length: int = 18) -> str:
+    """Cut a direct label to what fits beside its line."""
+    return safe(text if len(text) <= length else text[: length - 1] + "…", length)
+
+
+def file_word(text: str) -> str:
+    """Make a name usable inside a file name."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)

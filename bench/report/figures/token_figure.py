@@ -1,0 +1,163 @@
+"""The figure of what became of an image's tokens: a row a method, a column a depth."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.records.fates import DROPPED, Fate, Fates, unpack
+from bench.records.record import Record
+from bench.records.store import slug
+from bench.report.figures import style
+from bench.report.figures.plots import Plot
+from bench.report.figures.token_maps import outdated
+from bench.report.tables.comparison import task_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+SAMPLES = 2  # side by side
+TILE_IN = 0.78  # side of an image
+LABEL_IN, ANSWER_IN = 0.95, 0.13  # beside a row, below it
+MAX_HEIGHT_IN = 9.0  # a page's text
+GAP_IN = 0.01
+SCALE = 8  # pixels of a patch's side
+GOLDEN_DEGREES = 137.508  # neighbouring groups get hues that lie far apart
+FIRST_HUE = 210
+
+
+def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
+    """Return one figure for each model and task whose tokens were noted."""
+    figures: list[Plot] = []
+    for own in shown:
+        cells = strongest(own)
+        if cells:
+            name = f"tokens_{slug(own.model)}--{slug(own.task)}"
+            twins = sum(figure.name.startswith(name) for figure in figures)
+            name += f"-{twins + 1}" if twins else ""
+            caption = _caption(own, cells, records)
+            figures.append(Plot(name, caption, partial(draw, own, cells), vector=False))
+    return figures
+
+
+def _caption(own: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
+    text = f"Where the tokens go: {own.model} on {task_name(own.task)}. Merged patches share a "
+    text += "colour, dropped ones fade; below, the answer; of each method the setting that leaves "
+    text += "the fewest tokens."
+    old = {cell.label for cell in cells} & outdated(own, records)
+    if old:
+        text += " Drawn with other code, weights or data than the numbers were measured with: "
+        text += f"{', '.join(sorted(old))}."
+    return text
+
+
+def strongest(own: Fates) -> list[Fate]:
+    """Return of each method the cell that leaves the fewest tokens of the patches."""
+    best: dict[str, Fate] = {}
+    for cell in own.cells:
+        if cell.layers:
+            rival = best.get(cell.method)
+            if rival is None or _left(cell, own) < _left(rival, own):
+                best[cell.method] = cell
+    return [best[method] for method in sorted(best)]
+
+
+def _left(cell: Fate, own: Fates) -> int:
+    patches = own.grid[0] * own.grid[1]
+    return sum(len(set(unpack(text, patches)[-1]) - {DROPPED}) for text in cell.maps)
+
+
+def tokens_after(blocks: int, cell: Fate, sample: int, patches: int) -> NDArray[Any]:
+    """(patches,) the token of each patch after so many blocks, -1 where it was dropped."""
+    step = sum(layer < blocks for layer in cell.layers) - 1
+    return np.arange(patches) if step < 0 else unpack(cell.maps[sample], patches)[step]
+
+
+def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
+    """Draw two samples beside each other: the input, and its tokens at three depths."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    samples = range(min(SAMPLES, len(own.samples)))
+    depths = sorted({-(-own.depth * part // 3) for part in (1, 2, 3)})
+    wide = len(samples) * (1 + len(depths))
+    room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
+    tile = min(TILE_IN, (style.active().text_in - LABEL_IN) / wide, room)
+    size = (LABEL_IN + wide * tile, 0.35 + len(cells) * (tile + ANSWER_IN))
+    gaps = ConstrainedLayoutEngine(w_pad=GAP_IN, h_pad=GAP_IN, wspace=0, hspace=0)
+    figure = Figure(figsize=size, layout=gaps)
+    grid = figure.subplots(len(cells), wide, squeeze=False)
+    for line, cell in zip(grid, cells, strict=True):
+        for sample in samples:
+            image = _picture(own.samples[sample].png, own.grid)
+            row = line[sample * (1 + len(depths)) :]
+            row[0].imshow(image, interpolation="nearest")
+            for ax, blocks in zip(row[1:], depths, strict=False):
+                tokens = tokens_after(blocks, cell, sample, own.grid[0] * own.grid[1])
+                ax.imshow(painted(image, tokens.reshape(own.grid)), interpolation="nearest")
+            ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1, loc="right")
+        words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
+        line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
+    heads = ["input", *(f"block {n}" for n in depths)] * len(samples)
+    for ax, text in zip(grid[0], heads, strict=True):
+        ax.set_title(text, fontsize=7)
+    for ax in grid.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        ax.grid(False)
+    return figure
+
+
+def _answer(own: Fates, cell: Fate, sample: int) -> str:
+    """Return the cell's best answer in a few letters, and whether it is right."""
+    best = cell.answers[sample][0][0]
+    right = best == own.samples[sample].truth
+    return f"{'✓' if right else '✗'} {style.short(best.partition(':')[0], 16)}"
+
+
+def _picture(png: str, grid: tuple[int, int]) -> NDArray[Any]:
+    """(rows*SCALE, columns*SCALE, 3) the input in 0..1."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    size = (grid[1] * SCALE, grid[0] * SCALE)
+    return np.asarray(image.resize(size, Image.Resampling.NEAREST)) / 255
+
+
+def painted(image: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:
+    """Return an image with its merged patches in colours, its dropped ones faded.
+
+    Args:
+        image: (rows*SCALE, columns*SCALE, 3) in 0..1.
+        tokens: (rows, columns) the token of each patch.
+    """
+    numbers, first, back, count = np.unique(
+        tokens, return_index=True, return_inverse=True, return_counts=True
+    )
+    merged = ((count > 1) & (numbers != DROPPED))[back].reshape(tokens.shape)
+    hues = (first * GOLDEN_DEGREES + FIRST_HUE) % 360 / 360
+    colors = np.array([colorsys.hls_to_rgb(hue, 0.52, 0.75) for hue in hues])[back]
+    share = np.where(merged, 0.5, np.where(tokens == DROPPED, 0.9, 0.0))
+    colors = np.where((tokens == DROPPED)[..., None], 1.0, colors.reshape(*tokens.shape, 3))
+
+    def large(values: NDArray[Any]) -> NDArray[Any]:
+        return values.repeat(SCALE, 0).repeat(SCALE, 1)
+
+    alpha = large(share)[..., None]
+    result: NDArray[Any] = image * (1 - alpha) + large(colors) * alpha
+    for axis in (0, 1):  # white lines between a group and what is beside it
+        here, there = np.delete(tokens, -1, axis), np.delete(tokens, 0, axis)
+        touched = np.delete(merged, -1, axis) | np.delete(merged, 0, axis)
+        edge = large((here != there) & touched)
+        last = np.arange(edge.shape[axis]) % SCALE == SCALE - 1
+        edge &= last[:, None] if axis == 0 else last[None]
+        rows, columns = edge.shape
+        result[:rows, :columns][edge] = 1.0
+    return result

@@ -1,0 +1,111 @@
+"""The report as one HTML page that needs nothing else: table, trade-off plot, tokens, records.
+
+The page is `templates/page/`: a skeleton, a style sheet and a few scripts, put into one file with
+the data as JSON. It asks the network for nothing, and its policy forbids it to.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bench.records.record import Record
+from bench.report.data import disturbed, load
+from bench.report.data.frame import Frames
+from bench.report.data.rows import rows_of
+from bench.report.page import page_data
+from bench.report.tables import printed, provenance
+from bench.report.tables.comparison import title
+from bench.report.tables.table import group_rows, unescape
+
+NAME = "index.html"
+MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
+SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
+
+
+def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -> Path:
+    """Write a report's page; the same records give the same bytes.
+
+    Args:
+        frames: The report's data.
+        folder: Where `index.html` goes.
+        tokens: What became of the tokens of sample images, as `token_maps` reads it.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    own = files("bench.assets") / "templates" / "report" / "page"
+    environment = Environment(
+        loader=PackageLoader("bench.assets", "templates/report"),
+        undefined=StrictUndefined,
+        autoescape=True,
+    )
+    environment.filters["unescaped"] = unescape
+    panels, cells, records = page_data.cells(frames)
+    data = {
+        "baseline": frames.baseline,
+        "panels": panels,
+        "cells": cells,
+        "looks": page_data.looks(frames),
+        "tokens": list(tokens),
+    }
+    text = environment.get_template("page/index.html.j2").render(
+        mark=MARK,
+        css=(own / "page.css").read_text(encoding="utf-8"),
+        js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        data=page_data.text(data),
+        records=page_data.packed(records),
+        counts=_counts(frames),
+        older=frames.older,
+        tokens=bool(tokens),
+        notes=frames.notes,
+        heads=printed.HEADS,
+        published=[
+            (title(group_rows(frames, group), frames), table.rows)
+            for group in frames.groups()
+            if (table := printed.printed_table(frames, group))
+        ],
+        failed=rows_of(frames.failed),
+        machines=_machines(frames.records),
+        conventions=[
+            _bold(line) for line in provenance.conventions(frames) if not line.startswith("**Bold")
+        ],
+        equal=provenance.equal_things(frames),
+        disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
+    )
+    path = folder / NAME
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def _bold(line: str) -> str:
+    """Write a line of the conventions as HTML."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(line))
+
+
+def _counts(frames: Frames) -> str:
+    cells = [record.cell for record in frames.records]
+    counts = {
+        "finished cell": len(frames.cells),
+        "method": len({cell.method for cell in cells}),
+        "model": len({cell.model for cell in cells}),
+        "task": len({cell.task for cell in cells}),
+        "machine": len({load.machine(record) for record in frames.records}),
+    }
+    return " · ".join(f"{n:,} {word}" + "s" * (n != 1) for word, n in counts.items())
+
+
+def _machines(records: Sequence[Record]) -> list[str]:
+    """Describe each machine in a line."""
+    lines: dict[str, None] = {}
+    for record in records:
+        env = record.env
+        facts = [load.machine(record), env.get("cpu"), env.get("gpu")]
+        facts += [f"{env[k]} threads" for k in ("threads",) if env.get(k)]
+        facts += provenance.host(env)
+        facts += [f"{name} {env[name]}" for name in ("torch", "python") if env.get(name)]
+        lines[" · ".join(str(fact) for fact in facts if fact)] = None
+    return sorted(lines)

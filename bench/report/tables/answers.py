@@ -1,0 +1,70 @@
+"""What an answer of a multimodal language model costs, stage by stage: MACs, cache, times."""
+
+from __future__ import annotations
+
+from bench.records.record import Generation, Record
+from bench.report.data import equal
+from bench.report.data.differences import LEGEND
+from bench.report.data.frame import Frames
+from bench.report.data.rows import MIB, Row
+from bench.report.tables.table import (
+    Column,
+    Table,
+    digits_for,
+    escape,
+    group_rows,
+    name_columns,
+    number,
+    with_interval,
+)
+from bench.report.tables.timings import disturbed_legend, timing_column
+
+STAGES = ("vision", "projector", "prefill", "decode")
+TIMED = {
+    "vision": "image encoder",
+    "prefill": "prefill",
+    "ttft": "first token",
+    "decode": "a further token",
+    "end_to_end": "answer",
+}
+
+
+def answer_table(frames: Frames, group: str) -> Table | None:
+    """Return a table's costs of an answer; None where no model of it speaks."""
+    cells = [(row, frames.by_uid[row["key"]]) for row in group_rows(frames, group)]
+    rows = [row | _row(frames, record) for row, record in cells if record.cost.generation]
+    if not rows:
+        return None
+    columns = name_columns(rows, flag=True)
+    for stage in STAGES:
+        key = f"{stage}_mmacs"
+        digits = digits_for([row[key] for row in rows])
+        head = f"{stage} MMACs" + (" a token" if stage == "decode" else "")
+        columns.append(Column(head, key, number(key, min(digits, 2)), better=-1))
+    columns.append(Column("KV cache MiB", "kv_mib", number("kv_mib", 3), better=-1))
+    for stage, head in TIMED.items():
+        ends = [f"{stage}_speedup{end}_x" for end in ("", "_low", "_high")]
+        write = with_interval(ends, 2, suffix="×", null=1, within=f"{stage}_aa_half_x")
+        timed = Column(f"{head} ms", f"{stage}_ms", number(f"{stage}_ms", 2), better=-1)
+        columns += map(timing_column, (timed, Column("speed-up", ends[0], write, better=1)))
+    tokens = rows[0]["new_tokens"]
+    caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
+    legend = "; ".join(filter(None, (LEGEND, disturbed_legend(rows))))
+    return Table(f"{group}--answers", escape(f"{caption}. {legend}."), columns, rows)
+
+
+def _row(frames: Frames, record: Record) -> Row:
+    cost = record.cost.generation
+    assert isinstance(cost, Generation)
+    row: Row = {"new_tokens": cost.new_tokens, "kv_mib": cost.kv_bytes / MIB}
+    row |= {"disturbed": cost.disturbed, "disturbance": cost.disturbance}
+    row["kv_mib_unreduced"] = cost.baseline_kv_bytes / MIB
+    for stage in STAGES:
+        row[f"{stage}_mmacs"] = cost.macs[stage] / 1e6
+        row[f"{stage}_mmacs_unreduced"] = cost.baseline_macs[stage] / 1e6
+    for timed in cost.stages:
+        name, (low, high) = timed.name, timed.speedup.ci95
+        row |= {f"{name}_ms": timed.p50_ms, f"{name}_speedup_x": timed.speedup.median}
+        row |= {f"{name}_speedup_low_x": low, f"{name}_speedup_high_x": high}
+        row[f"{name}_aa_half_x"] = equal.half(frames.spreads, record, equal.at_stage(name))
+    return row

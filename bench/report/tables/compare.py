@@ -1,0 +1,221 @@
+"""Compare two sets of records: what got better, what got worse, what is within noise.
+
+Accuracy is compared sample by sample, speed by the paired ratios to the unreduced model of the same
+run, so that a slower day does not read as a slower method. P values are corrected by Holm's method
+among all comparisons of one kind; what is exactly as before is no comparison.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError
+from bench.records.record import Cost, Latency, Record
+from bench.report.data import disturbed, load, mixture, stats
+from bench.report.data.differences import Scored, correct, difference
+from bench.report.data.rows import MIB, Row, condition, setting
+from bench.report.tables.comparison import metric_name, task_name
+from bench.report.tables.table import Column, Table, escape, signed, text_column
+
+FOLDER = "results"  # what is looked for in a git revision
+MEMORY_PCT = 2.0  # a smaller change of a single reading of peak memory says nothing
+KIND = "change"
+# Quantity, how to read it, decimals, and the largest change in percent that says nothing.
+_COSTS: tuple[tuple[str, Callable[[Cost], float | None], int, float], ...] = (
+    ("GMACs", lambda cost: cost.macs.total / 1e9 if cost.macs else None, 4, 0.0),
+    ("Params M", lambda cost: cost.params.total / 1e6 if cost.params else None, 3, 0.0),
+    ("peak MiB", lambda c: c.memory.peak_bytes / MIB if c.memory else None, 0, MEMORY_PCT),
+)
+VERDICTS = ("Better", "Worse", "Within noise", "Not judged")
+
+
+def compare(a: str, b: str) -> str:
+    """Return as Markdown what changed from the records at `a` to those at `b`.
+
+    Args:
+        a: A results folder, a record file, or a git revision whose `results/` is meant.
+        b: The same, the newer one.
+
+    Raises:
+        BenchError: If one of them is neither, or they have no cell in common.
+    """
+    sides = [_by_cell(_read(source)) for source in (a, b)]
+    machines = [{machine for machine, _ in side} for side in sides]
+    if not machines[0] & machines[1]:  # two machines: then it is they that are compared
+        sides = [{("", cell): record for (_, cell), record in side.items()} for side in sides]
+    old, new = sides
+    both = [(old[name], new[name]) for name in old if name in new]
+    if not both:
+        raise BenchError(
+            f"no cell is in both {a} and {b}: compare runs of the same suite and profile"
+        )
+    rows = [row for pair in both for row in _changes(*pair)]
+    told = [row for row in rows if not _is_same(row)]
+    for quantity in ("accuracy", "speed-up"):
+        correct([row for row in told if row["kind"] == quantity], KIND)
+    changed = sum(one.key != other.key for one, other in both)
+    lines = [
+        f"# {escape(a)} → {escape(b)}",
+        f"{len(both)} cells in both; in {changed} of them code, weights or data changed. "
+        f"Machines: {', '.join(sorted(machines[0]))} → {', '.join(sorted(machines[1]))}.",
+        *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
+        f"Exactly as before: {len(rows) - len(told)} of {len(rows)} numbers.",
+        *_sections(told),
+        *_missing(f"Only in {escape(a)}", [old[name] for name in old if name not in new]),
+        *_missing(f"Only in {escape(b)}", [new[name] for name in new if name not in old]),
+    ]
+    return "\n\n".join(lines)
+
+
+def _read(source: str) -> list[Record]:
+    if Path(source).exists():
+        return load.read([Path(source)])[0]
+    command = ["git", "archive", "--format=tar", source, "--", FOLDER]
+    try:
+        archive = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise BenchError(
+            f"'{source}' is neither a results folder nor a git revision that holds {FOLDER}/: "
+            "name a folder that exists, or a commit (git log --oneline -- results)"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        return load.read([Path(folder)])[0]
+
+
+def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
+    return {(load.machine(r), load.cell_identity(r)): r for r in load.newest(records)[0]}
+
+
+def _changes(old: Record, new: Record) -> Iterator[Row]:
+    """Yield a row for each quantity that both records have, or for a change of their status."""
+    if "ok" not in (old.status, new.status):
+        return
+    if old.status != new.status:
+        values = {"old": old.status, "new": new.status, KIND: None, f"{KIND}_p": None}
+        yield _row(old, "status", "status") | values | {"sign": 1 if new.status == "ok" else -1}
+        return
+    yield from _accuracy(old, new)
+    yield from _speed(old, new)
+    yield from _cost(old, new)
+
+
+def _row(record: Record, kind: str, quantity: str) -> Row:
+    cell = record.cell
+    name = f"{cell.model} · {task_name(cell.task)} · {cell.method} {setting(cell.params)}".strip()
+    return {
+        "cell": name,
+        "kind": kind,
+        "quantity": quantity,
+        "reason": None,
+        f"{KIND}_p_holm": None,
+    }
+
+
+def _accuracy(old: Record, new: Record) -> Iterator[Row]:
+    name = new.accuracy.primary
+    if name is None or name not in old.accuracy.metrics:
+        return
+    values = [one.accuracy.metrics[name] for one in (old, new)]
+    row = _row(new, "accuracy", f"{metric_name(name)} {values[1].unit}")
+    row |= difference(Scored(new, {}), Scored(old, {}), name, KIND, "the other run")
+    row |= {"old": f"{values[0].value:.1f}", "new": f"{values[1].value:.1f}", "sign": 1}
+    yield row | {"unit": "", "reason": row[f"{KIND}_reason"]}
+
+
+def _speed(old: Record, new: Record) -> Iterator[Row]:
+    from scipy.stats import mannwhitneyu
+
+    before = {(condition(entry), entry.batch): entry for entry in old.cost.latency}
+    for entry in new.cost.latency:
+        other = before.get((condition(entry), entry.batch))
+        if other is None or new.cell.baseline:
+            continue
+        values = other.speedup.median, entry.speedup.median
+        row = _row(new, "speed-up", f"speed-up, b{entry.batch}") | {"sign": 1, "unit": "%"}
+        row |= {"old": f"{values[0]:.2f}×", "new": f"{values[1]:.2f}×"}
+        row[KIND] = 100 * (values[1] / values[0] - 1)
+        if other.disturbed or entry.disturbed:
+            yield row | {f"{KIND}_p": None, "reason": disturbed.LOAD}
+            continue
+        yield row | {f"{KIND}_p": float(mannwhitneyu(_ratios(other), _ratios(entry)).pvalue)}
+
+
+def _ratios(entry: Latency) -> list[float]:
+    pairs = zip(entry.baseline_samples_ms, entry.samples_ms, strict=True)
+    return [base / own for base, own in pairs]
+
+
+def _cost(old: Record, new: Record) -> Iterator[Row]:
+    """Yield what has no noise to speak of: MACs and parameters; and memory, read once."""
+    for name, read, digits, least in _COSTS:
+        before, after = read(old.cost), read(new.cost)
+        if before and after:
+            row = _row(new, name, name) | {"sign": -1, "unit": "%"}
+            row |= {"old": f"{before:.{digits}f}", "new": f"{after:.{digits}f}"}
+            row[KIND] = 100 * (after / before - 1)
+            yield row | {f"{KIND}_p": None, f"{KIND}_p_holm": float(abs(row[KIND]) <= least)}
+
+
+def _verdict(row: Row) -> str:
+    if row["kind"] == "status":
+        return "Better" if row["sign"] > 0 else "Worse"
+    if row["reason"] or row[f"{KIND}_p_holm"] is None:
+        return "Not judged"
+    if row[f"{KIND}_p_holm"] >= stats.LEVEL:
+        return "Within noise"
+    return "Better" if row["sign"] * row[KIND] > 0 else "Worse"
+
+
+def _is_same(row: Row) -> bool:
+    return bool(row[KIND] == 0 and row["old"] == row["new"])
+
+
+def _sections(rows: Sequence[Row]) -> Iterator[str]:
+    for verdict in VERDICTS:
+        own = [row | {"band": "", "is_baseline": True} for row in rows if _verdict(row) == verdict]
+        if not own:
+            if verdict in VERDICTS[:2]:
+                yield f"## {verdict}: nothing"
+            continue
+        own.sort(key=_order)
+        columns = [
+            *(text_column(head, head.lower()) for head in ("Cell", "Quantity")),
+            Column("A", "old", itemgetter("old")),
+            Column("B", "new", itemgetter("new")),
+            Column("Change", KIND, _change),
+        ]
+        if verdict == "Not judged":
+            columns.append(text_column("Why", "reason"))
+        else:
+            columns.append(Column("p by Holm", f"{KIND}_p_holm", _p))
+        yield f"## {verdict}: {len(own)}"
+        yield Table(verdict, "", columns, own).shown
+
+
+def _change(row: Row) -> str:
+    if row[KIND] is None:
+        return "–"
+    return signed(row[KIND], 1) + (f" {row['unit']}" if row["unit"] else "")
+
+
+def _p(row: Row) -> str:
+    return "–" if row[f"{KIND}_p"] is None else f"{row[f'{KIND}_p_holm']:.3f}"
+
+
+def _missing(head: str, records: Sequence[Record]) -> Iterator[str]:
+    if records:
+        yield f"## {head}: {len(records)}"
+        yield "\n".join(f"- {escape(_row(record, '', '')['cell'])}" for record in records)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    return row["kind"], -abs(row[KIND] or 0.0), row["cell"]

@@ -1,0 +1,282 @@
+"""Measure one cell: accuracy and cost, from the same reduced forward pass."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import bench
+from bench.runs import seeds
+from bench.runs.cell_timing import NEW_TOKENS, CellTiming
+from bench.core import observing, redrawing
+from bench.engine.forward import Pass
+from bench.measure import generation, macs
+from bench.measure.kept import Kept, unlike
+from bench.measure.task_images import with_pixels
+from bench.models.loaded import Loaded
+from bench.records.record import COST_ONLY, Accuracy, Cell, Cost, Generation, Latency, Macs, Memory, Params, Tokens
+from bench.runs.session import Session, apply, inputs_of
+from bench.tasks import Task
+
+EVALUATION_BATCH = 64
+
+Note = Callable[[str], None]  # told what is being measured
+
+
+@dataclass
+class Measurement:
+    """What is known of a cell so far; a cell that fails keeps what it had."""
+
+    accuracy: Accuracy = field(default_factory=lambda: Accuracy(None, reason="not measured"))
+    macs: Macs | None = None
+    params: Params | None = None
+    tokens: Tokens = field(default_factory=dict)
+    latency: list[Latency] = field(default_factory=list)
+    memory: Memory | None = None
+    notes: list[str] = field(default_factory=list)
+    generation: Generation | None = None
+
+    def cost(self) -> Cost:
+        """Return the cost part of the record."""
+        return Cost(
+            self.macs,
+            self.params,
+            self.tokens,
+            self.latency,
+            self.memory,
+            self.notes,
+            self.generation,
+        )
+
+
+def measure(cell: Cell, session: Session, task: Task | None, stage: Note) -> Measurement:
+    """Return everything about `cell`; see `measure_into`."""
+    found = Measurement()
+    measure_into(found, cell, session, task, stage)
+    return found
+
+
+def measure_into(
+    found: Measurement, cell: Cell, session: Session, task: Task | None, stage: Note
+) -> None:
+    """Fill `found` with the accuracy and cost of `cell`, the cheap and telling parts first.
+
+    Timings come in rounds with the other work between them, so that they see the machine at
+    several moments.
+
+    Raises:
+        Unsupported: the method cannot run on this model, or the model not do this task.
+        BenchError: a measurement contradicts itself; whatever the model raises comes through.
+    """
+    model = session.loaded.model
+    with apply(session.loaded, cell):
+        stage("counting")
+        found.params = parameters(model)
+        examples = Examples.of(cell, session, task)
+        with observing(Kept()) as counted:
+            found.macs, found.tokens = count(examples, session)
+        timing = CellTiming(cell, session, examples.batch, stage)
+        timing.round()
+        stage("accuracy")
+        with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept:
+            found.accuracy = accuracy(cell, session, task, stage)
+        found.notes += unlike(kept, counted, examples.what)
+        timing.round()
+        stage("memory")
+        found.memory = peak_memory(cell, session, max(timing.batches), examples)
+        for _ in range(timing.rounds - 2):
+            timing.round()
+        path = attention_path(model)
+        found.latency = [
+            replace(latency, attention_path=path) for latency in timing.latencies(found.macs.total)
+        ]
+        found.generation = timing.generation()
+    found.accuracy = seeds.over_seeds(
+        found.accuracy,
+        cell,
+        session,
+        lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
+    )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a cell is counted and timed on.
+
+    Attributes:
+        loaded: the model and how to feed it.
+        adaptive: what the method keeps depends on the image.
+        pixels: (I,C,H,W) images of the task, where the method is adaptive and the task's images
+            can be had; otherwise one example of noise is counted, and batches of it are timed.
+    """
+
+    loaded: Loaded
+    adaptive: bool
+    pixels: Tensor | None = None
+
+    @staticmethod
+    def of(cell: Cell, session: Session, task: Task | None) -> Examples:
+        """Return the examples of a cell whose method is at work in the session's model."""
+        adaptive = any(run.adaptive for run in runs(session.loaded.model))
+        scored = task is not None and cell.task != COST_ONLY and not session.loaded.random
+        pixels = session.pixels(task, cell.limit) if adaptive and scored and task else None
+        if pixels is not None and with_pixels(session.loaded, pixels[:1]) is None:
+            pixels = None
+        return Examples(session.loaded, adaptive, pixels)
+
+    @property
+    def what(self) -> str:
+        """What is counted, in words."""
+        return "the noise image" if self.pixels is None else f"the {len(self.pixels)} images"
+
+    def rows(self, size: int) -> Tensor | None:
+        """Return (B,C,H,W) the first images, from the start again where they are too few."""
+        return None if self.pixels is None else self.pixels[torch.arange(size) % len(self.pixels)]
+
+    def batch(self, size: int) -> Mapping[str, Any]:
+        """Return the arguments of the model for a batch."""
+        return inputs_of(self.loaded, size, self.rows(size))
+
+    def singles(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the arguments of the model for each example on its own."""
+        for pixels in [None] if self.pixels is None else self.pixels.split(1):
+            yield inputs_of(self.loaded, 1, pixels)
+
+
+def count_into(found: Measurement, cell: Cell) -> None:
+    """Fill `found` with what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
+    from bench.runs import cost
+
+    loaded = cost.on_meta(cell.model, cell.dtype or "float32")
+    with cost.prompted(loaded) as inputs:
+        speaks = loaded.kind == "multimodal"
+        plain = bench.count_macs(loaded.model, **inputs)
+        unreduced = generation.stage_macs(loaded.model, inputs) if speaks else None
+        with apply(loaded, cell):
+            found.params = parameters(loaded.model)
+            found.macs, found.tokens = counted(loaded, inputs, plain.total)
+            if unreduced is not None:
+                own = generation.stage_macs(loaded.model, inputs)
+                found.generation = Generation(
+                    NEW_TOKENS, own.macs, unreduced.macs, own.kv_bytes, unreduced.kv_bytes
+                )
+
+
+def count(examples: Examples, session: Session) -> tuple[Macs, Tokens]:
+    """Return the MACs of one example by both counters, and the tokens in and out of each block.
+
+    Of several examples, their means.
+    """
+    singles = [
+        counted(session.loaded, inputs, session.baseline_macs.total)
+        for inputs in examples.singles()
+    ]
+    return singles[0] if len(singles) == 1 else mean_count(singles)
+
+
+def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
+    """Return the mean MACs of several examples, rounded, and the mean tokens of each block."""
+
+    def mean(values: Iterable[int]) -> int:
+        return round(statistics.fmean(values))
+
+    macs = [one for one, _ in counts]
+    operators = dict.fromkeys(op for one in macs for op in one.by_op)
+    tokens: Tokens = {}
+    for tower in counts[0][1]:
+        for examples in zip(*(blocks[tower] for _, blocks in counts), strict=True):
+            ways = (round(statistics.fmean(way), 2) for way in zip(*examples, strict=True))
+            tokens.setdefault(tower, []).append((next(ways), next(ways)))
+    return (
+        replace(
+            macs[0],
+            total=mean(one.total for one in macs),
+            reduction=mean(one.reduction for one in macs),
+            closed_form=mean(one.closed_form for one in macs),
+            by_op={op: mean(one.by_op.get(op, 0) for one in macs) for op in operators},
+        ),
+        tokens,
+    )
+
+
+def counted(loaded: Loaded, inputs: Mapping[str, Any], baseline: int) -> tuple[Macs, Tokens]:
+    """Return the same of a model as it is now, beside what it counts unreduced."""
+    operators = bench.count_macs(loaded.model, **inputs)
+    trace = bench.trace(loaded.model, **inputs)
+    found = Macs(
+        total=operators.total,
+        reduction=operators.reduction,
+        closed_form=macs.check_counters(loaded.model, trace, operators),
+        baseline_total=baseline,
+        scope=loaded.scope,
+        by_op=dict(operators.by_op),
+    )
+    return found, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
+
+
+def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:
+    """Return the score of the model as it is now, or why there is none."""
+    if session.loaded.random:
+        return Accuracy(None, reason="random weights: no accuracy can be taken from them")
+    if cell.task == COST_ONLY or task is None:
+        return Accuracy(None, reason="cost only: no task was asked for")
+    with redrawing():
+        scored = task.evaluate(
+            session.loaded,
+            limit=cell.limit,
+            batch_size=EVALUATION_BATCH,
+            progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
+        )
+    reason = None
+    if scored.failed:
+        shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")
+        reason = f"images that did not decode and count as wrong ({len(scored.failed)}): {shown}"
+    return Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
+
+
+def attention_path(model: nn.Module) -> str:
+    """Return how the last pass carried token sizes into attention: "plain", "mask" or "channel"."""
+    paths = {run.attention_path for run in runs(model)}
+    return next((path for path in ("mask", "channel") if path in paths), "plain")
+
+
+def parameters(model: nn.Module) -> Params:
+    """Return the parameters of a model and of the methods at work in it.
+
+    Untrained stand-ins ("random"), which are made up in each pass, are not among them.
+    """
+    reducers = {id(part.reducer): part.reducer for run in runs(model) for part in run.parts}
+    learned = chain.from_iterable(reducer.learned.values() for reducer in reducers.values())
+    added = sum(tensor.numel() for tensor in learned)
+    return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
+
+
+def runs(model: nn.Module) -> list[Pass]:
+    """Return the passes at work in a model: `reduced()` leaves a bound method on each block."""
+    overrides = (module.__dict__.get("forward") for module in model.modules())
+    owners = (getattr(getattr(call, "func", None), "__self__", None) for call in overrides)
+    return list({id(owner): owner for owner in owners if isinstance(owner, Pass)}.values())
+
+
+def peak_memory(cell: Cell, session: Session, batch: int, examples: Examples) -> Memory:
+    """Return the peak memory at one batch size, beside the unreduced model's."""
+    if session.profile.device == "cuda":
+        torch.cuda.empty_cache()
+    plain = session.baseline_memory(cell, batch)
+    own = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
+    return Memory(
+        peak_bytes=own.peak_bytes,
+        weights_bytes=own.weights_bytes,
+        batch=batch,
+        how=own.how,
+        baseline_peak_bytes=plain.peak_bytes,
+        activation_bytes=own.activation_bytes,
+        baseline_activation_bytes=plain.activation_bytes,
+    )

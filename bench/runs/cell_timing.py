@@ -1,0 +1,191 @@
+"""All timings of one cell, taken in rounds that are spread over the cell's time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.measure import generation, latency
+from bench.measure.blocks import Blocks, Limits, no_garbage_collection
+from bench.measure.timing import Paired
+from bench.records.record import Cell, Generation, Latency, Speedup, Stage
+from bench.runs.session import ANSWERS, Session
+
+NEW_TOKENS = 16  # of the answers that are timed
+DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
+
+Inputs = Callable[[int], Mapping[str, Any]]  # batch -> the arguments of a model
+Note = Callable[[str], None]  # told what is being measured
+
+
+class CellTiming:
+    """The paired timings of a reduced model: a forward pass at each batch size, and an answer.
+
+    Each `round()` takes a block of every timing. Between rounds the cell does its other work, so
+    that a timing sees the machine at several moments.
+    """
+
+    def __init__(self, cell: Cell, session: Session, inputs: Inputs, stage: Note) -> None:
+        """Nothing is timed yet."""
+        self.cell, self.session, self.stage = cell, session, stage
+        profile = session.profile
+        pairs = max(profile.repeats, Limits.pairs)
+        seconds = cell.latency_seconds
+        self.limits = Limits(pairs, seconds / 2, seconds, warmup=profile.warmup)
+        self.batches = tuple(cell.batch_sizes or profile.batch_sizes)
+        self.inputs = {batch: inputs(batch) for batch in self.batches}
+        self._passes: dict[int, Blocks] = {}
+        self._against_fastest: dict[int, Blocks] = {}
+        self._answers: Blocks | None = None
+        gc.collect()
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds make a timing."""
+        return self.limits.blocks
+
+    def round(self) -> None:
+        """Take another block of each timing."""
+        threads = latency.using_threads(self.session.profile.threads)
+        with torch.inference_mode(), threads, no_garbage_collection():
+            for batch in self.batches:
+                self.stage(f"time, batch {batch}")
+                if batch not in self._passes:
+                    self._begin(batch)
+                self._passes[batch].add()
+                if batch in self._against_fastest:
+                    self._against_fastest[batch].add()
+            if self.session.loaded.kind == "multimodal":
+                self.stage("time, answers")
+                self._answers = self._answers or self._answer_blocks()
+                self._answers.add()
+
+    def _begin(self, batch: int) -> None:
+        session = self.session
+        self._passes[batch] = self._pass_blocks(session.plain, batch)
+        fastest = session.fastest(batch)[1]
+        if fastest is not session.plain:
+            self._against_fastest[batch] = self._pass_blocks(fastest, batch)
+
+    def _pass_blocks(self, plain: nn.Module, batch: int) -> Blocks:
+        model, device = self.session.loaded.model, self.session.profile.device
+        inputs = self.inputs[batch]
+        usual = self.session.usual_ms.get(str(batch)) if plain is self.session.plain else None
+        return Blocks(
+            latency.sampler(lambda: plain(**inputs), device),
+            latency.sampler(lambda: model(**inputs), device),
+            self.limits,
+            latency.PASS,
+            usual,
+        )
+
+    def _answer_blocks(self) -> Blocks:
+        inputs = self.session.loaded.example_inputs(1)
+        plain, model = (
+            generation.sampler(side, inputs, NEW_TOKENS)
+            for side in (self.session.plain, self.session.loaded.model)
+        )
+        usual = self.session.usual_ms.get(ANSWERS)
+        return Blocks(plain, model, self.limits, generation.ANSWER, usual)
+
+    # --- what the rounds said ----------------------------------------------------------------
+
+    def latencies(self, macs: int) -> list[Latency]:
+        """Return the timing of each batch size; `macs` are those of one example."""
+        return [self._latency(batch, macs) for batch in self.batches]
+
+    def _latency(self, batch: int, macs: int) -> Latency:
+        session, profile = self.session, self.session.profile
+        blocks = self._passes[batch]
+        pair = self._paired(blocks, latency.PASS, latency.clock_of(profile.device))
+        versus, fastest = pair, self._against_fastest.get(batch)
+        if fastest is not None:
+            versus = self._paired(fastest, latency.PASS, pair.clock)
+        disturbances = [b.disturbance for b in (blocks, fastest) if b and b.disturbance]
+        speedup = _recorded(pair, session.backend)
+        quiet = blocks.disturbance is None
+        session.note_baseline(str(batch), pair.a.p50_ms if quiet else None)
+        if self.cell.baseline:
+            session.equal[batch] = speedup
+        return Latency(
+            batch=batch,
+            dtype=session.dtype,
+            backend=session.backend,
+            device=profile.device,
+            threads=pair.threads,
+            samples_ms=_rounded(pair.b.samples_ms),
+            baseline_samples_ms=_rounded(pair.a.samples_ms),
+            p50_ms=pair.b.p50_ms,
+            p95_ms=pair.b.p95_ms,
+            p99_ms=pair.b.p99_ms,
+            throughput_per_s=pair.b.throughput_per_s(batch),
+            speedup=speedup,
+            speedup_vs_fastest=_recorded(versus, session.fastest(batch)[0]),
+            reduction_share=self._reduction_share(batch),
+            attention_path=None,
+            utilisation=latency.utilisation(macs * batch, pair.b.p50_ms, profile, session.dtype),
+            disturbed=bool(disturbances),
+            disturbance="; ".join(dict.fromkeys(disturbances)) or None,
+            attempts=max(b.attempts for b in (blocks, fastest) if b),
+            load=round(max(blocks.loads), 3),
+            dispersion=round(pair.a.dispersion, 4),
+            equal=session.equal.get(batch),
+        )
+
+    def _reduction_share(self, batch: int) -> float:
+        if self.cell.baseline:
+            return 0.0
+        model, inputs = self.session.loaded.model, self.inputs[batch]
+        profile = self.session.profile
+        return latency.reduction_share(
+            lambda: model(**inputs), warmup=0, device=profile.device, threads=profile.threads
+        )
+
+    def generation(self) -> Generation | None:
+        """Return what an answer of `NEW_TOKENS` tokens costs, stage by stage, to one prompt."""
+        blocks, session = self._answers, self.session
+        if blocks is None:
+            return None
+        inputs = session.loaded.example_inputs(1)
+        reduced, plain = (
+            generation.stage_macs(model, inputs) for model in (session.loaded.model, session.plain)
+        )
+        pairs = {name: self._paired(blocks, name, generation.clock()) for name in generation.TIMES}
+        quiet = blocks.disturbance is None
+        session.note_baseline(ANSWERS, pairs[generation.ANSWER].a.p50_ms if quiet else None)
+        return Generation(
+            NEW_TOKENS,
+            reduced.macs,
+            plain.macs,
+            reduced.kv_bytes,
+            plain.kv_bytes,
+            [
+                Stage(
+                    name,
+                    _rounded(pair.b.samples_ms),
+                    _rounded(pair.a.samples_ms),
+                    pair.b.p50_ms,
+                    _recorded(pair, session.backend),
+                )
+                for name, pair in pairs.items()
+            ],
+            disturbed=not quiet,
+            disturbance=blocks.disturbance,
+            attempts=blocks.attempts,
+            load=round(max(blocks.loads), 3),
+        )
+
+    def _paired(self, blocks: Blocks, stage: str, clock: str) -> Paired:
+        return blocks.paired(stage, self.session.threads, clock)
+
+
+def _recorded(pair: Paired, backend: str) -> Speedup:
+    return Speedup(pair.speedup.median, pair.speedup.ci95, backend, pair.speedup.blocks)
+
+
+def _rounded(samples_ms: tuple[float, ...]) -> list[float]:
+    return [round(ms, DIGITS) for ms in samples_ms]

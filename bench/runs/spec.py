@@ -1,0 +1,232 @@
+"""A suite: which models × tasks × methods × profiles a run covers, written in YAML.
+
+```yaml
+description: a first comparison
+models:
+  - embedded:vit-fashion                      # a name, or a mapping with the model's own tasks
+  - {name: embedded:clip-emoji, tasks: [emoji-retrieval]}
+tasks: [fashion-mnist]                        # for models that name none
+methods:
+  - {name: tome, r: [4, 8, 16]}               # a list is a sweep: one cell for each value
+  - {name: evit, keep_rate: [0.7, 0.5], layers: [3, 6, 9]}    # `layers` is one value
+  - {name: topk, budget: [70% gmacs, 50% gmacs]}              # solved for each model
+profiles: [auto]
+limit: 1000                                   # samples used for accuracy
+```
+
+The unreduced model (`none`) is always run, and first. A mistake is reported as `FILE:LINE: …`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bench.core.errors import BenchError
+from bench.records.record import BASELINE, COST_ONLY, Cell, label
+
+Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
+SUITES = Path(__file__).parents[1] / "assets" / "suites"
+
+NOT_SWEPT = frozenset({"layers"})  # parameters whose value is itself a list
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class ModelEntry(BaseModel):
+    """A model of a suite, with the tasks it is to be run on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    tasks: list[str] | None = None
+    random_weights: bool | None = None
+    baseline: bool = True  # run the unreduced model as well
+    data: str = ""  # where the data of its tasks can be had
+
+
+class MethodEntry(BaseModel):
+    """A method of a suite; every other key is one of its parameters, swept where it is a list."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+    models: list[str] | None = None  # only on these models
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        """Return one mapping of parameters for each cell, in the order they are written."""
+        extra = self.model_extra or {}
+        axes = [
+            value
+            if isinstance(value, list)
+            and not (key in NOT_SWEPT and not any(isinstance(item, list) for item in value))
+            else [value]
+            for key, value in extra.items()
+        ]
+        return [dict(zip(extra, values, strict=True)) for values in itertools.product(*axes)]
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["sdpa", "eager"]
+
+
+class Suite(BaseModel):
+    """A parsed suite. `None` leaves the choice to the hardware profile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    description: str = ""
+    models: Annotated[list[Annotated[ModelEntry, BeforeValidator(_named)]], Field(min_length=1)]
+    tasks: list[str] = []
+    methods: Annotated[list[Annotated[MethodEntry, BeforeValidator(_named)]], Field(min_length=1)]
+    profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
+    dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    batch_sizes: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed)] | None = (
+        None
+    )
+    limit: Annotated[int, Field(ge=1)] | None = None
+    latency_seconds: Annotated[float, Field(gt=0)] = 1.5
+    random_weights: bool = False
+    missing: Literal["error", "cost"] = "error"  # where weights or data are out of reach
+    seed: int = 0
+
+    def cells(self) -> list[Cell]:
+        """Return the cells, grouped by profile, model and task, the unreduced model first."""
+        cells: dict[str, Cell] = {}  # by what tells them apart: writing a method twice runs it once
+        for profile, model in itertools.product(self.profiles, self.models):
+            tasks = model.tasks or self.tasks or [COST_ONLY]
+            dtypes: list[Any] = list(self.dtypes or ()) or [None]
+            backends: list[Any] = list(self.backends or ()) or [None]
+            kinds = itertools.product(dtypes, backends, tasks)
+            for dtype, backend, task in kinds:
+                for method, params in self._methods(model):
+                    cell = Cell(
+                        suite=self.name,
+                        model=model.name,
+                        task=task,
+                        method=method,
+                        params=params,
+                        label=label(method, params),
+                        profile=profile,
+                        seed=self.seed,
+                        limit=self.limit,
+                        baseline=method == BASELINE,
+                        random_weights=self.random_weights
+                        if model.random_weights is None
+                        else model.random_weights,
+                        dtype=dtype,
+                        backend=backend,
+                        batch_sizes=tuple(self.batch_sizes) if self.batch_sizes else None,
+                        latency_seconds=self.latency_seconds,
+                    )
+                    cells.setdefault(repr(cell), cell)
+        return list(cells.values())
+
+    def _methods(self, model: ModelEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+        if model.baseline:
+            yield BASELINE, {}
+        for entry in self.methods:
+            if entry.name != BASELINE and (entry.models is None or model.name in entry.models):
+                for params in entry.sweeps():
+                    yield entry.name, params
+
+
+class Document:
+    """A YAML document that knows the line of each of its keys and list items."""
+
+    def __init__(self, text: str, source: str) -> None:
+        """Parse `text`; `source` is the file name that errors begin with."""
+        self.source = source
+        try:
+            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.data = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise BenchError(f"{source}:{line}: not valid YAML: {error.problem}") from error
+        if not isinstance(self.data, dict):
+            raise BenchError(f"{source}:1: a suite is a mapping with 'models' and 'methods'")
+
+    def line(self, where: Sequence[str | int]) -> int:
+        """Return the line of the deepest part of `where` that the document has."""
+        node, line = self._root, 1
+        for part in where:
+            if isinstance(node, yaml.MappingNode):
+                found = [(k, v) for k, v in node.value if k.value == str(part)]
+                if not found:
+                    break
+                line, node = found[0][0].start_mark.line + 1, found[0][1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+            else:
+                break
+        return line
+
+    def error(self, where: Sequence[str | int], message: str) -> BenchError:
+        """Return an error that begins with the place `where` stands for."""
+        return BenchError(f"{self.source}:{self.line(where)}: {message}")
+
+
+class Options:
+    """Stands in for a document where a suite comes from command-line options."""
+
+    def error(self, where: Sequence[str | int], message: str) -> BenchError:
+        """Return an error without a place."""
+        return BenchError(message)
+
+
+def parse(data: Mapping[str, Any], origin: Document | Options) -> Suite:
+    """Return `data` as a suite; raises BenchError at the first mistake."""
+    try:
+        return Suite.model_validate(data)
+    except ValidationError as invalid:
+        # The wrong key first: what a misspelt key leaves missing is not the user's mistake.
+        errors = sorted(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        where = tuple(part for part in errors[0]["loc"] if not _inner(part))
+        key = ".".join(map(str, where))
+        if errors[0]["type"] == "extra_forbidden":
+            from bench.core.errors import near_miss
+
+            model = ModelEntry if where[0] == "models" else Suite
+            hint = near_miss(str(where[-1]), list(model.model_fields))
+            raise origin.error(where, f"unknown key '{where[-1]}'{hint}") from invalid
+        message = errors[0]["msg"].removeprefix("Value error, ")
+        raise origin.error(where, f"'{key}': {message[0].lower()}{message[1:]}") from invalid
+
+
+def _inner(part: str | int) -> bool:
+    """Whether a part of pydantic's location names one of its validators, not a key."""
+    return isinstance(part, str) and ("[" in part or part in ("list", "int", "str"))
+
+
+def names() -> list[str]:
+    """Return the names of the suites that ship with the project."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load(name: str) -> tuple[Suite, Document]:
+    """Return the suite called `name`, or the one in the YAML file at that path, with its text."""
+    path = SUITES / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise BenchError(
+                f"no suite file {name}: give an existing YAML file or one of {names()}"
+            )
+    elif not path.is_file():
+        from bench.core.errors import near_miss
+
+        raise BenchError(f"unknown suite '{name}'{near_miss(name, names())}")
+    document = Document(path.read_text(encoding="utf-8"), path.name)
+    document.data.setdefault("name", path.stem)
+    return parse(document.data, document), document
