@@ -15,6 +15,7 @@ from bench import tasks
 from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.models import catalogue
+from bench.models.loaded import Captioner
 from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
 from bench.records.record import Cell
 from bench.runs.session import apply, parameters
@@ -134,7 +135,7 @@ def test_blip_vqa_sees_what_a_blank_image_does_not_tell() -> None:
 
 def test_blip_captions_say_what_is_there() -> None:
     task, loaded = emoji.captioning(), catalogue.load("embedded:blip-caption-emoji")
-    assert loaded.answer is not None
+    assert isinstance(loaded, Captioner)
     pictures = [[task.pictures.open(i)] for i in range(60)]
     with torch.inference_mode():
         said = loaded.answer(pictures, [""] * 60, 32)

@@ -24,7 +24,6 @@ from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.memory import Memory
 from bench.models import catalogue
-from bench.models import names as model_names
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned as model_tuned
 from bench.records.record import Cell, Record
@@ -520,17 +519,17 @@ def test_a_fine_tuned_folder_is_measured_as_any_model(
 def test_models_that_ship_are_loaded_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_names, "shipped", lambda: tmp_path)
-    assert model_tuned.names() == []
+    monkeypatch.setattr(model_tuned, "shipped", lambda: tmp_path)
+    assert model_tuned.Tuned.listing() == {}
     (tmp_path / "tome-both").mkdir()
-    assert model_tuned.names() == []  # not one of ours
+    assert model_tuned.Tuned.listing() == {}  # not one of ours
     about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
     plain = catalogue.load("embedded:clip-emoji").model
     factors = {k: torch.randn(v).half() for k, v in lora.shapes(plain, 2).items()}
     save_file(factors, tmp_path / "tome-both" / "adapter.safetensors")
     name = "embedded:clip-emoji@tome-both"
-    assert model_tuned.names() == [name]
+    assert list(model_tuned.Tuned.listing()) == [name]
     layers: list[Any] = [catalogue.load(n).model.visual_projection for n in (name, name[:-10])]
     b, a = (factors[f"visual_projection.lora_{part}"].float() for part in "ba")
     change = b @ a

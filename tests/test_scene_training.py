@@ -11,7 +11,8 @@ import torch
 import bench
 from bench.core.registry import method
 from bench.models import catalogue
-from bench.models.sources.blips import unpacked
+from bench.models.loaded import Answerer, PairClassifier, Writer
+from bench.models.sources.embedded import unpacked
 from bench.tasks import scenes
 from bench.training import blip, pairs, tower, vilt
 from bench.training import finetune as finetuning
@@ -168,13 +169,13 @@ def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) ->
     assert set(learned) == towers
     assert all((table.abs().sum(1) > 0).all() for table in learned.values())
     loaded = catalogue.load(str(out))
-    batch = pairs.Scenes(loaded.kind).batch(torch.arange(3), torch.Generator().manual_seed(0))
+    batch = pairs.Scenes(type(loaded)).batch(torch.arange(3), torch.Generator().manual_seed(0))
     shown = [list(own) for own in batch.pictures]
     with torch.inference_mode(), bench.reduced(loaded.model, "crossget", r=4, cross_tokens=learned):
-        if loaded.judge is not None:
+        if isinstance(loaded, PairClassifier):
             assert loaded.judge(shown, batch.texts).shape == (3, 2)
         else:
-            assert loaded.answer is not None
+            assert isinstance(loaded, Writer)
             assert all(isinstance(s, str) for s in loaded.answer(shown, batch.texts, 4))
 
 
@@ -182,7 +183,7 @@ def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) 
     blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
     loaded = catalogue.load(str(tmp_path / blip.FOLDERS["vqa"]), backend="eager")
     loaded.model.config.text_config.label_smoothing = 0.0
-    batch = pairs.Scenes("answerer").batch(torch.arange(5), torch.Generator().manual_seed(0))
+    batch = pairs.Scenes(Answerer).batch(torch.arange(5), torch.Generator().manual_seed(0))
     assert len({len(answer.split()) for answer in batch.answers}) > 1
     whole = finetuning._answers(loaded)(batch)
     total, count = 0.0, 0

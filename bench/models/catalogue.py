@@ -14,36 +14,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.models.files import hash_files, weight_files
-from bench.models.loaded import Loaded
-from bench.models.names import EMBEDDED, FORMS, parse
-from bench.models.names import check_name as check_name
-from bench.models.shapes import SHAPES, shape
+from bench.models.names import listing as listing
+from bench.models.names import source_of
 
 if TYPE_CHECKING:
     import torch
 
-
-def names() -> list[str]:
-    """Return the names that need nothing but this project (and, where said, an optional extra)."""
-    return list(EMBEDDED)
-
-
-def catalogue() -> dict[str, str]:
-    """Return every kind of name that `load` takes, with a line about each."""
-    known = {name: "by its shape, with --random-weights and without a hub" for name in SHAPES}
-    return {**EMBEDDED, **_fine_tuned(), **FORMS, **known}
-
-
-def _fine_tuned() -> dict[str, str]:
-    from bench.models.sources import tuned as model_tuned
-    from bench.records.record import label
-
-    found = {}
-    for name in model_tuned.names():
-        about = model_tuned.training(model_tuned.folder_of(name) or Path())
-        found[name] = f"fine-tuned with {label(about['method'], about['budget'])}"
-    return found
+    from bench.models.loaded import Loaded
 
 
 def load(
@@ -69,24 +46,12 @@ def load(
         BenchError: unknown name, weights that are missing, broken or out of reach, or a model that
             no adapter covers; the message names the fix.
     """
-    from bench.models import loading
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import hf, timm
-    from bench.models.sources import tuned as model_tuned
+    return source_of(name).load(random_weights, device, dtype, backend, seed)
 
-    check_name(name, random_weights)
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "tuned", Path() as folder:
-            loaded = model_tuned.load(name, folder, random_weights, seed)
-        case "embedded", _:
-            loaded = model_embedded.load(name, random_weights, seed)
-        case "timm", file:
-            loaded = timm.load(name, parsed.base, file, random_weights, seed)
-        case _, folder:
-            source = str(folder or parsed.base)
-            loaded = hf.load(name, source, random_weights, seed)
-    return loading.finish(loaded, device, dtype, backend)
+
+def check_name(name: str, random_weights: bool = False) -> None:
+    """Raise BenchError when no model can be meant by `name`; looks at no weights."""
+    source_of(name).check(random_weights)
 
 
 def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> str | None:
@@ -97,61 +62,14 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
     """
     if random_weights:
         return hashlib.sha256(f"random {name} {seed}".encode()).hexdigest()
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "embedded", _:
-            return hash_files(model_embedded.files(name))
-        case "tuned", Path() as folder:
-            return model_tuned.sha256(folder)
-        case "timm", Path() as file:
-            return hash_files([file])
-        case "folder", Path() as folder:
-            return hash_files(weight_files(folder))
-    return None
+    return source_of(name).fingerprint()
 
 
 def type_of(name: str) -> str:
     """Return the model type in a Hugging Face configuration, "" where there is none here."""
-    from bench.assets import embedded
-    from bench.models.loading import read_json
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "tuned", Path() as tuned:
-            return type_of(str(model_tuned.training(tuned)["model"]))
-        case "embedded", _ if name in model_embedded.FOLDERS:
-            file = embedded.path(model_embedded.FOLDERS[name]) / "config.json"
-        case "folder", Path() as folder:
-            file = folder / "config.json"
-        case "hub", _:
-            known = shape(parsed.base)
-            if known is not None:
-                return str(known["model_type"])
-            file = _cached_config(parsed.base)
-        case _:
-            return ""
-    return str(read_json(file).get("model_type", "")) if file.is_file() else ""
-
-
-def _cached_config(hub_id: str) -> Path:
-    """Return where the hub's cache has a model's configuration; a path to no file if it has not."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(hub_id, "config.json")
-    return Path(cached if isinstance(cached, str) else "")
+    return source_of(name).model_type()
 
 
 def learned(name: str) -> dict[str, Path]:
     """Return the files with what methods learned with this model (none for most), by method."""
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    if parsed.kind == "tuned" and parsed.path:
-        return model_tuned.learned(parsed.path)
-    return model_embedded.learned(name) if parsed.kind == "embedded" else {}
+    return source_of(name).learned()

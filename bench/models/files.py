@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import BenchError
 
@@ -66,3 +67,16 @@ def check_file(file: Path) -> None:
         ) from None
     if size < need:
         raise BenchError(f"weights file {file} is truncated ({size} of {need} bytes): get it again")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the mapping in a model folder's JSON file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BenchError(
+            f"{file.parent} has no config.json: give a folder written by save_pretrained"
+        ) from error
+    except ValueError as error:
+        raise BenchError(f"{file} is not valid JSON: get it again") from error
+    return value if isinstance(value, dict) else {}

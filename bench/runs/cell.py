@@ -20,7 +20,7 @@ from bench.engine.forward import Pass
 from bench.measure import generation, macs
 from bench.measure.kept import Kept, unlike
 from bench.measure.task_images import with_pixels
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import COST_ONLY, Accuracy, Cell, Cost, Generation, Latency, Macs, Memory, Params, Tokens
 from bench.runs.session import Session, apply, inputs_of
 from bench.tasks import Task
@@ -155,8 +155,8 @@ def count_into(found: Measurement, cell: Cell) -> None:
     from bench.runs import cost
 
     loaded = cost.on_meta(cell.model, cell.dtype or "float32")
-    with cost.prompted(loaded) as inputs:
-        speaks = loaded.kind == "multimodal"
+    with loaded.valueless_inputs() as inputs:
+        speaks = isinstance(loaded, Multimodal)
         plain = bench.count_macs(loaded.model, **inputs)
         unreduced = generation.stage_macs(loaded.model, inputs) if speaks else None
         with apply(loaded, cell):

@@ -8,11 +8,10 @@ The model is built on the meta device, where tensors have no values.
 
 from __future__ import annotations
 
-import contextlib
 import json as jsonlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -21,10 +20,8 @@ from rich.table import Table
 from bench.core.errors import BenchError, Unsupported
 from bench.runs.options import budget, listed
 from bench.core.errors import near_miss
+from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import BASELINE, label
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
 
 DTYPE = "bfloat16"
 MIB = 1 << 20
@@ -65,27 +62,12 @@ def rows(loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words
     return found
 
 
-@contextlib.contextmanager
-def prompted(loaded: Loaded, words: int | None = None) -> Iterator[dict[str, Any]]:
-    """Give the inputs of one example for a model without values; `words` beside its image."""
-    from bench.models import joint
-    from bench.models.multimodal import WORDS, asked
-
-    with contextlib.ExitStack() as stack:
-        if loaded.kind == "multimodal":
-            yield stack.enter_context(asked(loaded.model, WORDS if words is None else words))
-            return
-        if loaded.covers:
-            stack.enter_context(joint.on_meta(loaded.model))
-        yield loaded.example_inputs(1)
-
-
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
     from bench import count_macs
 
-    with prompted(loaded, words) as inputs:
-        if loaded.kind == "multimodal":
+    with loaded.valueless_inputs(words) as inputs:
+        if isinstance(loaded, Multimodal):
             return _stages(loaded.model, inputs)
         return {"total": count_macs(loaded.model, **inputs).total / 1e9}
 
@@ -161,7 +143,7 @@ def main(
     words = WORDS if words is None else words
     found = rows(loaded, methods, words)
     scope = loaded.scope
-    if loaded.kind == "multimodal":
+    if isinstance(loaded, Multimodal):
         scope = f"a prompt of one image and {words} other tokens"
     if json:
         print(jsonlib.dumps(_document(model, scope, found), indent=1))

@@ -212,7 +212,7 @@ def listing(what: str) -> list[dict[str, Any]]:
             for name, cls in methods().items()
         ]
     if what == "models":
-        return [{"name": name, "summary": text} for name, text in catalogue.catalogue().items()]
+        return [{"name": name, "summary": text} for name, text in catalogue.listing().items()]
     if what == "tasks":
         return [{"name": name, "summary": text} for name, text in tasks.catalogue().items()]
     if what == "suites":

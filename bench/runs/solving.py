@@ -128,5 +128,5 @@ def _examples(
             )
             inputs = loaded.example_inputs(batch) if device != "meta" else None
         if inputs is None:
-            inputs = stack.enter_context(cost.prompted(loaded))
+            inputs = stack.enter_context(loaded.valueless_inputs())
         yield loaded.model, inputs

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +22,13 @@ from bench.core import registry
 from bench import tasks
 from bench.engine.families import adapter_for
 from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
-from bench.models.loaded import Loaded
+from bench.models.loaded import Classifier, Loaded, TwoTower
 from bench.records.record import Cell, Record
 from bench.runs.session import apply
 from bench.records.store import Store, slug, write_atomic
-from bench.tasks.base import subset
+from bench.tasks.base import require, subset
 from bench.tasks.classification import Classification
-from bench.tasks.retrieval import Retrieval, features_of, text_features
+from bench.tasks.retrieval import Retrieval, text_features
 from bench.engine.tracing import Trace, trace
 
 TOWER = "vision"
@@ -145,20 +144,15 @@ def _answerer(
     task: Classification | Retrieval, loaded: Loaded, limit: int | None
 ) -> tuple[Callable[[Tensor], Answers], str]:
     """Return images -> the best answers of the model as it then is, and what their scores are."""
-    model: Any = loaded.model
     if isinstance(task, Classification):
-        names = _classes(task)
-
-        def classify(images: Tensor) -> Answers:
-            output = model(**{loaded.image_argument: images})
-            return _best(getattr(output, "logits", output).float().softmax(-1), names)
-
-        return classify, "probability"
+        classifier, names = require(loaded, Classifier, task.name), _classes(task)
+        return lambda images: _best(classifier.logits(images).softmax(-1), names), "probability"
+    towers = require(loaded, TwoTower, task.name)
     texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
 
     def retrieve(images: Tensor) -> Answers:
-        features = features_of(loaded, images)
-        return _best(features @ text_features(loaded, texts, 64, "cpu").T, texts)
+        features = towers.encode_images(images)
+        return _best(features @ text_features(towers, texts, 64, "cpu").T, texts)
 
     return retrieve, "cosine similarity"
 

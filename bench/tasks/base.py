@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench.models.loaded import Loaded
 
+Kind = TypeVar("Kind", bound="Loaded")
 Sample = TypeVar("Sample")
 Said = TypeVar("Said")
 Progress = Callable[[int, int], None]  # (samples done, samples in all)
@@ -166,11 +167,6 @@ class Prepared:
     def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
         import torch
 
-        if loaded.transform is None:
-            raise BenchError(
-                f"nothing says how images are prepared for {loaded.name}: "
-                "put its preprocessor_config.json beside its weights"
-            )
         images = torch.zeros(len(index), loaded.channels, *loaded.image_size)
         decoded = []
         for row, i in enumerate(index):
@@ -179,7 +175,7 @@ class Prepared:
             except (OSError, ValueError, SyntaxError):  # Pillow raises all three on broken files
                 decoded.append(False)
                 continue
-            images[row] = loaded.transform(picture)
+            images[row] = loaded.pixels(picture)
             decoded.append(True)
         return images, decoded
 
@@ -190,10 +186,18 @@ def refuse_random(loaded: Loaded) -> None:
         raise BenchError(f"{loaded.name} has random weights: no accuracy can be taken from them")
 
 
-def require(loaded: Loaded, kind: str, task: str) -> None:
-    """Raise Unsupported when a model is of another kind than a task needs."""
-    if loaded.kind != kind:
-        raise Unsupported(f"task '{task}' needs a {kind} model; {loaded.name} is {_a(loaded.kind)}")
+def require(loaded: Loaded, kinds: type[Kind] | tuple[type[Kind], ...], task: str) -> Kind:
+    """Return a model as one of the kinds that a task needs.
+
+    Raises:
+        Unsupported: it is of another kind.
+    """
+    if isinstance(loaded, kinds):
+        return loaded
+    names = [kind.kind for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
+    raise Unsupported(
+        f"task '{task}' needs {_a(' or '.join(names))} model; {loaded.name} is {_a(loaded.kind)}"
+    )
 
 
 def _a(noun: str) -> str:

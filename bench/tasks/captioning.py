@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError, Unsupported
+from bench.core.errors import BenchError
+from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
 from bench.tasks.base import (
@@ -25,6 +26,7 @@ from bench.tasks.base import (
     hash_of,
     in_batches,
     refuse_random,
+    require,
     subset,
 )
 
@@ -35,8 +37,8 @@ KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
 KNOWN = ("prompt", "tokens", "metrics")
 # What each kind of model is told: BLIP's evaluation, and lmms-eval's for LLaVA.
 PROMPTS = {
-    "captioner": "a picture of ",
-    "multimodal": "Provide a one-sentence caption for the provided image.",
+    Captioner.kind: "a picture of ",
+    Multimodal.kind: "Provide a one-sentence caption for the provided image.",
 }
 LONGEST = 30  # tokens of a caption
 
@@ -98,25 +100,20 @@ class Captioning:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score a model; see `bench.tasks.Task`. Outcomes: `caption` and each one's CIDEr."""
-        if loaded.kind not in PROMPTS:
-            raise Unsupported(
-                f"task '{self.name}' needs a {' or '.join(PROMPTS)} model; "
-                f"{loaded.name} is of the kind {loaded.kind}"
-            )
+        model: Writer = require(loaded, (Captioner, Multimodal), self.name)
         refuse_random(loaded)
         caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
         index = subset(len(self), limit)
         failed: list[str] = []
-        say = partial(self._captions, loaded, failed)
+        say = partial(self._captions, model, failed)
         return self._scored(index, in_batches(index, batch_size, say, progress), failed)
 
-    def _captions(self, loaded: Loaded, failed: list[str], some: Sequence[int]) -> list[str]:
+    def _captions(self, model: Writer, failed: list[str], some: Sequence[int]) -> list[str]:
         """The captions of some pictures, "" where one does not decode."""
-        prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
+        prompt = PROMPTS[model.kind] if self.prompt is None else self.prompt
         images = [files.opened(self.pictures, i, failed) for i in some]
         shown = [[image] for image in images if image is not None]
-        answer = files.ability(loaded, "answer")
-        written = iter(answer(shown, [prompt] * len(shown), LONGEST) if shown else [])
+        written = iter(model.answer(shown, [prompt] * len(shown), LONGEST) if shown else [])
         said = ["" if image is None else next(written) for image in images]
         # A caption goes on from its prompt, which some processors give back and references lack.
         return [text.strip().removeprefix(prompt.strip()).strip() for text in said]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError, Unsupported
+from bench.models.loaded import Classifier
 from bench.tasks.base import (
     Arrays,
     Evaluation,
@@ -55,11 +56,11 @@ class Classification:
         """Score a classifier; see `bench.tasks.Task`. Outcome `correct` is 0 or 1 an image."""
         import torch
 
-        require(loaded, "classifier", self.name)
+        model = require(loaded, Classifier, self.name)
         refuse_random(loaded)
-        if loaded.classes != self.classes:
+        if model.classes != self.classes:
             raise Unsupported(
-                f"{loaded.name} has {loaded.classes} outputs, task '{self.name}' has "
+                f"{loaded.name} has {model.classes} outputs, task '{self.name}' has "
                 f"{self.classes} classes: name a model that was trained for it"
             )
         index = subset(len(self), limit)
@@ -68,8 +69,7 @@ class Classification:
         with torch.inference_mode():
             for images, decoded in self.prepared.batches(loaded, index, batch_size):
                 here = index[len(ranks) : len(ranks) + len(images)]
-                output = loaded.model(**{loaded.image_argument: to_model(images, loaded, device)})
-                logits = getattr(output, "logits", output).float()
+                logits = model.logits(to_model(images, loaded, device))
                 right = torch.tensor([self.labels[i] for i in here], device=logits.device)
                 own = torch.nn.functional.one_hot(right, logits.shape[1]).bool()
                 batch_ranks = ranks_of(logits, own).tolist()

@@ -8,7 +8,7 @@ A task's name gives paths between colons and, after a question mark, options (`?
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,6 @@ from bench.tasks.base import Pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from bench.models.loaded import Loaded
 
 
 def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
@@ -102,17 +100,6 @@ def opened(pictures: Pictures, index: int, failed: list[str]) -> Image | None:
     except (OSError, ValueError, SyntaxError):  # Pillow raises all three on broken files
         failed.append(pictures.name(index))
         return None
-
-
-def ability(loaded: Loaded, name: str) -> Callable[..., Any]:
-    """Return what a model can do by name ("answer", "judge" ...), or say what it lacks for it."""
-    found: Callable[..., Any] | None = getattr(loaded, name, None)
-    if found is None:
-        raise BenchError(
-            f"nothing says how {loaded.name} is fed (it has no '{name}'): put its processor's "
-            "files (preprocessor_config.json, tokenizer.json) beside its weights"
-        )
-    return found
 
 
 def as_json(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import Unsupported
+from bench.models.loaded import PairClassifier
 from bench.records.record import Metric
 from bench.tasks import files
 from bench.tasks.base import (
@@ -83,11 +84,11 @@ class Reasoning:
         `consistency` is the share of sentences that are judged right of all their pairs; a limit
         tears pairs apart, and leaves it out.
         """
-        require(loaded, "pair-classifier", self.name)
+        model = require(loaded, PairClassifier, self.name)
         refuse_random(loaded)
         asked = [self.statements[i] for i in subset(len(self), limit)]
         failed: list[str] = []
-        judge = partial(self._judged, loaded, failed)
+        judge = partial(self._judged, model, failed)
         said = in_batches(asked, batch_size, judge, progress)
         right = [s is not None and s == one.true for s, one in zip(said, asked, strict=True)]
         metrics = {"accuracy": _share(right)}
@@ -97,7 +98,7 @@ class Reasoning:
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(
-        self, loaded: Loaded, failed: list[str], some: Sequence[Statement]
+        self, model: PairClassifier, failed: list[str], some: Sequence[Statement]
     ) -> list[bool | None]:
         """Whether the model takes some statements for true; None where a picture is broken."""
         shown = []
@@ -108,10 +109,10 @@ class Reasoning:
         texts = [one.text for one, pair in zip(some, shown, strict=True) if pair is not None]
         if not pairs:
             return [None] * len(some)
-        logits = files.ability(loaded, "judge")(pairs, texts).float()
+        logits = model.judge(pairs, texts).float()
         if logits.shape[1] != 2:
             raise Unsupported(
-                f"{loaded.name} has {logits.shape[1]} outputs; task '{self.name}' needs 2"
+                f"{model.name} has {logits.shape[1]} outputs; task '{self.name}' needs 2"
             )
         margins = iter((logits[:, TRUE] - logits[:, 1 - TRUE]).tolist())
         return [None if pair is None else _side(next(margins)) for pair in shown]

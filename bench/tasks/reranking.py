@@ -13,8 +13,9 @@ Departures: a matched text begins with [CLS], as in transformers; the authors pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bench.models.loaded import Matcher
 from bench.tasks import files, karpathy
 from bench.tasks.base import (
     Evaluation,
@@ -27,7 +28,7 @@ from bench.tasks.base import (
     subset,
     to_model,
 )
-from bench.tasks.retrieval import flattened, recalls, tokenised, undecoded
+from bench.tasks.retrieval import flattened, recalls, require_tokenizer, tokenised, undecoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,17 +77,17 @@ class ReRanking:
         """
         import torch
 
-        require(loaded, "matcher", self.name)
+        model = require(loaded, Matcher, self.name)
         refuse_random(loaded)
-        files.ability(loaded, "tokenizer")
+        require_tokenizer(model)
         index = subset(len(self), limit)
         owners, texts = flattened(self.texts, index)
         with torch.inference_mode():
-            similar, decoded = self._similarities(loaded, index, texts, batch_size, device)
+            similar, decoded = self._similarities(model, index, texts, batch_size, device)
             to_texts = nearest(similar, self.k)
             to_images = nearest(similar.T, self.k).T
             matches = self._matches(
-                loaded, index, texts, to_texts | to_images, batch_size, device, progress
+                model, index, texts, to_texts | to_images, batch_size, device, progress
             )
         found = (similar + matches).masked_fill(~decoded.unsqueeze(1), -torch.inf)
         failed = undecoded(self.prepared, index, decoded.tolist())
@@ -99,7 +100,7 @@ class ReRanking:
 
     def _similarities(
         self,
-        loaded: Loaded,
+        loaded: Matcher,
         index: Sequence[int],
         texts: Sequence[str],
         size: int,
@@ -108,21 +109,19 @@ class ReRanking:
         """Return the (images, texts) cosines, -inf for broken images, and which are whole."""
         import torch
 
-        encode_images: Any = files.ability(loaded, "encode_images")
-        encode_texts: Any = files.ability(loaded, "encode_texts")
         images: list[Tensor] = []
         decoded: list[bool] = []
         for pixels, ok in self.prepared.batches(loaded, index, size):
-            images.append(encode_images(to_model(pixels, loaded, device))[0].float())
+            images.append(loaded.encode_images(to_model(pixels, loaded, device))[0].float())
             decoded += ok
-        words = [encode_texts(t).float() for t in tokenised(loaded, texts, size, device)]
+        words = [loaded.encode_texts(t).float() for t in tokenised(loaded, texts, size, device)]
         similar = torch.cat(images) @ torch.cat(words).T
         there = torch.tensor(decoded, device=similar.device)
         return similar.masked_fill(~there.unsqueeze(1), -torch.inf), there
 
     def _matches(
         self,
-        loaded: Loaded,
+        loaded: Matcher,
         index: Sequence[int],
         texts: Sequence[str],
         wanted: Tensor,
@@ -133,17 +132,15 @@ class ReRanking:
         """Return the (images, texts) logits of the wanted pairs, 0 elsewhere."""
         import torch
 
-        encode_images: Any = files.ability(loaded, "encode_images")
-        match: Any = files.ability(loaded, "match")
         matches = torch.zeros(wanted.shape, device=wanted.device)
         row = 0
         for pixels, decoded in self.prepared.batches(loaded, index, size):
-            tokens = encode_images(to_model(pixels, loaded, device))[1]
+            tokens = loaded.encode_images(to_model(pixels, loaded, device))[1]
             for own, ok in zip(tokens, decoded, strict=True):
                 pairs = wanted[row].nonzero().squeeze(1).tolist() if ok else []
                 near = [texts[i] for i in pairs]
                 scores = [
-                    match(own.expand(len(next(iter(some.values()))), -1, -1), some).float()
+                    loaded.match(own.expand(len(next(iter(some.values()))), -1, -1), some).float()
                     for some in tokenised(loaded, near, size, device)
                 ]
                 if scores:

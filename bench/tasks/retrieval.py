@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError
+from bench.models.loaded import Matcher, TwoTower
 from bench.tasks.base import (
     Arrays,
     Evaluation,
@@ -13,7 +14,6 @@ from bench.tasks.base import (
     Prepared,
     Progress,
     hash_of,
-    normalised,
     proportion,
     ranks_of,
     refuse_random,
@@ -65,16 +65,16 @@ class Retrieval:
         """
         import torch
 
-        require(loaded, "two-tower", self.name)
+        model = require(loaded, TwoTower, self.name)
         refuse_random(loaded)
-        require_tokenizer(loaded)
+        require_tokenizer(model)
         index = subset(len(self), limit)
         owners, texts = flattened(self.texts, index)
         with torch.inference_mode():
             images, decoded = image_features(
-                loaded, self.prepared, index, batch_size, device, progress
+                model, self.prepared, index, batch_size, device, progress
             )
-            scores = images @ text_features(loaded, texts, batch_size, device).T
+            scores = images @ text_features(model, texts, batch_size, device).T
         broken = torch.tensor(decoded, device=scores.device).logical_not()
         # An image that did not decode is in nobody's way, and is never found.
         scores = scores.masked_fill(broken.unsqueeze(1), -torch.inf)
@@ -118,7 +118,7 @@ def recalls(
 
 
 def image_features(
-    loaded: Loaded,
+    loaded: TwoTower,
     prepared: Prepared,
     index: Sequence[int],
     size: int,
@@ -131,32 +131,21 @@ def image_features(
     features: list[Tensor] = []
     decoded: list[bool] = []
     for images, ok in prepared.batches(loaded, index, size):
-        features.append(features_of(loaded, to_model(images, loaded, device)))
+        features.append(loaded.encode_images(to_model(images, loaded, device)))
         decoded += ok
         if progress is not None:
             progress(len(decoded), len(index))
     return torch.cat(features), decoded
 
 
-def features_of(loaded: Loaded, pixels: Tensor) -> Tensor:
-    """Return a two-tower model's features (B,D) of images (B,C,H,W), of length 1."""
-    model: Any = loaded.model
-    return normalised(_pooled(model.get_image_features(**{loaded.image_argument: pixels})))
-
-
-def text_features(loaded: Loaded, texts: Sequence[str], size: int, device: str | None) -> Tensor:
+def text_features(loaded: TwoTower, texts: Sequence[str], size: int, device: str | None) -> Tensor:
     """Return a two-tower model's features of texts, of length 1."""
     import torch
 
-    model: Any = loaded.model
-    features = [
-        normalised(_pooled(model.get_text_features(**tokens)))
-        for tokens in tokenised(loaded, texts, size, device)
-    ]
-    return torch.cat(features)
+    return torch.cat([loaded.encode_texts(t) for t in tokenised(loaded, texts, size, device)])
 
 
-def require_tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
+def require_tokenizer(loaded: TwoTower | Matcher) -> Callable[[list[str]], Mapping[str, Tensor]]:
     """Return a model's tokenizer; raises BenchError when it came without one."""
     if loaded.tokenizer is None:
         raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
@@ -164,19 +153,13 @@ def require_tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]
 
 
 def tokenised(
-    loaded: Loaded, texts: Sequence[str], size: int, device: str | None
+    loaded: TwoTower | Matcher, texts: Sequence[str], size: int, device: str | None
 ) -> Iterator[dict[str, Tensor]]:
     """Yield texts as a model takes them, so many at once."""
     tokenizer = require_tokenizer(loaded)
     for start in range(0, len(texts), size):
         tokens = tokenizer(list(texts[start : start + size]))
         yield {key: value.to(device or loaded.device) for key, value in tokens.items()}
-
-
-def _pooled(output: Any) -> Tensor:
-    """Return the projected features, whichever way this version of transformers returns them."""
-    features: Tensor = getattr(output, "pooler_output", output)
-    return features
 
 
 def emoji() -> Retrieval:

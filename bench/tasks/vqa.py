@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.core.errors import BenchError
+from bench.models.loaded import Answerer, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import files
 from bench.tasks.base import (
@@ -81,27 +81,19 @@ class QuestionAnswering:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
-        if loaded.kind != "answerer":
-            require(loaded, "multimodal", self.name)
+        model: Writer = require(loaded, (Answerer, Multimodal), self.name)
         refuse_random(loaded)
-        if loaded.answer is None:
-            raise BenchError(
-                f"nothing says how questions are put to {loaded.name}: put its processor's files "
-                "(preprocessor_config.json, tokenizer.json) beside its weights"
-            )
         asked = [self.questions[i] for i in subset(len(self), limit)]
         failed: list[str] = []
-        say = partial(self._answers, loaded.answer, failed)
+        say = partial(self._answers, model, failed)
         return self._scored(asked, in_batches(asked, batch_size, say, progress), failed)
 
-    def _answers(
-        self, answer: Callable[..., list[str]], failed: list[str], some: Sequence[Question]
-    ) -> list[str]:
+    def _answers(self, model: Writer, failed: list[str], some: Sequence[Question]) -> list[str]:
         """The answers to some questions, "" where the picture does not decode."""
         images = [files.opened(self.pictures, question.picture, failed) for question in some]
         texts = [q.text for q, image in zip(some, images, strict=True) if image is not None]
         shown = [[image] for image in images if image is not None]
-        said = iter(answer(shown, texts, self.max_answer) if shown else [])
+        said = iter(model.answer(shown, texts, self.max_answer) if shown else [])
         return ["" if image is None else next(said) for image in images]
 
     def _scored(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
+from bench.models.loaded import Multimodal
 from bench.records.record import Metric
 from bench.tasks import files, vqa_score
 from bench.tasks.base import Evaluation, Files, Pictures, Progress, hash_of, proportion, subset
@@ -58,7 +59,7 @@ class NumberedQuestions(QuestionAnswering):
     ) -> Evaluation:
         """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
         asked = self
-        if loaded.kind == "multimodal":
+        if isinstance(loaded, Multimodal):
             asked = copy.copy(self)
             asked.questions = [replace(q, text=q.text + SHORT) for q in self.questions]
         return super(NumberedQuestions, asked).evaluate(

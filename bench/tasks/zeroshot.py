@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bench.models.loaded import TwoTower
 from bench.tasks.base import (
     Arrays,
     Evaluation,
@@ -96,14 +97,14 @@ class ZeroShot:
         """
         import torch
 
-        require(loaded, "two-tower", self.name)
+        model = require(loaded, TwoTower, self.name)
         refuse_random(loaded)
-        require_tokenizer(loaded)
+        require_tokenizer(model)
         index = subset(len(self), limit)
         with torch.inference_mode():
-            names = self.class_features(loaded, batch_size, device)
+            names = self.class_features(model, batch_size, device)
             images, decoded = image_features(
-                loaded, self.prepared, index, batch_size, device, progress
+                model, self.prepared, index, batch_size, device, progress
             )
             scores = images @ names.T
         right = torch.tensor([self.labels[i] for i in index], device=scores.device)
@@ -118,7 +119,7 @@ class ZeroShot:
         outcomes = {"correct": [int(rank == 0) for rank in ranks], "rank": ranks}
         return Evaluation(metrics, "top1", outcomes, undecoded(self.prepared, index, decoded))
 
-    def class_features(self, loaded: Loaded, size: int, device: str | None) -> Tensor:
+    def class_features(self, loaded: TwoTower, size: int, device: str | None) -> Tensor:
         """Return (classes, C) features of length 1, each the mean over the templates."""
         import torch
 

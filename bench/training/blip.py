@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.families.blip import heed_padding
-from bench.models.feeds import padded
-from bench.models.sources.blips import COMMON
+from bench.models.processors import padded
+from bench.models.sources.embedded import COMMON
 from bench.tasks import scenes, statements
 from bench.training import tower
 from bench.training.augment import image_processor, normalise

@@ -29,9 +29,8 @@ from bench.core import Reducer
 from bench.core.errors import BenchError, Unsupported
 from bench.engine.families import adapter_for
 from bench.models import catalogue
-from bench.models.loaded import Loaded
-from bench.models.names import TRAINING
-from bench.models.sources.tuned import ADAPTER, WEIGHTS
+from bench.models.loaded import Classifier, Loaded, Reader, TwoTower
+from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS, towers
 from bench.records import machine
 from bench.records.store import write_atomic
 from bench.runs.options import NATURAL_TASK
@@ -40,6 +39,8 @@ from bench.training import recipe as recipes
 from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
 from bench.training.loop import CHECKPOINT, Job, Phase, Rates, Settings, fit
 from bench.training.recipe import Recipe
+
+KINDS = "classifier, multimodal, answerer, captioner, pair-classifier"
 
 
 def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str, float]:
@@ -56,10 +57,10 @@ def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str,
         return done
     loaded = catalogue.load(recipe.model, device=settings.device, backend=_backend(settings.device))
     model: Any = loaded.model
-    if loaded.kind not in TASK_LOSSES and not hasattr(model, "visual_projection"):
+    if not isinstance(loaded, Classifier | Reader) and not hasattr(model, "visual_projection"):
         raise Unsupported(
-            f"{recipe.model} is neither a CLIP nor of the kinds {', '.join(TASK_LOSSES)}: only "
-            "these can be fine-tuned so far"
+            f"{recipe.model} is neither a CLIP nor of the kinds {KINDS}: only these can be "
+            "fine-tuned so far"
         )
     data = pairs.load(recipe.data, loaded, settings.data_dir)
     model.requires_grad_(not recipe.freeze)
@@ -118,7 +119,7 @@ def _backend(device: str) -> str:
 
 def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
     """Give `model` the method's own parameters, so that they are trained and kept with it."""
-    shapes = recipes.towers(reducer, model)
+    shapes = towers(reducer, model)
     learned = dict(reducer.learn(shapes))
     for tower, table in learned.items():
         if tower in shapes and table.shape != shapes[tower]:
@@ -135,7 +136,10 @@ def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
 def _loss(
     loaded: Loaded, reducer: Reducer, recipe: Recipe, data: pairs.Pairs
 ) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
-    task_loss = TASK_LOSSES.get(loaded.kind, _contrastive)(loaded)
+    if isinstance(loaded, Classifier):
+        task_loss = _cross_entropy(loaded)
+    else:
+        task_loss = _answers(loaded) if isinstance(loaded, Reader) else _contrastive(loaded)
 
     def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
         batch = data.batch(indices, rng)
@@ -146,11 +150,10 @@ def _loss(
     return loss
 
 
-def _cross_entropy(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
+def _cross_entropy(loaded: Classifier) -> Callable[[pairs.Batch], Tensor]:
     def loss(batch: pairs.Batch) -> Tensor:
         with torch.autocast(loaded.device.type, torch.bfloat16):
-            out = loaded.model(**{loaded.image_argument: batch.images.to(loaded.device)})
-        logits = getattr(out, "logits", out).float()
+            logits = loaded.logits(batch.images.to(loaded.device))
         return nn.functional.cross_entropy(logits, batch.own.to(loaded.device))
 
     return loss
@@ -174,15 +177,12 @@ def _contrastive(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
     return loss
 
 
-def _answers(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
+def _answers(loaded: Reader) -> Callable[[pairs.Batch], Tensor]:
     """The model's own loss of the right answers."""
-    if loaded.teach is None:
-        raise BenchError(f"{loaded.name} has no processor: put its files beside its weights")
-    teach = loaded.teach
+    loaded.require_processor()
 
     def loss(batch: pairs.Batch) -> Tensor:
-        shown = [list(pictures) for pictures in batch.pictures]
-        inputs = loaded.placed(teach(shown, batch.texts, list(batch.answers)))
+        inputs = loaded.placed(loaded.teach(batch.pictures, batch.texts, batch.answers))
         with torch.autocast("cuda", torch.bfloat16, enabled=loaded.device.type == "cuda"):
             found: Tensor = loaded.model(**inputs).loss
         return found
@@ -190,16 +190,14 @@ def _answers(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
     return loss
 
 
-TASK_LOSSES = {
-    "classifier": _cross_entropy,
-    **dict.fromkeys(("multimodal", "answerer", "captioner", "pair-classifier"), _answers),
-}
-
-
-def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
+def _tokenizer(loaded: Loaded) -> Callable[[list[str]], Mapping[str, Tensor]]:
     """Return the model's tokenizer, once it has shown that it pads texts to one length."""
     try:
-        if loaded.tokenizer is not None and loaded.tokenizer(["one", "one two"]):
+        if (
+            isinstance(loaded, TwoTower)
+            and loaded.tokenizer
+            and loaded.tokenizer(["one", "one two"])
+        ):
             return loaded.tokenizer
     except ValueError:
         pass  # transformers makes up an empty one where its files are missing

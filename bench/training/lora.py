@@ -6,14 +6,13 @@ in place and folded back into plain weights, so nothing downstream knows of adap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-A, B = ".lora_a", ".lora_b"
+from bench.models.adapters import A, B, layers
 
 
 class LowRank(nn.Module):
@@ -35,23 +34,9 @@ def attach(model: nn.Module, rank: int, seed: int = 0) -> None:
     """Freeze `model` and give each linear layer of it an adapter."""
     model.requires_grad_(False)
     rng = torch.Generator().manual_seed(seed)
-    for layer in _adapted(model).values():
+    for layer in layers(model).values():
         adapter = LowRank(layer.weight, rank, rng).to(layer.weight.device)
         parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
-
-
-def _adapted(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the layers that get an adapter, by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-
-
-def shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the factors that `detach` returns for `model`, by name."""
-    factors: dict[str, tuple[int, ...]] = {}
-    for name, layer in _adapted(model).items():
-        factors[name + A] = (rank, layer.in_features)
-        factors[name + B] = (layer.out_features, rank)
-    return factors
 
 
 def detach(model: nn.Module) -> dict[str, Tensor]:
@@ -65,13 +50,3 @@ def detach(model: nn.Module) -> dict[str, Tensor]:
             factors[name + B] = adapter.b.detach().half().cpu()
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
     return factors
-
-
-@torch.no_grad()
-def fold(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
-    """Add the products of `factors`, as `detach` returns them, to the weights of `model`."""
-    for key, a in factors.items():
-        if key.endswith(A):
-            layer: Any = model.get_submodule(key.removesuffix(A))
-            b = factors[key.removesuffix(A) + B]
-            layer.weight += (b.float() @ a.float()).to(layer.weight)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import BenchError
-from bench.models.loaded import Loaded
+from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
 
 if TYPE_CHECKING:
     from bench.tasks.base import Pictures
@@ -110,7 +110,7 @@ class Files:
 class Scenes:
     """Endlessly many scenes of emoji drawings with what a kind of model is to say of them."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: type[Reader]) -> None:
         """Note whether it answers, captions, or judges two of them at a time."""
         self.kind = kind
 
@@ -136,10 +136,10 @@ class Scenes:
         """Images, what is asked or stated, and the right answer, a number of times."""
         from bench.tasks import scenes, statements
 
-        if self.kind == "pair-classifier":
+        if issubclass(self.kind, PairClassifier):
             found = statements.pairs(count, seed)
             return [(pair.images, pair.text, str(pair.true)) for pair in found]
-        if self.kind == "captioner":
+        if issubclass(self.kind, Captioner):
             composed = scenes.described(count, seed)
             return [((image,), "", text) for image, text in composed]
         asked = scenes.scenes(count, seed)
@@ -174,12 +174,7 @@ def _open(pictures: Pictures, index: int) -> Any:
 
 
 def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
-    if loaded.transform is None:
-        raise BenchError(
-            f"nothing says how images are prepared for {loaded.name}: "
-            "put its preprocessor_config.json beside its weights"
-        )
-    return torch.stack([torch.as_tensor(np.asarray(loaded.transform(p))) for p in pictures])
+    return torch.stack([torch.as_tensor(np.asarray(loaded.pixels(p))) for p in pictures])
 
 
 def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
@@ -192,11 +187,11 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
         BenchError: another name, or data that are missing or unusable.
     """
     scheme, _, where = name.partition(":")
-    if loaded.kind == "classifier":
+    if isinstance(loaded, Classifier):
         return _labelled(scheme or "fashion", where, loaded, cache)
-    if loaded.kind in ("multimodal", "answerer", "captioner", "pair-classifier"):
+    if isinstance(loaded, Reader):
         if scheme in ("", "scenes"):
-            return Scenes(loaded.kind)
+            return Scenes(type(loaded))
         raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
     if scheme in ("", "emoji"):
         from bench.training import drawings

@@ -8,14 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from bench.core import Reducer, registry
 from bench.core.errors import BenchError, near_miss
-from bench.engine.families import adapter_for
-from bench.models.names import TRAINING
+from bench.models.names import source_of
 from bench.models.sources import tuned
-from bench.models.sources.tuned import ADAPTER, WEIGHTS
+from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
 from bench.training.loop import CHECKPOINT, Settings, TrainingError, check_same
 
 
@@ -77,20 +74,11 @@ def reducer(recipe: Recipe) -> Reducer:
             hint = near_miss(name, known)
             raise BenchError(f"method '{recipe.method}' has no parameter '{name}'{hint}")
     params = dict(recipe.params)
-    folder = tuned.folder_of(recipe.model)
-    own = tuned.learned(folder).get(recipe.method) if folder else None
+    source = source_of(recipe.model)
+    own = source.learned().get(recipe.method) if isinstance(source, tuned.Tuned) else None
     if own is not None and method.learns:
         params.setdefault(method.learns, own)
     return method(**params)
-
-
-def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (depth, width) of the model's towers that a method learns something for, by name."""
-    return {
-        name: (len(tower.blocks), tower.width)
-        for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
-    }
 
 
 def done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[str, float] | None:

