@@ -153,7 +153,7 @@ def test_adapters_come_off_without_a_trace_and_fold_into_the_weights() -> None:
     after = model.state_dict()
     assert set(after) == set(names)
     assert all(torch.equal(after[key], before[key]) for key in names)
-    lora.fold(model, factors)
+    model_tuned.fold(model, factors)
     layers = [key.removesuffix(".lora_a") for key in factors if key.endswith(".lora_a")]
     assert len(layers) == sum(isinstance(m, torch.nn.Linear) for m in model.modules())
     for key in names:
@@ -526,7 +526,7 @@ def test_models_that_ship_are_loaded_by_name(
     about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
     plain = catalogue.load("embedded:clip-emoji").model
-    factors = {k: torch.randn(v).half() for k, v in lora.shapes(plain, 2).items()}
+    factors = {k: torch.randn(v).half() for k, v in model_tuned.adapter_shapes(plain, 2).items()}
     save_file(factors, tmp_path / "tome-both" / "adapter.safetensors")
     name = "embedded:clip-emoji@tome-both"
     assert list(model_tuned.Tuned.listing()) == [name]

@@ -15,9 +15,9 @@ import pytest
 from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.memory import Memory
-from bench.models import catalogue, names
+from bench.models import catalogue
+from bench.models.catalogue import source_of
 from bench.models.files import hash_files
-from bench.models.names import source_of
 from bench.models.sources.embedded import Embedded
 from bench.models.sources.hf import HuggingFace
 from bench.models.sources.timm import Timm
@@ -154,7 +154,7 @@ def test_a_file_in_sources_is_all_that_a_new_kind_of_name_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        "from bench.models.names import Source, source_of\n"
+        "from bench.models.catalogue import Source, source_of\n"
         "class Mine(Source):\n"
         "    @classmethod\n"
         "    def take(cls, name):\n"
@@ -167,13 +167,13 @@ def test_a_file_in_sources_is_all_that_a_new_kind_of_name_needs(
     )
     sources = importlib.import_module("bench.models.sources")
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
-    names.sources.cache_clear()
+    catalogue.sources.cache_clear()
     try:
         assert catalogue.listing()["mine:vit"] == "my own"
         assert catalogue.load("mine:vit", random_weights=True).random
         assert catalogue.fingerprint("mine:vit") is None
     finally:
-        names.sources.cache_clear()
+        catalogue.sources.cache_clear()
         sys.modules.pop("bench.models.sources.mine")
 
 

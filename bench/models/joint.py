@@ -39,17 +39,14 @@ class Joint(Loaded):
     """A model in which words and an image meet."""
 
     @property
-    def text_length(self) -> int:
-        """Tokens of the text in `example_inputs`."""
+    def text_length(self) -> int:  # type: ignore[override]
         return text_tokens(self.model)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
-        """Return images of noise and random words without padding, always the same."""
         return self.placed(noise(self.model, batch))
 
     @contextlib.contextmanager
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
-        """Give the arguments for one example on the meta device; `words` is not used."""
         with on_meta(self.model):
             yield self.example_inputs(1)
 
@@ -62,15 +59,9 @@ class JointReader(Joint, Reader):
         """Return the arguments (1,...) of one text about one image."""
         if len(images) != 1:
             raise BenchError(f"{self.name} looks at one image with each text, not at {len(images)}")
-        return dict(
-            self.require_processor()(
-                images=images[0].convert("RGB"),
-                text=text,
-                truncation=True,
-                max_length=longest_text(self.model),
-                return_tensors="pt",
-            )
-        )
+        settings = {"truncation": True, "max_length": longest_text(self.model)}
+        processor, image = self.require_processor(), images[0].convert("RGB")
+        return dict(processor(images=image, text=text, return_tensors="pt", **settings))
 
     def ask(
         self,
@@ -78,13 +69,7 @@ class JointReader(Joint, Reader):
         texts: Sequence[str],
         run: Callable[[dict[str, Tensor]], Sequence[T]],
     ) -> list[T]:
-        """Return what `run` makes of each text about its images, in their order.
-
-        Args:
-            images: of each text.
-            texts: questions, prompts or statements.
-            run: a batch on the model's device -> one result a row.
-        """
+        """Return what `run` makes of each text about its images, a result a row, in their order."""
         samples = [self.sample(shown, text) for shown, text in zip(images, texts, strict=True)]
         return in_groups(samples, lambda batch: run(self.placed(batch)))
 
@@ -112,6 +97,12 @@ def in_groups(
         batch = {key: torch.cat([samples[i][key] for i in rows]) for key in keys}
         results.update(zip(rows, run(batch), strict=True))
     return [results[i] for i in range(len(samples))]
+
+
+def padded(words: Any, texts: Sequence[str], **settings: Any) -> dict[str, Tensor]:
+    """Return ids and mask of texts by a tokenizer, padded on its side to the longest."""
+    settings = {"padding": True, "return_token_type_ids": False, **settings}
+    return dict(words(list(texts), return_tensors="pt", **settings))
 
 
 def longest_text(model: Any) -> int:

@@ -35,6 +35,8 @@ class Loaded(ABC):
         image_argument: what `model()` calls its images.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
         kind: the class in one word, for messages.
+        covers: see `scope`; `{tokens}` stands for the length of a text.
+        text_length: tokens of the text in `example_inputs`, for models that read.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Loaded(ABC):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     kind: ClassVar[str] = "model"
+    covers: ClassVar[str] = "one image through the whole model"
+    text_length = 0
 
     @property
     def random(self) -> bool:
@@ -65,7 +69,7 @@ class Loaded(ABC):
     @property
     def scope(self) -> str:
         """What one forward pass of `example_inputs(1)` covers, in words."""
-        return "one image through the whole model"
+        return self.covers.format(tokens=self.text_length)
 
     def pixels(self, picture: Any) -> Tensor:
         """Return a PIL image as the model takes it, (C,H,W) float32.
@@ -170,11 +174,7 @@ class TwoTower(Loaded):
     end_token: int | None = None
 
     kind: ClassVar[str] = "two-tower"
-
-    @property
-    def scope(self) -> str:
-        """What one forward pass of `example_inputs(1)` covers, in words."""
-        return f"one image and one text of {self.text_length} tokens, both towers"
+    covers: ClassVar[str] = "one image and one text of {tokens} tokens, both towers"
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return images of noise (B,C,H,W) and texts (B,L) of full length."""

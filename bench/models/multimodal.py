@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError
 from bench.models.loaded import Multimodal
@@ -33,10 +33,7 @@ _PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
 class PromptedModel(Multimodal):
     """A language model that gets its images inside a prompt."""
 
-    @property
-    def scope(self) -> str:
-        """What one forward pass of `example_inputs(1)` covers, in words."""
-        return f"one image and {WORDS} words, until the first token of the answer"
+    covers: ClassVar[str] = f"one image and {WORDS} words, until the first token of the answer"
 
     def prepare(
         self, images: Images, questions: Sequence[str], answers: Sequence[str] = ()
@@ -55,15 +52,8 @@ class PromptedModel(Multimodal):
             texts[i] = f"{texts[i]} {answer} {words.eos_token}"
         pictures = [image.convert("RGB") for shown in images for image in shown]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
-        return dict(
-            processor(
-                text=texts,
-                images=pictures or None,
-                padding=True,
-                add_special_tokens=not begun,
-                return_tensors="pt",
-            )
-        )
+        settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
+        return dict(processor(text=texts, images=pictures or None, **settings))
 
     def _prompt(self, images: int, question: str) -> str:
         """Return a question as this model was taught to read it, with a place for each image."""
@@ -83,20 +73,19 @@ class PromptedModel(Multimodal):
         return f"USER: {marks}{question} ASSISTANT:"
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Return the texts of new tokens (B,T)."""
+        """Return the texts of new tokens (B,T), without outer spaces."""
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     def answer(self, images: Images, texts: Sequence[str], new_tokens: int) -> list[str]:
-        """Return the greedy answer to each question; see `Writer`."""
         inputs = self.placed(self.prepare(images, texts))
-        out = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, num_beams=1)
+        settings = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
+        out = self.model.generate(**inputs, **settings)
         return self.decode(out[:, inputs["input_ids"].shape[1] :])
 
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return prompts with their answers, which alone are labelled; see `Reader`."""
         import torch
 
         asked = self.prepare(images, texts)["attention_mask"].sum(1)
@@ -107,12 +96,10 @@ class PromptedModel(Multimodal):
         return {**inputs, "labels": inputs["input_ids"].masked_fill(~answered, -100)}
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
-        """Return a prompt of noise, the same in each sample."""
         return self.placed(noise(self.model, batch))
 
     @contextlib.contextmanager
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
-        """Give a prompt of noise on the meta device, with so many tokens beside its image's."""
         with asked(self.model, WORDS if words is None else words) as prompt:
             yield prompt
 

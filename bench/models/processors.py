@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +69,3 @@ def transform_of(images: Any) -> Callable[[Any], Tensor] | None:
         return pixels
 
     return None if images is None else transform
-
-
-def padded(words: Any, texts: Sequence[str], **options: Any) -> dict[str, Tensor]:
-    """Return ids and mask of texts by a tokenizer, padded on its side to the longest."""
-    return dict(
-        words(
-            list(texts), padding=True, return_token_type_ids=False, return_tensors="pt", **options
-        )
-    )

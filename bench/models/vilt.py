@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError
-from bench.models.joint import Joint, JointReader, longest_text
+from bench.models.joint import Joint, JointReader, longest_text, padded
 from bench.models.loaded import Answerer, Encoder, PairClassifier
-from bench.models.processors import padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
 class ViltEncoder(Joint, Encoder):
     """ViltModel."""
 
-    @property
-    def scope(self) -> str:
-        """What one forward pass of `example_inputs(1)` covers, in words."""
-        return f"one image and one text of {self.text_length} tokens, through the whole encoder"
+    covers: ClassVar[str] = "one image and one text of {tokens} tokens, through the whole encoder"
 
 
 @dataclass(frozen=True)
@@ -34,29 +30,22 @@ class ViltReader(JointReader):
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
-        """Return texts padded on the right, images and the right class of each; see `Reader`."""
         import torch
 
         pixels = self.pixel_values(images)
         if len(images[0]) > 1:
             pixels = pixels.unflatten(0, (len(images), -1))
-        known = self.model.config.label2id
-        labels = torch.tensor([known[answer] for answer in answers])
+        labels = torch.tensor([self.model.config.label2id[answer] for answer in answers])
         return {**padded(self.processor.tokenizer, texts), "pixel_values": pixels, "labels": labels}
 
 
 @dataclass(frozen=True)
 class ViltAnswerer(ViltReader, Answerer):
-    """ViltForQuestionAnswering."""
+    """ViltForQuestionAnswering: the most likely of the answers that it knows, however long."""
 
-    @property
-    def scope(self) -> str:
-        """What one forward pass of `example_inputs(1)` covers, in words."""
-        return f"one image and one text of {self.text_length} tokens, its answer"
+    covers: ClassVar[str] = "one image and one text of {tokens} tokens, its answer"
 
     def answer(self, images: Images, texts: Sequence[str], new_tokens: int) -> list[str]:
-        """Return the most likely of the known answers, however long; see `Writer`."""
-
         def run(inputs: dict[str, Tensor]) -> list[str]:
             best = self.model(**inputs).logits.argmax(-1).tolist()
             return [str(self.model.config.id2label[i]) for i in best]
@@ -68,28 +57,21 @@ class ViltAnswerer(ViltReader, Answerer):
 class ViltPairs(ViltReader, PairClassifier):
     """ViltForImagesAndTextClassification."""
 
-    @property
-    def scope(self) -> str:
-        """What one forward pass of `example_inputs(1)` covers, in words."""
-        return f"two images, each with a statement of {self.text_length} tokens, one judgement"
+    covers: ClassVar[str] = "two images, each with a statement of {tokens} tokens, one judgement"
 
     def judge(self, images: Images, texts: Sequence[str]) -> Tensor:
-        """Return logits (B,classes); see `PairClassifier`."""
         import torch
 
         return torch.stack(self.ask(images, texts, lambda inputs: self.model(**inputs).logits))
 
     def sample(self, images: Sequence[Any], text: str) -> dict[str, Tensor]:
-        """Return the arguments (1,...) of one text about so many images as the model takes."""
-        wanted = int(self.model.config.num_images)
-        if len(images) != wanted:
-            raise BenchError(
-                f"{self.name} judges {wanted} images with each text, not {len(images)}"
-            )
-        processor, longest = self.require_processor(), longest_text(self.model)
+        count, processor = int(self.model.config.num_images), self.require_processor()
+        if len(images) != count:
+            raise BenchError(f"{self.name} judges {count} images with each text, not {len(images)}")
         pictures = [image.convert("RGB") for image in images]
         pixels = processor.image_processor(pictures, return_tensors="pt")
-        tokens = processor.tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+        settings = {"truncation": True, "max_length": longest_text(self.model)}
+        tokens = processor.tokenizer(text, return_tensors="pt", **settings)
         return {**tokens, **{key: part[None] for key, part in pixels.items()}}
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.families.blip import heed_padding
-from bench.models.processors import padded
+from bench.models.joint import padded
 from bench.models.sources.embedded import COMMON
 from bench.tasks import scenes, statements
 from bench.training import tower

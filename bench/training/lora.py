@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bench.models.adapters import A, B, layers
+from bench.models.sources.tuned import A, B, linear_layers
 
 
 class LowRank(nn.Module):
@@ -34,7 +34,7 @@ def attach(model: nn.Module, rank: int, seed: int = 0) -> None:
     """Freeze `model` and give each linear layer of it an adapter."""
     model.requires_grad_(False)
     rng = torch.Generator().manual_seed(seed)
-    for layer in layers(model).values():
+    for layer in linear_layers(model).values():
         adapter = LowRank(layer.weight, rank, rng).to(layer.weight.device)
         parametrize.register_parametrization(layer, "weight", adapter, unsafe=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.core import Reducer, registry
 from bench.core.errors import BenchError, near_miss
-from bench.models.names import source_of
+from bench.models.catalogue import source_of
 from bench.models.sources import tuned
 from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
 from bench.training.loop import CHECKPOINT, Settings, TrainingError, check_same

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.tower import original, override
-from bench.models.processors import padded
+from bench.models.joint import padded
 from bench.tasks import scenes
 from bench.tasks.statements import KINDS, Pair, pairs
 from bench.training import blip, tower

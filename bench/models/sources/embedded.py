@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
+from bench.models.catalogue import Source
 from bench.models.files import check_file, hash_files, read_json
 from bench.models.loaded import Classifier, Loaded
-from bench.models.names import Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,12 +53,10 @@ class Embedded(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        """Take the names of these models."""
         return cls(name) if name in ABOUT else None
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return all of them."""
         return ABOUT
 
     def files(self) -> list[Path]:
@@ -81,22 +79,18 @@ class Embedded(Source):
         return files
 
     def fingerprint(self) -> str:
-        """Return the hash of all files."""
         return hash_files(self.files())
 
     def model_type(self) -> str:
-        """Return the type of those that are kept as save_pretrained wrote them."""
         if self.name not in FOLDERS:
             return ""
         return str(read_json(embedded.path(FOLDERS[self.name]) / "config.json")["model_type"])
 
     def learned(self) -> dict[str, Path]:
-        """Return what methods learned with the model, a file each, by method."""
         folder = embedded.path("learned") / self.name.removeprefix("embedded:")
         return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model; with random weights, its architecture."""
         import torch
 
         if not random_weights:

