@@ -106,7 +106,7 @@ def test_a_run_measures_every_part_and_a_second_run_does_nothing(
 
 def keys(suite_file: Path) -> list[str]:
     suite, _ = spec.load(str(suite_file))
-    plan, _ = planning.plan(suite, "m")
+    plan = planning.plan(suite, "m")
     return [p.key for p in plan.cells]
 
 

@@ -22,7 +22,7 @@ from bench.measure.memory import Memory
 from bench.records import profiles
 from bench.records.record import COST_ONLY, Accuracy, Cell, Metric, Record
 from bench.runs.cell import EVALUATION_BATCH, accuracy, measure
-from bench.runs.seeds import averaged, mean
+from bench.runs.seed_average import averaged, mean
 from bench.runs.session import Session, apply
 from bench.tasks.base import subset
 

@@ -83,7 +83,7 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
     spec = published.model_spec(name)
     if spec["library"] == "shapes":
-        from bench.runs.cost import on_meta
+        from bench.runs.shape_only import on_meta
 
         return on_meta(name).model, {}
     with torch.device("meta"):
