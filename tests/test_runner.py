@@ -29,7 +29,7 @@ from bench.runs.runner import Summary
 PATCH = """
 import sys, time
 from pathlib import Path
-from bench import cell, runner, session, spec
+from bench.runs import cell, runner, session, spec
 from bench.measure import blocks
 from bench.measure.memory import Memory
 blocks.PAUSES_S = ()  # tests run beside each other: nothing is taken again

@@ -132,16 +132,16 @@ def _cost(
     params: dict[str, Any],
     knob: str,
 ) -> Callable[[Any], float]:
-    plain = _macs(model, examples) if of == "gmacs" else 0
-    unreduced = _tokens(model, examples) if of == "tokens" else {}
+    macs = _macs(model, examples) if of == "gmacs" else 0
+    plain = _tokens(model, examples) if of == "tokens" else {}
 
     @functools.cache
     def cost(value: Any) -> float:
         with bench.reduced(model, method, **{knob: value}, **params):
             if of == "gmacs":
-                return 100 * _macs(model, examples) / plain
+                return 100 * _macs(model, examples) / macs
             if of == "tokens":
-                return 100 * min(n / unreduced[name] for name, n in _tokens(model, examples).items())
+                return 100 * min(n / plain[name] for name, n in _tokens(model, examples).items())
         return 100 / _speedup(model, method, {knob: value, **params}, examples[0])
 
     return cost

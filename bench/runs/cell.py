@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.runs import seed_average, shape_only
-from bench.runs.timings import NEW_TOKENS, CellTiming
 from bench.core import observing, redrawing
 from bench.engine.forward import Pass
 from bench.measure import generation
@@ -22,8 +20,20 @@ from bench.measure.closed_form import check_counters
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
 from bench.models.loaded import Loaded
-from bench.records.record import COST_ONLY, Accuracy, Cell, Cost, Generation, Latency, Macs, Memory, Params, Tokens
+from bench.records.record import (
+    COST_ONLY,
+    Accuracy,
+    Cell,
+    Cost,
+    Generation,
+    Macs,
+    Memory,
+    Params,
+    Tokens,
+)
+from bench.runs import seed_average, shape_only
 from bench.runs.session import Session, apply, inputs_of
+from bench.runs.timings import NEW_TOKENS, CellTiming
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64

@@ -72,9 +72,7 @@ def _check_learned(method: type[Reducer], value: str) -> None:
     method(**{method.learns: value})
 
 
-def _at(
-    origin: Document | Options, where: Where, look: Callable[..., Any], *arguments: Any
-) -> Any:
+def _at(origin: Document | Options, where: Where, look: Callable[..., Any], *arguments: Any) -> Any:
     """Call `look`; an error of it begins with the place in the suite's file."""
     try:
         return look(*arguments)

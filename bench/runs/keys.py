@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import tasks
 from bench.core import registry
 from bench.models.files import hash_files
 from bench.records.profiles import Profile
@@ -34,8 +35,13 @@ def provenance_of(cell: Cell, weights: str | None, task: Task | None) -> dict[st
         "weights_sha256": weights,
         "method_source_sha256": registry.source_hash(cell.method, cell.params),
         "task_version": task.version if task else None,
-        **({"files_sha256": hash_files(files)} if files else {}),
+        **_not_none("task_source_sha256", tasks.source_hash(cell.task) if task else None),
+        **_not_none("files_sha256", hash_files(files) if files else None),
     }
+
+
+def _not_none(key: str, value: str | None) -> dict[str, str]:
+    return {} if value is None else {key: value}
 
 
 def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, str | None]) -> str:

@@ -57,9 +57,7 @@ def plan(suite: Suite, machine_name: str | None, solved: Path | None = None) -> 
     return Agenda(cells, resources)
 
 
-def _planned(
-    cell: Cell, suite: Suite, resources: Resources, solved: Path | None
-) -> PlannedCell:
+def _planned(cell: Cell, suite: Suite, resources: Resources, solved: Path | None) -> PlannedCell:
     profile = resources.profile(cell.profile)
     machine = resources.machine(profile)
     dtype, backend = settings(cell, profile)
@@ -88,9 +86,7 @@ def _planned(
     )
 
 
-def _weights_and_data(
-    cell: Cell, profile: Profile, resources: Resources
-) -> tuple[str | None, str]:
+def _weights_and_data(cell: Cell, profile: Profile, resources: Resources) -> tuple[str | None, str]:
     """Return the hash of a cell's weights, and what is wrong with them or with its data."""
     broken, weights = "", None
     if cell.task != COST_ONLY and not cell.random_weights:

@@ -67,9 +67,7 @@ class Resources:
         return sha
 
     def _hash_of(self, cell: Cell, profile: Profile) -> str:
-        sha = catalogue.fingerprint(
-            cell.model, random_weights=cell.random_weights, seed=cell.seed
-        )
+        sha = catalogue.fingerprint(cell.model, random_weights=cell.random_weights, seed=cell.seed)
         if sha is not None:
             return sha
         # weights from a hub: only loading them tells

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from bench.core.errors import BenchError, Unsupported
 from bench.measure.latency import using_threads
 from bench.records import machine as this
+from bench.records.record import Accuracy, Record, Status
+from bench.records.store import BUDGETS, Store
 from bench.runs import checking, planning
 from bench.runs.cell import Measurement, count_into, measure_into
-from bench.core.errors import BenchError, Unsupported
 from bench.runs.planning import Agenda, PlannedCell
 from bench.runs.progress import Display
-from bench.records.record import Accuracy, Record, Status
 from bench.runs.session import Session
 from bench.runs.spec import Document, Options, Suite
-from bench.records.store import BUDGETS, Store
 
 POLL_SECONDS = 1.0  # between looks at a cell that another runner holds
 
@@ -212,7 +212,9 @@ def _written(record: Record, store: Store) -> tuple[Record, Path]:
         raise BenchError(f"cannot write a record to {store.root}: {error}") from error
 
 
-def _attempt(state: Run, planned: PlannedCell, measurement: Measurement) -> tuple[Status, str | None]:
+def _attempt(
+    state: Run, planned: PlannedCell, measurement: Measurement
+) -> tuple[Status, str | None]:
     """Measure into `measurement`; return how it ended and, where it did not end well, why."""
     try:
         if planned.broken:

@@ -17,19 +17,18 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.models import joint, catalogue
 from bench.core import registry
 from bench.core.errors import Unsupported
-from bench.measure.generation import ANSWER
 from bench.measure.counts import MacCount
+from bench.measure.generation import ANSWER
 from bench.measure.memory import Memory, peak
 from bench.measure.task_images import task_pixels, with_pixels
 from bench.measure.timing import Timing
-from bench.models.loading import backends_of, set_backend
+from bench.models import catalogue, joint
 from bench.models.loaded import Loaded
+from bench.models.loading import backends_of, set_backend
 from bench.records.profiles import Profile
-from bench.records.record import Cell, Cost, Speedup
-from bench.records.record import BASELINE
+from bench.records.record import BASELINE, Cell, Cost, Speedup
 from bench.tasks import Task
 
 ANSWERS = "answers"  # the kind of timing that is no batch size
