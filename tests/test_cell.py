@@ -12,7 +12,7 @@ import bench
 from bench import tasks
 from bench.core import observing
 from bench.measure.kept import Kept, note_if_unlike
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.records import profiles
 from bench.records.record import Cell, Macs
 from bench.runs.cell import Examples, mean_count, measure
@@ -43,7 +43,7 @@ def session() -> Session:
 def test_an_adaptive_method_is_counted_on_images_of_the_task(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
     found = measure(one, session, task, lambda stage: None).cost
     with apply(session.loaded, one):

@@ -22,7 +22,7 @@ from torch import Tensor
 import bench
 from bench.cli import app
 from bench.core.errors import BenchError
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models import names as model_names
 from bench.models.loaded import Loaded
@@ -504,7 +504,7 @@ def test_a_missing_file_is_named_before_anything_is_measured(
 def test_a_fine_tuned_folder_is_measured_as_any_model(
     tuned: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     monkeypatch.setattr("gc.collect", lambda: 0)  # before each timing: most of this test's time
     parsed, origin = suite(tmp_path, tuned, "", data)
     summary = runner.run(parsed, origin, tmp_path / "results", machine="m", quiet=True)

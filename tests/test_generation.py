@@ -14,9 +14,9 @@ from test_vlm import WAYS
 import bench
 from bench.measure import generation
 from bench.measure.blocks import Limits
+from bench.measure.closed_form import check_counters
 from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
 from bench.measure.generation import TIMES, paired_stages, stage_macs
-from bench.measure.macs import check_counters
 
 
 @pytest.mark.parametrize("family", list(tiny.MODELS))

@@ -17,7 +17,7 @@ import bench
 from bench import tasks
 from bench.core.code import code_of
 from bench.measure import blocks, generation, load
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models.loaded import Loaded
 from bench.records import machine, profiles, sources
@@ -31,7 +31,7 @@ from bench.runs.timings import CellTiming
 
 @pytest.fixture(autouse=True)
 def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
 
 
 def suite_of(folder: Path, more: str = "", **changes: str) -> tuple[spec.Suite, Any]:

@@ -16,7 +16,7 @@ from bench import tasks
 from bench.core import Plan, Site
 from bench.core.errors import BenchError
 from bench.core.registry import method, methods
-from bench.measure.macs import check_counters
+from bench.measure.closed_form import check_counters
 from bench.models import catalogue
 
 VILT = ["ViLT", "ViLT answerer", "ViLT pairs"]
