@@ -16,20 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.assets import embedded
-from bench.models import catalogue
-from bench.core import registry
 from bench import tasks
+from bench.assets import embedded
+from bench.core import registry
+from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
-from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
+from bench.engine.tracing import Trace, trace
+from bench.models import catalogue
 from bench.models.loaded import Classifier, Loaded, TwoTower
+from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
 from bench.records.record import Cell, Record
-from bench.runs.session import apply
 from bench.records.store import Store, slug, write_atomic
-from bench.tasks.base import require, subset
+from bench.runs.session import apply
+from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
 from bench.tasks.retrieval import Retrieval, text_features
-from bench.engine.tracing import Trace, trace
 
 TOWER = "vision"
 BEST = 3  # answers kept
@@ -144,15 +145,16 @@ def _answerer(
     task: Classification | Retrieval, loaded: Loaded, limit: int | None
 ) -> tuple[Callable[[Tensor], Answers], str]:
     """Return images -> the best answers of the model as it then is, and what their scores are."""
-    if isinstance(task, Classification):
-        classifier, names = require(loaded, Classifier, task.name), _classes(task)
-        return lambda images: _best(classifier.logits(images).softmax(-1), names), "probability"
-    towers = require(loaded, TwoTower, task.name)
+    if isinstance(loaded, Classifier) and isinstance(task, Classification):
+        names = _classes(task)
+        return lambda images: _best(loaded.logits(images).softmax(-1), names), "probability"
+    if not isinstance(loaded, TwoTower) or not isinstance(task, Retrieval):
+        raise BenchError(f"{loaded.name} cannot do task '{task.name}'")
     texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
 
     def retrieve(images: Tensor) -> Answers:
-        features = towers.encode_images(images)
-        return _best(features @ text_features(towers, texts, 64, "cpu").T, texts)
+        features = loaded.encode_images(images)
+        return _best(features @ text_features(Feed(loaded, (), device="cpu"), texts).T, texts)
 
     return retrieve, "cosine similarity"
 

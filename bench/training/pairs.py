@@ -15,7 +15,7 @@ from bench.core.errors import BenchError
 from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
 
 if TYPE_CHECKING:
-    from bench.tasks.base import Pictures
+    from bench.tasks.pictures import Pictures
     from bench.tasks.retrieval import Retrieval
     from bench.training.drawings import Drawings
 
@@ -205,7 +205,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
 
 
 def _labelled(scheme: str, where: str, loaded: Loaded, cache: Path | None) -> Labelled:
-    from bench.tasks.base import Arrays
+    from bench.tasks.pictures import Arrays
 
     if scheme == "fashion":
         from bench.training import data
