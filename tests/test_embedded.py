@@ -13,6 +13,7 @@ from torch import nn
 import bench
 from bench import tasks
 from bench.assets import embedded
+from bench.assets.embedded import raw
 from bench.core.errors import BenchError
 from bench.models import catalogue
 from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
@@ -20,8 +21,7 @@ from bench.records.record import Cell
 from bench.runs.session import apply, parameters
 from bench.tasks import emoji, scenes, vqa
 from bench.tasks.base import Arrays
-from bench.training import data
-from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
+from bench.training.loop import Settings, rate_factor
 
 COMMITTED = (
     "LICENSES.md",
@@ -91,7 +91,7 @@ def test_vit_fashion_beats_its_floor() -> None:
 def test_clip_emoji_beats_its_floor() -> None:
     from transformers import CLIPModel
 
-    from bench.training.augment import normalise
+    from recipes.augment import normalise
 
     model, tokenizer = load_clip_emoji()
     assert isinstance(model, CLIPModel)
@@ -218,8 +218,8 @@ def test_learning_rate_warms_up_stays_and_falls() -> None:
 
 
 def test_missing_client_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match="no-such-client.*install it"):
-        data._client(["no-such-client"], tmp_path, "install it")
+    with pytest.raises(raw.DataError, match="no-such-client.*install it"):
+        raw._client(["no-such-client"], tmp_path, "install it")
 
 
 def test_unknown_training_names_the_near_miss() -> None:

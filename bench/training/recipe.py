@@ -1,22 +1,13 @@
-"""What a fine-tuning is to do, and whether a folder holds that training or another."""
+"""What a fine-tuning is to do."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from bench.core import Reducer, registry
-from bench.core.errors import BenchError, near_miss
-from bench.engine.families import adapter_for
-from bench.models.names import TRAINING
-from bench.models.sources import tuned
-from bench.models.sources.tuned import ADAPTER, WEIGHTS
-from bench.training.loop import CHECKPOINT, Settings, TrainingError, check_same
+from bench.core.errors import BenchError
 
 
 @dataclass(frozen=True)
@@ -60,55 +51,9 @@ class Recipe:
         from bench.records.record import label
         from bench.records.store import slug
 
-        values = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
-        numbers = {key: own for key, (own, usual) in values.items() if own != usual}
-        for key in ("model", "method", "budget", "params"):
-            numbers.pop(key, None)
-        said = label(self.method, {**self.budget, **self.params, **numbers})
-        return slug(f"{Path(self.model).name}-{said}")
-
-
-def reducer(recipe: Recipe) -> Reducer:
-    """Return the method, with what it learned if the model was fine-tuned with it before."""
-    method = registry.method(recipe.method)
-    known = [f.name for f in fields(method) if f.init]  # type: ignore[arg-type]
-    for name in recipe.params:
-        if name not in known:
-            hint = near_miss(name, known)
-            raise BenchError(f"method '{recipe.method}' has no parameter '{name}'{hint}")
-    params = dict(recipe.params)
-    folder = tuned.folder_of(recipe.model)
-    own = tuned.learned(folder).get(recipe.method) if folder else None
-    if own is not None and method.learns:
-        params.setdefault(method.learns, own)
-    return method(**params)
-
-
-def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (depth, width) of the model's towers that a method learns something for, by name."""
-    return {
-        name: (len(tower.blocks), tower.width)
-        for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
-    }
-
-
-def done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[str, float] | None:
-    """Return the scores if the folder holds this very training, finished."""
-    out = settings.out
-    itself = out.resolve() == Path(recipe.model).expanduser().resolve()
-    if itself or (out / "config.json").is_file():
-        raise TrainingError(f"{out} holds a model already: name another folder with --out")
-    if not settings.resume or not (out / TRAINING).is_file():
-        return None
-    said = tuned.training(out)
-    check_same(said, about, out)
-    print(f"{out} is done already; --no-resume trains it again", file=sys.stderr)
-    return dict(said["scores"])
-
-
-def clear(out: Path) -> None:
-    """Remove what an earlier training wrote: the new one may not write all of these files."""
-    learned = [f"{name}.safetensors" for name in registry.methods()]
-    for name in (TRAINING, ADAPTER, WEIGHTS, CHECKPOINT, *learned):
-        (out / name).unlink(missing_ok=True)
+        named = ("model", "method", "budget", "params")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in named}
+        usual = {f.name: f.default for f in fields(self)}
+        numbers = {key: value for key, value in values.items() if value != usual[key]}
+        text = label(self.method, {**self.budget, **self.params, **numbers})
+        return slug(f"{Path(self.model).name}-{text}")

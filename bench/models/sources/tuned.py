@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
+from bench.models import adapters
 from bench.models import names as model_names
 from bench.models.catalogue import fingerprint
 from bench.models.files import check_file, hash_files
@@ -76,11 +77,9 @@ def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
 
 def _adapt(model: nn.Module, file: Path, rank: int) -> None:
     """Fold a file of adapters, one for each linear layer, into a model's weights."""
-    from bench.training import lora
-
     factors = read(file)
-    check(f"weights file {file}", lora.shapes(model, rank), shapes(factors))
-    lora.fold(model, factors)
+    check(f"weights file {file}", adapters.shapes(model, rank), shapes(factors))
+    adapters.fold(model, factors)
 
 
 def sha256(folder: Path) -> str | None:
@@ -102,15 +101,15 @@ def _check_learned(folder: Path, about: Mapping[str, Any], model: nn.Module) -> 
     Some methods would go on without them, as if untrained.
     """
     from bench.core import registry
-    from bench.training import recipe
+    from bench.models import learning
 
     learns, params = registry.method(about["method"]).learns, about["params"]
     file = folder / f"{about['method']}.safetensors"
     if learns in params:  # the tensors began as those of another file, which may be gone
         check_file(file)
         return
-    method = recipe.reducer(recipe.Recipe(about["model"], about["method"], params=params))
-    wanted = method.learn(recipe.towers(method, model))
+    method = learning.reducer(about["method"], params, about["model"])
+    wanted = method.learn(learning.towers(method, model))
     if wanted:
         names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
         check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)

@@ -22,8 +22,8 @@ from bench.models.multimodal import describe
 from bench.models.sources.embedded import load_clip_emoji
 from bench.tasks import scenes, vqa
 from bench.tasks.base import Arrays
-from bench.training.augment import image_processor, normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from recipes.augment import image_processor, normalise
+from recipes.phases import Phase, Rates, Scratch, either, train_phases
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
 PAD, UNKNOWN, BOS, EOS, IMAGE = range(len(SPECIAL))
@@ -214,9 +214,9 @@ def score(
     return {name: metric.value for name, metric in shown.evaluate(loaded).metrics.items()}
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train, write `llava_emoji/` in the settings' folder, and return its scores on the test."""
-    settings.begun()
+    settings = settings.begun()
     watched, asked = vqa.emoji(300, seed=1), vqa.emoji()
     processor = build_processor()
     words = processor.tokenizer
@@ -231,30 +231,27 @@ def train(settings: Settings) -> dict[str, float]:
     def watch() -> dict[str, float]:
         return score(model, processor, watched)
 
-    low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
-    full = FULL_EPOCHS if settings.epochs is None else settings.epochs
+    low = either(settings.low_epochs, LOW_EPOCHS)
+    full = either(settings.epochs, FULL_EPOCHS)
     phases = [Phase(scenes.SIDE // 2, low, BATCH)] if low else []
-    job = Job(
+    train_phases(
+        settings,
         model,
         SCENES,
-        lambda indices, pixels, rng, _: loss(False, pixels, rng),
+        lambda _, pixels, rng: loss(False, pixels, rng),
         watch,
         [*phases, Phase(scenes.SIDE, full, BATCH)],
         # Muon computes in bfloat16, which costs a CPU without such instructions more than the rest.
         Rates(matrix=None, other=1.5e-3),
     )
-    fit(job, settings, evaluate_every=200)
-    fit(
-        Job(
-            model,
-            SCENES,
-            lambda indices, pixels, rng, _: loss(True, pixels, rng),
-            watch,
-            [Phase(scenes.SIDE, GAPS_EPOCHS, BATCH)],
-            Rates(matrix=None, other=GAPS_RATE, warmup_steps=10),
-        ),
+    train_phases(
         replace(settings, out=settings.out / "gaps").begun(),
-        evaluate_every=200,
+        model,
+        SCENES,
+        lambda _, pixels, rng: loss(True, pixels, rng),
+        watch,
+        [Phase(scenes.SIDE, GAPS_EPOCHS, BATCH)],
+        Rates(matrix=None, other=GAPS_RATE, warmup_steps=10),
     )
     model.set_attn_implementation("sdpa")
     folder = settings.out / "llava_emoji"
