@@ -161,17 +161,17 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(out.glob("checkpoint-*"))
 
 
-def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> int:
-    """Load the newest complete checkpoint; return its step, or 0 where there is none."""
+def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, float]:
+    """Load the newest complete checkpoint; return its step and loss, zeros where there is none."""
     complete = [path for path in checkpoints(out) if (path / ABOUT).is_file()]
     if not complete:
-        return 0
+        return 0, 0.0
     folder = complete[-1]
     try:
         there = json.loads((folder / ABOUT).read_text())
         check_same(there["about"], about, out)
         processes.load_state(str(folder))
-        return int(there["step"])
+        return int(there["step"]), float(there["loss"])
     except TrainingError:
         raise
     except Exception as error:  # whatever torch and safetensors raise at damaged files
@@ -179,12 +179,13 @@ def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> int:
         raise TrainingError(f"cannot resume from {folder} ({reason}): delete it") from error
 
 
-def _save(processes: Any, about: Mapping[str, Any], out: Path, step: int) -> None:
+def _save(processes: Any, about: Mapping[str, Any], out: Path, step: int, loss: float) -> None:
     """Write a checkpoint, then delete those before; a kill leaves one of them complete."""
     folder = out / f"checkpoint-{step:08d}"
     earlier = [path for path in checkpoints(out) if path != folder]
     processes.save_state(str(folder))
-    (folder / ABOUT).write_text(json.dumps({"step": step, "about": about}) + "\n")
+    progress = {"step": step, "loss": loss, "about": about}
+    (folder / ABOUT).write_text(json.dumps(progress) + "\n")
     for path in earlier:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -227,11 +228,11 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
     )
     schedules = [torch.optim.lr_scheduler.LambdaLR(opt, factor) for opt in job.optimizers]
     objective, *others = processes.prepare(Objective(job), *job.optimizers, *schedules)
-    step = _restore(processes, job.about, out) if settings.resume else 0
+    step, recent = _restore(processes, job.about, out) if settings.resume else (0, 0.0)
     first = processes.is_main_process  # alone writes files
-    log = _log(out / "log.jsonl", step) if first else lambda **_: None
+    log: Callable[..., None] = _log(out / "log.jsonl", step) if first else lambda **_: None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    recent, at = 0.0, time.monotonic()
+    at = time.monotonic()
     with Progress(*columns, disable=not first) as bar, _stoppable() as stopped:
         task = bar.add_task("training", total=job.steps, completed=step)
         while step < job.steps:
@@ -245,7 +246,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
                 log(step=step, **_evaluate(job))
             due = stopped.is_set() or step == job.steps or time.monotonic() - at > SAVE_SECONDS
             if due and first:
-                _save(processes, job.about, out, step)
+                _save(processes, job.about, out, step, recent)
                 at = time.monotonic()
             if stopped.is_set():
                 raise KeyboardInterrupt
