@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import folders
@@ -223,6 +226,45 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     for name in files:
         one, two = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
         assert all(torch.equal(one[key], two[key]) for key in one | two)
+
+
+TWO_PROCESSES = """
+import contextlib, sys
+from pathlib import Path
+import torch
+torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # exact enough to compare
+from bench.training.finetune import Recipe, Settings, finetune
+recipe = Recipe(sys.argv[1], "crossget", {"r": {"vision": 6, "text": 2}}, data=sys.argv[2],
+                epochs=3.0, batch=4, rate=0.003)
+finetune(recipe, Settings(Path(sys.argv[3])))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(clip: Path, data: str, tmp_path: Path, repo: Path) -> None:
+    """Their contrastive loss is of the batch over both, and so are the gradients."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    for name, before in (("one", []), ("two", launch)):
+        command = [sys.executable, *before, script, clip, data, tmp_path / name]
+        environment = {**os.environ, "PYTHONPATH": str(repo)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    base = load_file(clip / "model.safetensors")
+    for name in ("model", "crossget"):
+        one, two = (load_file(tmp_path / n / f"{name}.safetensors") for n in ("one", "two"))
+        error = sum(float((one[key] - two[key]).square().sum()) for key in one)
+        change = sum(float((one[key] - base.get(key, 0 * one[key])).square().sum()) for key in one)
+        assert change > 0 and error < 1e-4 * change
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
+
+
+def test_a_batch_that_does_not_divide_into_the_processes_is_refused(recipe: Make) -> None:
+    three = SimpleNamespace(num_processes=3, process_index=0)
+    any_of: Any = None
+    with pytest.raises(BenchError, match="a batch of 4 does not divide into 3 processes"):
+        finetuning._loss(any_of, any_of, any_of, recipe(), list(range(8)), 0, three)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_and_one_can_begin_anew(

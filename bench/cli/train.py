@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -69,9 +70,8 @@ def train(
 ) -> None:
     """Fine-tune a model with token reduction on; stopped or killed, the same command goes on.
 
-    The folder that it writes is a model's name for every other command. On several GPUs: torchrun
-    --nproc-per-node 8 run_bench.py train … --device cuda, or accelerate launch. How the embedded
-    models themselves were trained, from scratch: python -m recipes --help.
+    The folder that it writes is a model's name for every other command. How the embedded models
+    themselves were trained, from scratch: python -m recipes --help.
 
     \b
     Examples:
@@ -81,6 +81,7 @@ def train(
       run_bench.py train embedded:vit-fashion --method dynamicvit --keep-rate 0.7 --freeze
       run_bench.py train openai/clip-vit-base-patch16 --method tome --r 16 \\
                    --data karpathy:flickr30k.json:images --device cuda --out runs/clip-tome
+      torchrun --nproc-per-node 8 -- run_bench.py train … --device cuda      on eight GPUs
 
     \b
     Then, on what was written:
@@ -111,7 +112,8 @@ def train(
     settings = Settings(out, seed, not no_resume, device, data_dir, threads)
     command = shlex.join(["run_bench.py", *sys.argv[1:]])
     scores = finetune(recipe, settings, command, NATURAL_TASK.get(recipe.model))
-    print(json.dumps({key: round(value, 4) for key, value in scores.items()}))
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        print(json.dumps({key: round(value, 4) for key, value in scores.items()}))
 
 
 def _recipe(model: str | None, method: str, chosen: dict[str, Any]) -> Any:

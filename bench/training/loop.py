@@ -236,7 +236,9 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
     with Progress(*columns, disable=not first) as bar, _stoppable() as stopped:
         task = bar.add_task("training", total=job.steps, completed=step)
         while step < job.steps:
-            loss = _step(objective, others, processes, settings.seed, step)
+            rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+            loss = _step(objective, others, processes, step, rng)
+            loss, stop = _agreed(processes, loss, stopped.is_set())
             recent = 0.98 * recent + 0.02 * loss if recent else loss
             step += 1
             bar.update(task, advance=1, description=f"loss {recent:.3f}")
@@ -244,11 +246,11 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
                 log(step=step, loss=round(recent, 4))
             if step % evaluate_every == 0 and step < job.steps:
                 log(step=step, **_evaluate(job))
-            due = stopped.is_set() or step == job.steps or time.monotonic() - at > SAVE_SECONDS
+            due = stop or step == job.steps or time.monotonic() - at > SAVE_SECONDS
             if due and first:
                 _save(processes, job.about, out, step, recent)
                 at = time.monotonic()
-            if stopped.is_set():
+            if stop:
                 raise KeyboardInterrupt
     scores = _evaluate(job)
     log(step=job.steps, final=True, **scores)
@@ -269,21 +271,26 @@ def _log(path: Path, step: int) -> Callable[..., None]:
 
 
 def _step(
-    objective: nn.Module, others: Sequence[Any], processes: Any, seed: int, step: int
-) -> float:
+    objective: nn.Module, others: Sequence[Any], processes: Any, step: int, rng: torch.Generator
+) -> Tensor:
     """Do one step of `others`, optimisers and then their schedules; return the loss."""
     objective.train()
-    loss = objective(step, torch.Generator().manual_seed(seed * 1_000_003 + step))
+    loss: Tensor = objective(step, rng)
     if not torch.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {float(loss.detach())} at step {step}: try a smaller --rate"
-        )
+        raise TrainingError(f"the loss is {loss.item()} at step {step}: try a smaller --rate")
     processes.backward(loss)
     processes.clip_grad_norm_(objective.parameters(), 1.0)
     for other in others:
         other.step()
     objective.zero_grad()
-    return float(loss.detach())
+    return loss.detach()
+
+
+def _agreed(processes: Any, loss: Tensor, stopped: bool) -> tuple[float, bool]:
+    """Return the mean loss of all processes, and whether one of them was stopped: all then are."""
+    both = torch.stack([loss, loss.new_tensor(float(stopped))])
+    mean, stops = processes.reduce(both, reduction="mean").tolist()
+    return mean, stops > 0
 
 
 def _evaluate(job: Job) -> dict[str, float]:
