@@ -13,11 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.assets.embedded import TEXT_TOKENS, drawings
-from bench.training.contrastive import (
-    MAX_LOGIT_SCALE,
-    choose_texts,
-    contrastive_loss,
-)
+from bench.training.losses import MAX_LOGIT_SCALE, contrastive_loss
 from recipes.augment import augment, normalise
 from recipes.phases import Phase, Rates, Scratch, either, train_phases
 from recipes.text import build_tokenizer
@@ -109,7 +105,7 @@ def _loss_function(
     def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         full = pixels == FULL_RESOLUTION
         others = EXTRA_TEXTS_FULL if full else EXTRA_TEXTS_LOW
-        shown, own = choose_texts(concept[indices], len(train.concepts), others, rng)
+        shown, own = drawings.choose_texts(concept[indices], len(train.concepts), others, rng)
         texts = [drawings.drop_keywords(train.concepts[i].text, rng) for i in shown.tolist()]
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
         batch, own = augment(images[indices], pixels, rng).to(device), own.to(device)

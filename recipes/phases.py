@@ -115,12 +115,16 @@ def train_phases(
         indices = shuffled(images, phase.batch, step, settings.seed + 1009 * number)
         return loss(indices, phase.pixels, rng)
 
+    def scores() -> dict[str, float]:
+        with torch.compiler.set_stance("force_eager"):  # not worth compiling for the few passes
+            return evaluate()
+
     job = Job(
         model,
         step_loss,
         sum(lengths),
         optimizers(model, rates),
-        evaluate,
+        scores,
         warmup=rates.warmup_steps,
         decay_start=sum(lengths[:-1]),
     )

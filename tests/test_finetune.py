@@ -35,10 +35,9 @@ from bench.runs import planning, runner, session, spec
 from bench.training import finetune as finetuning
 from bench.training import losses as task_losses
 from bench.training import pairs
-from bench.training.contrastive import contrastive_loss
-from bench.training.finetune import finetune
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings, accelerator, checkpoints
-from bench.training.recipe import Recipe
+from bench.training.losses import contrastive_loss
 from crossget import CrossTokens, clip_alignment_loss
 
 BOTH = {"r": {"vision": 6, "text": 2}}
@@ -147,13 +146,13 @@ def test_a_learned_predictor_is_saved_and_used_again(recipe: Make, tmp_path: Pat
 def test_adapters_begin_as_the_identity_and_a_file_of_them_does_what_they_did() -> None:
     model, plain = tiny.clip().eval(), tiny.clip().eval()
     plain.load_state_dict(model.state_dict())
-    finetuning.add_adapters(model, rank=3, seed=0)
+    adapters.attach(model, rank=3, seed=0)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained and all(".lora_" in name for name in trained)
     assert torch.equal(logits(model), logits(plain))
     for name in trained:
         model.get_parameter(name).data.normal_(std=0.1)
-    factors = finetuning.factors(model)
+    factors = adapters.factors(model)
     assert {key: tuple(f.shape) for key, f in factors.items()} == adapters.shapes(plain, 3)
     layers = sum(isinstance(m, torch.nn.Linear) for m in plain.modules())
     assert len(factors) == 2 * layers
@@ -175,8 +174,8 @@ def test_adapters_begin_at_the_seed_of_the_training() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(7)  # loading a model may seed torch as well
         model = tiny.clip()
-        finetuning.add_adapters(model, 2, seed)
-        first.append(finetuning.factors(model)["visual_projection.lora_a"])
+        adapters.attach(model, 2, seed)
+        first.append(adapters.factors(model)["visual_projection.lora_a"])
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
 
 

@@ -12,10 +12,9 @@ from bench.core.errors import BenchError
 from bench.core.registry import method
 from bench.models import catalogue
 from bench.training import pairs
-from bench.training.finetune import finetune
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
 from bench.training.losses import answers
-from bench.training.recipe import Recipe
 from recipes import llava_emoji as llava
 
 STEPS = 2

@@ -14,10 +14,9 @@ from bench.models import catalogue
 from bench.models.sources.blips import unpacked
 from bench.tasks import scenes
 from bench.training import pairs
-from bench.training.finetune import finetune
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
 from bench.training.losses import answers
-from bench.training.recipe import Recipe
 from recipes import blip_emoji as blip
 from recipes import scene_encoder
 from recipes import vilt_emoji as vilt

@@ -119,7 +119,7 @@ def train(
 def _recipe(model: str | None, method: str, chosen: dict[str, Any]) -> Any:
     """Return the Recipe that the options describe; those that were not given are its defaults."""
     from bench.runs.options import budget, listed
-    from bench.training.recipe import Recipe
+    from bench.training.finetune import Recipe
 
     knobs = ("r", "keep_rate", "layers")
     budgets = {key: budget(chosen.pop(key), key) for key in knobs if key in chosen}

@@ -14,12 +14,11 @@ what the method learned.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,58 @@ from bench.models.names import TRAINING
 from bench.models.sources import tuned
 from bench.models.sources.tuned import ADAPTER, WEIGHTS
 from bench.records import machine
-from bench.records.store import write_atomic
+from bench.records.record import label
+from bench.records.store import slug, write_atomic
 from bench.training import loop, pairs
 from bench.training.loop import Job, Settings, TrainingError
 from bench.training.losses import BatchLoss, task_loss
-from bench.training.recipe import Recipe
 
 EVALUATE_EVERY = 1000  # steps
-WARMUP = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is fine-tuned, how the tokens are reduced meanwhile, and for how long.
+
+    `rank` 0 trains all weights; a positive one trains adapters of that rank and leaves the weights.
+    `weight` is the share of the method's own loss. `freeze` trains what the method learns, alone.
+    """
+
+    model: str = "embedded:clip-emoji"
+    method: str = "none"
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 0.5
+    data: str = ""
+    epochs: float = 1.0
+    batch: int = 32
+    rate: float = 3e-4
+    rank: int = 0
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            BenchError: there is such a number.
+        """
+        for name, fine in {
+            "epochs": self.epochs > 0,
+            "batch": self.batch > 0,
+            "rate": self.rate > 0,
+            "rank": self.rank >= 0,
+            "weight": 0 <= self.weight <= 1,
+        }.items():
+            if not fine:
+                raise BenchError(f"{name} {getattr(self, name)} makes no sense in a fine-tuning")
+
+    def name(self) -> str:
+        """Return a folder name that tells one recipe from another."""
+        named = ("model", "method", "budget", "params")
+        usual = {f.name: f.default for f in fields(self) if f.name not in named}
+        numbers = {key: v for key, v in asdict(self).items() if v != usual.get(key, v)}
+        text = label(self.method, {**self.budget, **self.params, **numbers})
+        return slug(f"{Path(self.model).name}-{text}")
 
 
 def finetune(
@@ -76,7 +119,7 @@ def finetune(
     of_task = task_loss(loaded, processes)
     data = pairs.load(recipe.data, loaded, settings.data_dir)
     trained, learned = _prepared(recipe, reducer, loaded, settings.seed)
-    start = time.monotonic()
+    started = time.monotonic()
     with bench.reduced(loaded.model, reducer, **recipe.budget):
         if learned and not _is_reduced(loaded.model):
             raise BenchError(
@@ -85,18 +128,15 @@ def finetune(
             )
         steps = max(1, round(recipe.epochs * len(data) / recipe.batch))
         about |= {"steps": steps}
+        loss = _loss(of_task, loaded, reducer, recipe, data, settings.seed, processes)
         parameters = [p for p in trained.parameters() if p.requires_grad]
-        job = Job(
-            trained,
-            _loss(of_task, loaded, reducer, recipe, data, settings.seed, processes),
-            steps,
-            [torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)],
-            _scores(task, loaded),
-            warmup=WARMUP,
-            about=about,
-        )
+        adamw = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)
+        scorer = _scorer(task, loaded)
+        job = Job(trained, loss, steps, [adamw], scorer, about=about)
         if processes.is_main_process and not settings.resume:
-            _clear(settings)
+            # The new training may not write all of these.
+            learned_files = [f"{name}.safetensors" for name in registry.methods()]
+            _clear(settings.out, TRAINING, ADAPTER, WEIGHTS, *learned_files)
         scores = loop.fit(job, settings, evaluate_every=EVALUATE_EVERY)
     if processes.is_main_process:
         _write(settings, recipe, loaded.model, reducer, learned)
@@ -104,17 +144,18 @@ def finetune(
             "precision": f"{settings.device}, bfloat16 autocast",
             "command": command,
             "scores": {name: round(value, 4) for name, value in scores.items()},
-            "seconds": round(time.monotonic() - start, 1),
+            "seconds": round(time.monotonic() - started, 1),
             "processes": processes.num_processes,
-            "environment": machine.environment(
-                machine.slug(settings.device, torch.get_num_threads()),
-                settings.device,
-                torch.get_num_threads(),
-            ),
+            "environment": _environment(settings.device),
         }
         write_atomic(settings.out / TRAINING, json.dumps(about, indent=1) + "\n")  # now it is done
-        _forget_checkpoints(settings)
+        _clear(settings.out)
     return scores
+
+
+def _environment(device: str) -> Mapping[str, Any]:
+    threads = torch.get_num_threads()
+    return machine.environment(machine.slug(device, threads), device, threads)
 
 
 def _prepared(
@@ -123,7 +164,7 @@ def _prepared(
     """Return the module with all that is trained, and of it what the method learns, by name."""
     loaded.model.requires_grad_(not recipe.freeze)
     if recipe.rank:
-        add_adapters(loaded.model, recipe.rank, seed)
+        adapters.attach(loaded.model, recipe.rank, seed)
     shapes = learning.towers(reducer, loaded.model)
     learned = dict(reducer.learn(shapes))
     for tower, table in learned.items():
@@ -137,28 +178,6 @@ def _prepared(
     tables = nn.ParameterDict({name.replace(".", "/"): table for name, table in learned.items()})
     trained = nn.ModuleDict({"model": loaded.model, "learned": tables.to(loaded.device)})
     return trained, learned
-
-
-def add_adapters(model: nn.Module, rank: int, seed: int) -> None:
-    """Freeze `model` and give its linear layers low-rank adapters, which begin as the identity."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise TrainingError("--rank needs peft: pip install peft") from error
-    names = "|".join(map(re.escape, adapters.adapted(model)))
-    torch.manual_seed(seed)  # loading the model may have seeded torch as well
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), model)
-
-
-def factors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the adapters of a model that has them, as `bench.models.adapters` reads them."""
-    parts = {".lora_A.default.weight": adapters.A, ".lora_B.default.weight": adapters.B}
-    return {
-        name.removesuffix(ending) + part: parameter.detach().half().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for ending, part in parts.items()
-        if name.endswith(ending)
-    }
 
 
 def _is_reduced(model: Any) -> bool:
@@ -194,7 +213,7 @@ def _loss(
     return loss
 
 
-def _scores(task: str | None, loaded: Loaded) -> Callable[[], dict[str, float]]:
+def _scorer(task: str | None, loaded: Loaded) -> Callable[[], dict[str, float]]:
     """Return what scores the model on a task; nothing where there is none."""
     if task is None:
         return dict
@@ -221,16 +240,11 @@ def _done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[
     return dict(there["scores"])
 
 
-def _clear(settings: Settings) -> None:
-    """Remove what an earlier training wrote: the new one may not write all of these files."""
-    learned = [f"{name}.safetensors" for name in registry.methods()]
-    for name in (TRAINING, ADAPTER, WEIGHTS, *learned):
-        (settings.out / name).unlink(missing_ok=True)
-    _forget_checkpoints(settings)
-
-
-def _forget_checkpoints(settings: Settings) -> None:
-    for folder in loop.checkpoints(settings.out):
+def _clear(out: Path, *names: str) -> None:
+    """Remove files of these names, and checkpoints."""
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    for folder in loop.checkpoints(out):
         shutil.rmtree(folder)
 
 
@@ -238,7 +252,7 @@ def _write(
     settings: Settings, recipe: Recipe, model: Any, reducer: Reducer, learned: Mapping[str, Tensor]
 ) -> None:
     if recipe.rank:
-        save_file(factors(model), settings.out / ADAPTER)
+        save_file(adapters.factors(model), settings.out / ADAPTER)
     elif not recipe.freeze:
         # Clones: some are tied, and a file may not hold a tensor twice.
         state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}

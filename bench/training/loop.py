@@ -117,7 +117,7 @@ class Job:
     steps: int
     optimizers: Sequence[torch.optim.Optimizer]
     evaluate: Callable[[], dict[str, float]]
-    warmup: int = 100
+    warmup: int = 20
     decay_start: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -237,22 +237,22 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
         task = bar.add_task("training", total=job.steps, completed=step)
         while step < job.steps:
             rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            loss = _step(objective, others, processes, step, rng)
-            loss, stop = _agreed(processes, loss, stopped.is_set())
+            value = _step(objective, others, processes, step, rng)
+            loss, stop = _agreed(processes, value, stopped.is_set())
             recent = 0.98 * recent + 0.02 * loss if recent else loss
             step += 1
             bar.update(task, advance=1, description=f"loss {recent:.3f}")
             if step % LOG_EVERY == 0:
                 log(step=step, loss=round(recent, 4))
             if step % evaluate_every == 0 and step < job.steps:
-                log(step=step, **_evaluate(job))
+                log(step=step, **job.evaluate())
             due = stop or step == job.steps or time.monotonic() - at > SAVE_SECONDS
             if due and first:
                 _save(processes, job.about, out, step, recent)
                 at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
-    scores = _evaluate(job)
+    scores = job.evaluate()
     log(step=job.steps, final=True, **scores)
     return scores
 
@@ -291,8 +291,3 @@ def _agreed(processes: Any, loss: Tensor, stopped: bool) -> tuple[float, bool]:
     both = torch.stack([loss, loss.new_tensor(float(stopped))])
     mean, stops = processes.reduce(both, reduction="mean").tolist()
     return mean, stops > 0
-
-
-def _evaluate(job: Job) -> dict[str, float]:
-    with torch.compiler.set_stance("force_eager"):  # not worth compiling for the few passes
-        return job.evaluate()

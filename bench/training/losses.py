@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from bench.core.errors import BenchError, Unsupported
 from bench.models.loaded import Loaded
-from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss, gathered
 from bench.training.pairs import READING, Batch
 
+MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 BatchLoss = Callable[[Batch], Tensor]
 
 
@@ -40,7 +41,7 @@ def _cross_entropy(loaded: Loaded) -> BatchLoss:
         with torch.autocast(loaded.device.type, torch.bfloat16):
             out = loaded.model(**{loaded.image_argument: batch.images.to(loaded.device)})
         logits = getattr(out, "logits", out).float()
-        return nn.functional.cross_entropy(logits, batch.own.to(loaded.device))
+        return F.cross_entropy(logits, batch.own.to(loaded.device))
 
     return loss
 
@@ -78,6 +79,36 @@ def answers(loaded: Loaded) -> BatchLoss:
         return value
 
     return loss
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, own: Tensor) -> Tensor:
+    """Return the symmetric contrastive loss of images (B,D) and texts (U,D).
+
+    `own` (B,) is the row of each image's text. Texts that belong to no image are negatives for the
+    images only; two drawings of one concept share its text as equal positives.
+    """
+    scores = scale * image @ text.T
+    matches = F.one_hot(own, len(text)).to(scores.dtype)
+    asked = matches.sum(0) > 0
+    shares = (matches / matches.sum(0).clamp_min(1)).T[asked]
+    from_image = F.cross_entropy(scores, own, label_smoothing=0.05)
+    return (from_image + F.cross_entropy(scores.T[asked], shares, label_smoothing=0.05)) / 2
+
+
+def gathered(x: Tensor, processes: Any) -> Tensor:
+    """Return the rows (B/P,D) of all P processes, in order; gradients reach this process's rows.
+
+    `processes` is an accelerate.Accelerator. It averages gradients over the processes, where those
+    of rows that one process alone has must count fully: so they are multiplied by P.
+    """
+    if processes.num_processes == 1:
+        return x
+    rows = list(processes.gather(x.detach()).chunk(processes.num_processes))
+    if x.requires_grad:
+        x = x.view_as(x)
+        x.register_hook(lambda gradient: gradient * processes.num_processes)
+    rows[processes.process_index] = x
+    return torch.cat(rows)
 
 
 def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.models.loaded import Loaded
-from bench.training.contrastive import choose_texts
 
 if TYPE_CHECKING:
     from bench.assets.embedded.drawings import Drawings
@@ -81,7 +80,7 @@ class Emoji:
         """Return distorted drawings; see `Pairs`."""
         from PIL import Image
 
-        from bench.assets.embedded.drawings import distort, drop_keywords
+        from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords
 
         concepts = self.concept[indices]
         chosen, own = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS, rng)
@@ -117,12 +116,11 @@ class Files:
         return Batch(images, texts, torch.arange(len(chosen))[share])
 
 
+@dataclass
 class Scenes:
-    """Endlessly many scenes of emoji drawings with what a kind of model is to say of them."""
+    """Endlessly many scenes of emoji drawings with what a `kind` of model is to say of them."""
 
-    def __init__(self, kind: str) -> None:
-        """Note whether it answers, captions, or judges two of them at a time."""
-        self.kind = kind
+    kind: str
 
     def __len__(self) -> int:
         """Return how many are called a pass."""
@@ -155,12 +153,13 @@ class Scenes:
         return [((scene.image,), scene.question, scene.answer) for scene in asked]
 
 
+@dataclass
 class Labelled:
-    """Labelled pictures, mirrored half the time."""
+    """Labelled pictures, prepared as `loaded` says, mirrored half the time."""
 
-    def __init__(self, loaded: Loaded, pictures: Pictures, labels: Sequence[int]) -> None:
-        """Keep the pictures; `loaded` says how images are prepared."""
-        self.loaded, self.pictures, self.labels = loaded, pictures, torch.as_tensor(labels)
+    loaded: Loaded
+    pictures: Pictures
+    labels: Tensor
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -208,10 +207,10 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     if loaded.kind == "classifier":
         if scheme in ("", "fashion"):
             images, labels = raw.fashion("train", cache)
-            return Labelled(loaded, base.Arrays(images, "fashion image"), labels.tolist())
+            return Labelled(loaded, base.Arrays(images, "fashion image"), torch.from_numpy(labels))
         if scheme == "imagefolder" and where:
             task = classification.image_folder(where)
-            return Labelled(loaded, task.prepared.pictures, task.labels)
+            return Labelled(loaded, task.prepared.pictures, torch.tensor(task.labels))
         raise BenchError(f"unknown training data '{scheme}': fashion, or imagefolder:PATH")
     if loaded.kind in READING:
         if scheme in ("", "scenes"):

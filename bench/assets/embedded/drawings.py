@@ -193,3 +193,19 @@ def drop_keywords(text: str, rng: torch.Generator) -> str:
     count = int(torch.randint(0, len(words) + 1, (1,), generator=rng))
     chosen = torch.randperm(len(words), generator=rng)[:count].tolist()
     return f"{label}: {', '.join(words[i] for i in chosen)}"
+
+
+def choose_texts(
+    concept: Tensor, total: int, extra: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the concepts (U,) to caption: the batch's, each once, and `extra` others at random.
+
+    Also returns the row (B,) of each image's own concept. Captions are cheap beside images, so
+    more of them make a small batch a harder task at little cost.
+    """
+    unique, own = concept.unique(return_inverse=True)
+    free = torch.ones(total, dtype=torch.bool)
+    free[unique] = False
+    others = torch.nonzero(free).flatten()
+    picked = others[torch.randperm(len(others), generator=rng)[:extra]]
+    return torch.cat([unique, picked]), own
