@@ -376,7 +376,7 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
 def losses(recipe: Make, clip: Path) -> Callable[[float], tuple[float, float]]:
     """The loss of one batch, by the weight of CrossGET's own loss; and that loss."""
     loaded = catalogue.load(str(clip), backend="eager")
-    reducer: Any = learning.reducer("crossget", {}, str(clip))
+    reducer: Any = learning.reducer("crossget", {}, {})
     finetuning._prepared(recipe(), reducer, loaded, 0)
     processes = accelerator("cpu")
 
@@ -460,10 +460,12 @@ def test_fine_tuning_goes_on_from_what_the_method_learned(recipe: Make, tuned: P
     own = bench.core.registry.method("crossget")(
         cross_tokens=tuned / "crossget.safetensors"
     ).learned
-    found: Any = learning.reducer("crossget", {}, str(tuned))
+    found: Any = learning.reducer("crossget", {}, model_tuned.learned_with(str(tuned)))
     assert own.keys() == found.tokens.vectors.keys()
     assert all(torch.equal(own[tower], found.tokens.vectors[tower]) for tower in own)
-    fresh: Any = learning.reducer("crossget", {"cross_tokens": None}, str(tuned))
+    fresh: Any = learning.reducer(
+        "crossget", {"cross_tokens": None}, model_tuned.learned_with(str(tuned))
+    )
     assert not fresh.tokens.vectors
 
 

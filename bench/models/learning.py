@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,24 +14,20 @@ from bench.core.errors import BenchError, near_miss
 from bench.engine.families import adapter_for
 
 
-def reducer(method: str, params: Mapping[str, Any], model: str) -> Reducer:
-    """Return the method, with what it learned if `model` was fine-tuned with it before.
+def reducer(method: str, params: Mapping[str, Any], learned: Mapping[str, Path]) -> Reducer:
+    """Return the method, which begins with its file among what was `learned` with a model, if any.
 
     Raises:
         BenchError: there is no such method, or it has no such parameter.
     """
-    from bench.models.sources import tuned
-
     kind = registry.method(method)
     known = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
     for name in params:
         if name not in known:
             hint = near_miss(name, known)
             raise BenchError(f"method '{method}' has no parameter '{name}'{hint}")
-    folder = tuned.folder_of(model)
-    learned = tuned.learned(folder).get(method) if folder else None
-    if learned is not None and kind.learns:
-        params = {kind.learns: learned, **params}
+    if kind.learns and method in learned:
+        params = {kind.learns: learned[method], **params}
     return kind(**params)
 
 

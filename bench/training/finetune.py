@@ -106,7 +106,8 @@ def finetune(
         BenchError: unknown names, unusable data, a model that is neither a CLIP nor a classifier,
             a folder that holds another training.
     """
-    reducer = learning.reducer(recipe.method, recipe.params, recipe.model)
+    before = tuned.learned_with(recipe.model)
+    reducer = learning.reducer(recipe.method, recipe.params, before)
     about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
     settings = settings.begun()
     done = _done(settings, recipe, about)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
-from bench.models import adapters
+from bench.models import adapters, learning
 from bench.models import names as model_names
 from bench.models.catalogue import fingerprint
 from bench.models.files import check_file, hash_files
@@ -101,14 +101,13 @@ def _check_learned(folder: Path, about: Mapping[str, Any], model: nn.Module) -> 
     Some methods would go on without them, as if untrained.
     """
     from bench.core import registry
-    from bench.models import learning
 
     learns, params = registry.method(about["method"]).learns, about["params"]
     file = folder / f"{about['method']}.safetensors"
     if learns in params:  # the tensors began as those of another file, which may be gone
         check_file(file)
         return
-    method = learning.reducer(about["method"], params, about["model"])
+    method = learning.reducer(about["method"], params, learned_with(about["model"]))
     wanted = method.learn(learning.towers(method, model))
     if wanted:
         names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
@@ -127,6 +126,12 @@ def learned(folder: Path) -> dict[str, Path]:
     """Return the files in which methods keep what they learned, by the method's name."""
     found = sorted(folder.glob("*.safetensors"))
     return {file.stem: file for file in found if file.name not in (ADAPTER, WEIGHTS)}
+
+
+def learned_with(model: str) -> dict[str, Path]:
+    """Return these files of a fine-tuned model, by its name; none of another kind of model."""
+    folder = folder_of(model)
+    return learned(folder) if folder else {}
 
 
 def _weights(folder: Path) -> list[Path]:
