@@ -109,8 +109,10 @@ class Blips(nn.Module):
             table.data[ids] = torch.stack(list(known.values()))
             for block in text.encoder.layer:
                 across = block.crossattention
-                own = across.self
-                scene_encoder.look_for_like(own.query, own.key, own.value, across.output.dense)
+                attention = across.self
+                scene_encoder.look_for_like(
+                    attention.query, attention.key, attention.value, across.output.dense
+                )
 
     @torch.no_grad()
     def say_it_in_one_logit(self) -> None:
@@ -133,28 +135,28 @@ class Blips(nn.Module):
         """Cross entropy of the captions (B,T)."""
         return spoken(self.caption.text_decoder, captions, image, None)
 
-    def contrast(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+    def contrast(self, image: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """Symmetric contrastive loss of images and their captions."""
         match = self.match
         a = F.normalize(match.vision_proj(image[:, 0]), dim=-1)
-        b = F.normalize(match.text_proj(match.text_encoder(**said).last_hidden_state[:, 0]), dim=-1)
-        logits, own = self.log_scale.exp() * a @ b.T, torch.arange(len(a), device=a.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        b = F.normalize(match.text_proj(match.text_encoder(**text).last_hidden_state[:, 0]), dim=-1)
+        logits, rows = self.log_scale.exp() * a @ b.T, torch.arange(len(a), device=a.device)
+        return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
-    def matching(self, image: Tensor, said: Mapping[str, Tensor], right: Tensor) -> Tensor:
+    def matching(self, image: Tensor, text: Mapping[str, Tensor], right: Tensor) -> Tensor:
         """Cross entropy of whether captions (nB,T) belong to images (B,N,C), which come n times."""
-        return F.cross_entropy(self.matched(image, said), right)
+        return F.cross_entropy(self.matched(image, text), right)
 
-    def matched(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+    def matched(self, image: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """(nB,2) logits of that."""
-        each = image.repeat(len(said["input_ids"]) // len(image), 1, 1)
-        read = self.match.text_encoder(**said, encoder_hidden_states=each).last_hidden_state
+        each = image.repeat(len(text["input_ids"]) // len(image), 1, 1)
+        read = self.match.text_encoder(**text, encoder_hidden_states=each).last_hidden_state
         logits: Tensor = self.match.itm_head(read[:, 0])
         return logits
 
 
 def spoken(decoder: Any, ids: Tensor, read: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean cross entropy of texts (B,T), first token given, from a decoder that reads `read`."""
+    """Mean cross entropy of texts (B,T), first token included, from a decoder that reads `read`."""
     out = decoder(
         input_ids=ids,
         attention_mask=(ids != PAD).long(),
@@ -177,7 +179,7 @@ def exchanged(
     if free and rng.integers(2):
         changed[free[int(rng.integers(len(free)))]] = here
         return changed
-    name = scenes.another({found.name for found in objects.values()}, rng)
+    name = scenes.another({thing.name for thing in objects.values()}, rng)
     return {**changed, cell: replace(here, name=name)}
 
 
@@ -190,7 +192,7 @@ def miscounted(
     if len(cells) > 1 and (not free or rng.integers(2)):
         del changed[cells[int(rng.integers(len(cells)))]]
         return changed
-    name = scenes.another({found.name for found in objects.values()}, rng)
+    name = scenes.another({thing.name for thing in objects.values()}, rng)
     cell = free[int(rng.integers(len(free)))]
     return {**changed, cell: replace(objects[cells[0]], name=name)}
 
@@ -216,7 +218,7 @@ class Batch:
         self.pixels = normalise(np.stack(images))
         self.depicted = torch.stack(depicted)
         self.asked, self.answers = padded(words, asked), started(words, answers)
-        self.captions, self.said = started(words, captions), padded(words, captions)
+        self.captions, self.caption_words = started(words, captions), padded(words, captions)
         self.words, self.claims = words, captions + others + more + captions[1:] + captions[:1]
 
     def claimed(self, times: int) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -241,7 +243,7 @@ def loss_of(models: Blips, batch: Batch) -> Tensor:
     return (
         models.answering(image, batch.asked, batch.answers)
         + models.captioning(image, batch.captions)
-        + models.contrast(image, batch.said)
+        + models.contrast(image, batch.caption_words)
         + models.matching(image, *batch.claimed(2))
         + DEPICTED * scene_encoder.naming(models.named(image[:, 1:]), batch.depicted)
     )
@@ -253,12 +255,12 @@ def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
     models.eval()
     batch = Batch(np.random.default_rng([seed, 2]), words)
     image = models.see(batch.pixels)
-    said, true = batch.claimed(2)
-    right = models.matched(image, said).argmax(-1) == true
+    claims, true = batch.claimed(2)
+    right = models.matched(image, claims).argmax(-1) == true
     return {
         "answers": float(models.answering(image, batch.asked, batch.answers)),
         "captions": float(models.captioning(image, batch.captions)),
-        "contrast": float(models.contrast(image, batch.said)),
+        "contrast": float(models.contrast(image, batch.caption_words)),
         "match": 100 * float(right.float().mean()),
         "named": scene_encoder.known(models.named(image[:, 1:]), batch.depicted),
     }
@@ -296,7 +298,9 @@ def train(settings: Scratch) -> dict[str, float]:
         batch = Batch(np.random.default_rng(seed), words)
         with torch.no_grad():
             image = models.see(batch.pixels)
-        return models.matching(image, *batch.claimed(4)) + models.contrast(image, batch.said)
+        return models.matching(image, *batch.claimed(4)) + models.contrast(
+            image, batch.caption_words
+        )
 
     last |= train_phases(
         replace(settings, out=settings.out / "matching").begun(),
@@ -329,6 +333,6 @@ def pack(models: Blips, processor: Any, folder: Path) -> None:
     for name in FOLDERS:
         model: Any = getattr(models, name)
         for key, value in model.state_dict().items():
-            own = key if key.split(".")[0] in COMMON else f"{name}.{key}"
-            state[own] = value.detach().cpu().half().clone()
+            stored = key if key.split(".")[0] in COMMON else f"{name}.{key}"
+            state[stored] = value.detach().cpu().half().clone()
     save_file(state, folder / "model.safetensors")

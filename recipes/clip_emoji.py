@@ -62,14 +62,14 @@ class Embeddings:
     text: Tensor
 
 
-def recalls(found: Embeddings) -> dict[str, float]:
+def recalls(embeddings: Embeddings) -> dict[str, float]:
     """Return R@1/5/10 in percent, image to text and text to image."""
-    similar = found.image @ found.text.T
-    own = similar.diagonal()
+    similar = embeddings.image @ embeddings.text.T
+    matching = similar.diagonal()
     result: dict[str, float] = {}
     for name, other in (
-        ("i2t", (similar > own[:, None]).sum(1)),
-        ("t2i", (similar > own[None, :]).sum(0)),
+        ("i2t", (similar > matching[:, None]).sum(1)),
+        ("t2i", (similar > matching[None, :]).sum(0)),
     ):
         result |= {f"{name}_r{k}": 100 * float((other < k).float().mean()) for k in (1, 5, 10)}
     return result
@@ -105,10 +105,10 @@ def _loss_function(
     def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         full = pixels == FULL_RESOLUTION
         others = EXTRA_TEXTS_FULL if full else EXTRA_TEXTS_LOW
-        shown, own = drawings.choose_texts(concept[indices], len(train.concepts), others, rng)
+        shown, rows = drawings.choose_texts(concept[indices], len(train.concepts), others, rng)
         texts = [drawings.drop_keywords(train.concepts[i].text, rng) for i in shown.tolist()]
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        batch, own = augment(images[indices], pixels, rng).to(device), own.to(device)
+        batch, rows = augment(images[indices], pixels, rng).to(device), rows.to(device)
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -119,7 +119,7 @@ def _loss_function(
                 interpolate_pos_encoding=not full,
             )
         a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
-        return contrastive_loss(a, b, scale, own)
+        return contrastive_loss(a, b, scale, rows)
 
     return loss
 

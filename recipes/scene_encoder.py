@@ -129,11 +129,11 @@ def phases(epochs: float, batch: int) -> list[Phase]:
 
 def trained(settings: Scratch) -> Tower:
     """Return the encoder, trained in a folder of its own below that of `settings`; resumes."""
-    own = replace(settings, out=settings.out / FOLDER).begun()
+    settings = replace(settings, out=settings.out / FOLDER).begun()
     tower = Tower()
     llava: Any = catalogue.load("embedded:llava-emoji").model
     from_clip(llava.model.vision_tower, tower.model)
-    tower.to(own.device)
+    tower.to(settings.device)
 
     def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller ones are for tests
@@ -148,7 +148,7 @@ def trained(settings: Scratch) -> Tower:
         return {"named": known(tower(shown)[0], right)}
 
     rates = Rates(matrix=None, other=1e-3)
-    train_phases(own, tower, SCENES, loss, watch, phases(EPOCHS, BATCH), rates)
+    train_phases(settings, tower, SCENES, loss, watch, phases(EPOCHS, BATCH), rates)
     return tower
 
 

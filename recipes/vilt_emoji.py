@@ -74,10 +74,12 @@ class Judged:
     patches: Tensor
     place: Tensor
 
-    def depicted(self, found: list[Pair]) -> Tensor:
+    def depicted(self, statements: list[Pair]) -> Tensor:
         """What the patches (2,B,P) depict."""
-        shown = [[scene_encoder.depicted(pair.objects[side]) for pair in found] for side in (0, 1)]
-        return torch.stack([torch.stack(own) for own in shown]).gather(2, self.patches)
+        shown = [
+            [scene_encoder.depicted(pair.objects[side]) for pair in statements] for side in (0, 1)
+        ]
+        return torch.stack([torch.stack(side) for side in shown]).gather(2, self.patches)
 
     def of_patches(self) -> Tensor:
         """(2,B,P,names) logits."""
@@ -106,18 +108,20 @@ class Reasoner(nn.Module):
         self.norm.load_state_dict(begun.model.post_layernorm.state_dict())
         self.named.load_state_dict(begun.named.state_dict())
         for block in self.model.vilt.encoder.layer[-READING:]:
-            own = block.attention.attention
-            scene_encoder.look_for_like(own.query, own.key, own.value, block.attention.output.dense)
+            attention = block.attention.attention
+            scene_encoder.look_for_like(
+                attention.query, attention.key, attention.value, block.attention.output.dense
+            )
 
-    def forward(self, found: list[Pair], words: Any, patches: int = -1) -> Judged:
+    def forward(self, statements: list[Pair], words: Any, patches: int = -1) -> Judged:
         """Judge statements from so many patches, -1 for all."""
-        text = padded(words, [pair.text for pair in found])
+        text = padded(words, [pair.text for pair in statements])
         pooled, named, place = [], [], []
         with placed(self.model.vilt.embeddings, patches) as chosen:
             for side in (0, 1):  # as the model itself does, which gives no tokens back
                 out = self.model.vilt(
                     **text,
-                    pixel_values=normalise(np.stack([pair.images[side] for pair in found])),
+                    pixel_values=normalise(np.stack([pair.images[side] for pair in statements])),
                     image_token_type_idx=side + 1,
                     output_hidden_states=True,
                 )
@@ -125,7 +129,7 @@ class Reasoner(nn.Module):
                 named.append(self.named(self.norm(out.hidden_states[scene_encoder.BLOCKS])))
                 place.append(self.place(out.hidden_states[scene_encoder.BLOCKS + 1][:, NAME_AT]))
         logits = self.model.classifier(torch.cat(pooled, -1))
-        parts = (torch.stack(own) for own in (pooled, named, chosen, place))
+        parts = (torch.stack(side) for side in (pooled, named, chosen, place))
         return Judged(logits, *parts)
 
 
@@ -144,14 +148,16 @@ def placed(embeddings: Any, patches: int) -> Iterator[list[Tensor]]:
         yield seen
 
 
-def finding(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+def finding(reasoner: Reasoner, statements: list[Pair], out: Judged) -> Tensor:
     """Loss of what patches depict and words name, of where the thing is, and of whether it is."""
     names = list(scenes.NAMES.values())
-    about = torch.tensor([bool(pair.name) for pair in found])
-    said = torch.tensor([1 + names.index(pair.name) for pair in found if pair.name])
-    where = torch.tensor([[_where(pair, side) for pair in found] for side in (0, 1)])[:, about]
-    loss = 0.3 * scene_encoder.naming(out.of_patches(), out.depicted(found))
-    loss += 0.3 * F.cross_entropy(out.named[:, about, NAME_AT].flatten(0, 1), said.repeat(2))
+    about = torch.tensor([bool(pair.name) for pair in statements])
+    named_things = torch.tensor([1 + names.index(pair.name) for pair in statements if pair.name])
+    where = torch.tensor([[_where(pair, side) for pair in statements] for side in (0, 1)])[:, about]
+    loss = 0.3 * scene_encoder.naming(out.of_patches(), out.depicted(statements))
+    loss += 0.3 * F.cross_entropy(
+        out.named[:, about, NAME_AT].flatten(0, 1), named_things.repeat(2)
+    )
     loss += 0.5 * F.cross_entropy(out.place[:, about].flatten(0, 1), where.flatten())
     there = reasoner.present(out.pooled[:, about])[..., 0]
     loss += 0.5 * F.binary_cross_entropy_with_logits(there, (where > 0).float())
@@ -160,14 +166,14 @@ def finding(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
 
 def _where(pair: Pair, side: int) -> int:
     """The quarter of an image that shows the thing, counted from 1; 0 where it is not."""
-    return next((1 + c for c, own in pair.objects[side].items() if own.name == pair.name), 0)
+    return next((1 + c for c, thing in pair.objects[side].items() if thing.name == pair.name), 0)
 
 
-def weighing(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+def weighing(reasoner: Reasoner, statements: list[Pair], out: Judged) -> Tensor:
     """Loss of how many things there are, and of whether each image is as the statement has it."""
-    about = torch.tensor([bool(pair.name) for pair in found])
-    many = torch.tensor([[len(pair.objects[side]) for pair in found] for side in (0, 1)])
-    fits = torch.tensor([pair.fits for pair in found if pair.fits]).T.float()
+    about = torch.tensor([bool(pair.name) for pair in statements])
+    many = torch.tensor([[len(pair.objects[side]) for pair in statements] for side in (0, 1)])
+    fits = torch.tensor([pair.fits for pair in statements if pair.fits]).T.float()
     counted = F.cross_entropy(reasoner.count(out.pooled).flatten(0, 1), many.flatten())
     fitting = reasoner.fits(out.pooled[:, about])[..., 0]
     return 0.3 * counted + 0.7 * F.binary_cross_entropy_with_logits(fitting, fits)
@@ -183,11 +189,11 @@ def watch(reasoner: Reasoner, words: Any, watched: list[Pair]) -> dict[str, floa
         some = watched[start : start + 32]
         out = reasoner(some, words)
         known.append(scene_encoder.known(out.of_patches(), out.depicted(some)))
-        for pair, said in zip(some, out.logits.argmax(-1).tolist(), strict=True):
-            right[pair.kind].append(bool(said) == pair.true)
-    found = {kind: 100 * float(np.mean(own)) for kind, own in right.items()}
+        for pair, judgement in zip(some, out.logits.argmax(-1).tolist(), strict=True):
+            right[pair.kind].append(bool(judgement) == pair.true)
+    shares = {kind: 100 * float(np.mean(hits)) for kind, hits in right.items()}
     every = 100 * float(np.mean(sum(right.values(), [])))
-    return {"accuracy": every, **found, "named": float(np.mean(known))}
+    return {"accuracy": every, **shares, "named": float(np.mean(known))}
 
 
 def train(settings: Scratch) -> dict[str, float]:
@@ -204,11 +210,13 @@ def train(settings: Scratch) -> dict[str, float]:
     def run(settings: Scratch, epochs: float, weigh: bool) -> dict[str, float]:
         def loss(_: Tensor, __: int, rng: torch.Generator) -> Tensor:
             seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller: for tests
-            found = pairs(BATCH, seed)
-            out = reasoner(found, words, PATCHES)
-            judged = F.cross_entropy(out.logits, torch.tensor([int(pair.true) for pair in found]))
-            judged = judged + finding(reasoner, found, out)
-            return judged + weighing(reasoner, found, out) if weigh else judged
+            statements = pairs(BATCH, seed)
+            out = reasoner(statements, words, PATCHES)
+            judged = F.cross_entropy(
+                out.logits, torch.tensor([int(pair.true) for pair in statements])
+            )
+            judged = judged + finding(reasoner, statements, out)
+            return judged + weighing(reasoner, statements, out) if weigh else judged
 
         kept = ("model.vilt.embeddings.patch", "model.vilt.embeddings.position")
         blocks = tuple(f"model.vilt.encoder.layer.{i}." for i in range(scene_encoder.BLOCKS))

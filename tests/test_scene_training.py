@@ -191,7 +191,11 @@ def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) 
     total, count = 0.0, 0
     for i in range(5):
         one = pairs.Batch(
-            batch.images, [batch.texts[i]], batch.own[:1], [batch.answers[i]], [batch.pictures[i]]
+            batch.images,
+            [batch.texts[i]],
+            batch.target[:1],
+            [batch.answers[i]],
+            [batch.pictures[i]],
         )
         words = len(batch.answers[i].split()) + 1  # and its end
         total += float(answers(loaded)(one).detach()) * words

@@ -110,7 +110,7 @@ def tokens(
 
 
 def _recorded(suite: str) -> list[Path]:
-    found = sorted(Path("results").glob(f"*/{suite}"))
-    if not found:
+    folders = sorted(Path("results").glob(f"*/{suite}"))
+    if not folders:
         raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
-    return found
+    return folders

@@ -117,7 +117,7 @@ def train(
 
 
 def _recipe(model: str | None, method: str, chosen: dict[str, Any]) -> Any:
-    """Return the Recipe that the options describe; those that were not given are its defaults."""
+    """Return the Recipe that the options describe; the others are its defaults."""
     from bench.runs.options import budget, listed
     from bench.training.finetune import Recipe
 

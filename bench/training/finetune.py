@@ -106,8 +106,7 @@ def finetune(
         BenchError: unknown names, unusable data, a model that is neither a CLIP nor a classifier,
             a folder that holds another training.
     """
-    before = tuned.learned_with(recipe.model)
-    reducer = learning.reducer(recipe.method, recipe.params, before)
+    reducer = learning.reducer(recipe.method, recipe.params, tuned.learned_with(recipe.model))
     about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
     settings = settings.begun()
     done = _done(settings, recipe, about)
@@ -208,7 +207,7 @@ def _loss(
     def loss(step: int, rng: torch.Generator) -> Tensor:
         batch = data.batch(loop.shuffled(len(data), recipe.batch, step, seed), rng, share)
         task = of_task(batch)
-        added = reducer.loss(loaded.model, batch.own.to(loaded.device))
+        added = reducer.loss(loaded.model, batch.target.to(loaded.device))
         return task if added is None else (1 - recipe.weight) * task + recipe.weight * added
 
     return loss

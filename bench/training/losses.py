@@ -41,7 +41,7 @@ def _cross_entropy(loaded: Loaded) -> BatchLoss:
         with torch.autocast(loaded.device.type, torch.bfloat16):
             out = loaded.model(**{loaded.image_argument: batch.images.to(loaded.device)})
         logits = getattr(out, "logits", out).float()
-        return F.cross_entropy(logits, batch.own.to(loaded.device))
+        return F.cross_entropy(logits, batch.target.to(loaded.device))
 
     return loss
 
@@ -59,8 +59,8 @@ def _contrastive(loaded: Loaded, processes: Any) -> BatchLoss:
         with torch.autocast(device.type, torch.bfloat16):
             out = model(pixel_values=batch.images.to(device), **words)
         image = gathered(out.image_embeds.float(), processes)
-        own = gathered(batch.own.to(device), processes)
-        return contrastive_loss(image, out.text_embeds.float(), model.logit_scale.exp(), own)
+        target = gathered(batch.target.to(device), processes)
+        return contrastive_loss(image, out.text_embeds.float(), model.logit_scale.exp(), target)
 
     return loss
 
@@ -81,17 +81,17 @@ def answers(loaded: Loaded) -> BatchLoss:
     return loss
 
 
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, own: Tensor) -> Tensor:
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, target: Tensor) -> Tensor:
     """Return the symmetric contrastive loss of images (B,D) and texts (U,D).
 
-    `own` (B,) is the row of each image's text. Texts that belong to no image are negatives for the
-    images only; two drawings of one concept share its text as equal positives.
+    `target` (B,) is the row of each image's text. Texts that belong to no image are negatives of
+    the images only; two drawings of one concept share its text as equal positives.
     """
     scores = scale * image @ text.T
-    matches = F.one_hot(own, len(text)).to(scores.dtype)
+    matches = F.one_hot(target, len(text)).to(scores.dtype)
     asked = matches.sum(0) > 0
     shares = (matches / matches.sum(0).clamp_min(1)).T[asked]
-    from_image = F.cross_entropy(scores, own, label_smoothing=0.05)
+    from_image = F.cross_entropy(scores, target, label_smoothing=0.05)
     return (from_image + F.cross_entropy(scores.T[asked], shares, label_smoothing=0.05)) / 2
 
 

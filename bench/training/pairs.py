@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from bench.tasks.base import Pictures
     from bench.tasks.retrieval import Retrieval
 
-
 SCENES = 8192  # are called a pass over what has no end
 TEST_SEEDS = 1000  # seeds below are left to evaluations
 EXTRA_TEXTS = 96  # captions of other drawings than the batch's
@@ -35,14 +34,14 @@ ALL = slice(None)
 class Batch:
     """Images (B,C,H,W) as the model takes them, and what belongs to them.
 
-    `own` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
+    `target` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
     Questions come with their `answers`, and with the `pictures` of each in place of images, as the
     model's processor wants them.
     """
 
     images: Tensor
     texts: list[str]
-    own: Tensor
+    target: Tensor
     answers: Sequence[str] = ()
     pictures: Sequence[Sequence[Any]] = ()
 
@@ -83,12 +82,12 @@ class Emoji:
         from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords
 
         concepts = self.concept[indices]
-        chosen, own = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS, rng)
+        chosen, rows = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS, rng)
         texts = [drop_keywords(self.concepts[i].text, rng) for i in chosen.tolist()]
         colours = distort(self.images[indices[share]], self.images.shape[1], rng)
         pixels = (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         images = _prepared(self.loaded, [Image.fromarray(p) for p in pixels])
-        return Batch(images, texts, own[share])
+        return Batch(images, texts, rows[share])
 
 
 class Files:

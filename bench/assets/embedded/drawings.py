@@ -203,9 +203,9 @@ def choose_texts(
     Also returns the row (B,) of each image's own concept. Captions are cheap beside images, so
     more of them make a small batch a harder task at little cost.
     """
-    unique, own = concept.unique(return_inverse=True)
+    unique, rows = concept.unique(return_inverse=True)
     free = torch.ones(total, dtype=torch.bool)
     free[unique] = False
     others = torch.nonzero(free).flatten()
     picked = others[torch.randperm(len(others), generator=rng)[:extra]]
-    return torch.cat([unique, picked]), own
+    return torch.cat([unique, picked]), rows
