@@ -13,11 +13,11 @@ from bench.core.registry import method
 from bench.models import catalogue
 from bench.models.loaded import Multimodal
 from bench.models.multimodal import PromptedModel
-from bench.training import finetune as finetuning
-from bench.training import llava, pairs
-from bench.training.finetune import finetune
+from bench.training import pairs
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
-from bench.training.recipe import Recipe
+from bench.training.losses import answers
+from recipes import llava_emoji as llava
 
 STEPS = 2
 
@@ -65,7 +65,7 @@ def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path)
 def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:
     loaded = catalogue.load(str(folder), backend="eager")
     batch = pairs.Scenes(Multimodal).batch(torch.arange(4), torch.Generator().manual_seed(0))
-    loss = finetuning._answers(loaded)(batch)
+    loss = answers(loaded)(batch)
     assert isinstance(loaded, PromptedModel)
     words = loaded.prepare([[]] * 4, list(batch.answers))["attention_mask"].sum(1) - 1  # <bos>
     total, count = 0.0, 0
@@ -95,6 +95,6 @@ def test_a_model_without_processor_and_other_data_are_one_clear_line(
     loaded = catalogue.load(str(folder))
     bare = dataclasses.replace(loaded, processor=None)
     with pytest.raises(BenchError, match="no processor: put its files beside"):
-        finetuning._answers(bare)
+        answers(bare)
     with pytest.raises(BenchError, match="unknown training data 'fashion'.*takes scenes"):
         finetune(recipe(folder, data="fashion"), Settings(tmp_path / "other"))

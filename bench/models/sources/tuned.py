@@ -2,9 +2,7 @@
 
 The folder says in `training.json` which model it started from and what was done; that model is
 loaded by its name and gets the folder's weights. `embedded:clip-emoji@NAME` is such a folder in
-this project, with adapters in place of weights: a file with A (rank,in) as `NAME.lora_a` and
-B (out,rank) as `NAME.lora_b` of each linear layer, whose weight becomes W + B A (Hu et al.,
-ICLR 2022, §4.1).
+this project, with adapters in place of weights (`bench.models.adapters`).
 """
 
 from __future__ import annotations
@@ -22,14 +20,12 @@ from bench.models.catalogue import Source, load, source_of
 from bench.models.files import check_file, folder_named, hash_files, read_json
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from bench.core import Reducer
     from bench.models.loaded import Loaded
 
 TRAINING = "training.json"  # which the folder of a fine-tuned model holds
 ADAPTER, WEIGHTS = "adapter.safetensors", "model.safetensors"
-A, B = ".lora_a", ".lora_b"
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class Tuned(Source):
             raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
+        from bench.models import adapters
         from bench.models.tensors import check, fill, read, shapes
 
         about = training(self.folder)
@@ -77,9 +74,9 @@ class Tuned(Source):
         for file in self._weights():
             if file.name == ADAPTER:
                 factors = read(file)
-                wanted = adapter_shapes(base.model, int(about.get("rank") or 0))
+                wanted = adapters.shapes(base.model, int(about.get("rank") or 0))
                 check(f"weights file {file}", wanted, shapes(factors))
-                fold(base.model, factors)
+                adapters.fold(base.model, factors)
             else:
                 fill(base.model, file)
         self._check_learned(about, base.model)
@@ -119,20 +116,18 @@ class Tuned(Source):
         Some methods would go on without them, as if untrained.
         """
         from bench.core import registry
+        from bench.models import learning
         from bench.models.tensors import check, read, shapes
 
-        method, params = registry.method(about["method"]), dict(about["params"])
+        learns, params = registry.method(about["method"]).learns, about["params"]
         file = self.folder / f"{about['method']}.safetensors"
-        if method.learns in params:  # they began as the tensors of another file, which may be gone
+        if learns in params:  # they began as the tensors of another file, which may be gone
             check_file(file)
             return
-        before = source_of(about["model"])
-        if isinstance(before, Tuned) and method.learns and about["method"] in before.learned():
-            params[method.learns] = before.learned()[about["method"]]
-        reducer = method(**params)
-        wanted = reducer.learn(towers(reducer, model))
+        method = learning.reducer(about["method"], params, learned_with(about["model"]))
+        wanted = method.learn(learning.towers(method, model))
         if wanted:
-            names = {f"{method.learns}.{name}": tensor for name, tensor in wanted.items()}
+            names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
             check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
 
     @contextlib.contextmanager
@@ -156,35 +151,7 @@ def training(folder: Path) -> dict[str, Any]:
     return about
 
 
-def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return (depth, width) of the model's towers that a method learns something for, by name."""
-    from bench.engine.families import adapter_for
-
-    return {
-        name: (len(tower.blocks), tower.width)
-        for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
-    }
-
-
-def adapter_shapes(model: nn.Module, rank: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a file of adapters for `model`, by name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, layer in linear_layers(model).items():
-        shapes[name + A] = (rank, layer.in_features)
-        shapes[name + B] = (layer.out_features, rank)
-    return shapes
-
-
-def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the layers that get an adapter, by name."""
-    from torch import nn
-
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-
-
-def fold(model: nn.Module, factors: Mapping[str, Tensor]) -> None:
-    """Add the products of adapters to the weights of `model`."""
-    for name, layer in linear_layers(model).items():
-        product = factors[name + B].float() @ factors[name + A].float()
-        layer.weight.data += product.to(layer.weight)
+def learned_with(model: str) -> dict[str, Path]:
+    """Return what methods learned in the training of a model; nothing if it was not fine-tuned."""
+    source = source_of(model)
+    return source.learned() if isinstance(source, Tuned) else {}
