@@ -19,7 +19,7 @@ from bench.check import kit
 from bench.check.subject import Case
 from bench.core.errors import BenchError, Unsupported
 from bench.core.registry import method, methods
-from bench.measure.macs import check_counters
+from bench.measure.closed_form import check_counters
 from bench.models import catalogue
 from bench.models.multimodal import without
 

@@ -16,7 +16,7 @@ from bench import tasks
 from bench.core import Plan, Site
 from bench.core.errors import BenchError
 from bench.core.registry import method, methods
-from bench.measure.macs import check_counters
+from bench.measure.closed_form import check_counters
 from bench.models import catalogue
 
 VILT = ["ViLT", "ViLT answerer", "ViLT pairs"]
@@ -213,7 +213,7 @@ def test_without_a_processor_costs_remain(family: str, tmp_path: Path) -> None:
 
 def test_without_values_all_patches_are_counted() -> None:
     from bench.models import joint
-    from bench.runs import cost
+    from bench.runs import cost, shape_only
 
     seen = tiny.built("ViLT answerer")
     with torch.device("meta"):
@@ -232,4 +232,4 @@ def test_without_values_all_patches_are_counted() -> None:
             assert bench.count_macs(unseen, **blind).total == counted.total
         with joint.on_meta(unseen), bench.reduced(unseen, name, **budget):
             assert bench.count_macs(unseen, **blind).total == counted.total
-    assert cost.rows(cost.on_meta("vilt-b32-finetuned-vqa"), [], 0)[0].values["total"] > 10
+    assert cost.rows(shape_only.on_meta("vilt-b32-finetuned-vqa"), [], 0)[0].values["total"] > 10
