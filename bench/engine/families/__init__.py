@@ -92,7 +92,7 @@ def _plugins() -> Iterator[type[Adapter]]:
 
 def supported() -> list[str]:
     """Model families that can be reduced, for messages and listings."""
-    return [name for adapter in adapters() for name in adapter.supports]
+    return sorted(name for adapter in adapters() for name in adapter.supports)
 
 
 def adapter_for(model: nn.Module) -> Adapter:
