@@ -1,4 +1,4 @@
-"""Bring the committed reports into the site, each as its one page, and the figure of the start page.
+"""Bring the committed reports into the site: the one page of each, and the start page's figure.
 
 The Markdown links to `../reports/`, where a reader of the repository has them; in the site the same
 links lead to `reports/`, and a report's Markdown to its `index.html`.

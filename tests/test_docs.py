@@ -21,7 +21,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 PROSE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 METHODS = DOCS / "methods.md"
 TABLE = re.compile(r"(<!-- methods:begin[^>]*-->\n).*?(<!-- methods:end -->)", re.DOTALL)
-# A command in a block of shell, over several lines where they end with a backslash, or in a sentence.
+# A command in a block of shell (a backslash carries it to the next line), or in a sentence.
 COMMAND = re.compile(r"^\.venv/bin/python run_bench\.py((?:.*\\\n)*.*)$", re.MULTILINE)
 INLINE = re.compile(r"`run_bench\.py(\s[^`]*)`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -48,9 +48,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 yield path.name, words
 
 
-def called(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> str:
+def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What `run_bench.py WORDS` prints, in this process."""
     from bench.cli import main
 
