@@ -342,7 +342,7 @@ def test_an_unknown_head_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_names_no_backend_takes_the_models_only_one(tmp_path: Path) -> None:
-    from bench.records import profiles
+    from bench.measure import profiles
     from bench.runs import spec
     from bench.runs.session import settings
 

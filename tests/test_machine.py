@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import machine
+from bench.measure import machine
 
 
 def test_free_memory_is_what_is_available_in_bytes(

@@ -16,11 +16,11 @@ import torch
 import bench
 from bench import tasks
 from bench.core.code import code_of
-from bench.measure import blocks, generation, load
+from bench.measure import blocks, generation, load, machine, profiles
 from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models.multimodal import PromptedModel
-from bench.records import machine, profiles, sources
+from bench.records import sources
 from bench.records.record import Cell, Cost, Record
 from bench.records.store import Store
 from bench.runs import budgets, cell, planning, runner, seed_average, session, solved_budgets, spec

@@ -218,7 +218,7 @@ def listing(what: str) -> list[dict[str, Any]]:
         return [
             {"name": s.name, "summary": f"{s.description} ({len(s.cells())} cells)"} for s in found
         ]
-    from bench.records import profiles
+    from bench.measure import profiles
 
     known = [profiles.get(name) for name in profiles.names()]
     return [

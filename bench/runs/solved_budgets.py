@@ -14,9 +14,9 @@ import torch
 
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.measure import machine
+from bench.measure.profiles import Profile
 from bench.models import catalogue
-from bench.records import machine
-from bench.records.profiles import Profile
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
 from bench.records.store import write_atomic

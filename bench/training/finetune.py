@@ -31,11 +31,11 @@ from bench import tasks
 from bench.core import Reducer, registry
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
+from bench.measure import machine
 from bench.models import adapters, catalogue, learning
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned
 from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
-from bench.records import machine
 from bench.records.record import label
 from bench.records.store import slug, write_atomic
 from bench.training import loop, pairs

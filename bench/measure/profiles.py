@@ -20,7 +20,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 from bench.core.errors import BenchError, near_miss
-from bench.records.machine import gpu_name as _cuda_name
+from bench.measure.machine import gpu_name as _cuda_name
 
 AUTO = "auto"
 _STRICT = ConfigDict(extra="forbid")  # a misspelt field of the file is an error
