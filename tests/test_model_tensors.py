@@ -141,7 +141,7 @@ def test_what_the_hub_has_in_its_cache_is_looked_at_too(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("bench.models.huggingface.hub_answers", lambda: False)
+    monkeypatch.setattr("bench.models.loading.hub_answers", lambda: False)
     assert catalogue.load("some/vit").provenance["weights"] == "hub:some/vit"
     rewrite(snapshot / "model.safetensors", drop(a_layer))
     assert "checkpoint some/vit does not fit" in refusal("some/vit")

@@ -1,70 +1,23 @@
-"""Models of transformers: from a folder, the hub or its cache, or by their shape alone."""
+"""Models of transformers: which class makes one, of which kind it is, and what feeds it."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
 from bench.models import blip, joint, multimodal, vilt
-from bench.models.files import check_file, hash_files, weight_files
-from bench.models.joint import image_size
 from bench.models.loaded import Classifier, Encoder, Loaded, Matcher, Reader, TwoTower
-from bench.models.loading import fetching, hub_answers, quiet
-from bench.models.processors import processor_of, saved, tokenizer_of, transform_of
+from bench.models.loading import quiet
 from bench.models.shapes import shape
-from bench.models.tensors import from_pretrained
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 JOINT = {**blip.KINDS, **vilt.KINDS}  # by architecture, which the configuration names
-
-
-def load(name: str, source: str, random_weights: bool, seed: int) -> Loaded:
-    """Return a model by its folder or id.
-
-    Args:
-        name: as the user typed it.
-        source: the folder, or the id without `hf:`.
-        random_weights: build it from its configuration, or its built-in shape, alone.
-        seed: of random weights.
-    """
-    import torch
-
-    folder = Path(source).expanduser()
-    local = folder.is_dir()
-    where = str(folder) if local else source
-    known = random_weights and shape(where) is not None
-    on_disk = local or known or not hub_answers()
-    with quiet(), fetching(name, "Hugging Face", random_weights):
-        config = configuration(where, on_disk, random_weights and not local)
-        auto = class_for(name, config)
-        settings: dict[str, Any] = {
-            "attn_implementation": joint.ATTENTION if config.model_type in joint.TYPES else "sdpa"
-        }
-        if not speaks(config.model_type):  # those stay as saved: they are large
-            settings["dtype"] = torch.float32
-        if random_weights:
-            torch.manual_seed(seed)
-            model = _build(auto, config, **settings)
-        else:
-            if local:
-                for file in weight_files(folder):
-                    check_file(file)
-            model = from_pretrained(
-                auto,
-                where,
-                config=config,
-                **{"dtype": "auto", **settings},
-                trust_remote_code=False,
-                local_files_only=on_disk,
-            )
-    weights = "random" if random_weights else ("path" if local else f"hub:{source}")
-    sha = hash_files(weight_files(folder)) if local and not random_weights else None
-    provenance = {"weights": weights, "sha256": sha}
-    return describe(name, model, provenance, None if random_weights else where, on_disk)
 
 
 def speaks(model_type: str) -> bool:
@@ -103,7 +56,14 @@ def class_for(name: str, config: Any) -> Any:
     from bench.engine.families import adapter_for
 
     if config.model_type in joint.TYPES:
-        return _joint_class(name, config)
+        for architecture in config.architectures or []:
+            if architecture in JOINT:
+                return getattr(transformers, architecture)
+        named = config.architectures or "no named architecture"
+        raise BenchError(
+            f"{name} is a {config.model_type} with {named}: supported are {', '.join(JOINT)}; "
+            "name one under 'architectures' in its config.json"
+        )
     if speaks(config.model_type):
         auto = transformers.AutoModelForImageTextToText
     elif any("ImageClassification" in a for a in config.architectures or []):
@@ -111,26 +71,15 @@ def class_for(name: str, config: Any) -> Any:
     else:
         auto = transformers.AutoModel
     with torch.device("meta"):
-        model = _build(auto, copy.deepcopy(config))
+        model = build(auto, copy.deepcopy(config))
     adapter_for(model).towers(model)
     return auto
 
 
-def _joint_class(name: str, config: Any) -> Any:
-    import transformers
-
-    for architecture in config.architectures or []:
-        if architecture in JOINT:
-            return getattr(transformers, architecture)
-    raise BenchError(
-        f"{name} is a {config.model_type} with {config.architectures or 'no named architecture'}: "
-        f"supported are {', '.join(JOINT)}; name one under 'architectures' in its config.json"
-    )
-
-
-def _build(auto: Any, config: Any, **settings: Any) -> nn.Module:
-    build = getattr(auto, "from_config", None) or auto._from_config
-    model: nn.Module = build(config, **settings)
+def build(auto: Any, config: Any, **settings: Any) -> nn.Module:
+    """Return a model of a class, with random weights."""
+    make = getattr(auto, "from_config", None) or auto._from_config
+    model: nn.Module = make(config, **settings)
     return model
 
 
@@ -146,21 +95,27 @@ def describe(
         where: folder or id with what was saved to feed it; None: look for nothing.
         on_disk: look at no hub.
     """
-    family = model.config.model_type
+    family, saved = model.config.model_type, partial(_saved, where=where, on_disk=on_disk)
     with quiet():
-        if speaks(family) or family in joint.TYPES:
-            side = "right" if family in joint.TYPES else "left"  # joint texts are read from a start
-            processor = None if where is None else processor_of(where, on_disk, side)
-            told = _joint if family in joint.TYPES else multimodal.describe
-            return told(name, model, provenance, processor)
-        images = None if where is None else saved("AutoImageProcessor", where, on_disk)
-        words = None if where is None else tokenizer_of(where, on_disk)
-    fields = {**_common(name, model, provenance), "transform": transform_of(images)}
+        if speaks(family):
+            return multimodal.describe(name, model, provenance, _processor(saved, "left"))
+        vision = getattr(model.config, "vision_config", model.config)
+        fields: dict[str, Any] = {
+            "name": name,
+            "model": model,
+            "image_size": joint.image_size(vision),
+            "channels": int(getattr(vision, "num_channels", 3)),
+            "provenance": provenance,
+        }
+        if family in joint.TYPES:  # their texts are read from the start
+            return _joint(fields, _processor(saved, "right"))
+        fields["transform"] = _transform(saved("AutoImageProcessor"))
+        words = saved("AutoTokenizer")
     text = getattr(model.config, "text_config", None)
     if text is not None:
         return TwoTower(
             **fields,
-            tokenizer=words,
+            tokenizer=_tokenizer(words),
             text_length=int(text.max_position_embeddings),
             vocabulary=int(text.vocab_size),
             end_token=getattr(text, "eos_token_id", None),
@@ -170,27 +125,67 @@ def describe(
     return Encoder(**fields)
 
 
-def _common(name: str, model: Any, provenance: dict[str, Any]) -> dict[str, Any]:
-    vision = getattr(model.config, "vision_config", model.config)
-    return {
-        "name": name,
-        "model": model,
-        "image_size": image_size(vision),
-        "channels": int(getattr(vision, "num_channels", 3)),
-        "provenance": provenance,
-    }
-
-
-def _joint(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:
+def _joint(fields: dict[str, Any], processor: Any) -> Loaded:
+    model = fields["model"]
     architecture = type(model).__name__
+    kind = JOINT[architecture]
     if architecture == "BlipForQuestionAnswering":  # its answers read padded questions
         from bench.engine.families.blip import heed_padding
 
         heed_padding(model.text_decoder.bert)
-    kind, fields = JOINT[architecture], _common(name, model, provenance)
     if processor is not None and issubclass(kind, Matcher):
-        fields["transform"] = transform_of(processor.image_processor)
+        fields["transform"] = _transform(processor.image_processor)
         fields["tokenizer"] = blip.caption_tokenizer(model, processor)
     elif issubclass(kind, Reader):
         fields["processor"] = processor
     return kind(**fields)
+
+
+# --- what is saved beside a model to feed it -----------------------------------------------------
+
+
+def _saved(auto: str, where: str | None, on_disk: bool) -> Any:
+    """Return what an automatic class of transformers reads there; None where files are missing."""
+    import transformers
+
+    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, AttributeError):
+        return where and getattr(transformers, auto).from_pretrained(
+            where, trust_remote_code=False, local_files_only=on_disk
+        )
+    return None
+
+
+def _processor(saved: Callable[[str], Any], padding_side: str) -> Any:
+    processor = saved("AutoProcessor")
+    words = getattr(processor, "tokenizer", None)
+    if words is None or not _knows_words(words):
+        return None
+    words.padding_side = padding_side
+    words.pad_token = words.pad_token or words.eos_token
+    return processor
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer was read from files: without any it comes with special tokens alone."""
+    return len(tokenizer) > len(tokenizer.all_special_ids)
+
+
+def _tokenizer(words: Any) -> Callable[[list[str]], Mapping[str, Tensor]] | None:
+    """Return a function: texts -> ids and mask (B,L), padded to full length.
+
+    SigLIP was trained on texts so padded; CLIP ignores padding.
+    """
+    if words is None or not _knows_words(words):
+        return None
+    settings = {"padding": "max_length", "truncation": True, "return_token_type_ids": False}
+    return partial(words, return_tensors="pt", **settings)
+
+
+def _transform(images: Any) -> Callable[[Any], Tensor] | None:
+    """Return a function of an image processor: PIL image -> (C,H,W)."""
+
+    def transform(image: Any) -> Tensor:
+        pixels: Tensor = images(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    return None if images is None else transform

@@ -12,10 +12,10 @@ from bench.core.errors import BenchError
 from bench.models.catalogue import Source
 from bench.models.files import check_file, hash_files, read_json
 from bench.models.loaded import Classifier, Loaded
+from bench.models.sources.hf import HuggingFace
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import CLIPModel, PreTrainedTokenizerFast
+    from torch import Tensor
 
 ABOUT = {
     "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
@@ -26,8 +26,7 @@ ABOUT = {
     "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
     "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, which judges pairs of them",
 }
-# Kept as save_pretrained wrote them.
-FOLDERS = {
+FOLDERS = {  # as save_pretrained wrote them
     "embedded:clip-emoji": "clip_emoji",
     "embedded:llava-emoji": "llava_emoji",
     "embedded:blip-vqa-emoji": "blip_emoji",
@@ -110,10 +109,15 @@ def provenance(random_weights: bool, card: Path) -> dict[str, Any]:
 def _vit_fashion(name: str, random_weights: bool) -> Loaded:
     from timm.models.vision_transformer import VisionTransformer
 
+    from bench.models.tensors import fill
+
     shape = embedded.VIT_FASHION
+    model = VisionTransformer(**shape)
+    if not random_weights:
+        fill(model, embedded.path("vit_fashion.safetensors"))
     return Classifier(
         name=name,
-        model=VisionTransformer(**shape) if random_weights else load_vit_fashion(),
+        model=model,
         image_size=(shape["img_size"], shape["img_size"]),
         channels=shape["in_chans"],
         transform=_pixels("L", (embedded.FASHION_MEAN,), (embedded.FASHION_STD,)),
@@ -134,7 +138,7 @@ def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
         with quiet():
             model = unpacked(folder, name.split("-")[1], random_weights)
         return huggingface.describe(name, model, about, None if random_weights else str(folder))
-    loaded = huggingface.load(name, str(folder), random_weights, seed)
+    loaded = HuggingFace(name, str(folder), folder).build(random_weights, seed)
     if name == "embedded:clip-emoji":  # which was saved without an image processor
         loaded = replace(loaded, transform=_pixels("RGB", embedded.EMOJI_MEAN, embedded.EMOJI_STD))
     return replace(loaded, provenance={**loaded.provenance, **about})
@@ -166,28 +170,3 @@ def _pixels(mode: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Calla
         [Lambda(lambda image: image.convert(mode)), ToTensor(), Normalize(mean, std)]
     )
     return transform
-
-
-def load_vit_fashion() -> nn.Module:
-    """Return the trained `vit-fashion`, a timm VisionTransformer in eval mode."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    from bench.models.tensors import fill
-
-    model: nn.Module = VisionTransformer(**embedded.VIT_FASHION)
-    fill(model, embedded.path("vit_fashion.safetensors"))
-    return model.eval()
-
-
-def load_clip_emoji() -> tuple[CLIPModel, PreTrainedTokenizerFast]:
-    """Return the trained `clip-emoji` in eval mode (fp32) and its tokenizer."""
-    import torch
-    from transformers import CLIPModel, PreTrainedTokenizerFast
-
-    from bench.models.loading import quiet
-    from bench.models.tensors import from_pretrained
-
-    folder = embedded.path("clip_emoji")
-    with quiet():  # its bar would flash by, once a model and once a memory process
-        model = from_pretrained(CLIPModel, folder, dtype=torch.float32)
-    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bench.core.errors import BenchError, near_miss
 from bench.models.catalogue import Source, listing
@@ -69,10 +69,36 @@ class HuggingFace(Source):
             ) from error
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        from bench.models import huggingface
+        import torch
 
-        source = str(self.folder or self.model)
-        return huggingface.load(self.name, source, random_weights, seed)
+        from bench.models import huggingface as hf
+        from bench.models.joint import ATTENTION, TYPES
+        from bench.models.loading import fetching, hub_answers, quiet
+        from bench.models.tensors import from_pretrained
+
+        local, where = self.folder is not None, str(self.folder or self.model)
+        known = random_weights and shape(where) is not None
+        on_disk = local or known or not hub_answers()
+        with quiet(), fetching(self.name, "Hugging Face", random_weights):
+            config = hf.configuration(where, on_disk, random_weights and not local)
+            auto = hf.class_for(self.name, config)
+            attention = ATTENTION if config.model_type in TYPES else "sdpa"
+            settings: dict[str, Any] = {"attn_implementation": attention}
+            if not hf.speaks(config.model_type):  # those stay as saved: they are large
+                settings["dtype"] = torch.float32
+            if random_weights:
+                torch.manual_seed(seed)
+                model = hf.build(auto, config, **settings)
+            else:
+                sha = self.fingerprint()
+                settings = {"dtype": "auto", **settings, "local_files_only": on_disk}
+                model = from_pretrained(
+                    auto, where, config=config, trust_remote_code=False, **settings
+                )
+        if random_weights:
+            return hf.describe(self.name, model, {"weights": "random"}, None)
+        weights = {"weights": "path" if local else f"hub:{self.model}", "sha256": sha}
+        return hf.describe(self.name, model, weights, where, on_disk)
 
     def fingerprint(self) -> str | None:
         return None if self.folder is None else hash_files(weight_files(self.folder))

@@ -159,29 +159,15 @@ def build() -> nn.Module:
     return model.eval()
 
 
-def load_backbone() -> nn.Module:
-    """Return the pretrained backbone in eval mode; its head is zero."""
-    import torch
+def load_model() -> nn.Module:
+    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
+    from bench.models.tensors import check, read, shapes
 
-    head = {"head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
-    return _filled({**backbone_state(), **head})
-
-
-def _filled(state: dict[str, Tensor]) -> nn.Module:
-    from bench.models.tensors import check, shapes
-
-    model = build()
+    model, state = build(), {**backbone_state(), **read(embedded.path(HEAD))}
     source = f"what {onnx_file()} and {HEAD} hold"
     check(source, shapes(model.state_dict()), shapes(state))
     model.load_state_dict(state)
     return model
-
-
-def load_model() -> nn.Module:
-    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
-    from bench.models.tensors import read
-
-    return _filled({**backbone_state(), **read(embedded.path(HEAD))})
 
 
 def prepare(images: Any) -> Tensor:
