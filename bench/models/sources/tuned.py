@@ -39,9 +39,9 @@ class Tuned(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        base, at, own = name.partition("@")
+        base, at, folder_name = name.partition("@")
         if at and base.startswith("embedded:"):
-            return cls(name, shipped() / own, True)
+            return cls(name, shipped() / folder_name, True)
         folder = folder_named(name)
         if folder is None or not (folder / TRAINING).is_file():
             return None
