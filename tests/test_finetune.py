@@ -575,7 +575,8 @@ def test_models_that_ship_are_loaded_by_name(
     assert model_tuned.Tuned.listing() == {}
     (tmp_path / "tome-both").mkdir()
     assert model_tuned.Tuned.listing() == {}  # not one of ours
-    about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
+    about: dict[str, Any] = {"model": "embedded:clip-emoji", "method": "tome"}
+    about |= {"budget": {}, "params": {}, "rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
     plain = catalogue.load("embedded:clip-emoji").model
     factors = {k: torch.randn(v).half() for k, v in adapters.shapes(plain, 2).items()}
