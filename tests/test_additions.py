@@ -61,8 +61,8 @@ def bright() -> Task:
 '''
 
 
-# Through run_bench.py, but that memory needs a fresh process, and that a timing beside other tests is
-# taken again: test_cli.py has one run with all of it real.
+# run_bench.py, without the fresh process for memory and without taking timings again that other
+# tests disturb: test_cli.py has one run with all of it real.
 DRIVER = """
 import runpy, sys
 if "run" in sys.argv:
