@@ -16,7 +16,7 @@ from typing import Any
 from bench.core.errors import BenchError
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Files, Pictures, answered, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import average
@@ -31,7 +31,7 @@ PROMPTS = {
 LONGEST = 30  # tokens of a caption
 
 
-class Captioning(ScoredTask):
+class Captioning(Task):
     """Pictures and what people wrote about each."""
 
     kinds = tuple(PROMPTS)

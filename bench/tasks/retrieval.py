@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
@@ -20,7 +20,7 @@ RECALLS = (1, 5, 10)
 FORM = "karpathy:JSON[:IMAGES]"
 
 
-class Retrieval(ScoredTask):
+class Retrieval(Task):
     """Pictures, each with one or more texts that describe it.
 
     With a limit, only the texts of the pictures that are left are searched: fewer distractors, so

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import image_features, normalised, text_features
@@ -49,7 +49,7 @@ def templates_for(data_set: str, ensemble: bool = False) -> tuple[str, ...]:
     return (*ENSEMBLE, own) if ensemble else (own,)
 
 
-class ZeroShot(ScoredTask):
+class ZeroShot(Task):
     """Labelled pictures, and the names of the classes. A limit leaves images out, never classes."""
 
     kinds = ("two-tower",)
