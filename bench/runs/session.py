@@ -206,9 +206,9 @@ def parameters(cell: Cell) -> dict[str, Any]:
         params.setdefault("seed", cell.seed)
     if cell.random_weights and method.trained:
         params.setdefault(method.learns, "random")
-    own = catalogue.learned(cell.model).get(cell.method)
-    if own is not None and not cell.random_weights:
-        params.setdefault(method.learns, own)
+    learned = catalogue.learned(cell.model).get(cell.method)
+    if learned is not None and not cell.random_weights:
+        params.setdefault(method.learns, learned)
     return params
 
 

@@ -161,10 +161,10 @@ class Document:
         node, line = self._root, 1
         for part in where:
             if isinstance(node, yaml.MappingNode):
-                found = [(k, v) for k, v in node.value if k.value == str(part)]
-                if not found:
+                pairs = [(k, v) for k, v in node.value if k.value == str(part)]
+                if not pairs:
                     break
-                line, node = found[0][0].start_mark.line + 1, found[0][1]
+                line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
                 node = node.value[part]
                 line = node.start_mark.line + 1

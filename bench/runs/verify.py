@@ -169,13 +169,13 @@ def _table(results: list[Check]) -> Table:
         table.add_column(name, no_wrap=True)
     table.add_column("source; what was counted; why unsupported", overflow="fold")
     for _, group in groupby(results, key=lambda check: check.cost.figure):
-        said = ""
+        told = ""
         for i, check in enumerate(group):
             why = check.cost.unsupported
             remarks = (check.cost.source if i == 0 else "", check.cost.counted, why)
-            remark = "; ".join(text for text in remarks if text and text != said)
+            remark = "; ".join(text for text in remarks if text and text != told)
             table.add_row(*_row(check, first=i == 0), remark)
-            said = why
+            told = why
         table.add_section()
     return table
 

@@ -95,11 +95,11 @@ class Captioning(Task):
     def _scored(
         self, index: Sequence[int], captions: Sequence[str], failed: list[str]
     ) -> Evaluation:
-        ours = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
-        scores = caption_score.score(ours, self.references, self.tokens)
+        tokenised = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
+        scores = caption_score.score(tokenised, self.references, self.tokens)
         metrics: dict[str, Metric] = dict(scores.metrics)
         for name in self.more:
-            metrics[name] = caption_score.with_java(name, ours, self.references, self.tokens)
+            metrics[name] = caption_score.with_java(name, tokenised, self.references, self.tokens)
         primary = next(iter(metrics))
         cider = dict(zip(index, scores.each[primary], strict=True))
         for domain in dict.fromkeys(self.domains):

@@ -75,11 +75,11 @@ def recalls(
     import torch
 
     rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
-    own = torch.tensor(owners, device=to_texts.device) == rows
-    asked = own.any(1)
+    right = torch.tensor(owners, device=to_texts.device) == rows
+    asked = right.any(1)
     ranks = {
-        "i2t": ranks_of(to_texts[asked], own[asked]).tolist(),
-        "t2i": ranks_of(to_images.T, own.T).tolist(),
+        "i2t": ranks_of(to_texts[asked], right[asked]).tolist(),
+        "t2i": ranks_of(to_images.T, right.T).tolist(),
     }
     metrics = {f"{way}_r{k}": proportion(of, k) for way, of in ranks.items() for k in RECALLS}
     outcomes = {f"rank_{way}": of for way, of in ranks.items()}

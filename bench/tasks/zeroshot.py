@@ -45,8 +45,8 @@ ENSEMBLE = (
 
 def templates_for(data_set: str, ensemble: bool = False) -> tuple[str, ...]:
     """Return the sentences of a data set: its own, after the seven where they are asked for."""
-    own = TEMPLATES.get(data_set, USUAL)
-    return (*ENSEMBLE, own) if ensemble else (own,)
+    sentence = TEMPLATES.get(data_set, USUAL)
+    return (*ENSEMBLE, sentence) if ensemble else (sentence,)
 
 
 class ZeroShot(Task):
