@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.core.errors import BenchError
-from bench.records import profiles
+from bench.measure import profiles
 
 DEVICES = {
     "h100": ("NVIDIA H100 80GB HBM3", 132),

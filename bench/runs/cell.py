@@ -19,7 +19,7 @@ from bench.measure import generation
 from bench.measure.closed_form import check_counters
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import (
     COST_ONLY,
     Accuracy,
@@ -151,8 +151,8 @@ class Examples:
 def count_into(measurement: Measurement, cell: Cell) -> None:
     """Fill in what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
     loaded = shape_only.on_meta(cell.model, cell.dtype or "float32")
-    with shape_only.prompted(loaded) as inputs:
-        generates = loaded.kind == "multimodal"
+    with loaded.valueless_inputs() as inputs:
+        generates = isinstance(loaded, Multimodal)
         baseline = bench.count_macs(loaded.model, **inputs)
         plain = generation.stage_macs(loaded.model, inputs) if generates else None
         with apply(loaded, cell):

@@ -8,8 +8,8 @@ from typing import Any
 from bench import tasks
 from bench.core import registry
 from bench.core.errors import BenchError, near_miss
+from bench.measure import profiles
 from bench.models import catalogue
-from bench.records import profiles
 from bench.records.record import BASELINE, COST_ONLY
 from bench.runs import spec
 from bench.runs.spec import Document, MethodEntry, ModelEntry, Options, Suite
@@ -188,7 +188,7 @@ def listing(what: str) -> list[dict[str, Any]]:
     """Return what there is of methods, models, tasks, suites or profiles, each with its name."""
     return {
         "methods": _methods,
-        "models": lambda: _summaries(catalogue.catalogue()),
+        "models": lambda: _summaries(catalogue.listing()),
         "tasks": lambda: _summaries(tasks.catalogue()),
         "suites": _suites,
         "profiles": _profiles,

@@ -22,12 +22,12 @@ from bench.measure import latency
 from bench.measure.counts import MacCount
 from bench.measure.generation import ANSWER
 from bench.measure.memory import PeakMemory, peak
+from bench.measure.profiles import Profile
 from bench.measure.task_images import task_pixels, with_pixels
 from bench.measure.timing import Timing
 from bench.models import catalogue, joint
 from bench.models.loaded import Loaded
 from bench.models.loading import backends_of, set_backend
-from bench.records.profiles import Profile
 from bench.records.record import BASELINE, Cell, Cost, Speedup
 from bench.tasks import Task
 

@@ -14,9 +14,9 @@ import torch
 
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.measure import machine
+from bench.measure.profiles import Profile
 from bench.models import catalogue
-from bench.records import machine
-from bench.records.profiles import Profile
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
 from bench.records.store import write_atomic
@@ -129,4 +129,4 @@ def _examples(
             yield loaded.model, inputs
         else:
             loaded = shape_only.on_meta(cell.model, "float32")
-            yield loaded.model, stack.enter_context(shape_only.prompted(loaded))
+            yield loaded.model, stack.enter_context(loaded.valueless_inputs())

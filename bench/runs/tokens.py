@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +19,18 @@ from torch import Tensor
 from bench import tasks
 from bench.assets import embedded
 from bench.core import registry
+from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.engine.tracing import Trace, trace
 from bench.models import catalogue
-from bench.models.loaded import Loaded
+from bench.models.loaded import Classifier, Loaded, TwoTower
 from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
 from bench.records.record import Cell, Record
 from bench.records.store import Store, slug, write_atomic
 from bench.runs.session import apply
 from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
-from bench.tasks.retrieval import Retrieval, features_of, text_features
+from bench.tasks.retrieval import Retrieval, text_features
 
 TOWER = "vision"
 BEST = 3  # answers kept
@@ -145,19 +145,15 @@ def _answerer(
     task: Classification | Retrieval, loaded: Loaded, limit: int | None
 ) -> tuple[Callable[[Tensor], Answers], str]:
     """Return images -> the best answers of the model as it then is, and what their scores are."""
-    model: Any = loaded.model
-    if isinstance(task, Classification):
+    if isinstance(loaded, Classifier) and isinstance(task, Classification):
         names = _classes(task)
-
-        def classify(images: Tensor) -> Answers:
-            output = model(**{loaded.image_argument: images})
-            return _best(getattr(output, "logits", output).float().softmax(-1), names)
-
-        return classify, "probability"
+        return lambda images: _best(loaded.logits(images).softmax(-1), names), "probability"
+    if not isinstance(loaded, TwoTower) or not isinstance(task, Retrieval):
+        raise BenchError(f"{loaded.name} cannot do task '{task.name}'")
     texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
 
     def retrieve(images: Tensor) -> Answers:
-        features = features_of(loaded, images)
+        features = loaded.encode_images(images)
         return _best(features @ text_features(Feed(loaded, (), device="cpu"), texts).T, texts)
 
     return retrieve, "cosine similarity"

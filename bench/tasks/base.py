@@ -45,12 +45,12 @@ class Task(ABC):
     """Held-out data and how to score a model on them.
 
     Attributes:
-        kinds: of models that can do the task (`Loaded.kind`).
+        kinds: of models that can do the task.
         name: as users type it.
         version: changes when the data change.
     """
 
-    kinds: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[type[Loaded], ...]]
 
     def __init__(self, name: str, version: str, samples: Sequence[Any]) -> None:
         """Name the task and its data."""
@@ -149,10 +149,10 @@ def refuse_random(loaded: Loaded) -> None:
         raise BenchError(f"{loaded.name} has random weights: no accuracy can be taken from them")
 
 
-def require(loaded: Loaded, kinds: Sequence[str], task: str) -> None:
+def require(loaded: Loaded, kinds: tuple[type[Loaded], ...], task: str) -> None:
     """Raise Unsupported when a model is of another kind than a task needs."""
-    if loaded.kind not in kinds:
-        needed = _a(" or ".join(kinds))
+    if not isinstance(loaded, kinds):
+        needed = _a(" or ".join(kind.kind for kind in kinds))
         raise Unsupported(f"task '{task}' needs {needed} model; {loaded.name} is {_a(loaded.kind)}")
 
 

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
@@ -25,8 +26,8 @@ KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
 KNOWN = ("prompt", "tokens", "metrics")
 # What each kind of model is told: BLIP's evaluation, and lmms-eval's for LLaVA.
 PROMPTS = {
-    "captioner": "a picture of ",
-    "multimodal": "Provide a one-sentence caption for the provided image.",
+    Captioner.kind: "a picture of ",
+    Multimodal.kind: "Provide a one-sentence caption for the provided image.",
 }
 LONGEST = 30  # tokens of a caption
 
@@ -34,7 +35,7 @@ LONGEST = 30  # tokens of a caption
 class Captioning(Task):
     """Pictures and what people wrote about each."""
 
-    kinds = tuple(PROMPTS)
+    kinds = (Captioner, Multimodal)
 
     def __init__(
         self,
@@ -83,11 +84,10 @@ class Captioning(Task):
         captions = feed.answers(feed.index, partial(self._captions, feed.loaded, failed))
         return self._scored(feed.index, captions, failed)
 
-    def _captions(self, loaded: Any, failed: list[str], some: Sequence[int]) -> list[str]:
+    def _captions(self, loaded: Writer, failed: list[str], some: Sequence[int]) -> list[str]:
         """The captions of some pictures, "" where one does not decode."""
         prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
         images = [opened(self.pictures, i, failed) for i in some]
-        files.require_ability(loaded, "answer")
         captions = answered(loaded, images, [prompt] * len(images), LONGEST)
         # A caption goes on from its prompt, which some processors give back and references lack.
         return [text.strip().removeprefix(prompt.strip()).strip() for text in captions]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Unsupported
+from bench.models.loaded import PairClassifier
 from bench.records.record import Metric
 from bench.tasks import files
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
@@ -45,7 +46,7 @@ class Statement:
 class Reasoning(Task):
     """Statements about pairs of pictures."""
 
-    kinds = ("pair-classifier",)
+    kinds = (PairClassifier,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, statements: Sequence[Statement]
@@ -72,7 +73,7 @@ class Reasoning(Task):
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(
-        self, loaded: Any, failed: list[str], some: Sequence[Statement]
+        self, loaded: PairClassifier, failed: list[str], some: Sequence[Statement]
     ) -> list[bool | None]:
         """Whether the model takes some statements for true; None where a picture is broken."""
         pairs = [[opened(self.pictures, i, failed) for i in one.pictures] for one in some]
@@ -80,7 +81,6 @@ class Reasoning(Task):
         if not any(shown):
             return [None] * len(some)
         texts = [one.text for one, ok in zip(some, shown, strict=True) if ok]
-        files.require_ability(loaded, "judge")
         logits = loaded.judge([pair for pair in pairs if None not in pair], texts).float()
         if logits.shape[1] != 2:
             raise Unsupported(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.models.loaded import Matcher
 from bench.tasks import files, karpathy
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Pictures, Prepared, undecoded
@@ -35,7 +36,7 @@ class ReRanking(Task):
     With a limit, only the texts of the pictures that are left are searched, as in `Retrieval`.
     """
 
-    kinds = ("matcher",)
+    kinds = (Matcher,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]], k: int

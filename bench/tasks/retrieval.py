@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bench.models.loaded import TwoTower
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
@@ -13,8 +14,6 @@ from bench.tasks.scores import proportion, ranks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bench.models.loaded import Loaded
 
 RECALLS = (1, 5, 10)
 FORM = "karpathy:JSON[:IMAGES]"
@@ -27,7 +26,7 @@ class Retrieval(Task):
     figures under different limits do not compare.
     """
 
-    kinds = ("two-tower",)
+    kinds = (TwoTower,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]]
@@ -93,35 +92,16 @@ def image_features(feed: Feed, prepared: Prepared) -> tuple[Tensor, list[bool]]:
     features: list[Tensor] = []
     decoded: list[bool] = []
     for images, ok in feed.images(prepared):
-        features.append(features_of(feed.loaded, images))
+        features.append(feed.loaded.encode_images(images))
         decoded += ok
     return torch.cat(features), decoded
-
-
-def features_of(loaded: Loaded, pixels: Tensor) -> Tensor:
-    """Return a two-tower model's features (B,D) of images (B,C,H,W), of length 1."""
-    model: Any = loaded.model
-    return _features(model.get_image_features(**{loaded.image_argument: pixels}))
 
 
 def text_features(feed: Feed, texts: Sequence[str]) -> Tensor:
     """Return a two-tower model's features of texts, of length 1."""
     import torch
 
-    model = feed.loaded.model
-    return torch.cat([_features(model.get_text_features(**x)) for x in feed.texts(texts)])
-
-
-def _features(output: Any) -> Tensor:
-    """Return projected features of length 1, whichever way this version of transformers does."""
-    return normalised(getattr(output, "pooler_output", output))
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Return (B,C) float32 features of length 1."""
-    import torch
-
-    return torch.nn.functional.normalize(features.float(), dim=-1)
+    return torch.cat([feed.loaded.encode_texts(tokens) for tokens in feed.texts(texts)])
 
 
 @task(
