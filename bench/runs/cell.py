@@ -159,8 +159,10 @@ def count_into(measurement: Measurement, cell: Cell) -> None:
             macs, tokens = counted(loaded, inputs, baseline.total)
             measurement.add(params=parameters(loaded.model), macs=macs, tokens=tokens)
             if plain is not None:
-                own = generation.stage_macs(loaded.model, inputs)
-                answer = Generation(NEW_TOKENS, own.macs, plain.macs, own.kv_bytes, plain.kv_bytes)
+                reduced = generation.stage_macs(loaded.model, inputs)
+                answer = Generation(
+                    NEW_TOKENS, reduced.macs, plain.macs, reduced.kv_bytes, plain.kv_bytes
+                )
                 measurement.add(generation=answer)
 
 
@@ -265,13 +267,13 @@ def peak_memory(cell: Cell, session: Session, batch: int, examples: Examples) ->
     if session.profile.device == "cuda":
         torch.cuda.empty_cache()
     plain = session.baseline_memory(cell, batch)
-    own = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
+    peak = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
     return Memory(
-        peak_bytes=own.peak_bytes,
-        weights_bytes=own.weights_bytes,
+        peak_bytes=peak.peak_bytes,
+        weights_bytes=peak.weights_bytes,
         batch=batch,
-        how=own.how,
+        how=peak.how,
         baseline_peak_bytes=plain.peak_bytes,
-        activation_bytes=own.activation_bytes,
+        activation_bytes=peak.activation_bytes,
         baseline_activation_bytes=plain.activation_bytes,
     )
