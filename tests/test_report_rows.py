@@ -26,12 +26,13 @@ from bench.records.record import (
     Stage,
 )
 from bench.report.data import frame, stats
+from bench.report.data.budgets import budgets
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
-from bench.report.figures import across, breakeven, drawing
+from bench.report.figures import breakeven, drawing
 from bench.report.page import page_data
 from bench.report.tables.answers import answer_table
 from bench.report.tables.comparison import headline, main_table
-from bench.report.tables.table import Column, Table, number
+from bench.report.tables.table import Column, Table
 from bench.report.tables.timings import timing_tables
 
 MACS = Macs(6 * 10**9, 3 * 10**8, 61 * 10**8, 15 * 10**9, "one image")  # a bound of 2.5×
@@ -116,7 +117,7 @@ def bold(table: Table, header: str) -> list[str]:
 
 
 def test_a_cells_row() -> None:
-    row = cell_row(record(), ("group", {}), False, "none")
+    row = cell_row(record(), "group", {})
     expected = {
         "gmacs": 6.0,
         "gmacs_unreduced": 15.0,
@@ -246,7 +247,7 @@ def test_more_is_better_of_speed_and_less_of_time_and_memory() -> None:
 
 
 def test_the_baseline_competes_with_nobody() -> None:
-    column = Column("x", "x", number("x", 0), better=1)
+    column = Column("x", "x", digits=0, better=1)
     rows = [{"x": x, "band": "", "is_baseline": x == 9.0} for x in (9.0, 3.0, 2.0, 1.0)]
     assert Table("t", "", [column], rows).places[0] == {1: 1, 2: 2}
 
@@ -307,7 +308,7 @@ def test_tasks_are_compared_by_the_setting_nearest_to_the_middle_of_a_band(
         one = record(hits=right, macs=replace(MACS, total=total * 10**8, baseline_total=10**10))
         cell = replace(one.cell, params=params)
         cells.append(replace(one, key=f"{total}".ljust(64, "0"), cell=cell))
-    (budget,) = across.budgets(frame.build(cells))
+    (budget,) = budgets(frame.build(cells))
     ((chosen,),) = [cells.values() for cells in budget.cells.values()]
     assert (budget.name, chosen["setting"]) == ("55–65 %", "r=8")
 

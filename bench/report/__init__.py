@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 
 __all__ = ["FORMATS", "build"]
 
@@ -64,10 +64,11 @@ def build(
     Raises:
         BenchError: If there are no records, a name is unknown, or ``out`` is not writable.
     """
-    from bench.report import content
+    from bench.report.content import content
     from bench.report.data import frame, load
     from bench.report.figures import token_maps
     from bench.report.figures.style import use
+    from bench.report.page import markdown, page
     from bench.report.paper import paper
 
     _check("format", formats, FORMATS)
@@ -76,18 +77,18 @@ def build(
     records = [record for record in records if not profiles or record.cell.profile in profiles]
     frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
     writers = {
-        "csv": content.write_csv,
-        "latex": content.write_latex,
-        "html": content.write_html,
-        "markdown": content.write_markdown,
+        "csv": markdown.write_csv,
+        "latex": markdown.write_latex,
+        "html": page.write,
+        "markdown": markdown.write,
         "paper": paper.write,
     }
     out = Path(out)
     scratch = _scratch(out)
     try:
         with use(style):
-            tokens = token_maps.read(results, frames.records)
-            parts = content.content(frames, tokens, figures)
+            fates = token_maps.read(results, frames.records)
+            parts = content(frames, fates, figures)
             for name in FORMATS:
                 if name in formats:
                     writers[name](parts, scratch)
@@ -101,8 +102,6 @@ def build(
 def _check(what: str, names: Sequence[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            from bench.core.errors import near_miss
-
             raise BenchError(f"no {what} '{name}' here{near_miss(name, sorted(known))}")
 
 

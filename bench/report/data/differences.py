@@ -14,13 +14,14 @@ from typing import Any
 
 from bench.records.record import Metric, Record
 from bench.report.data import stats
-from bench.report.data.rows import DIFFERENCE_COLUMNS, Row
+from bench.report.data.rows import DIFFERENCES, Row
 
 RANDOM = "random"
 # In points of the unreduced MACs: how far the nearest random setting may be, and by how much the
 # cheapest one may be dearer than a method that is judged by it.
 LIKE_POINTS, EDGE_POINTS = 10.0, 2.0
 DELTA, OVER_RANDOM = "delta", "over_random"
+VALUES = ("value", "unit", "low", "high", "n")  # of a metric
 
 
 @dataclass(frozen=True)
@@ -116,21 +117,20 @@ class Between:
         return fewer if not self.weight else (1 - self.weight) * fewer + self.weight * more
 
 
-def metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
-    """Return one row a cell and metric, and add the primary metric's to the cells' own rows."""
-    cells = [Scored(record, row) for record, row in zip(records, rows, strict=True)]
+def metrics(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return one row a metric, by cell, and add the primary metric's to the cells' own rows."""
     groups: dict[str, list[Scored]] = {}
-    for cell in cells:
-        groups.setdefault(cell.row["group"], []).append(cell)
-    entries = [entry for own in groups.values() for entry in _compared(own)]
-    primary = {entry["key"]: entry for entry in entries if entry["primary"]}
+    for record, row in zip(records, rows, strict=True):
+        groups.setdefault(row["group"], []).append(Scored(record, row))
+    entries: dict[str, list[Row]] = {row["key"]: [] for row in rows}
+    for cells in groups.values():
+        for entry in _compared(cells):
+            entries[entry["key"]].append(entry)
     for row in rows:
-        entry = primary.get(row["key"], {})
+        entry = next((entry for entry in entries[row["key"]] if entry["primary"]), {})
         row["metric"] = entry.get("metric")
-        for name in ("value", "unit", "low", "high", "n"):
-            row[f"accuracy_{name}"] = entry.get(name)
-        for name in DIFFERENCE_COLUMNS:
-            row[name] = entry.get(name)
+        row |= {f"accuracy_{name}": entry.get(name) for name in VALUES}
+        row |= {name: entry.get(name) for name in DIFFERENCES}
     return entries
 
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +62,6 @@ def use(name: str) -> Iterator[None]:
         BenchError: If there is no such style; the message names the near miss.
     """
     if name not in STYLES:
-        from bench.core.errors import near_miss
-
         raise BenchError(f"unknown style '{name}'{near_miss(name, STYLES)}")
     token = _ACTIVE.set(STYLES[name])
     try:
@@ -117,16 +115,10 @@ _MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """Assign every method its look.
+    """Return a look for each method.
 
     A method that is not in `KNOWN` gets its look from a hash of its name, so it depends neither on
     the other methods nor on their order; only unknown names that collide step aside.
-
-    Args:
-        methods: Method names, in any order.
-
-    Returns:
-        A look for each name.
     """
     chosen: dict[str, Look] = {}
     taken = set(KNOWN.values())
@@ -150,6 +142,13 @@ def is_wide(figure: Figure) -> bool:
 def marker_size(look: Look) -> float:
     """Return a marker's size in points, such that all look equally heavy."""
     return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0) * active().scale
+
+
+def filled(look: Look) -> dict[str, Any]:
+    """Return how a method's marker is drawn: in its colour, with a thin white edge."""
+    shape: dict[str, Any] = {"color": look.color, "marker": look.marker}
+    shape |= {"markersize": marker_size(look), "markeredgecolor": "white"}
+    return shape | {"markeredgewidth": 0.4}
 
 
 def safe(text: str, width: int = 24) -> str:
@@ -194,8 +193,3 @@ def rc() -> dict[str, Any]:
 def short(text: str, length: int = 18) -> str:
     """Cut a direct label to what fits beside its line."""
     return safe(text if len(text) <= length else text[: length - 1] + "…", length)
-
-
-def file_word(text: str) -> str:
-    """Make a name usable inside a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)

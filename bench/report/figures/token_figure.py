@@ -14,10 +14,10 @@ import numpy as np
 from bench.records.fates import DROPPED, Fate, Fates, unpack
 from bench.records.record import Record
 from bench.records.store import slug
+from bench.report.data.names import task_name
 from bench.report.figures import style
 from bench.report.figures.plots import Plot
 from bench.report.figures.token_maps import outdated
-from bench.report.tables.comparison import task_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

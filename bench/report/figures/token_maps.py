@@ -10,7 +10,7 @@ from typing import Any
 from bench.records import fates
 from bench.records.fates import Fates
 from bench.records.record import Record
-from bench.report.tables.comparison import task_name
+from bench.report.data.names import task_name
 
 
 def read(results: Sequence[Path], records: Sequence[Record]) -> list[Fates]:

@@ -6,17 +6,17 @@ import base64
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
 from bench.records.record import Record
 from bench.report.data.differences import FLAGS
 from bench.report.data.frame import Frames
+from bench.report.data.names import metric_name, task_name
 from bench.report.data.rows import Row, known
-from bench.report.tables.comparison import metric_name, task_name, title
-from bench.report.tables.table import group_rows, is_noise
-from bench.report.tables.timings import conditions, latency_of, under
+from bench.report.data.timings import is_noise, under_main
+from bench.report.figures import style
 
 LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
 SHARED = ("env", "provenance", "command")  # parts of a record that many records have in common
@@ -24,10 +24,6 @@ SHARED = ("env", "provenance", "command")  # parts of a record that many records
 NUMBERS = (
     "accuracy_value", "accuracy_low", "accuracy_high", "accuracy_n", "delta", "delta_low",
     "delta_high", "gmacs", "gmacs_pct_of_unreduced", "peak_mib",
-)
-# What fine-tuned models must have in common to stand in one plot.
-PLACE = (
-    "task", "machine", "profile", "limit", "dtype", "backend", "how", "macs_scope", "metric",
 )
 # fmt: on
 
@@ -45,41 +41,19 @@ def packed(value: Any) -> str:
 
 def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
     """Return the panels of the plot, the cells that they hold, and the cells' records."""
-    means = _mean_tokens(frames)
-    panels: dict[str, Row] = {}
-    places: dict[tuple[Any, ...], str] = {}
-    members: dict[str, list[str]] = {}
+    panels: list[Row] = []
     result: list[Row] = []
     shown: list[Record] = []
-    for group in sorted(frames.by_group, key=lambda name: name in frames.apart):
-        rows = group_rows(frames, group)
-        name = _panel(rows, frames, group, places)
-        timed = latency_of(frames, rows)
-        condition = next(iter(conditions(timed)), None)
-        if name not in panels:
-            panels[name] = _about(rows, name, condition) | {"apart": group in frames.apart}
-        members.setdefault(name, []).append(group)
-        speeds = _speeds(under(condition, timed))
-        at = list(panels).index(name)
+    for group, rows in frames.by_group.items():
+        condition, timed = under_main(frames.timed(rows))
+        about = _about(rows, frames.title(group), condition)
+        speeds = _speeds(timed)
         for row in rows:
-            result.append(_cell(row, at, means.get(row["key"]), speeds.get(row["key"], {})))
+            tokens = _mean_tokens(frames.counts[row["key"]])
+            result.append(_cell(row, len(panels), tokens, speeds.get(row["key"], {})))
             shown.append(frames.by_uid[row["key"]])
-    shared = [panel | {"mixed": frames.remark(*members[name])} for name, panel in panels.items()]
-    return shared, result, _records(shown)
-
-
-def _panel(
-    rows: Sequence[Row], frames: Frames, group: str, places: dict[tuple[Any, ...], str]
-) -> str:
-    """Name the plot that a table's cells stand in: fine-tuned models of one task share theirs."""
-    if group not in frames.apart:
-        return title(rows, frames)
-    place = tuple(rows[0][name] for name in PLACE)
-    if place not in places:
-        twins = sum(key[0] == place[0] for key in places)
-        places[place] = f"fine-tuned models · {task_name(place[0])}"
-        places[place] += f" ({twins + 1})" if twins else ""
-    return places[place]
+        panels.append(about | {"apart": "recipe" in rows[0], "mixed": frames.remark(group)})
+    return panels, result, _records(shown)
 
 
 def _about(rows: Sequence[Row], name: str, condition: str | None) -> Row:
@@ -122,14 +96,10 @@ def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
     return speeds
 
 
-def _mean_tokens(frames: Frames) -> dict[str, float]:
+def _mean_tokens(counts: Sequence[Row]) -> float | None:
     """Return the tokens that a block works on, mean over all blocks of all towers."""
-    found = {}
-    for key, entries in frames.counts.items():
-        blocks = [entry["tokens"] for entry in entries if entry["layer"] > 0]
-        if blocks:
-            found[key] = sum(blocks) / len(blocks)
-    return found
+    blocks = [entry["tokens"] for entry in counts if entry["layer"] > 0]
+    return sum(blocks) / len(blocks) if blocks else None
 
 
 def _short(value: Any) -> Any:
@@ -178,11 +148,11 @@ def _shape(value: Any, leaves: list[Any]) -> Any:
     return 0
 
 
-def looks(frames: Frames) -> dict[str, Row]:
+def looks(methods: Iterable[str]) -> dict[str, Row]:
     """Return every method's colour and the outline of its marker, as in all other figures."""
     return {
         name: {"color": look.color, "path": _outline(look.marker)}
-        for name, look in frames.looks.items()
+        for name, look in style.looks(methods).items()
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -10,9 +10,9 @@ from bench.records.record import Record
 from bench.report.data import disturbed, load, mixture
 from bench.report.data.differences import EDGE_POINTS, LIKE_POINTS
 from bench.report.data.frame import Frames
+from bench.report.data.names import task_name
 from bench.report.data.rows import Row
-from bench.report.tables.comparison import task_name
-from bench.report.tables.table import MISSING, Column, Table, escape, number, text_column
+from bench.report.tables.table import MISSING, Column, Table, escape, words
 from bench.runs.published import UNITS, Cost, costs
 
 _HOST = {"fingerprint": "host", "memory_gib": "memory GiB", "caches": "caches"}
@@ -79,19 +79,25 @@ def equal_things(frames: Frames) -> Table | None:
     rows: list[Row] = [
         {"machine": one.machine, "suite": one.suite, "timing": one.timing, "n": len(one.ratios)}
         | {"median_x": one.median, "half_pct": 100 * one.half, "holding": one.holding}
-        | {"band": "", "is_baseline": False}
         for one in spreads
     ]
-    columns = [text_column(name.capitalize(), name) for name in ("machine", "suite", "timing")]
+    columns = [words(name.capitalize(), name) for name in ("machine", "suite", "timing")]
     columns += [
-        Column("A/A timings", "n", number("n", 0)),
-        Column("median", "median_x", number("median_x", 3, "×")),
+        Column("A/A timings", "n", digits=0),
+        Column("median", "median_x", digits=3, suffix="×"),
         Column("spread", "half_pct", lambda row: f"±{row['half_pct']:.1f} %"),
         Column("interval holds 1", "holding", lambda row: f"{row['holding']} of {row['n']}"),
     ]
     holding = sum(one.holding for one in spreads)
     caption = EQUAL.format(n=len(ratios), median=median(ratios), holding=holding)
     return Table("equal-things", escape(caption), columns, rows)
+
+
+def failed(frames: Frames) -> Table | None:
+    """Return the cells that did not finish; None where all did."""
+    if not frames.failed:
+        return None
+    return Table("failed", "", [words(name, name) for name in frames.failed[0]], frames.failed)
 
 
 def machines(frames: Frames) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -126,7 +132,7 @@ def host(env: Mapping[str, Any]) -> list[str]:
     return [f"{head} {_written(env[name])}" for name, head in _HOST.items() if env.get(name)]
 
 
-def weights(frames: Frames) -> list[tuple[str, str, str]]:
+def weights(records: Iterable[Record]) -> list[tuple[str, str, str]]:
     """Return the distinct (model, weights, start of their sha256), as Markdown text."""
     seen = {
         (
@@ -134,7 +140,7 @@ def weights(frames: Frames) -> list[tuple[str, str, str]]:
             escape(record.provenance.get("weights") or MISSING),
             str(record.provenance.get("weights_sha256") or MISSING)[:12],
         )
-        for record in frames.records
+        for record in records
     }
     return sorted(seen)
 
@@ -145,29 +151,28 @@ def origins(frames: Frames) -> Table:
     for record in frames.records:
         if record.status == "ok":
             how = str(record.provenance.get("how") or "measured")
-            place = record.cell.model, task_name(record.cell.task), load.machine(record)
-            counts.setdefault((how, *place), []).append(record)
-    rows: list[Row] = []
-    for (how, model, task, machine), own in sorted(counts.items()):
+            model = f"{record.cell.model} · {task_name(record.cell.task)}"
+            counts.setdefault((how, model, load.machine(record)), []).append(record)
+    rows = []
+    for (how, model, machine), own in sorted(counts.items()):
         methods = len({record.cell.method for record in own})
-        what = f"{len(own)} cells of {methods} methods" if methods > 1 else f"{len(own)} cells"
-        row: Row = {"from": f"{how} here", "model": f"{model} · {task}", "what": what, "value": ""}
-        rows.append(row | {"source": machine, "band": how})
+        what = f"{len(own)} cells" + (f" of {methods} methods" if methods > 1 else "")
+        rows.append((f"{how} here", model, what, "", machine, how))
     sources: list[str] = []
     for cost in _published(frames):
         if cost.source not in sources:
             sources.append(cost.source)
-        row = {"from": "as published", "model": cost.figure, "what": f"{cost.method} {cost.label}"}
-        row |= {"value": f"{cost.published} {UNITS[cost.quantity]}", "band": "published"}
-        rows.append(row | {"source": f"[{sources.index(cost.source) + 1}]"})
-    rows = [row | {"is_baseline": False} for row in rows]
-    heads = {"from": "From", "model": "Model", "what": "What", "value": "Value", "source": "Source"}
-    columns = [text_column(head, key) for key, head in heads.items()]
+        what, value = f"{cost.method} {cost.label}", f"{cost.published} {UNITS[cost.quantity]}"
+        source = f"[{sources.index(cost.source) + 1}]"
+        rows.append(("as published", cost.figure, what, value, source, "published"))
+    names = ("from", "model", "what", "value", "source", "band")
     caption = "Numbers as published are for comparison only: they are in no row that was measured."
     if not sources:
         caption = "No published figure belongs to these models and methods."
     caption += "".join(f" [{i}] {source}." for i, source in enumerate(sources, 1))
-    return Table("origins", escape(caption), columns, rows)
+    columns = [words(name.capitalize(), name) for name in names[:-1]]
+    values = [dict(zip(names, row, strict=True)) for row in rows]
+    return Table("origins", escape(caption), columns, values)
 
 
 def _published(frames: Frames) -> list[Cost]:

@@ -1,0 +1,1 @@
+"""Studies that use the benchmark: scripts, not part of the package."""
