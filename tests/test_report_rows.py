@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_report import SAMPLES, metric, vit
+from test_report import SAMPLES, metric, vit, write
 from test_report import synthetic as records
 
 from bench.records.record import (
@@ -25,7 +27,8 @@ from bench.records.record import (
     Speedup,
     Stage,
 )
-from bench.report.data import frame, stats
+from bench.report import build, tables
+from bench.report.data import frame, makers, stats
 from bench.report.data.budgets import budgets
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
 from bench.report.figures import breakeven, drawing
@@ -365,3 +368,29 @@ def test_the_synthetic_records_are_told_apart() -> None:
     """The other tests compare printed numbers with a record's: equal ones would prove nothing."""
     for entries in zip(*(r.cost.latency for r in vit(records())[1:]), strict=True):
         assert len({entry.speedup.median for entry in entries}) == len(entries)
+
+
+NEW_TABLE = """
+from bench.report.data.makers import makes
+from bench.report.tables.table import Column, Table, words
+
+
+@makes("table", 65, fold="Memory alone")
+def memory_table(frames, group):
+    columns = [words("Method", "method"), Column("peak MiB", "peak_mib", digits=0)]
+    return Table(f"{group}--memory", "Peak memory.", columns, frames.by_group[group])
+"""
+
+
+def test_a_new_table_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "memory_alone.py").write_text(NEW_TABLE)
+    monkeypatch.setattr(makers, "_MAKERS", dict(makers._MAKERS))
+    monkeypatch.setattr(tables, "__path__", [*tables.__path__, str(tmp_path / "new")])
+    root = write(rivals(), tmp_path / "r")
+    text = build([root], tmp_path / "out", formats=["csv", "latex", "markdown"]).read_text()
+    monkeypatch.delitem(sys.modules, "bench.report.tables.memory_alone")
+    order = [text.index(part) for part in ("against each other", "Memory alone", "Every accuracy")]
+    assert order == sorted(order) and "| tome | 64 |" in text
+    (csv, tex) = sorted((tmp_path / "out/tables").glob("*--memory.*"))
+    assert "peak_mib" in csv.read_text() and "tome & 64" in tex.read_text()
