@@ -54,6 +54,7 @@ check: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_walls.py
 
 format: $(STAMP)
