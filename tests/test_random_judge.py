@@ -291,8 +291,7 @@ def test_a_table_says_where_random_has_one_seed() -> None:
 
 def test_the_page_names_the_outcomes_of_further_seeds_and_does_not_hold_them() -> None:
     record = cell("random", 60, *five(0.6, 9))
-    packed = page_data._records([record])
-    leaves = page_data.text(packed["records"])
+    leaves = page_data.text(page_data.shortened(record))
     assert leaves.count(f"… {N} values") == 5 and len(leaves) < 2000
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError, near_miss
@@ -82,33 +84,10 @@ class Look:
 # muted one. Methods that a suite compares differ in colour and, where colours are near, in
 # marker; the trivial baselines get the light colours, so that the eye-catchers are the methods.
 KNOWN: dict[str, Look] = {
-    "none": Look("#000000", "*"),
-    "crossget": Look("#D55E00", "o"),
-    "tome": Look("#0072B2", "s"),
-    "evit": Look("#009E73", "^"),
-    "topk": Look("#CC79A7", "D"),
-    "pool": Look("#E69F00", "v"),
-    "downsample": Look("#56B4E9", "P"),
-    "random": Look("#7F7F7F", "X"),
-    "ats": Look("#332288", "<"),
-    "diffrate": Look("#117733", "D"),
-    "dpc-knn": Look("#999933", "o"),
-    "dynamicvit": Look("#AA4499", "s"),
-    "kmedoids": Look("#882255", "^"),
-    "patchmerger": Look("#661100", "P"),
-    "pitome": Look("#44AA99", "v"),
-    "tofu": Look("#332288", "d"),
-    "vid-tldr": Look("#CC6677", ">"),
-    "compose": Look("#000000", "p"),
-    "dart": Look("#009E73", "s"),
-    "divprune": Look("#882255", "D"),
-    "fastervlm": Look("#332288", "o"),
-    "fastv": Look("#CC79A7", "^"),
-    "prumerge": Look("#117733", "v"),
-    "pyramiddrop": Look("#661100", "<"),
-    "sparsevlm": Look("#999933", ">"),
-    "visionzip": Look("#AA4499", "d"),
-    "vispruner": Look("#44AA99", "P"),
+    name: Look(*look)
+    for name, look in json.loads(
+        files("bench.assets.data").joinpath("looks.json").read_text(encoding="utf-8")
+    ).items()
 }
 _COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#CC6677", "#44AA99")
 _MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from bench.records.record import Record
 from bench.report.data.differences import FLAGS
 from bench.report.data.frame import Frames
 from bench.report.data.names import metric_name, task_name
@@ -19,7 +18,6 @@ from bench.report.data.timings import is_noise, under_main
 from bench.report.figures import style
 
 LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
-SHARED = ("env", "provenance", "command")  # parts of a record that many records have in common
 # fmt: off
 NUMBERS = (
     "accuracy_value", "accuracy_low", "accuracy_high", "accuracy_n", "delta", "delta_low",
@@ -39,11 +37,11 @@ def packed(value: Any) -> str:
     return base64.b64encode(zlib.compress(text(value).encode(), 9)).decode()
 
 
-def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
+def cells(frames: Frames) -> tuple[list[Row], list[Row], list[Any]]:
     """Return the panels of the plot, the cells that they hold, and the cells' records."""
     panels: list[Row] = []
     result: list[Row] = []
-    shown: list[Record] = []
+    records: list[Any] = []
     for group, rows in frames.by_group.items():
         condition, timed = under_main(frames.timed(rows))
         about = _about(rows, frames.title(group), condition)
@@ -51,9 +49,9 @@ def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
         for row in rows:
             tokens = _mean_tokens(frames.counts[row["key"]])
             result.append(_cell(row, len(panels), tokens, speeds.get(row["key"], {})))
-            shown.append(frames.by_uid[row["key"]])
+            records.append(shortened(frames.by_uid[row["key"]]))
         panels.append(about | {"apart": "recipe" in rows[0], "mixed": frames.remark(group)})
-    return panels, result, _records(shown)
+    return panels, result, records
 
 
 def _about(rows: Sequence[Row], name: str, condition: str | None) -> Row:
@@ -92,7 +90,7 @@ def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
         values = [_short(entry[name]) for name in names]
         noise = is_noise([entry[name] for name in names[1:]], entry["aa_half_x"], 1)
         values += [int(noise), int(entry["disturbed"])]
-        speeds.setdefault(entry["key"], {})[str(int(entry["batch"]))] = values
+        speeds.setdefault(entry["key"], {})[str(entry["batch"])] = values
     return speeds
 
 
@@ -107,45 +105,18 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if known(value) else None
 
 
-def _records(records: Sequence[Record]) -> dict[str, Any]:
-    """Return records without what repeats: common parts, and the names of all fields.
-
-    A record is the number of its shape and its values, in the order in which the shape has them.
-    """
-    shared: dict[str, int] = {}
-    shapes: dict[str, int] = {}
-    shown = []
-    for record in records:
-        value = dict(vars(record))  # asdict would copy every outcome
-        for name in SHARED:
-            value[name] = shared.setdefault(text(value[name]), len(shared))
-        leaves: list[Any] = []
-        shape = text(_shape(value, leaves))
-        shown.append([shapes.setdefault(shape, len(shapes)), *leaves])
-    return {
-        "parts": SHARED,
-        "shared": [json.loads(part) for part in shared],
-        "shapes": [json.loads(part) for part in shapes],
-        "records": shown,
-    }
-
-
-def _shape(value: Any, leaves: list[Any]) -> Any:
-    """Return nested fields with a 0 in the place of each value, which goes to `leaves`."""
-    if value is None or isinstance(value, str | int | float):
-        leaves.append(value)
-        return 0
-    if is_dataclass(value):
+def shortened(value: Any) -> Any:
+    """Return a record, or a part of one, as JSON has it, with long lists named instead of shown."""
+    if is_dataclass(value):  # asdict would copy every outcome
         value = vars(value)
-    if isinstance(value, dict) and value:
-        return {name: _shape(item, leaves) for name, item in value.items()}
-    nested = isinstance(value, list | tuple) and value
-    if nested and (is_dataclass(value[0]) or isinstance(value[0], dict)):
-        return [_shape(item, leaves) for item in value]
-    if isinstance(value, list) and len(value) > LONGEST_LIST and not isinstance(value[0], tuple):
-        value = f"… {len(value)} values, in the record's file"
-    leaves.append(value)
-    return 0
+    if isinstance(value, dict):
+        return {name: shortened(item) for name, item in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    plain = bool(value) and isinstance(value[0], str | int | float | list)
+    if plain and len(value) > LONGEST_LIST:
+        return f"… {len(value)} values, in the record's file"
+    return [shortened(item) for item in value]
 
 
 def looks(methods: Iterable[str]) -> dict[str, Row]:
@@ -164,17 +135,11 @@ def _outline(marker: str) -> str:
 
     style_ = MarkerStyle(marker)
     outline = style_.get_path().transformed(style_.get_transform())
-    letters = {
-        Outline.MOVETO: "M",
-        Outline.LINETO: "L",
-        Outline.CURVE3: "Q",
-        Outline.CURVE4: "C",
-    }
+    letters = dict(
+        zip((Outline.MOVETO, Outline.LINETO, Outline.CURVE3, Outline.CURVE4), "MLQC", strict=True)
+    )
     parts = []
     for points, code in outline.iter_segments(simplify=False):
-        if code == Outline.CLOSEPOLY:
-            parts.append("Z")
-        else:
-            flipped = [f"{(-1) ** i * v:.3f}" for i, v in enumerate(points)]  # SVG's y goes down
-            parts.append(letters[code] + " ".join(flipped))
+        flipped = [f"{(-1) ** i * v:.3f}" for i, v in enumerate(points)]  # SVG's y goes down
+        parts.append(letters[code] + " ".join(flipped) if code in letters else "Z")
     return "".join(parts)

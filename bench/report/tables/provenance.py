@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from statistics import median
 from typing import Any
 
@@ -19,43 +20,7 @@ _HOST = {"fingerprint": "host", "memory_gib": "memory GiB", "caches": "caches"}
 _VERSIONS = ("python", "torch", "transformers", "timm", "numpy", "git")
 _FIELDS = ("cpu", "gpu", *_HOST, "threads", *_VERSIONS)
 
-CONVENTIONS = (
-    "**GMACs** are 10⁹ multiply-accumulates, counted by fvcore's rules with scaled-dot-product "
-    "attention included; twice as many make GFLOPs. The scope stands above each table. "
-    "A merge costs one a channel for each token that disappears into another, and a soft "
-    "assignment its matrix product, however either is written. "
-    '"% reducing" is what the method itself spends.',
-    "**Intervals** are 95 %. Accuracies carry half their interval's width; the CSV files have both "
-    "ends. **Δ** compares the same samples one by one, with a paired bootstrap interval.",
-    "**≈** stands where a difference is within noise, **†** where a method is not better than "
-    "random reduction at the same MACs but within noise of it, **‡** where it is worse: by "
-    "McNemar's exact test for hit-or-miss metrics and a sign-flip permutation test for others, at "
-    "5 %, corrected by Holm's method within a table and metric. Intervals are not corrected: for "
-    "a speed-up, and in tables of fine-tuned models, ≈ says that one holds no difference.",
-    "**Random reduction** is scored under five seeds, with new draws for each batch; its accuracy "
-    "is the mean, its interval covers samples and seeds. At a method's own MACs its score is "
-    "interpolated, sample by sample, between its settings with the next fewer and the next more "
-    "(the unreduced model at 100 %), of those that reduce at the same place where there are any. "
-    f"The nearest setting must be within {LIKE_POINTS:.0f} points of the MACs, and the cheapest at "
-    f"most {EDGE_POINTS:.0f} points dearer than the method: nothing is extrapolated. The variance "
-    "over seeds adds to that over samples, and the test is then Student's, with Satterthwaite's "
-    "degrees of freedom. Records with one seed are judged as if another seed changed nothing, and "
-    "their table says so.",
-    "**Speed-up** is the unreduced model's time over the method's: the median of quadruples that "
-    "alternate the two (A B B A), at least 16 pairs in four blocks over the cell's time. Its "
-    "interval is Student's over the blocks' medians, in logarithms, so that it holds what a repeat "
-    "would give. The **MAC bound** is the speed-up that the saved MACs "
-    'allow; "of MAC bound" is the share of it that was measured.',
-    "**A/A**: the unreduced model timed against its twin shows how far from 1 two equal things "
-    "lie. A speed-up that lies no farther than they do in its suite, at its batch, is marked ≈, "
-    "whatever its own interval says.",
-    "**Bold** is the best of a column within ten points of MACs: only there do methods "
-    "compete at a like budget. It does not say that the lead is beyond noise.",
-    "**b8** is a batch of 8; milliseconds are those of one forward pass of the whole batch. One "
-    "table holds one profile, attention backend, dtype and scope.",
-)
-
-
+CONVENTIONS = ("templates", "report", "conventions.md.j2")
 EQUAL = (
     "The unreduced model against its twin (A/A): {n} undisturbed timings, median {median:.2f}×; "
     "{holding} of their 95 % intervals hold 1. The spread is how far from 1 the ratios lie: 95 % "
@@ -63,11 +28,14 @@ EQUAL = (
 )
 
 
-def conventions(frames: Frames) -> tuple[str, ...]:
+def conventions(frames: Frames) -> list[str]:
     """Return how to read the numbers of a report, with the marks that occur in it."""
-    marked = f"**{disturbed.MARK}** stands behind a timing that was {disturbed.LOAD}, however "
-    marked += "often it was taken again: no headline, figure or best of a column rests on it."
-    return (*CONVENTIONS, *([marked] if disturbed.note(frames.records) else []))
+    from jinja2 import Template
+
+    text = files("bench.assets").joinpath(*CONVENTIONS).read_text(encoding="utf-8")
+    about = {"like": f"{LIKE_POINTS:.0f}", "edge": f"{EDGE_POINTS:.0f}", "mark": disturbed.MARK}
+    about |= {"disturbed": disturbed.note(frames.records), "load": disturbed.LOAD}
+    return Template(text).render(about).splitlines()
 
 
 def equal_things(frames: Frames) -> Table | None:
