@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +100,13 @@ def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None
     scan(tables)
     scan(figures)
     drawn = plots.most_complete(frames, most)
-    remark = frames.remark(*frames.groups())
-    over, across = [], []
-    for maker in makers("figure", overall=True):
-        over.append(_block(maker, maker.make(frames, [g for g in frames.groups() if g in drawn])))
-    for maker in makers("table", overall=True):
-        for table in _several(maker.make(frames)):
-            block = Block(tables=(table.remarked(remark),), paper=maker.paper)
-            across.append(Section(table.title, (block,)))
+    shared, remark = [g for g in frames.groups() if g in drawn], frames.remark(*frames.groups())
+    over = [_block(maker, maker.make(frames, shared)) for maker in makers("figure", overall=True)]
+    across = [
+        Section(table.title, (Block(tables=(table,)),))
+        for maker in makers("table", overall=True)
+        for table in _block(maker, maker.make(frames), remark).tables
+    ]
     if len(drawn) < len(frames.by_group):
         text = f"Figures show the {len(drawn)} most complete of {len(frames.by_group)} models and "
         over.append(Block(text + "tasks; `report --figures all` draws the others too."))
@@ -131,21 +130,15 @@ def _group(frames: Frames, group: str, drawn: bool) -> Section:
     remark = frames.remark(group)
     placed = [(float(GAPS), Block("\n\n".join(_gaps(frames.by_group[group])), paper=False))]
     for maker in makers("table", *(["figure"] if drawn else [])):
-        made = _several(maker.make(frames, group))
-        placed.append((maker.place, _block(maker, made, remark)))
+        placed.append((maker.place, _block(maker, maker.make(frames, group), remark)))
     placed.sort(key=lambda item: item[0])
     blocks = tuple(block for _, block in placed if block.text or block.tables or block.plots)
     return Section(escape(frames.title(group)), blocks, comparison.headline(frames, group))
 
 
-def _several(made: Any) -> list[Any]:
-    if made is None or isinstance(made, Table):
-        return [made] if made else []
-    return list(made)
-
-
-def _block(maker: Maker, made: Iterable[Any], remark: str = "") -> Block:
-    shown = list(made)
+def _block(maker: Maker, made: Any, remark: str = "") -> Block:
+    """Return what a maker made: nothing, one table or several, or plots."""
+    shown = [made] if isinstance(made, Table) else list(made or [])
     if not shown:
         return Block(maker.absent, paper=False)
     if maker.what == "figure":
@@ -156,31 +149,28 @@ def _block(maker: Maker, made: Iterable[Any], remark: str = "") -> Block:
 
 def _gaps(rows: Sequence[Row]) -> list[str]:
     """Say what lacks of some cells, and why, as Markdown."""
-    bare, flawed, partly = list[Row](), list[Row](), list[Row]()
+    gaps: dict[str, list[tuple[Row, str]]] = {
+        "No accuracy for": [],
+        "Accuracy of": [],
+        "Cost of": [],
+    }
     for row in rows:
         reason = row["accuracy_reason"]
         if row["accuracy_value"] is None:
-            bare.append(row | {"why": reason or "no reason recorded"})
+            gaps["No accuracy for"].append((row, reason or "no reason recorded"))
         elif reason:
-            flawed.append(row | {"why": reason})
+            gaps["Accuracy of"].append((row, reason))
         if row["not_measured"]:
-            partly.append(row | {"why": row["not_measured"]})
-    return [
-        *(f"No accuracy for {text}" for text in _by_reason(bare, len(rows))),
-        *(f"Accuracy of {text}" for text in _by_reason(flawed, len(rows))),
-        *(f"Cost of {text}" for text in _by_reason(partly, len(rows))),
-    ]
-
-
-def _by_reason(rows: Sequence[Row], everything: int) -> list[str]:
-    """Say for each reason which cells it holds for."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        reasons.setdefault(row["why"], []).append(f"{row['method']} {row['setting']}".strip())
-    return [
-        f"{'any cell' if len(cells) == everything else escape(', '.join(cells))}: {escape(reason)}"
-        for reason, cells in reasons.items()
-    ]
+            gaps["Cost of"].append((row, row["not_measured"]))
+    lines = []
+    for what, lacking in gaps.items():
+        cells: dict[str, list[str]] = {}
+        for row, reason in lacking:
+            cells.setdefault(reason, []).append(f"{row['method']} {row['setting']}".strip())
+        for reason, names in cells.items():
+            who = "any cell" if len(names) == len(rows) else escape(", ".join(names))
+            lines.append(f"{what} {who}: {escape(reason)}")
+    return lines
 
 
 def counts(frames: Frames) -> str:

@@ -74,6 +74,11 @@ def write(content: Content, folder: Path) -> None:
     (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is the page of a report."""
+    return MARK in path.read_text(encoding="utf-8", errors="replace")
+
+
 def _bold(line: str) -> str:
     """Write a line of the conventions as HTML."""
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(line))
