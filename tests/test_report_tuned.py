@@ -22,7 +22,7 @@ from bench.report import build
 from bench.report.data import grouping, makers
 from bench.report.data.names import setting
 from bench.report.figures import style
-from recipes.ablation import chains, claims, estimates, figures, studies, tables
+from recipes.ablation import chains, claims, estimates, figures, sections, studies, tables
 
 BASE, TASK, SAMPLES = "embedded:clip-emoji", "emoji-retrieval", 300
 BOTH = {"vision": 29, "text": 4}
@@ -503,8 +503,7 @@ def test_the_package_alone_tables_fine_tuned_models(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One table for all models of one fine-tuning, each compared with its seed's unreduced one."""
-    declared = {k: v for k, v in makers._MAKERS.items() if v.what != "section"}
-    monkeypatch.setattr(makers, "_MAKERS", declared)
+    monkeypatch.delitem(makers._MAKERS, (sections.__name__, "sections"))
     longer = [record(spec, 0, recipe={"steps": 999}) for spec in (SPECS[0], WHOLE)]
     few = [replace(one, cell=replace(one.cell, model=f"{one.cell.model}-l")) for one in longer]
     out = build([write([*records, *few], tmp_path / "r")], tmp_path / "out").parent

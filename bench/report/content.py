@@ -86,8 +86,8 @@ class Content:
     @property
     def tables(self) -> list[Table]:
         """All tables."""
-        own = [table for section in self.sections for table in section.tables]
-        return own + [table for table in (self.failed, self.equal, self.origins) if table]
+        tables_ = [table for section in self.sections for table in section.tables]
+        return tables_ + [table for table in (self.failed, self.equal, self.origins) if table]
 
     @property
     def plots(self) -> list[Plot]:
@@ -138,13 +138,13 @@ def _group(frames: Frames, group: str, drawn: bool) -> Section:
 
 def _block(maker: Maker, made: Any, remark: str = "") -> Block:
     """Return what a maker made: nothing, one table or several, or plots."""
-    shown = [made] if isinstance(made, Table) else list(made or [])
+    shown: list[Any] = [made] if isinstance(made, Table) else list(made or [])
     if not shown:
         return Block(maker.absent, paper=False)
     if maker.what == "figure":
         return Block(maker.lead, (), tuple(shown), maker.fold, maker.paper)
-    own = tuple(table.remarked(remark if maker.measured else "") for table in shown)
-    return Block(maker.lead, own, (), maker.fold, maker.paper)
+    tables_ = tuple(table.remarked(remark if maker.measured else "") for table in shown)
+    return Block(maker.lead, tables_, (), maker.fold, maker.paper)
 
 
 def _gaps(rows: Sequence[Row]) -> list[str]:

@@ -20,11 +20,18 @@ class Budget:
         """Return each method's ranks, 1 the most accurate, where it was measured on every task."""
         from scipy.stats import rankdata
 
-        groups = list(dict.fromkeys(group for own in self.cells.values() for group in own))
-        complete = {m: own for m, own in self.cells.items() if own.keys() == set(groups)}
+        groups = list(
+            dict.fromkeys(group for by_group in self.cells.values() for group in by_group)
+        )
+        complete = {
+            m: by_group for m, by_group in self.cells.items() if by_group.keys() == set(groups)
+        }
         if len(complete) < 2:
             return {}
-        scores = [[-own[group]["accuracy_value"] for own in complete.values()] for group in groups]
+        scores = [
+            [-by_group[group]["accuracy_value"] for by_group in complete.values()]
+            for group in groups
+        ]
         ranks = rankdata(scores, axis=1).T.tolist()  # (methods, groups)
         return dict(zip(complete, ranks, strict=True))
 
@@ -36,7 +43,7 @@ def budgets(frames: Frames) -> list[Budget]:
         for row in frames.by_group[group]:
             if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
                 continue
-            own = bands.setdefault(band(row), {}).setdefault(row["method"], {})
-            own[group] = min(own.get(group, row), row, key=off_middle)
+            by_group = bands.setdefault(band(row), {}).setdefault(row["method"], {})
+            by_group[group] = min(by_group.get(group, row), row, key=off_middle)
     order = sorted(bands, key=lambda name: (len(name), name), reverse=True)
     return [Budget(name, dict(sorted(bands[name].items()))) for name in order]

@@ -26,7 +26,7 @@ VALUES = ("value", "unit", "low", "high", "n")  # of a metric
 
 @dataclass(frozen=True)
 class Flag:
-    """What is said of a difference: its kind, the mark behind it, and the field that says so."""
+    """A judgement of a difference: its kind, the mark behind it, and the field that holds it."""
 
     kind: str
     mark: str
@@ -46,7 +46,7 @@ LEGEND = (
 
 
 def flags(kind: str) -> list[Flag]:
-    """Return what is said of differences of a kind."""
+    """Return the judgements of differences of a kind."""
     return [flag for flag in FLAGS if flag.kind == kind]
 
 
@@ -177,10 +177,10 @@ def _judge(entries: Sequence[Row]) -> None:
 
 def correct(rows: Sequence[Row], kind: str) -> None:
     """Add Holm's correction to the p values of a family."""
-    own = [row for row in rows if row[f"{kind}_p"] is not None]
+    judged = [row for row in rows if row[f"{kind}_p"] is not None]
     for row in rows:
         row[f"{kind}_p_holm"] = None
-    for row, p in zip(own, stats.holm([row[f"{kind}_p"] for row in own]), strict=True):
+    for row, p in zip(judged, stats.holm([row[f"{kind}_p"] for row in judged]), strict=True):
         row[f"{kind}_p_holm"] = p
 
 
@@ -274,10 +274,10 @@ def difference(cell: Scored, base: Scored | Between | None, name: str, kind: str
     if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
         return row | {reason: "no paired outcomes"}
     scale = 100.0 if ours.unit == "%" else 1.0
-    found = stats.paired_over_seeds(pair[0], pair[1])
+    result = stats.paired_over_seeds(pair[0], pair[1])
     # Outcomes that do not add up to the printed metric cannot give its interval.
-    if abs(scale * found.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
+    if abs(scale * result.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
         return row | {reason: "outcomes do not reproduce the metric"}
-    values: dict[str, Any] = {"_low": scale * found.low, "_high": scale * found.high}
-    values |= {"_p": found.p, "_reason": None}
+    values: dict[str, Any] = {"_low": scale * result.low, "_high": scale * result.high}
+    values |= {"_p": result.p, "_reason": None}
     return row | {f"{kind}{end}": value for end, value in values.items()}

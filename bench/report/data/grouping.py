@@ -105,17 +105,17 @@ def _extras(
     records: Sequence[Record], abouts: Sequence[Training | None], groups: Sequence[object]
 ) -> list[str]:
     names = [f"{g} {r.cell.method} {r.cell.params}" for g, r in zip(groups, records, strict=True)]
-    told = [
+    facts_of = [
         {"loss": (about or {}).get("weight"), "seed": _seed(record, about)}
         for record, about in zip(records, abouts, strict=True)
     ]
     values: dict[tuple[str, str], set[Any]] = {}
-    for name, facts in zip(names, told, strict=True):
+    for name, facts in zip(names, facts_of, strict=True):
         for word, value in facts.items():
             values.setdefault((name, word), set()).add(value)
     return [
         ", ".join(f"{w} {v}" for w, v in facts.items() if len(values[name, w]) > 1)
-        for name, facts in zip(names, told, strict=True)
+        for name, facts in zip(names, facts_of, strict=True)
     ]
 
 

@@ -36,9 +36,9 @@ def parts_of(row: Row) -> tuple[float, ...] | None:
     share, speed = row["gmacs_pct_of_unreduced"], row["speedup_x"]
     if not known(share) or not known(speed) or not known(row["reduction_share_pct"]):
         return None
-    own = 100 / speed
-    total = 100 / row["fastest_x"] if known(row["fastest_x"]) else own
-    lost = max(0.0, total - own)
+    same = 100 / speed
+    total = 100 / row["fastest_x"] if known(row["fastest_x"]) else same
+    lost = max(0.0, total - same)
     deciding = (total - lost) * row["reduction_share_pct"] / 100
     macs = min(share, total - lost - deciding)
     return macs, deciding, lost, total - lost - deciding - macs
@@ -79,10 +79,10 @@ def breakdown(view: View, points: Sequence[Row]) -> Figure:
     methods, page = sorted(settings, reverse=True), style.active()
     figure, parts = by_batch(points, 1.1 + 0.2 * len(methods))
     for ax, rows in parts:
-        own = {row["method"]: row for row in rows}
-        places = [place for place, method in enumerate(methods) if method in own]
+        by_method = {row["method"]: row for row in rows}
+        places = [place for place, method in enumerate(methods) if method in by_method]
         starts = [0.0] * len(places)
-        by_part = zip(*(own[methods[place]]["parts"] for place in places), strict=True)
+        by_part = zip(*(by_method[methods[place]]["parts"] for place in places), strict=True)
         for (_, color, hatch), widths in zip(PARTS, by_part, strict=True):
             look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
             ax.barh(places, widths, left=starts, height=0.72, linewidth=0, **look)

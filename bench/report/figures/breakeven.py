@@ -54,16 +54,16 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
             continue
         model = SIZE.sub("*", cell["model"])
         name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
-        own, place = places.setdefault(name, {}), (entry["batch"], int(size[1]))
+        sizes, place = places.setdefault(name, {}), (entry["batch"], int(size[1]))
         here = off_middle(cell), float(entry["speedup_x"])
-        own[place] = min(own.get(place, here), here)
+        sizes[place] = min(sizes.get(place, here), here)
     return [
         (
             f"{model} · {method}, {share} of MACs",
-            {place: speed for place, (_, speed) in own.items()},
+            {place: speed for place, (_, speed) in sizes.items()},
         )
-        for (model, method, share, *_), own in sorted(places.items())
-        if all(len({place[axis] for place in own}) > 1 for axis in (0, 1))
+        for (model, method, share, *_), sizes in sorted(places.items())
+        if all(len({place[axis] for place in sizes}) > 1 for axis in (0, 1))
     ][:MAX_MAPS]
 
 
@@ -77,12 +77,12 @@ def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:
     page, columns = style.active(), min(3, len(drawn))
     lines = -(-len(drawn) // columns)
     figure, axes = panels(len(drawn), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
-    speeds = [value for _, own in drawn for value in own.values()]
+    speeds = [value for _, places in drawn for value in places.values()]
     norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
     looks: dict[str, Any] = {"cmap": "PuOr", "cbar": False, "linewidths": 1, "linecolor": "#E4E4E4"}
     hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "k", "alpha": 0.35, "linewidth": 0}
-    for ax, (name, own) in zip(axes, drawn, strict=True):
-        grid = pd.Series(own).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
+    for ax, (name, places) in zip(axes, drawn, strict=True):
+        grid = pd.Series(places).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
         seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))

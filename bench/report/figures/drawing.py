@@ -102,11 +102,11 @@ class View:
         """
         methods = methods_of(rows)
         for method in methods:
-            own = sorted((r for r in rows if r["method"] == method), key=lambda r: (r[x], r[y]))
-            if len(own) > 1:
-                places = [r[x] for r in own], [r[y] for r in own]
+            series = sorted((r for r in rows if r["method"] == method), key=lambda r: (r[x], r[y]))
+            if len(series) > 1:
+                places = [r[x] for r in series], [r[y] for r in series]
                 ax.plot(*places, color=self.looks[method].color, alpha=0.75)
-            self._marks(ax, own, x, y, shift_of(method, methods) if apart else 0.0)
+            self._marks(ax, series, x, y, shift_of(method, methods) if apart else 0.0)
         for row in rows:
             if row["is_baseline"]:
                 self._marks(ax, [row], x, y, 0.0)
@@ -156,8 +156,8 @@ def by_batch(
     figure, axes = panels(len(sizes), style.active().text_in, height)
     for ax, size in zip(axes, sizes, strict=True):
         ax.set_title(f"batch {size}")
-    own = [[row for row in points if row["batch"] == size] for size in sizes]
-    return figure, list(zip(axes, own, strict=True))
+    by_size = [[row for row in points if row["batch"] == size] for size in sizes]
+    return figure, list(zip(axes, by_size, strict=True))
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:

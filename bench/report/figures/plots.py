@@ -93,8 +93,8 @@ def _slim(svg: str) -> str:
     styles = Counter(re.findall(r' style="([^"]*)"', svg))
     names = {text: f"s{i}" for i, (text, count) in enumerate(sorted(styles.items())) if count > 1}
 
-    def named(found: re.Match[str]) -> str:
-        return f' class="{names[found[1]]}"' if found[1] in names else found[0]
+    def named(match: re.Match[str]) -> str:
+        return f' class="{names[match[1]]}"' if match[1] in names else match[0]
 
     svg = re.sub(r' style="([^"]*)"', named, svg)
     rules = "".join(f".{name}{{{text}}}\n" for text, name in names.items())

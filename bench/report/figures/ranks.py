@@ -41,7 +41,7 @@ def ranking(budgets: Sequence[Budget]) -> Ranking | None:
     name, ranks = max(every, key=lambda item: len(item[1]) * _tasks(item[1]))
     k, n = len(ranks), _tasks(ranks)
     quantile = float(studentized_range.ppf(1 - LEVEL, k, float("inf"))) / 2**0.5
-    means = {method: sum(own) / n for method, own in ranks.items()}
+    means = {method: sum(each) / n for method, each in ranks.items()}
     p = float(friedmanchisquare(*ranks.values()).pvalue)
     return Ranking(name, n, means, quantile * (k * (k + 1) / (6 * n)) ** 0.5, p)
 

@@ -33,11 +33,11 @@ def token_plots(frames: Frames, group: str) -> Iterator[Plot]:
     rows = frames.by_group[group]
     tokens = [entry for row in rows for entry in frames.counts[row["key"]]]
     for tower in dict.fromkeys(entry["tower"] for entry in tokens):
-        own = [entry for entry in tokens if entry["tower"] == tower]
-        if len({entry["tokens"] for entry in own}) > 1:
+        counts = [entry for entry in tokens if entry["tower"] == tower]
+        if len({entry["tokens"] for entry in counts}) > 1:
             caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
             caption += "dashed: the baseline. Methods that leave this tower alone are left out."
-            draw = partial(token_lines, View.of(frames, frames.title(group)), rows, own, tower)
+            draw = partial(token_lines, View.of(frames, frames.title(group)), rows, counts, tower)
             yield Plot(f"{group}--tokens-{slug(tower)}", caption, draw)
 
 
@@ -111,9 +111,9 @@ def _lines(
     rows: Sequence[Row], tokens: Mapping[str, Sequence[Row]], method: str
 ) -> list[tuple[str, list[Row]]]:
     """Return a method's settings, each with its token counts by layer, the most tokens first."""
-    own = [row for row in rows if row["method"] == method and row["key"] in tokens]
+    cells = [row for row in rows if row["method"] == method and row["key"] in tokens]
     result = [
-        (row["setting"], sorted(tokens[row["key"]], key=lambda e: int(e["layer"]))) for row in own
+        (row["setting"], sorted(tokens[row["key"]], key=lambda e: int(e["layer"]))) for row in cells
     ]
     return sorted(result, key=lambda item: (-item[1][-1]["tokens"], item[0]))
 

@@ -30,7 +30,7 @@ def write(content: Content, folder: Path) -> None:
     """Write a report's page; the same records give the same bytes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    own = files("bench.assets") / "templates" / "report" / "page"
+    assets = files("bench.assets") / "templates" / "report" / "page"
     environment = Environment(
         loader=PackageLoader("bench.assets", "templates/report"),
         undefined=StrictUndefined,
@@ -49,8 +49,8 @@ def write(content: Content, folder: Path) -> None:
     }
     text = environment.get_template("page/index.html.j2").render(
         mark=MARK,
-        css=(own / "page.css").read_text(encoding="utf-8"),
-        js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        css=(assets / "page.css").read_text(encoding="utf-8"),
+        js="\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),
         data=page_data.text(data),
         records=page_data.packed(records),
         counts=_counts(frames),

@@ -36,7 +36,7 @@ def across_tables(frames: Frames) -> list[Table]:
     if not rows:
         return []
     names = name_columns(rows)[:2]
-    scored = {group for budget in bands for own in budget.cells.values() for group in own}
+    scored = {group for budget in bands for cells in budget.cells.values() for group in cells}
     groups = [group for group in frames.groups() if group in scored]
     retained = [_column(frames, group, "retained", "%") for group in groups]
     by_task = [_column(frames, group, "accuracy", "") for group in groups]

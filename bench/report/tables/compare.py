@@ -56,17 +56,17 @@ def compare(a: str, b: str) -> str:
             f"no cell is in both {a} and {b}: compare runs of the same suite and profile"
         )
     rows = [row for pair in both for row in _changes(*pair)]
-    told = [row for row in rows if not _is_same(row)]
+    changes = [row for row in rows if not _is_same(row)]
     for quantity in ("accuracy", "speed-up"):
-        correct([row for row in told if row["kind"] == quantity], KIND)
+        correct([row for row in changes if row["kind"] == quantity], KIND)
     changed = sum(one.key != other.key for one, other in both)
     lines = [
         f"# {escape(a)} → {escape(b)}",
         f"{len(both)} cells in both; in {changed} of them code, weights or data changed. "
         f"Machines: {', '.join(sorted(machines[0]))} → {', '.join(sorted(machines[1]))}.",
         *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
-        f"Exactly as before: {len(rows) - len(told)} of {len(rows)} numbers.",
-        *_sections(told),
+        f"Exactly as before: {len(rows) - len(changes)} of {len(rows)} numbers.",
+        *_sections(changes),
         *_missing(f"Only in {escape(a)}", [old[name] for name in old if name not in new]),
         *_missing(f"Only in {escape(b)}", [new[name] for name in new if name not in old]),
     ]
@@ -149,7 +149,7 @@ def _speed(old: Record, new: Record) -> Iterator[Row]:
 
 def _ratios(entry: Latency) -> list[float]:
     pairs = zip(entry.baseline_samples_ms, entry.samples_ms, strict=True)
-    return [base / own for base, own in pairs]
+    return [base / ours for base, ours in pairs]
 
 
 def _cost(old: Record, new: Record) -> Iterator[Row]:

@@ -43,14 +43,14 @@ def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
     kinds = dict.fromkeys((row["metric"], row["accuracy_unit"]) for row in rows if row["metric"])
     several = len({metric for metric, _ in kinds}) > 1
     for metric, unit in kinds:
-        own = [row for row in rows if (row["metric"], row["accuracy_unit"]) == (metric, unit)]
+        cells = [row for row in rows if (row["metric"], row["accuracy_unit"]) == (metric, unit)]
         suffix = f"_{metric}_{unit}" if several else ""
         digits = 1 if unit == "%" else None
         level = accuracy(f"{metric_name(metric)} {unit}", "accuracy", digits, suffix)
-        differences = _differences(own, baseline, level, suffix)
+        differences = _differences(cells, baseline, level, suffix)
         for column in (level, *differences) if suffix else ():
             fields = (column.key, *column.ends, *(field for field, _ in column.marks))
-            for row in own:
+            for row in cells:
                 row |= {name: row[name.removesuffix(suffix)] for name in fields}
         columns += [level, *differences]
     return columns
@@ -148,7 +148,7 @@ def headline(frames: Frames, group: str) -> str:
         known_both = known(row["accuracy_value"]) and known(row["mac_bound_x"])
         if known_both and not row["is_baseline"]:
             peers.setdefault(row["band"], []).append(row)
-    peers = {name: own for name, own in peers.items() if len({r["method"] for r in own}) > 1}
+    peers = {name: cells for name, cells in peers.items() if len({r["method"] for r in cells}) > 1}
     if not peers:
         return ""
     name = min(peers, key=lambda name: _from_half(peers[name]))

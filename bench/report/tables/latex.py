@@ -106,11 +106,11 @@ def _printed(table: Table, index: int) -> tuple[str, str, list[str]]:
         wide = max(map(len, texts), default=0) > TEXT_CHARACTERS
         spec = rf">{{\raggedright\arraybackslash}}p{{{TEXT_CHARACTERS // 2}em}}" if wide else "l"
         return spec, _head(column.header, "l"), [_words(text) for text in texts]
-    found = [n for n in numbers if n]
-    integers = max((len(n[2]) for n in found), default=1)
-    digits = max((len(n[3] or "") for n in found), default=0)
-    sign = "+" if any(n[1] for n in found) else ""
-    behind = any(n[4] for n in found)
+    present = [n for n in numbers if n]
+    integers = max((len(n[2]) for n in present), default=1)
+    digits = max((len(n[3] or "") for n in present), default=0)
+    sign = "+" if any(n[1] for n in present) else ""
+    behind = any(n[4] for n in present)
     spec = f"S[table-format={sign}{integers}.{digits}]" + (r"@{\,}l" if behind else "")
     cells = [
         _number(n, table.places[index].get(row, 0), integers)
@@ -120,13 +120,13 @@ def _printed(table: Table, index: int) -> tuple[str, str, list[str]]:
     return spec, _head(column.header, "c", 1 + behind), cells
 
 
-def _number(found: re.Match[str] | None, place: int, integers: int) -> str:
+def _number(number: re.Match[str] | None, place: int, integers: int) -> str:
     """Write a number for siunitx; it cannot underline, so that digits that lack are phantoms."""
-    if found is None:
+    if number is None:
         return "{--}"
-    text = found[1].replace("−", "-") + found[2] + (f".{found[3]}" if found[3] else "")
+    text = number[1].replace("−", "-") + number[2] + (f".{number[3]}" if number[3] else "")
     if place == 2:
-        missing = "0" * (integers - len(found[2]))
+        missing = "0" * (integers - len(number[2]))
         return "{" + (rf"\phantom{{{missing}}}" if missing else "") + rf"\underline{{{text}}}}}"
     return rf"\bfseries {text}" if place else text
 

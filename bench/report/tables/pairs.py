@@ -21,9 +21,9 @@ def pairs_table(frames: Frames, group: str) -> Table | None:
     best: dict[tuple[str, str], dict[str, Scored]] = {}
     for row in frames.by_group[group]:  # a band's most accurate rows come first
         if row["accuracy_value"] is not None and not row["is_baseline"]:
-            own = best.setdefault((row["band"], row["metric"]), {})
-            own.setdefault(row["method"], Scored(frames.by_uid[row["key"]], row))
-    rows = [_pair(*two) for own in best.values() for two in combinations(own.values(), 2)]
+            rivals = best.setdefault((row["band"], row["metric"]), {})
+            rivals.setdefault(row["method"], Scored(frames.by_uid[row["key"]], row))
+    rows = [_pair(*two) for rivals in best.values() for two in combinations(rivals.values(), 2)]
     if not rows:
         return None
     correct(rows, KIND)

@@ -33,9 +33,14 @@ def conventions(frames: Frames) -> list[str]:
     from jinja2 import Template
 
     text = files("bench.assets").joinpath(*CONVENTIONS).read_text(encoding="utf-8")
-    about = {"like": f"{LIKE_POINTS:.0f}", "edge": f"{EDGE_POINTS:.0f}", "mark": disturbed.MARK}
+    about: dict[str, Any] = {
+        "like": f"{LIKE_POINTS:.0f}",
+        "edge": f"{EDGE_POINTS:.0f}",
+        "mark": disturbed.MARK,
+    }
     about |= {"disturbed": disturbed.note(frames.records), "load": disturbed.LOAD}
-    return Template(text).render(about).splitlines()
+    lines: list[str] = Template(text).render(about).splitlines()
+    return lines
 
 
 def equal_things(frames: Frames) -> Table | None:
@@ -122,9 +127,9 @@ def origins(frames: Frames) -> Table:
             model = f"{record.cell.model} · {task_name(record.cell.task)}"
             counts.setdefault((how, model, load.machine(record)), []).append(record)
     rows = []
-    for (how, model, machine), own in sorted(counts.items()):
-        methods = len({record.cell.method for record in own})
-        what = f"{len(own)} cells" + (f" of {methods} methods" if methods > 1 else "")
+    for (how, model, machine), records in sorted(counts.items()):
+        methods = len({record.cell.method for record in records})
+        what = f"{len(records)} cells" + (f" of {methods} methods" if methods > 1 else "")
         rows.append((f"{how} here", model, what, "", machine, how))
     sources: list[str] = []
     for cost in _published(frames):

@@ -101,8 +101,8 @@ class Column:
 
     def flagged(self, flags: Iterable[Flag], before: str = "", behind: str = "") -> Column:
         """Return the column with the marks of some judgements, whose fields have names around."""
-        own = tuple((f"{before}{flag.field}{behind}", flag.mark) for flag in flags)
-        return replace(self, marks=self.marks + own)
+        added = tuple((f"{before}{flag.field}{behind}", flag.mark) for flag in flags)
+        return replace(self, marks=self.marks + added)
 
     def timing(self, batch: int | None = None) -> Column:
         """Return the column with disturbed timings marked and out of the contest.
