@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from bench.records import published
+from bench.records.published import UNITS, PublishedCost, PublishedResult
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row
 from bench.report.tables.table import Table, escape, words
-from bench.runs import published
-from bench.runs.published import UNITS, Beside, Cost
 
 HEADS = {
     "method": "Method",
@@ -24,7 +24,7 @@ HEADS = {
 def printed_table(frames: Frames, group: str) -> Table | None:
     """Return the published numbers that belong to a table's model and task; None without any."""
     first = frames.by_group[group][0]
-    printed = published.beside(first["model"], first["task"])
+    printed = published.results(first["model"], first["task"])
     if not printed:
         return None
     columns = [words(head, key) for key, head in HEADS.items()]
@@ -32,7 +32,7 @@ def printed_table(frames: Frames, group: str) -> Table | None:
     return Table(f"{group}--published", escape(caption), columns, [_row(*one) for one in printed])
 
 
-def _row(row: Beside, cost: Cost | None) -> Row:
+def _row(row: PublishedResult, cost: PublishedCost | None) -> Row:
     accuracy = (f"{metric_name(name)} {value}" for name, value in row.accuracy.items())
     shown: Row = {"method": row.method, "setting": row.setting, "accuracy": ", ".join(accuracy)}
     shown |= {"cost": f"{cost.published} {UNITS[cost.quantity]}" if cost else ""}
