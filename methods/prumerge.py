@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
+from bench.core import Adaptive, BenchError, Plan, ProjectorReducer, Site, register, take
 from methods.algorithms.prumerge import (
     enriched,
     full_width_attention,
@@ -35,7 +35,7 @@ from methods.algorithms.prumerge import (
 
 @register("prumerge", source="Shang et al., ICCV 2025, §3", url="https://arxiv.org/abs/2403.15388")
 @dataclass(frozen=True)
-class PruMerge(Reducer):
+class PruMerge(ProjectorReducer, Adaptive):
     """Keeps patches of outstanding class attention, adds what is near them, and sums up the rest.
 
     With `adaptive` an image keeps as many as stand out, within the budget; without, the budget
@@ -44,13 +44,9 @@ class PruMerge(Reducer):
     """
 
     plus: bool = False
-    adaptive: bool = True  # type: ignore[misc]
+    adaptive: bool = True
     k_neighbours: int = 32
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
     least: ClassVar[int] = 2
     needs_anchor: ClassVar[bool] = True
     reads: ClassVar[int] = 1

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
-from methods.fastervlm import class_attention, ranked
+from bench.core import BenchError, Plan, ProjectorReducer, Site, register, take
+from methods.algorithms.ranking import class_attention, ranked
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def gathered(metric_BMC: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @register("visionzip", source="Yang et al., CVPR 2025, §3", url="https://arxiv.org/abs/2412.04467")
 @dataclass(frozen=True)
-class VisionZip(Reducer):
+class VisionZip(ProjectorReducer):
     """Keeps the patches the class token attends to most and gathers the rest into a few tokens.
 
     The class token goes to the language model too, and is one of the `dominant` tokens.
@@ -52,11 +52,6 @@ class VisionZip(Reducer):
     contextual: int | None = None
     contextual_share: float = 10 / 64
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     keeps_class: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 1 / 9}

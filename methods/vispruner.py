@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
-from methods.fastervlm import class_attention, ranked
+from bench.core import BenchError, Plan, ProjectorReducer, Site, register, take
+from methods.algorithms.ranking import class_attention, ranked
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def diverse(x_BNC: Tensor, listed_BR: Tensor, count: int, a_round: int) -> Tenso
 
 @register("vispruner", source="Zhang et al., ICCV 2025", url="https://arxiv.org/abs/2412.01818")
 @dataclass(frozen=True)
-class VisPruner(Reducer):
+class VisPruner(ProjectorReducer):
     """Keeps patches the class token attends to most, and as many again that are unlike each other.
 
     `important_ratio` is the share of the first among those kept.
@@ -50,11 +50,6 @@ class VisPruner(Reducer):
     important_ratio: float = 0.5
     per_iteration: int = 8
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.25}
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.check.subject import Case, Inputs
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported
+from bench.core import BenchError, InputReducer, Learner, Plan, Reducer, Site, Unsupported
 from bench.engine.families import adapter_for
 from bench.engine.tower import override
 
@@ -139,9 +139,9 @@ class AnswerProbe(Probe):
     def answers(self) -> list[Answer]:
         """At the own and the hard budget; what was learned may serve the own alone."""
         reducer, found = self.make(), [self.answer(self.make())]
-        if reducer.acts == "input" or not found[0].calls:
+        if isinstance(reducer, InputReducer) or not found[0].calls:
             return found
-        refusals = (BenchError,) if reducer.learns else (Unsupported,)
+        refusals = (BenchError,) if isinstance(reducer, Learner) else (Unsupported,)
         with contextlib.suppress(*refusals):
             found.append(self.answer(reducer, self.budget(reducer, "hard")))
         return found

@@ -15,6 +15,7 @@ from bench.check import isolation, passes
 from bench.check.answer import Answer, AnswerProbe, alike, answer, of_answers
 from bench.check.left import left_of
 from bench.check.probe import Broken, NotApplicable, Probe
+from bench.core import Appender, InputReducer
 from bench.engine.reduce import reduced
 
 
@@ -23,7 +24,7 @@ def nothing(probe: Probe) -> str:
     here, reducer = of_answers(probe), probe.make()
     passes.nothing(probe)
     tower, budgets = probe.tower.name, [probe.budget(reducer, "nothing")]
-    if reducer.acts != "input" and not reducer.appends:  # at work, and asked for nothing
+    if not isinstance(reducer, Appender | InputReducer):  # at work, and asked for nothing
         budgets.append({"r": {tower: _none_goes}})
     one = probe.case.alone(probe.subject.inputs, 0)
     with torch.no_grad():

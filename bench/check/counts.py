@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
+from bench.core import InputReducer, ProjectorReducer
+from bench.core.kinds import is_adaptive
 from bench.core.schedules import as_schedule
 
 PATCH = 4  # pixels, in all the kit's models
@@ -13,7 +15,7 @@ PATCH = 4  # pixels, in all the kit's models
 
 def counts(probe: Probe) -> str:
     """As many tokens stay as the schedule says, which is computed here a second time."""
-    if probe.method.acts == "input":
+    if issubclass(probe.method, InputReducer):
         return _image_counts(probe)
     try:
         passes = probe.passes
@@ -25,6 +27,7 @@ def counts(probe: Probe) -> str:
 
 def _image_counts(probe: Probe) -> str:
     seen, subject, tower = probe.own, probe.subject, probe.tower
+    assert isinstance(seen.reducer, InputReducer)
     whole = int(subject.towers["projector"].joins ** 0.5) if "projector" in subject.towers else 1
     rate, expected = seen.budget["keep_rate"][tower.name], []
     for rows, columns in filter(None, subject.grids):
@@ -78,7 +81,7 @@ def _left(
         if not calls[layer]:
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
         call = calls[layer].pop(0)
-        nominal = after(call, nominal, reducer.adaptive)
+        nominal = after(call, nominal, is_adaptive(reducer))
         grid = call.plan.grid
         if out != call.plan.keep.shape[1] + made_by(call.plan) - _class(probe, call):
             raise Broken(f"layer {layer} runs on {out} tokens, other than planned")
@@ -87,7 +90,9 @@ def _left(
 
 def _class(probe: Probe, call: Call) -> int:
     """How many class tokens a projector's method sees and the language model does not."""
-    goes_on = probe.tower.name != "projector" or probe.method.keeps_class
+    method = probe.method
+    keeps_class = issubclass(method, ProjectorReducer) and method.keeps_class
+    goes_on = probe.tower.name != "projector" or keeps_class
     return 0 if goes_on else call.site.prefix
 
 

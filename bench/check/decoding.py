@@ -11,6 +11,7 @@ from bench.check.answer import AnswerProbe, alike, holding, of_answers
 from bench.check.left import left_of
 from bench.check.multimodal import PAD
 from bench.check.probe import Broken, Probe
+from bench.core import LanguageReducer
 
 
 def positions(probe: Probe) -> str:
@@ -32,7 +33,8 @@ def positions(probe: Probe) -> str:
                         f"position {int(number[j])}"
                     )
     tower: Any = probe.subject.towers["language"]
-    return "renumbered" if probe.method.renumbers and tower.renumbers else ""
+    renumbers = issubclass(probe.method, LanguageReducer) and probe.method.renumbers
+    return "renumbered" if renumbers and tower.renumbers else ""
 
 
 def _angles(probe: AnswerProbe) -> list[Tensor]:

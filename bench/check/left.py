@@ -15,6 +15,8 @@ from bench.check.answer import Answer, AnswerProbe
 from bench.check.counts import after
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, made_by
+from bench.core import LanguageReducer
+from bench.core.kinds import is_adaptive
 from bench.core.schedules import as_schedule
 
 
@@ -93,13 +95,14 @@ def _behind(
     assert given.seen is not None
     reducer, rows = given.seen.reducer, list(rows)
     ahead = layer == 0 and reducer.before
+    renumbers = issubclass(probe.method, LanguageReducer) and probe.method.renumbers
     tower: Any = probe.subject.towers["language"]
     for number, b in enumerate(asked):
         call, i = (calls[0], b) if together else (calls[number], 0)
         left = int(rows[b].image.sum()) - r[b]
-        after(call, left, reducer.adaptive)
+        after(call, left, is_adaptive(reducer))
         rows[b] = _row(call, i, rows[b])
-        if (ahead and one_axis(probe)) or (probe.method.renumbers and tower.renumbers):
+        if (ahead and one_axis(probe)) or (renumbers and tower.renumbers):
             rows[b] = rows[b].counted_on()
     return rows
 

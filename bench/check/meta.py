@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.check.probe import Broken, Probe
 from bench.check.subject import Inputs
 from bench.core import BenchError, Learner, Plan, Reducer, Unsupported, observing
+from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
 from bench.engine.tracing import Trace
 
@@ -55,7 +56,7 @@ def _costs(probe: Probe) -> Iterator[tuple[Cost, Cost]]:
     """The costs with values and without, at the own and the hard budget."""
     subject = probe.subject
     with probe.case.sized(subject.model, subject.valueless) as (inputs, shapes):
-        refusals = (BenchError,) if probe.make().learns else (Unsupported,)
+        refusals = (BenchError,) if issubclass(probe.method, Learner) else (Unsupported,)
         for kind, accepted in (("own", ()), ("hard", refusals)):
             with contextlib.suppress(*accepted):
                 real = _cost(probe, subject.model, inputs, kind, probe.make())
@@ -85,7 +86,7 @@ def _agree(probe: Probe, real: Cost, shape: Cost) -> str:
     Raises:
         Broken: they should agree and do not.
     """
-    adaptive, groups = probe.method.adaptive, _leaves_groups(probe)
+    adaptive, groups = is_adaptive(probe.method), _leaves_groups(probe)
     without = ("projector", "language", "MACs") if groups else ()
     values, shapes = real.figures(without), shape.figures(without)
     if values.keys() != shapes.keys():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
-from bench.core import Plan
+from bench.core import InputReducer, Plan
 from bench.engine.reduce import reduced
 
 
@@ -76,7 +76,7 @@ def permutation(probe: Probe) -> str:
     """
     if probe.tower.name == "text":
         raise NotApplicable("the order of a text means something")
-    measured = probe.method.acts != "input" and _is_equivariant(probe)
+    measured = not issubclass(probe.method, InputReducer) and _is_equivariant(probe)
     declared = getattr(probe.method, "equivariant", None)
     stated = "equivariant" if measured else "position-dependent"
     if declared is not None and declared != measured:

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.subject import Case, Inputs, Subject
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, observing
+from bench.core import (
+    BenchError,
+    InputReducer,
+    Learner,
+    Plan,
+    Reducer,
+    Site,
+    Unsupported,
+    observing,
+)
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 from bench.engine.tracing import Trace
@@ -90,7 +99,7 @@ class Probe:
             torch.manual_seed(0)
             reducer = self.method(**{**self.params, **more})
             shapes = {n: s for n, s in self.subject.shapes.items() if n in reducer.towers}
-            learned = reducer.learn(shapes) if reducer.learns else {}
+            learned = reducer.learn(shapes) if isinstance(reducer, Learner) else {}
         return reducer, dict(learned)
 
     def budget(self, reducer: Reducer, kind: str = "own") -> dict[str, Any]:
@@ -146,9 +155,9 @@ class Probe:
     def passes(self) -> list[Seen]:
         """Passes at the own and the hard budget; what was learned may serve the own alone."""
         reducer = self.make()
-        if reducer.acts == "input" or not self.own.calls:
+        if isinstance(reducer, InputReducer) or not self.own.calls:
             return [self.own]
-        refusals = (BenchError,) if reducer.learns else (Unsupported,)
+        refusals = (BenchError,) if isinstance(reducer, Learner) else (Unsupported,)
         with torch.no_grad(), contextlib.suppress(*refusals):
             return [self.own, self.watch(reducer, self.budget(reducer, "hard"))]
         return [self.own]
@@ -163,7 +172,7 @@ class Probe:
         Raises:
             NotApplicable: there are no plans.
         """
-        if self.method.acts == "input":
+        if issubclass(self.method, InputReducer):
             raise NotApplicable("it acts on the image, before there are tokens")
         try:
             passes = self.passes

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 
 if TYPE_CHECKING:
-    from bench.engine.forward import Part, Pass
+    from bench.engine.forward import Pass, Reduction
 
 
 @contextlib.contextmanager
@@ -89,11 +89,11 @@ class Tower(ABC):
         """Channels of a token, read off the first norm."""
         return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """The pass that runs these methods here."""
         from bench.engine.forward import Pass
 
-        return Pass(self, parts)
+        return Pass(self, reductions)
 
     @abstractmethod
     def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:

@@ -197,6 +197,7 @@ def _number(text: str, knob: str) -> Any:
 def listing(what: str) -> list[dict[str, Any]]:
     """Return what there is of methods, models, tasks, suites or profiles, each with its name."""
     if what == "methods":
+        from bench.core.learner import needs_training
         from bench.core.registry import methods
 
         return [
@@ -206,7 +207,7 @@ def listing(what: str) -> list[dict[str, Any]]:
                 "source": cls.source,
                 "url": cls.url,
                 "acts": cls.acts,
-                "trained": cls.trained,
+                "trained": needs_training(cls),
                 "budget": dict(cls.budget),
             }
             for name, cls in methods().items()

@@ -17,7 +17,7 @@ from bench.records import machine, profiles
 from bench.models import catalogue
 from bench.core import registry
 from bench import tasks
-from bench.core import Reducer
+from bench.core import Learner
 from bench.core.errors import BenchError, near_miss
 from bench.models.files import check_file, hash_files
 from bench.models.loading import COSTS_ALONE
@@ -105,11 +105,12 @@ def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) ->
             for text in value if isinstance(value, list) else [value]:
                 _at(origin, ("methods", i, key), budgets.parse, text)
         for given in value if isinstance(value, list) else [value]:
-            if key == method.learns and isinstance(given, str):
+            learner = issubclass(method, Learner) and key == method.learns
+            if learner and isinstance(given, str):
                 _at(origin, ("methods", i, key), _check_learned, method, given)
 
 
-def _check_learned(method: type[Reducer], given: str) -> None:
+def _check_learned(method: type[Learner], given: str) -> None:
     """Let a method read what training learned for it; only the method knows if it is a file."""
     if Path(given).is_file():
         check_file(Path(given))

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 import bench
 from bench.models import joint, catalogue
-from bench.core import registry
+from bench.core import Learner, registry
 from bench.core.errors import Unsupported
+from bench.core.learner import needs_training
 from bench.measure.generation import ANSWER
 from bench.measure.counts import MacCount
 from bench.measure.memory import Memory, peak
@@ -205,11 +206,11 @@ def parameters(cell: Cell) -> dict[str, Any]:
     method = registry.method(cell.method)
     if "seed" in {f.name for f in dataclasses.fields(method)}:  # type: ignore[arg-type]
         params.setdefault("seed", cell.seed)
-    if cell.random_weights and method.trained:
+    if cell.random_weights and needs_training(method):
         params.setdefault(method.learns, "random")
-    own = catalogue.learned(cell.model).get(cell.method)
-    if own is not None and not cell.random_weights:
-        params.setdefault(method.learns, own)
+    learned = catalogue.learned(cell.model).get(cell.method)
+    if learned is not None and not cell.random_weights and issubclass(method, Learner):
+        params.setdefault(method.learns, learned)
     return params
 
 

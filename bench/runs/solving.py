@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bench.runs import budgets
 from bench.models import catalogue
-from bench.core import registry
+from bench.core import Learner, registry
 from bench.runs.cell import Examples
 from bench.core.errors import BenchError
+from bench.core.kinds import is_adaptive
+from bench.core.learner import needs_training
 from bench.records.profiles import Profile
 from bench.records.record import Cell
 from bench.runs.session import settings, threads_of
@@ -68,7 +70,7 @@ def _adaptive(cell: Cell) -> bool:
     """Whether what the method keeps depends on the image."""
     method = registry.method(cell.method)
     known = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
-    return method(**{k: v for k, v in cell.params.items() if k in known}).adaptive
+    return is_adaptive(method(**{k: v for k, v in cell.params.items() if k in known}))
 
 
 def _solved(
@@ -84,8 +86,9 @@ def _solved(
     needed: dict[str, Any] = {}
     if task is not None:
         learned = catalogue.learned(cell.model).get(cell.method)
-        needed = {method.learns: learned} if learned and method.learns not in params else {}
-    elif method.trained and method.learns not in params:
+        if learned and issubclass(method, Learner) and method.learns not in params:
+            needed = {method.learns: learned}
+    elif needs_training(method) and method.learns not in params:
         needed = {method.learns: "random"}
     try:
         with _examples(cell, profile, target, task, plan) as (model, inputs):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import bench
 from bench import tasks
-from bench.core import Reducer
+from bench.core import Learner, Reducer
 from bench.core.errors import BenchError, Unsupported
 from bench.engine.families import adapter_for
 from bench.models import catalogue
@@ -119,7 +119,7 @@ def _backend(device: str) -> str:
 def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
     """Give `model` the method's own parameters, so that they are trained and kept with it."""
     shapes = recipes.towers(reducer, model)
-    learned = dict(reducer.learn(shapes))
+    learned = dict(reducer.learn(shapes)) if isinstance(reducer, Learner) else {}
     for tower, table in learned.items():
         if tower in shapes and table.shape != shapes[tower]:
             raise BenchError(
@@ -140,6 +140,8 @@ def _loss(
     def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
         batch = data.batch(indices, rng)
         task = task_loss(batch)
+        if not isinstance(reducer, Learner):
+            return task
         own = reducer.loss(loaded.model, batch.own.to(loaded.device))
         return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
 
@@ -229,6 +231,6 @@ def _write(
         # Clones: some are tied, and a file may not hold a tensor twice.
         state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_file(state, settings.out / WEIGHTS)
-    if learned:
+    if isinstance(reducer, Learner) and learned:
         tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
         save_file(tensors, settings.out / f"{reducer.name}.safetensors")

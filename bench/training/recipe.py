@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.core import Reducer, registry
+from bench.core import Appender, Learner, Reducer, registry
 from bench.core.errors import BenchError, near_miss
 from bench.engine.families import adapter_for
 from bench.models.names import TRAINING
@@ -79,7 +79,7 @@ def reducer(recipe: Recipe) -> Reducer:
     params = dict(recipe.params)
     folder = tuned.folder_of(recipe.model)
     own = tuned.learned(folder).get(recipe.method) if folder else None
-    if own is not None and method.learns:
+    if own is not None and issubclass(method, Learner):
         params.setdefault(method.learns, own)
     return method(**params)
 
@@ -89,7 +89,7 @@ def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
     return {
         name: (len(tower.blocks), tower.width)
         for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
+        if name in reducer.towers or (isinstance(reducer, Appender) and name in reducer.visits)
     }
 
 

@@ -23,7 +23,7 @@ from bench.engine.families.hf import FAMILIES, VisionTower
 from bench.engine.tower import Tower, original, override
 
 if TYPE_CHECKING:
-    from bench.engine.forward import Part, Pass
+    from bench.engine.forward import Pass, Reduction
 
 _VISION = replace(FAMILIES["CLIPVisionModel"], masked=False)
 _FIXED = "the text decoder is not reduced: it says one token after another, and reads all of them"
@@ -190,11 +190,11 @@ class BlipTextTower(_BertTower):
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long)
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass that knows which image tokens the blocks read."""
         from bench.engine.families.reading import ReadingPass
 
-        return ReadingPass(self, parts)
+        return ReadingPass(self, reductions)
 
     def feed_reading(self, block: Any, x: Tensor, states: Tensor | None) -> Tensor:
         """Cross-attention where there is something to read, then the MLP. (B,M,C) -> (B,M,C)."""

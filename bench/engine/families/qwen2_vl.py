@@ -19,7 +19,7 @@ from bench.engine.families.timm_vit import shrink
 from bench.engine.tower import Tower, original, override
 
 if TYPE_CHECKING:
-    from bench.engine.forward import Part, Pass
+    from bench.engine.forward import Pass, Reduction
 
 _FAMILY = Family("vision", ("blocks",), ("norm1", "attn"), ("norm2", "mlp"), "", masked=False)
 
@@ -41,11 +41,11 @@ class PackedTower(VisionTower):
         super().__init__(part, _FAMILY)
         self.side = int(part.spatial_merge_size)
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass with one for each image in it."""
         from bench.engine.families.packed import PackedPass
 
-        return PackedPass(self, parts)
+        return PackedPass(self, reductions)
 
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Tokens of each image."""
@@ -104,11 +104,11 @@ class MergerTower(Tower):
         self.blocks, self.width_in = [module], int(module.ln_q.weight.shape[0])
         self.joins = int(module.hidden_size) // self.width_in
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass with one for each image in it."""
         from bench.engine.families.packed import MergerPass
 
-        return MergerPass(self, parts)  # type: ignore[arg-type]
+        return MergerPass(self, reductions)  # type: ignore[arg-type]
 
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Groups of all images."""

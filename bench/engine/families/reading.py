@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from bench.core import Site
 from bench.engine.forward import Pass
 
 if TYPE_CHECKING:
@@ -15,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class ReadingPass(Pass):
-    """Methods see what is read as `guide`: (B,G,C') tokens of the image encoder, as they are."""
+    """The pass of a text encoder whose blocks read an image between attention and MLP.
+
+    Attributes:
+        states: (B,M,C') tokens of the image encoder, while a block runs.
+    """
 
     tower: BlipTextTower
     states: Tensor | None = None
@@ -39,9 +41,6 @@ class ReadingPass(Pass):
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
         """Read, then the MLP."""
         return self.tower.feed_reading(block, x, self.states)
-
-    def _site(self, layer: int, x: Tensor) -> Site:
-        return replace(super()._site(layer, x), guide=self.states)
 
 
 class JointPass(Pass):

@@ -20,7 +20,7 @@ from bench.engine.families.timm_vit import shrink
 from bench.engine.tower import Tower, original, override
 
 if TYPE_CHECKING:
-    from bench.engine.forward import Part, Pass
+    from bench.engine.forward import Pass, Reduction
 
 
 class ViltAdapter:
@@ -67,11 +67,11 @@ class ViltTower(Tower):
         """The patches' rows and columns, where every image of the batch fills them."""
         return self.shape if self.shape and self.shape[0] * self.shape[1] == patches else None
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass that knows the text's length and padding."""
         from bench.engine.families.reading import JointPass
 
-        return JointPass(self, parts)
+        return JointPass(self, reductions)
 
     def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
         """Norm, attention, its output layer, residual add."""

@@ -24,7 +24,7 @@ from bench.engine.families.qwen2_vl import MergerTower, PackedTower
 from bench.engine.tower import Tower, original, override
 
 if TYPE_CHECKING:
-    from bench.engine.forward import Part, Pass
+    from bench.engine.forward import Pass, Reduction
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ class ImageTower(VisionTower):
             # hidden state 0 is the embedding; n is the output of block n - 1
             self.feature = chosen - 1 if chosen >= 0 else len(self.blocks) + chosen
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass that notes what the projector's methods look at."""
         from bench.engine.families.projector import ImagePass
 
-        return ImagePass(self, parts)
+        return ImagePass(self, reductions)
 
 
 class ProjectorTower(Tower):
@@ -179,11 +179,11 @@ class ProjectorTower(Tower):
         """Needs nothing."""
         yield
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass over the features of images."""
         from bench.engine.families.projector import ProjectorPass
 
-        return ProjectorPass(self, parts)
+        return ProjectorPass(self, reductions)
 
 
 class LanguageTower(HuggingFaceTower):
@@ -206,11 +206,11 @@ class LanguageTower(HuggingFaceTower):
         """The last token of the prompt."""
         return True
 
-    def start(self, parts: Sequence[Part]) -> Pass:
+    def start(self, reductions: Sequence[Reduction]) -> Pass:
         """A pass over a prompt and the decoding after it."""
         from bench.engine.families.decoder import LanguagePass
 
-        return LanguagePass(self, parts)
+        return LanguagePass(self, reductions)
 
     def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
         """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""

@@ -101,18 +101,21 @@ def _check_learned(folder: Path, about: Mapping[str, Any], model: nn.Module) -> 
 
     Some methods would go on without them, as if untrained.
     """
-    from bench.core import registry
+    from bench.core import Learner, registry
     from bench.training import recipe
 
-    learns, params = registry.method(about["method"]).learns, about["params"]
+    kind, params = registry.method(about["method"]), about["params"]
+    if not issubclass(kind, Learner):
+        return
     file = folder / f"{about['method']}.safetensors"
-    if learns in params:  # the tensors began as those of another file, which may be gone
+    if kind.learns in params:  # the tensors began as those of another file, which may be gone
         check_file(file)
         return
     method = recipe.reducer(recipe.Recipe(about["model"], about["method"], params=params))
+    assert isinstance(method, Learner)
     wanted = method.learn(recipe.towers(method, model))
     if wanted:
-        names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
+        names = {f"{kind.learns}.{name}": tensor for name, tensor in wanted.items()}
         check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
 
 
