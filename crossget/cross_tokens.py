@@ -1,8 +1,6 @@
-"""Cross tokens (CrossGET, §3.1): one learned vector a layer and tower, and their files."""
+"""Cross tokens (CrossGET, §3.1): one learned vector a layer and tower."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,8 +38,8 @@ class CrossTokens:
             ValueError: the tower's table has another depth or width than the model.
         """
         rows = torch.arange(len(x), device=x.device)
-        own = anchor_B is None or tower == "vision"
-        value = (x[:, -1:] if own else x[rows, anchor_B][:, None]).detach()
+        last = anchor_B is None or tower == "vision"
+        value = (x[:, -1:] if last else x[rows, anchor_B][:, None]).detach()
         table = self.vectors.get(tower)
         if table is not None:
             if layer >= len(table) or table.shape[1] != x.shape[2]:
@@ -66,10 +64,3 @@ class CrossTokens:
             raise ValueError(f"no cross tokens seen in '{tower}': run a pass with gradients first")
         seen = self.values[tower]
         return torch.cat([seen[layer] for layer in sorted(seen)], 1).transpose(0, 1)
-
-    def save(self, path: str | Path) -> None:
-        """Write the vectors as safetensors, one `cross_tokens.TOWER` each."""
-        from safetensors.torch import save_file
-
-        tensors = {f"cross_tokens.{k}": v.detach().contiguous() for k, v in self.vectors.items()}
-        save_file(tensors, str(path))

@@ -47,7 +47,7 @@ class CrossGET(Learner, Appender):
     learns: ClassVar[str] = "cross_tokens"
 
     def __post_init__(self) -> None:
-        """Read the cross tokens, unless they are given ready-made.
+        """Read the cross tokens, unless they come ready-made.
 
         Raises:
             BenchError: the file or the tensors do not serve, or there is no such importance.
@@ -71,9 +71,9 @@ class CrossGET(Learner, Appender):
         """One vector of zeros a layer and tower."""
         return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
         """The alignment loss (§3.1); None in a model with one tower for both modalities."""
-        return loss_in(model, self.tokens, own)
+        return loss_in(model, self.tokens, text_of)
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

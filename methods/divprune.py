@@ -50,7 +50,7 @@ def far_apart(x_BNC: Tensor, count: int) -> Tensor:
 class DivPrune(LanguageReducer):
     """Keeps the image tokens that lie farthest apart, at the input of the language model.
 
-    The words that follow count on from the tokens that are left.
+    The positions of the words that follow count on without gaps.
     """
 
     renumbers: ClassVar[bool] = True

@@ -75,7 +75,7 @@ class DynamicViT(Learner, Adaptive, Compounding):
             torch.arange(size.shape[1], device=size.device).expand(len(size), -1), size=size
         )
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
         """Mean squared distance of the kept shares from the wanted ones, over stages (§3.3)."""
         off = [part.square().mean() for part in self.off]
         self.off.clear()

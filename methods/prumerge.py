@@ -70,9 +70,9 @@ class PruMerge(ProjectorReducer, Adaptive):
         weight = torch.zeros(*weight.shape[:2], n + fixed.shape[1], device=weight.device).scatter(
             2, patches[:, None].expand_as(weight), weight
         )
-        whole = take(site.size, patches)[..., 0]
-        size = whole.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, 0)
-        rest = (whole * left_out(listed, n)).sum(1, keepdim=True)
+        stands_for = take(site.size, patches)[..., 0]
+        size = stands_for.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, 0)
+        rest = (stands_for * left_out(listed, n)).sum(1, keepdim=True)
         size = torch.cat([size, rest], 1)[..., None]
         order = (size[..., 0] == 0).to(torch.int8).argsort(dim=1, stable=True)  # gaps go last
         size = torch.cat([take(site.size, fixed), take(size, order)], 1)

@@ -69,24 +69,24 @@ class VisionZip(ProjectorReducer):
         """One patch more than asked: the class token, which is no patch, takes its place."""
         if self.dominant is None:
             return super().feasible(r + 1, tokens, grid)
-        left = self.dominant + (self.contextual or 0)
-        if left > tokens:
-            raise BenchError(f"visionzip: give dominant + contextual <= {tokens}, not {left}")
-        return tokens + 1 - left
+        kept = self.dominant + (self.contextual or 0)
+        if kept > tokens:
+            raise BenchError(f"visionzip: give dominant + contextual <= {tokens}, not {kept}")
+        return tokens + 1 - kept
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the dominant in order of position, the class token first, then the centres."""
-        left, contextual = site.x.shape[1] - r, self.contextual
+        kept, contextual = site.x.shape[1] - r, self.contextual
         if contextual is None:
-            contextual = min(round(left * self.contextual_share), left - site.n_protected)
+            contextual = min(round(kept * self.contextual_share), kept - site.n_protected)
         elif self.dominant is not None:
-            left = self.dominant + contextual
+            kept = self.dominant + contextual
         order_BN = ranked(class_attention(site), site.protect)
-        keep, rest = (part.sort(1).values for part in order_BN.tensor_split([left - contextual], 1))
+        keep, rest = (part.sort(1).values for part in order_BN.tensor_split([kept - contextual], 1))
         if not contextual:
             return Plan(keep)
         centre, other, to = gathered(take(site.k.mean(1, dtype=torch.float32), rest), contextual)
         count = (to[..., None] == torch.arange(contextual, device=to.device)).sum(1)
         keep = torch.cat([keep, rest.gather(1, centre)], 1)
         mix = (torch.ones_like(keep, dtype=torch.float32), 1 / count.gather(1, to))
-        return Plan(keep, src=rest.gather(1, other), dst=to + left - contextual, mix=mix)
+        return Plan(keep, src=rest.gather(1, other), dst=to + kept - contextual, mix=mix)

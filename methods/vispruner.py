@@ -63,11 +63,11 @@ class VisPruner(ProjectorReducer):
     def plan(self, site: Site, r: int) -> Plan:
         """Keep both kinds, in ascending order of position."""
         order_BN, fixed = ranked(class_attention(site), site.protect), site.n_protected
-        left = site.x.shape[1] - fixed - r
-        first = fixed + int(left * self.important_ratio)
+        kept = site.x.shape[1] - fixed - r
+        first = fixed + int(kept * self.important_ratio)
         others = order_BN[:, first:]
-        if first < fixed + left:
-            others = diverse(site.x, others, fixed + left - first, self.per_iteration)
+        if first < fixed + kept:
+            others = diverse(site.x, others, fixed + kept - first, self.per_iteration)
         else:
             others = others[:, :0]
         return Plan(torch.cat([order_BN[:, :first], others], 1).sort(1).values)

@@ -11,7 +11,7 @@ class BenchError(Exception):
 
 
 class Unsupported(BenchError):
-    """A method that cannot run on this model, said in one line; recorded, not retried."""
+    """A method that cannot run on this model, and why, in one line; recorded, not retried."""
 
 
 def check_known(what: str, name: str, choices: Iterable[str]) -> None:

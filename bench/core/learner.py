@@ -85,7 +85,7 @@ class Learner(Reducer):
         raise NotImplementedError
 
     def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
-        """Make parameters of the tables, given or untrained, for towers of these (depth, width).
+        """Make parameters of the tables, old and untrained, for towers of these (depth, width).
 
         This instance goes on with the parameters, so that gradients reach them.
         """
@@ -94,10 +94,10 @@ class Learner(Reducer):
         self.tables.update(parameters)
         return parameters
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
         """The method's own loss after a forward pass of `model` in training; None without one.
 
-        `own` (B,) is the row of each image's text, where texts and images are not paired by row.
+        `text_of` (B,) is the row of each image's text, where they are not paired by row.
         """
         return None
 
