@@ -1,6 +1,8 @@
-"""Cross tokens (CrossGET, §3.1): one learned vector a layer and tower."""
+"""Cross tokens (CrossGET, §3.1): one learned vector a layer and tower, and their files."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -64,3 +66,10 @@ class CrossTokens:
             raise ValueError(f"no cross tokens seen in '{tower}': run a pass with gradients first")
         seen = self.values[tower]
         return torch.cat([seen[layer] for layer in sorted(seen)], 1).transpose(0, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the vectors as safetensors, one `cross_tokens.TOWER` each."""
+        from safetensors.torch import save_file
+
+        tensors = {f"cross_tokens.{k}": v.detach().contiguous() for k, v in self.vectors.items()}
+        save_file(tensors, str(path))

@@ -652,8 +652,7 @@ def test_mistakes_are_one_clear_line_and_exit_2(
 
 
 def test_cross_tokens_of_another_model_are_refused(recipe: Make, tmp_path: Path) -> None:
-    other = {"cross_tokens.text": torch.zeros(2, 32)}
-    save_file(other, tmp_path / "other.safetensors")
+    CrossTokens({"text": torch.zeros(2, 32)}).save(tmp_path / "other.safetensors")
     wrong = recipe(params={"cross_tokens": str(tmp_path / "other.safetensors")})
     with pytest.raises(BenchError, match=r"the text tower is \(2, 32\).* takes \(3, 32\)"):
         finetune(replace(wrong, rank=1), Settings(tmp_path / "out"))
