@@ -17,8 +17,9 @@ import numpy as np
 import torch
 import typer
 
-from bench.core import Appender, Site
+from bench.core import Site
 from bench.core.errors import BenchError
+from bench.core.kinds import Appender
 from bench.core.registry import method
 from bench.measure.latency import paired
 

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.core import Adaptive, Bounded, Compounding, Plan, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import Adaptive, Bounded, Compounding
 from methods.algorithms.sampling import sample_positional, sample_sorted
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bench.core import BenchError, Composition, register
+from bench.core import BenchError, register
+from bench.core.kinds import Composition
 
 
 @register("compose", source="several methods at once", acts="where its parts do")

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Appender, Learner, Plan, Site, check_known, register, take
+from bench.core import Learner, Plan, Site, check_known, register, take
+from bench.core.kinds import Appender
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights

@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from bench.core import BenchError, LanguageReducer, Plan, Site, Unsupported, register, take
+from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core.kinds import LanguageReducer
 from methods.algorithms.language import (
     block_before,
     highest,

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import LanguageReducer, Plan, Site, register, take
+from bench.core import Plan, Site, register, take
+from bench.core.kinds import LanguageReducer
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import InputReducer, register
+from bench.core import register
+from bench.core.kinds import InputReducer
 
 
 @register("downsample", source="standard baseline", acts="input")

@@ -19,16 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import (
-    Bounded,
-    Compounding,
-    Learner,
-    Plan,
-    Site,
-    default_layers,
-    register,
-    take,
-)
+from bench.core import Learner, Plan, Site, default_layers, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.clustering import cluster_means, density_peaks
 
 

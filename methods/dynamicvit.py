@@ -15,16 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import (
-    Adaptive,
-    Compounding,
-    Learner,
-    Plan,
-    Site,
-    default_layers,
-    register,
-    take,
-)
+from bench.core import Learner, Plan, Site, default_layers, register, take
+from bench.core.kinds import Adaptive, Compounding
 from methods.algorithms.predictor import keep_scores, new_predictor
 
 

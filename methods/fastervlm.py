@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, ProjectorReducer, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import ProjectorReducer
 from methods.algorithms.ranking import class_attention, keep_highest
 
 

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import LanguageReducer, Plan, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import LanguageReducer
 from methods.algorithms.language import block_before
 from methods.algorithms.ranking import keep_highest
 

@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Bounded, Compounding, Plan, Site, Unsupported, register, take
+from bench.core import Plan, Site, Unsupported, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.clustering import k_medoids
 
 

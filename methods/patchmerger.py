@@ -17,17 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import (
-    BenchError,
-    Bounded,
-    Compounding,
-    Learner,
-    Plan,
-    Site,
-    Unsupported,
-    register,
-    take,
-)
+from bench.core import BenchError, Learner, Plan, Site, Unsupported, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.queries import new_queries, query_weights
 
 

@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Adaptive, BenchError, Plan, ProjectorReducer, Site, register, take
+from bench.core import BenchError, Plan, Site, register, take
+from bench.core.kinds import Adaptive, ProjectorReducer
 from methods.algorithms.prumerge import (
     enriched,
     full_width_attention,

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Compounding, LanguageReducer, Plan, Site, Unsupported, register
+from bench.core import Plan, Site, Unsupported, register
+from bench.core.kinds import Compounding, LanguageReducer
 from methods.algorithms.language import block_before
 from methods.algorithms.ranking import keep_highest, precise
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Site, Stochastic, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import Stochastic
 
 # a 31-bit multiplicative hash: exact in int64, so every device and torch.compile draw the same
 _A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31

@@ -25,17 +25,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import (
-    BenchError,
-    Compounding,
-    LanguageReducer,
-    LanguageSite,
-    Plan,
-    Site,
-    Unsupported,
-    register,
-    take,
-)
+from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core.kinds import Compounding, LanguageReducer
+from bench.core.site import LanguageSite
 from methods.algorithms.clustering import density_peaks
 from methods.algorithms.language import block_before, raters
 from methods.algorithms.ranking import ranked

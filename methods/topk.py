@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Compounding, Plan, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import Compounding
 from methods.algorithms.ranking import ranked_by_anchor
 
 

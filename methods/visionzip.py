@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, ProjectorReducer, Site, register, take
+from bench.core import BenchError, Plan, Site, register, take
+from bench.core.kinds import ProjectorReducer
 from methods.algorithms.ranking import class_attention, ranked
 
 

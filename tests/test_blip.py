@@ -17,8 +17,8 @@ import bench
 from bench import adapter_for, tasks
 from bench.check import kit
 from bench.check.subject import Case
-from bench.core import InputReducer
 from bench.core.errors import BenchError, Unsupported
+from bench.core.kinds import InputReducer
 from bench.core.learner import needs_training
 from bench.core.registry import method, methods
 from bench.measure.macs import check_counters

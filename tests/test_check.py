@@ -24,16 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
 from bench.check.subject import CASES, Case, Subject
 from bench.cli import app
-from bench.core import (
-    Adaptive,
-    LanguageReducer,
-    Learner,
-    Plan,
-    Reducer,
-    Site,
-    Unsupported,
-    registry,
-)
+from bench.core import Learner, Plan, Reducer, Site, Unsupported, registry
+from bench.core.kinds import Adaptive, LanguageReducer
 from bench.core.registry import methods
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.vlm import LanguageTower

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bench
-from bench.core import Appender, InputReducer, Plan, Reducer
+from bench.core import Plan, Reducer
 from bench.core.errors import BenchError, Unsupported
+from bench.core.kinds import Appender, InputReducer
 from bench.core.registry import methods
 from bench.measure.macs import check_counters
 

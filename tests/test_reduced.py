@@ -12,7 +12,8 @@ from tiny import MODELS, clip, inputs, run, siglip, timm_vit, token_ids
 from torch import nn
 
 import bench
-from bench.core import Appender, Plan, Reducer, Site, default_layers
+from bench.core import Plan, Reducer, Site, default_layers
+from bench.core.kinds import Appender
 from bench.core.registry import methods
 from bench.core.schedules import KeepOfInitial, KeepRate
 from bench.engine.forward import channel_attention

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import bench
-from bench.core import BenchError, LanguageSite, Plan, Reducer, Unsupported
+from bench.core import BenchError, Plan, Reducer, Unsupported
 from bench.core.schedules import as_schedule
+from bench.core.site import LanguageSite
 from methods.algorithms.language import in_set_order, least_alike, raters, words_after
 from methods.dart import DART
 from methods.fastv import FastV

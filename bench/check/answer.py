@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.check.subject import Case, Inputs
-from bench.core import BenchError, InputReducer, Learner, Plan, Reducer, Site, Unsupported
+from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported
+from bench.core.kinds import InputReducer
 from bench.engine.families import adapter_for
 from bench.engine.tower import override
 

@@ -15,7 +15,7 @@ from bench.check import isolation, passes
 from bench.check.answer import Answer, AnswerProbe, alike, answer, of_answers
 from bench.check.left import left_of
 from bench.check.probe import Broken, NotApplicable, Probe
-from bench.core import Appender, InputReducer
+from bench.core.kinds import Appender, InputReducer
 from bench.engine.reduce import reduced
 
 

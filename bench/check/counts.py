@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
-from bench.core import InputReducer, ProjectorReducer
-from bench.core.kinds import is_adaptive
+from bench.core.kinds import InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
 
 PATCH = 4  # pixels, in all the kit's models

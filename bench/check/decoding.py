@@ -11,7 +11,7 @@ from bench.check.answer import AnswerProbe, alike, holding, of_answers
 from bench.check.left import left_of
 from bench.check.multimodal import PAD
 from bench.check.probe import Broken, Probe
-from bench.core import LanguageReducer
+from bench.core.kinds import LanguageReducer
 
 
 def positions(probe: Probe) -> str:

@@ -15,8 +15,7 @@ from bench.check.answer import Answer, AnswerProbe
 from bench.check.counts import after
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, made_by
-from bench.core import LanguageReducer
-from bench.core.kinds import is_adaptive
+from bench.core.kinds import LanguageReducer, is_adaptive
 from bench.core.schedules import as_schedule
 
 

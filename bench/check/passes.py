@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
-from bench.core import InputReducer, Plan
+from bench.core import Plan
+from bench.core.kinds import InputReducer
 from bench.engine.reduce import reduced
 
 

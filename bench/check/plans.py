@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, Call, Probe, made_by
-from bench.core import Appender, LanguageSite
+from bench.core.kinds import Appender
+from bench.core.site import LanguageSite
 
 
 def protected(probe: Probe) -> str:

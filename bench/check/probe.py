@@ -12,16 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.subject import Case, Inputs, Subject
-from bench.core import (
-    BenchError,
-    InputReducer,
-    Learner,
-    Plan,
-    Reducer,
-    Site,
-    Unsupported,
-    observing,
-)
+from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported, observing
+from bench.core.kinds import InputReducer
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 from bench.engine.tracing import Trace

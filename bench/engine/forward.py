@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core import Appender, Plan, Reducer, Schedule, Site, observe
+from bench.core import Plan, Reducer, Schedule, Site, observe
 from bench.core.errors import BenchError
-from bench.core.kinds import is_adaptive
+from bench.core.kinds import Appender, is_adaptive
 from bench.core.tensors import take
 from bench.engine.masks import additive, both, channel_attention, triangle, visible
 from bench.engine.tower import Tower

@@ -14,8 +14,9 @@ from typing import Any
 
 from torch import nn
 
-from bench.core import Appender, Composition, InputReducer, Reducer, Schedule
+from bench.core import Reducer, Schedule
 from bench.core.errors import BenchError, Unsupported, check_known, near_miss
+from bench.core.kinds import Appender, Composition, InputReducer
 from bench.core.registry import method as lookup
 from bench.core.schedules import as_schedule, removes_nothing
 from bench.engine.families import adapter_for

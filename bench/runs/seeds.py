@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
-from bench.core import Stochastic, registry
+from bench.core import registry
+from bench.core.kinds import Stochastic
 from bench.records.record import Accuracy, Cell, Metric
 from bench.runs.session import Session, apply, parameters
 

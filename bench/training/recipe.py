@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from bench.core import Appender, Learner, Reducer, registry
+from bench.core import Learner, Reducer, registry
 from bench.core.errors import BenchError, near_miss
+from bench.core.kinds import Appender
 from bench.engine.families import adapter_for
 from bench.models.names import TRAINING
 from bench.models.sources import tuned

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.core import LanguageSite, Site, Unsupported, take
+from bench.core import Site, Unsupported, take
+from bench.core.site import LanguageSite
 from methods.algorithms.ranking import precise
 
 

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import LanguageReducer, LanguageSite, observe
+from bench.core import observe
 from bench.core.errors import Unsupported
+from bench.core.kinds import LanguageReducer
+from bench.core.site import LanguageSite
 from bench.core.tensors import take
 from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
 from bench.engine.forward import Pass, Reduction

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bench.core import Plan, ProjectorReducer, Reducer, Site, observe
+from bench.core import Plan, Reducer, Site, observe
 from bench.core.errors import Unsupported
+from bench.core.kinds import ProjectorReducer
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import LanguageSite, Reducer
+from bench.core import Reducer
+from bench.core.site import LanguageSite
 from bench.core.tensors import take
 
 
