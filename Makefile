@@ -1,7 +1,8 @@
 # make bench   set up, run the default suite, write its report     (a bare machine with Python 3.11 or newer)
 # make test    set up, run the tests on the CPU
-# make check   set up, ruff + mypy + the import walls
+# make check   set up, ruff + mypy + the import walls + the documentation's links
 # make gpu     GPU tests, then the cost suites in bf16 and fp16    (no network; one line where there is no GPU)
+# make docs    renew the table of methods, build the documentation into site/
 # make report  rebuild the reports of all suites from the records, without torch
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,6 +15,8 @@ GPU_SECONDS ?= 420
 LAST_LINE_REPORT := import json, sys; lines = sys.stdin.read().splitlines(); \
 	print(*lines, sep="\n"); print("report:", json.loads(lines[-1])["report"]) if lines else None
 GPU_REACHED := import sys, torch; sys.exit(not torch.cuda.is_available())
+# Every warning, a broken link above all, is an error; the theme's own notice about MkDocs 2 is not shown.
+BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 GPU_NEEDS := psutil pytest pydantic rich safetensors timm transformers typer yaml
 MISSING := import sys; from importlib.util import find_spec as f; \
 	print(*[name for name in sys.argv[1:] if not f(name)])
@@ -23,7 +26,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo "$$p"; break; fi; done)
 
-.PHONY: help bench test check gpu report readme format clean
+.PHONY: help bench test check gpu report docs format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -56,14 +59,17 @@ check: $(STAMP)
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/test_walls.py
+	@$(BUILD_DOCS)
 
 format: $(STAMP)
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-# The method table is made from the register.
-readme: $(STAMP)
-	@$(PY) tests/test_readme.py
+# The table of methods is made from the register.
+docs: $(STAMP)
+	@$(PY) tests/test_docs.py
+	@$(BUILD_DOCS)
+	@echo "documentation: site/index.html"
 
 report: $(STAMP)
 	@for suite in $(sort $(notdir $(wildcard results/*/*))); do $(PY) run_bench.py report --suite $$suite; done
@@ -82,4 +88,4 @@ gpu:
 	exit $$rc
 
 clean:
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

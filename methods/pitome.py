@@ -72,6 +72,7 @@ class PiToMe(Reducer):
         fixed_BF, free_BT = site.split()
         metric = F.normalize(take(metric_BNC, free_BT), dim=-1)
         alike_BTT = metric @ metric.transpose(-1, -2)
+        alike_BTT.diagonal(dim1=1, dim2=2).fill_(1)  # but for rounding: two tokens alone do tie
         energy_BT = F.elu(alike_BTT - self._margin(site), self.alpha).mean(-1)
         rank_BT = energy_BT.argsort(dim=1, descending=True, stable=True)
         a, b, alone = rank_BT[:, :among:2], rank_BT[:, 1:among:2], rank_BT[:, among:]

@@ -9,85 +9,48 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    BlipConfig,
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
-    ViltConfig,
     ViltForImagesAndTextClassification,
     ViltForQuestionAnswering,
     ViltModel,
 )
 
-from bench.check.models import images
+from bench.check import joint
+from bench.check.joint import END, PATCHES, START, WORDS, blip, vilt
 
-START, END, PAD, WORDS = 59, 2, 0, 60
-_SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-_VISION = {**_SMALL, "num_hidden_layers": 4, "image_size": 32, "patch_size": 4}
-_TEXT = {
-    **_SMALL,
-    "num_hidden_layers": 3,
-    "encoder_hidden_size": 32,
-    "vocab_size": WORDS,
-    "max_position_embeddings": 40,
-    "bos_token_id": START,
-    "eos_token_id": END,
-    "sep_token_id": END,
-    "pad_token_id": PAD,
-}
-PATCHES = 64
-
-
-def _blip(cls: Any, text_layers: int = 3) -> Any:
-    torch.manual_seed(0)
-    text = {**_TEXT, "num_hidden_layers": text_layers}
-    config = BlipConfig(vision_config=_VISION, text_config=text, image_text_hidden_size=16)
-    # as drawn, weights say the same for every input: larger ones tell inputs apart
-    return _spread(cls(config))
-
-
-def _vilt(cls: Any, **kw: Any) -> Any:
-    torch.manual_seed(0)
-    shape = {**_VISION, "vocab_size": WORDS, "max_position_embeddings": 16, "pad_token_id": PAD}
-    return _spread(cls(ViltConfig(**shape, **kw)))
-
-
-def _spread(model: Any) -> Any:
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(std=0.25)
-    return model.eval()
+__all__ = ["END", "PATCHES", "START", "WORDS"]
 
 
 def matcher(text_layers: int = 3) -> Any:
     """BLIP for image-text matching."""
-    return _blip(BlipForImageTextRetrieval, text_layers)
+    return blip(BlipForImageTextRetrieval, text_layers)
 
 
 def answerer() -> Any:
     """BLIP for questions."""
-    return _blip(BlipForQuestionAnswering)
+    return blip(BlipForQuestionAnswering)
 
 
 def captioner() -> Any:
     """BLIP for captions."""
-    return _blip(BlipForConditionalGeneration)
+    return blip(BlipForConditionalGeneration)
 
 
-def vilt() -> Any:
+def vilt_encoder() -> Any:
     """ViLT without a head."""
-    return _vilt(ViltModel)
+    return vilt(ViltModel)
 
 
 def vilt_answerer() -> Any:
     """ViLT for questions."""
-    return _vilt(ViltForQuestionAnswering, num_labels=7)
+    return vilt(ViltForQuestionAnswering, num_labels=7)
 
 
 def vilt_pairs() -> Any:
     """ViLT for two images and a statement."""
-    return _vilt(
+    return vilt(
         ViltForImagesAndTextClassification,
         num_images=2,
         modality_type_vocab_size=3,
@@ -98,23 +61,13 @@ def vilt_pairs() -> Any:
 def texts(batch: int = 3, length: int = 9) -> dict[str, Tensor]:
     """Random words, each row two shorter than the one before, padded on the right."""
     torch.manual_seed(2)
-    ids = torch.randint(3, START, (batch, length))
-    for row in range(batch):
-        ids[row, length - 1 - 2 * row] = END
-        ids[row, length - 2 * row :] = PAD
-    return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+    return joint.texts(batch, length)
 
 
 def inputs(model: Any, batch: int = 3, length: int = 9) -> dict[str, Tensor]:
     """Arguments of the model's forward pass."""
     torch.manual_seed(1)
-    given = {"pixel_values": images(batch), **texts(batch, length)}
-    name = type(model).__name__
-    if name == "BlipForQuestionAnswering":
-        given["decoder_input_ids"] = torch.full((batch, 1), START)
-    if name == "ViltForImagesAndTextClassification":
-        given["pixel_values"] = torch.stack([given["pixel_values"], images(batch)], 1)
-    return given
+    return joint.inputs(model, batch, length)
 
 
 def unlike(given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -206,7 +159,7 @@ MODELS = {
     "matcher": matcher,
     "answerer": answerer,
     "captioner": captioner,
-    "ViLT": vilt,
+    "ViLT": vilt_encoder,
     "ViLT answerer": vilt_answerer,
     "ViLT pairs": vilt_pairs,
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,12 @@ from torch import Tensor
 
 import bench
 from bench import adapter_for, tasks
-from bench.check import kit
-from bench.check.subject import Case
 from bench.core.errors import BenchError, Unsupported
 from bench.core.kinds import InputReducer
 from bench.core.learner import needs_training
 from bench.core.registry import method, methods
-from bench.measure.macs import check_counters
+from bench.measure.closed_form import check_counters
 from bench.models import catalogue
-from bench.models.multimodal import without
 
 BLIP = ["matcher", "answerer", "captioner"]
 READS = [name for name in BLIP if name != "captioner"]  # those with a text encoder
@@ -50,20 +45,6 @@ def some(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", ENCODER)
-@pytest.mark.parametrize("family", BLIP)
-def test_nothing_removed_is_the_plain_model(family: str, name: str, batch: int) -> None:
-    model = tiny.built(family)
-    given = tiny.inputs(model, batch)
-    plain = tiny.run(model, given)
-    for budget in ({"r": 0}, {"keep_rate": 1.0}):
-        if name == "downsample" and "r" in budget:
-            continue
-        with bench.reduced(model, made(name), **budget):
-            assert torch.equal(tiny.run(model, given), plain)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("family", BLIP)
 def test_a_pass_that_removes_nothing_is_bit_exact_too(family: str, batch: int) -> None:
     model = tiny.built(family)
@@ -77,22 +58,6 @@ def test_a_pass_that_removes_nothing_is_bit_exact_too(family: str, batch: int) -
         plain = tiny.run(model, whole)
         with bench.reduced(model, "tome", r={"text": nothing}):
             assert torch.equal(tiny.run(model, whole), plain)
-
-
-@pytest.mark.parametrize("name", REMOVING)
-@pytest.mark.parametrize("family", BLIP)
-def test_every_method_runs_and_leaves_nothing_behind(family: str, name: str) -> None:
-    model = tiny.built(family)
-    given = tiny.inputs(model)
-    plain, before = tiny.run(model, given), set(vars(model.vision_model))
-    with bench.reduced(model, made(name), **some(name)):
-        said = tiny.run(model, given)
-        tokens = bench.trace(model, **given).tokens["vision"]
-    assert bool(said.isfinite().all()) and tokens[-1][1] < 1 + tiny.PATCHES
-    assert torch.equal(tiny.run(model, given), plain)
-    assert set(vars(model.vision_model)) == before
-    for part in model.modules():
-        assert "forward" not in vars(part)
 
 
 def test_an_exception_leaves_the_model_as_it_was() -> None:
@@ -268,38 +233,6 @@ def test_beams_read_their_own_image() -> None:
         together = say(given)
         each = [say({k: t[i : i + 1] for k, t in given.items()}) for i in range(3)]
     assert torch.equal(together, torch.cat(each))
-
-
-@dataclass(frozen=True)
-class Reading(Case):
-    """The text encoder, which reads the same few image tokens with each text."""
-
-    def inputs(self, seed: int) -> dict[str, Tensor]:
-        torch.manual_seed(seed)
-        return {"input_ids": torch.randint(3, tiny.START, (self.batch, 13))}
-
-    def read(self, model: Any, inputs: Any) -> dict[str, Tensor]:
-        image = torch.arange(160.0).sin().view(1, 5, 32).to(model.itm_head.weight)
-        return {**inputs, "encoder_hidden_states": image.expand(len(inputs["input_ids"]), -1, -1)}
-
-    def run(self, model: Any, inputs: Any) -> Tensor:
-        return model.text_encoder(**self.read(model, inputs)).last_hidden_state[:, 0]
-
-    def macs(self, model: Any, inputs: Any) -> Any:
-        with without(model.text_encoder, "encoder_attention_mask"):  # it would be read for values
-            return bench.count_macs(model.text_encoder, **self.read(model, inputs))
-
-
-@pytest.mark.parametrize("name", ["tome", "crossget", "evit", "random", "ats", "pool"])
-def test_the_kit_holds_in_both_encoders(name: str) -> None:
-    build = partial(tiny.matcher, text_layers=4)
-    cases = (
-        Case("BLIP vision", build, part="vision_model"),
-        Reading("BLIP text", build, "text"),
-    )
-    found = list(kit.check(name, cases=cases))
-    assert [f for f in found if f.status == kit.FAILED] == []
-    assert len([f for f in found if f.status == kit.OK]) > 9
 
 
 # --- loading -------------------------------------------------------------------------------------

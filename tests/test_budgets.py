@@ -10,7 +10,7 @@ import torch
 
 import bench
 from bench.core.errors import BenchError
-from bench.runs import budgets, planning, spec
+from bench.runs import budgets, checking, planning, spec
 from tests import tiny
 
 
@@ -101,15 +101,15 @@ def test_a_suite_solves_once_and_says_what_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite, file = spec.parse(SUITE, spec.Options()), tmp_path / "budgets.json"
-    planning.check(suite, spec.Options())
-    plan, _ = planning.plan(suite, "here", file)
+    checking.check(suite, spec.Options())
+    plan = planning.plan(suite, "here", file)
     baseline, reached, refused, learned = plan.cells
     assert baseline.cell.params == {} and baseline.refused is None
     assert set(reached.cell.params) == {"r"} and reached.cell.label.startswith("tome r=")
     assert refused.refused is not None and "1 % is out of reach" in refused.refused
     assert set(learned.cell.params) == {"keep_rate"}  # not the random weights it was solved with
     monkeypatch.setattr(budgets, "solve", None)
-    again, _ = planning.plan(suite, "here", file)
+    again = planning.plan(suite, "here", file)
     assert [p.key for p in again.cells] == [p.key for p in plan.cells]
 
 
@@ -123,4 +123,4 @@ def test_a_suite_solves_once_and_says_what_cannot_be(
 def test_a_suite_with_a_wrong_budget_is_refused(entry: dict[str, Any], said: str) -> None:
     suite = spec.parse({**SUITE, "methods": [entry]}, spec.Options())
     with pytest.raises(BenchError, match=said):
-        planning.check(suite, spec.Options())
+        checking.check(suite, spec.Options())

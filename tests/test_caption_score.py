@@ -13,9 +13,9 @@ import pytest
 from fakes import Answering
 
 from bench.tasks import caption_score
-from bench.tasks.base import Arrays
 from bench.tasks.caption_score import plain_tokens
 from bench.tasks.captioning import Captioning
+from bench.tasks.pictures import Arrays
 
 Texts = dict[int, list[str]]
 

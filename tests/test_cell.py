@@ -11,8 +11,8 @@ import torch
 import bench
 from bench import tasks
 from bench.core import observing
-from bench.measure.kept import Kept, unlike
-from bench.measure.memory import Memory
+from bench.measure.kept import Kept, note_if_unlike
+from bench.measure.memory import PeakMemory
 from bench.records import profiles
 from bench.records.record import Cell, Macs
 from bench.runs.cell import Examples, mean_count, measure
@@ -43,9 +43,9 @@ def session() -> Session:
 def test_an_adaptive_method_is_counted_on_images_of_the_task(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
-    found = measure(one, session, task, lambda stage: None)
+    found = measure(one, session, task, lambda stage: None).cost
     with apply(session.loaded, one):
         counts = [bench.count_macs(session.loaded.model, x).total for x in images(session, task)]
         noise = bench.count_macs(session.loaded.model, **session.loaded.example_inputs(1)).total
@@ -77,10 +77,10 @@ def test_an_adaptive_method_without_a_task_says_what_it_is_counted_on(session: S
             session.loaded.model(images(session, task)[0])
         with observing(Kept()) as noise:
             session.loaded.model(**session.loaded.example_inputs(1))
-    (note,) = unlike(kept, noise, Examples(session.loaded, True).what)
+    (note,) = note_if_unlike(kept, noise, Examples(session.loaded, True).what)
     said = [float(text) for text in re.findall(r"\d+\.\d", note)]
     assert said == pytest.approx([kept.mean, noise.mean], abs=0.051)
-    assert "the noise image" in note and unlike(kept, kept, "it") == []
+    assert "the noise image" in note and note_if_unlike(kept, kept, "it") == []
 
 
 def images(session: Session, task: Any) -> tuple[torch.Tensor, ...]:

@@ -14,7 +14,7 @@ from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.generation import stage_macs
 from bench.models import multimodal
-from bench.runs import cost
+from bench.runs import cost, shape_only
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -38,7 +38,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_known_shapes_are_asked_without_values(
     name: str, billions: float, image: int, words: int
 ) -> None:
-    model: Any = cost.on_meta(name).model
+    model: Any = shape_only.on_meta(name).model
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
     with multimodal.asked(model, words) as prompt:
         assert prompt["input_ids"].shape == (1, image + words)

@@ -19,7 +19,7 @@ from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
 from bench.records.record import Cell
 from bench.runs.session import apply, parameters
 from bench.tasks import emoji, scenes, vqa
-from bench.tasks.base import Arrays
+from bench.tasks.pictures import Arrays
 from bench.training import data
 from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 

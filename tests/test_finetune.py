@@ -22,13 +22,13 @@ from torch import Tensor
 import bench
 from bench.cli import app
 from bench.core.errors import BenchError
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models import names as model_names
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned as model_tuned
 from bench.records.record import Cell, Record
-from bench.runs import planning, runner, session, spec
+from bench.runs import checking, planning, runner, session, spec
 from bench.training import finetune as finetuning
 from bench.training import lora, pairs
 from bench.training import recipe as recipes
@@ -472,7 +472,7 @@ def test_a_cells_key_follows_the_files_that_its_parameters_name(
     file = shutil.copy(tuned / "crossget.safetensors", tmp_path / "tokens.safetensors")
 
     def keys(tokens: str) -> dict[str, str]:
-        plan, _ = planning.plan(suite(tmp_path, clip, tokens)[0], "m")
+        plan = planning.plan(suite(tmp_path, clip, tokens)[0], "m")
         hashed = {p.cell.method for p in plan.cells if "files_sha256" in p.provenance}
         assert hashed == ({"crossget"} if tokens else set())
         return {planned.cell.method: planned.key for planned in plan.cells}
@@ -484,7 +484,7 @@ def test_a_cells_key_follows_the_files_that_its_parameters_name(
     assert without["tome"] == before["tome"] == after["tome"]
     Path(file).write_bytes(b"cut")
     with pytest.raises(BenchError, match="suite.yaml:5: .*tokens.safetensors is truncated"):
-        planning.check(*suite(tmp_path, clip, f", cross_tokens: {file}"))
+        checking.check(*suite(tmp_path, clip, f", cross_tokens: {file}"))
 
 
 @pytest.mark.parametrize("tokens", ["/no/such.safetensors", "[null, /no/such.safetensors]"])
@@ -502,7 +502,7 @@ def test_a_missing_file_is_named_before_anything_is_measured(
 def test_a_fine_tuned_folder_is_measured_as_any_model(
     tuned: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     monkeypatch.setattr("gc.collect", lambda: 0)  # before each timing: most of this test's time
     parsed, origin = suite(tmp_path, tuned, "", data)
     summary = runner.run(parsed, origin, tmp_path / "results", machine="m", quiet=True)

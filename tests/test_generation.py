@@ -14,9 +14,9 @@ from test_vlm import WAYS
 import bench
 from bench.measure import generation
 from bench.measure.blocks import Limits
+from bench.measure.closed_form import check_counters
 from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
 from bench.measure.generation import TIMES, paired_stages, stage_macs
-from bench.measure.macs import check_counters
 
 
 @pytest.mark.parametrize("family", list(tiny.MODELS))
@@ -142,7 +142,7 @@ def test_a_cell_records_the_cost_of_an_answer(tmp_path: Any) -> None:
     )
     torch.manual_seed(0)
     found = measure(cell, Session.open(cell, profiles.detect()), None, lambda stage: None)
-    cost = found.cost().generation
+    cost = found.cost.generation
     assert cost is not None and cost.kv_bytes < cost.baseline_kv_bytes
     assert [stage.name for stage in cost.stages] == list(TIMES)
     assert cost.macs["decode"] < cost.baseline_macs["decode"]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bench
-from bench.measure.closed_form import CountersDisagree
+from bench.measure.closed_form import CountersDisagree, check_counters
 from bench.measure.conventions import Decoder, prompt_macs
-from bench.measure.macs import check_counters, count_macs
+from bench.measure.macs import count_macs
 
 
 class Call(nn.Module):

@@ -18,6 +18,7 @@ from bench.core import observe
 from bench.core.errors import BenchError
 from bench.measure import latency
 from bench.measure.latency import paired, reduction_share, utilisation
+from bench.measure.timing import Timing
 from bench.records import profiles
 
 
@@ -133,7 +134,7 @@ def test_too_few_pairs_for_an_interval_are_an_error(repeats: int) -> None:
 
 
 def test_percentiles_and_throughput_come_from_the_samples() -> None:
-    timing = latency.Timing(tuple(float(ms) for ms in range(1, 102)))
+    timing = Timing(tuple(float(ms) for ms in range(1, 102)))
     assert (timing.p50_ms, timing.p95_ms, timing.p99_ms) == (51.0, 96.0, 100.0)
     assert timing.throughput_per_s(8) == pytest.approx(8000 / 51)
 

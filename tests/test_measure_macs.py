@@ -17,7 +17,8 @@ from bench.core import observe
 from bench.core.learner import needs_training
 from bench.core.registry import methods
 from bench.measure import closed_form as forms
-from bench.measure.macs import UncountedOperator, check_counters, closed_form, count_macs
+from bench.measure.closed_form import check_counters, closed_form
+from bench.measure.macs import UncountedOperator, count_macs
 
 
 def clip_model(attention: str, **small: Any) -> nn.Module:

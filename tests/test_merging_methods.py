@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.core.schedules import as_schedule
-from bench.runs.published import Cost
+from bench.records.published import PublishedCost
 from methods.algorithms.ranking import ranked_by_anchor
 from methods.algorithms.rates import published_rates
 from methods.diffrate import DiffRate, prune_then_merge
@@ -505,7 +505,7 @@ def test_published_rates_are_followed(rates: str, repo: Path) -> None:
 
 
 def test_a_row_may_be_held_to_less() -> None:
-    row = Cost("figure", "label", "gmacs", "100.0", "source", tolerance="0.005")
+    row = PublishedCost("figure", "label", "gmacs", "100.0", "source", tolerance="0.005")
     assert row.within(100.4) and not row.within(100.6)
 
 

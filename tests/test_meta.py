@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import blip_models
 import pytest
-import torch
 import vlm_models
-from torch import Tensor, nn
-from transformers import BlipForQuestionAnswering
 
 import bench
+from bench.check.cases import CASES, Case, Joint, Prompted
 from bench.check.kit import FAILED, OK, check
-from bench.check.subject import CASES, Case, Inputs, Prompted, Subject
+from bench.check.subject import Subject
 from bench.core.registry import methods
 from bench.engine.families.packed import OneImage
 from bench.engine.tracing import trace
-from bench.measure.counts import MacCount
 from bench.measure.macs import count_macs
-from bench.models import joint, multimodal
+from bench.models import multimodal
 
-
-@dataclass(frozen=True)
-class Joint(Case):
-    """One tower of a model in which words and an image meet."""
-
-    batch: int = 1
-
-    def inputs(self, seed: int) -> Inputs:
-        """An image and a text of noise."""
-        return joint.noise(self.build())
-
-    @contextlib.contextmanager
-    def sized(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
-        """As costs are counted."""
-        inputs = joint.noise(model)
-        with joint.on_meta(valueless):
-            yield inputs, {name: t.to("meta") for name, t in inputs.items()}
-
-    def macs(self, model: nn.Module, inputs: Inputs) -> MacCount:
-        """What the whole model costs."""
-        return count_macs(model, **inputs)
-
-    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        """Nothing that is looked at."""
-        model(**inputs)
-        return torch.zeros(1)
-
-
-# the kit's hard budgets are for four blocks, and for twelve of a language model
-_matcher, _answerer = (
-    partial(blip_models.matcher, 4),
-    partial(blip_models._blip, BlipForQuestionAnswering, 4),
-)
-FAMILIES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
-    "BLIP matcher": (_matcher, ("vision", "text")),
-    "BLIP answerer": (_answerer, ("vision", "text")),
-    "BLIP captioner": (blip_models.captioner, ("vision",)),
-    "ViLT": (blip_models.vilt, ("vision",)),
-    "ViLT answerer": (blip_models.vilt_answerer, ("vision",)),
-    "ViLT pairs": (blip_models.vilt_pairs, ("vision",)),
-}
-JOINT = [
-    Joint(f"{family} {tower}", build, tower)
-    for family, (build, towers) in FAMILIES.items()
-    for tower in towers
-]
+PAIRS = Joint("ViLT pairs vision", blip_models.vilt_pairs, words=9)
 IN_THE_KIT = {case.name for case in CASES}
 PROMPTED = [
     Prompted(
@@ -87,7 +36,7 @@ PROMPTED = [
 shared = cache(Subject)
 
 
-@pytest.mark.parametrize("case", [*JOINT, *PROMPTED], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [PAIRS, *PROMPTED], ids=lambda case: case.name)
 def test_every_method_is_counted_without_values_as_with_them(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from bench.cli import app
 from bench.core.errors import BenchError
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models.files import hash_files
 from bench.models.names import check_name, parse
@@ -53,7 +53,7 @@ def test_weights_of_timm_from_a_file_run_to_a_record(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     if form == "home":  # the process that measures memory may be older than this home
-        monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+        monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     file = {
         "absolute": str(weights),
         "relative": "deep/w.safetensors",

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from bench.check.cases import CASES
 from bench.check.kit import FAILED, PROPERTIES, check
 from bench.check.new import create
-from bench.check.subject import CASES
 from bench.cli import app
 from bench.core import registry
 from bench.core.errors import BenchError

@@ -116,7 +116,7 @@ def test_installed_wheel_lists_the_methods(repo: Path, wheel: Path, tmp_path: Pa
         "import bench, methods\n"
         "assert bench.__file__.startswith(sys.argv[1]), bench.__file__\n"
         "assert methods.__file__.startswith(sys.argv[1]), methods.__file__\n"
-        "from bench.runs import published\n"
+        "from bench.records import published\n"
         "assert published.costs()\n"
         "print(*bench.list_methods())\n"
     )

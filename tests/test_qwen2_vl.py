@@ -16,7 +16,7 @@ from bench.core import Plan, Reducer
 from bench.core.errors import BenchError, Unsupported
 from bench.core.kinds import Appender, InputReducer
 from bench.core.registry import methods
-from bench.measure.macs import check_counters
+from bench.measure.closed_form import check_counters
 
 ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
 PROJECTOR = [name for name, cls in methods().items() if "projector" in cls.towers]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from bench.core import registry
 from bench.core.errors import BenchError, Unsupported
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.records.record import Cell, Record
 from bench.records.store import Store
@@ -29,11 +29,11 @@ from bench.runs.runner import Summary
 PATCH = """
 import sys, time
 from pathlib import Path
-from bench import cell, runner, session, spec
+from bench.runs import cell, runner, session, spec
 from bench.measure import blocks
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 blocks.PAUSES_S = ()  # tests run beside each other: nothing is taken again
-session.peak = lambda *a, **k: Memory(2, 1, 1, "fake")
+session.peak = lambda *a, **k: PeakMemory(2, 1, 1, "fake")
 real = cell.accuracy
 def slow(*a):
     time.sleep(float(sys.argv[3]))
@@ -56,7 +56,7 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
 
 
 def go(suite_file: Path, results: Path, text: str | None = None) -> Summary:
@@ -106,7 +106,7 @@ def test_a_run_measures_every_part_and_a_second_run_does_nothing(
 
 def keys(suite_file: Path) -> list[str]:
     suite, _ = spec.load(str(suite_file))
-    plan, _ = planning.plan(suite, "m")
+    plan = planning.plan(suite, "m")
     return [p.key for p in plan.cells]
 
 

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from bench import tasks
-from bench.tasks.base import Arrays, Prepared, average, hash_of
+from bench.tasks.base import hash_of
 from bench.tasks.classification import Classification
+from bench.tasks.pictures import Arrays, Prepared
 from bench.tasks.reasoning import Reasoning, Statement
 from bench.tasks.retrieval import recalls
+from bench.tasks.scores import average
 
 CLASSES = 7
 

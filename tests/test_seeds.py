@@ -18,11 +18,11 @@ import bench
 from bench import tasks
 from bench.core import Plan, Site, redrawing
 from bench.core.registry import method
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.records import profiles
 from bench.records.record import COST_ONLY, Accuracy, Cell, Metric, Record
 from bench.runs.cell import EVALUATION_BATCH, accuracy, measure
-from bench.runs.seeds import averaged, mean
+from bench.runs.seed_average import averaged, mean
 from bench.runs.session import Session, apply
 from bench.tasks.base import subset
 
@@ -151,7 +151,7 @@ def session() -> Session:
 
 @pytest.fixture
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
 
 
 def silent(_: str) -> None:

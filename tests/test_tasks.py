@@ -14,7 +14,8 @@ from bench import tasks
 from bench.core.errors import BenchError, Unsupported
 from bench.models import catalogue
 from bench.models.loaded import Loaded
-from bench.tasks.base import proportion, ranks_of, subset
+from bench.tasks.base import subset
+from bench.tasks.scores import proportion, ranks_of
 
 
 @pytest.fixture(scope="module")

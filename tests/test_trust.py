@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import bench
 from bench import tasks
 from bench.core.code import code_of
 from bench.measure import blocks, generation, load
-from bench.measure.memory import Memory
+from bench.measure.memory import PeakMemory
 from bench.models import catalogue
 from bench.models.loaded import Loaded
 from bench.records import machine, profiles, sources
 from bench.records.record import Cell, Cost, Record
 from bench.records.store import Store
-from bench.runs import budgets, cell, planning, runner, session, solving, spec
-from bench.runs.cell_timing import CellTiming
+from bench.runs import budgets, cell, planning, runner, seed_average, session, solved_budgets, spec
+from bench.runs import keys as cell_keys
+from bench.runs.resources import Resources
+from bench.runs.timings import CellTiming
 
 
 @pytest.fixture(autouse=True)
 def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "peak", lambda *a, **k: Memory(2, 1, 1, "fake"))
+    monkeypatch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
 
 
 def suite_of(folder: Path, more: str = "", **changes: str) -> tuple[spec.Suite, Any]:
@@ -85,11 +88,10 @@ def test_cells_that_differ_in_their_model_share_no_session(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     suite, _ = suite_of(tmp_path)
-    (first, *_), _ = planning.plan(suite, "m")[0].cells, None
+    first = planning.plan(suite, "m").cells[0]
     state = runner.Run(
         Store(tmp_path),
-        planning.Plan([], {}),
-        {},
+        planning.Agenda([], Resources()),
         "",
         runner.Display(1, 0, True),
         None,  # type: ignore[arg-type]
@@ -105,7 +107,7 @@ def test_cells_that_differ_in_their_model_share_no_session(
 
 
 def keys(folder: Path) -> set[str]:
-    return {planned.key for planned in planning.plan(suite_of(folder)[0], "m")[0].cells}
+    return {planned.key for planned in planning.plan(suite_of(folder)[0], "m").cells}
 
 
 @pytest.mark.parametrize("library", sources.LIBRARIES)
@@ -114,7 +116,7 @@ def test_another_version_of_a_library_is_another_key(
 ) -> None:
     before = keys(tmp_path)
     versions = {**sources.library_versions(), library: "0.0.1"}
-    monkeypatch.setattr(planning, "library_versions", lambda: versions)
+    monkeypatch.setattr(cell_keys, "library_versions", lambda: versions)
     assert not keys(tmp_path) & before
 
 
@@ -123,7 +125,7 @@ def test_other_measuring_code_is_another_key_and_a_record_says_which(
 ) -> None:
     before = keys(tmp_path)
     assert run(tmp_path)["none"].provenance["measurement_sha256"] == sources.measurement_hash()
-    monkeypatch.setattr(planning, "measurement_hash", lambda: "other")
+    monkeypatch.setattr(cell_keys, "measurement_hash", lambda: "other")
     assert not keys(tmp_path) & before
 
 
@@ -165,11 +167,14 @@ def test_code_is_hashed_without_what_is_said_about_it(
 
 def test_all_that_measures_is_hashed(repo: Path) -> None:
     hashed = {path.relative_to(repo / "bench").as_posix() for path in sources.measuring_files()}
-    for pattern in ("adapters/*.py", "measure/*.py", "tasks/*.py"):
-        assert {
-            p.relative_to(repo / "bench").as_posix() for p in (repo / "bench").glob(pattern)
-        } <= hashed
-    assert {"core.py", "reduce.py", "forward.py", "cell.py", "cell_timing.py"} <= hashed
+    for room in ("core", "engine", "measure", "tasks"):
+        files = {
+            p.relative_to(repo / "bench").as_posix() for p in repo.glob(f"bench/{room}/**/*.py")
+        }
+        assert files and files <= hashed
+    measured_in = sys.modules[cell.measure.__module__], sys.modules[CellTiming.__module__]
+    for module in (*measured_in, session, budgets, solved_budgets, seed_average):
+        assert f"runs/{Path(str(module.__file__)).name}" in hashed
     for pattern in sources.MEASURING:
         assert list((repo / "bench").glob(pattern)), f"{pattern} names no file"
 
@@ -178,13 +183,13 @@ def test_a_key_holds_the_machine_and_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite, _ = suite_of(tmp_path)
-    here, there = ({p.key for p in planning.plan(suite, name)[0].cells} for name in "mn")
+    here, there = ({p.key for p in planning.plan(suite, name).cells} for name in "mn")
     assert len(here) == 4 and not here & there
     suite, _ = suite_of(tmp_path, "random_weights: true\n")
     first = suite.cells()[0]
     two = [dataclasses.replace(first, seed=seed) for seed in (0, 1)]
     monkeypatch.setattr(spec.Suite, "cells", lambda self: two)  # as no suite's file can ask for
-    zero, one = planning.plan(suite, "m")[0].cells
+    zero, one = planning.plan(suite, "m").cells
     assert zero.provenance["weights_sha256"] != one.provenance["weights_sha256"]
 
 
@@ -212,7 +217,7 @@ def test_a_solved_latency_is_of_one_machine(
     assert (there == here) is shared
     monkeypatch.setattr(machine, "hardware", lambda: "other")  # under the same name
     assert (solved_keys(tmp_path, monkeypatch, budget, "here") == there) is shared
-    monkeypatch.setattr(solving, "measurement_hash", lambda: "other")
+    monkeypatch.setattr(solved_budgets, "measurement_hash", lambda: "other")
     assert solved_keys(tmp_path, monkeypatch, budget, "here") > there
 
 
@@ -226,7 +231,7 @@ def test_an_adaptive_method_meets_its_budget_on_the_images_of_the_task(tmp_path:
         },
         spec.Options(),
     )
-    plan, _ = planning.plan(suite, "m", tmp_path / "budgets.json")
+    plan = planning.plan(suite, "m", tmp_path / "budgets.json")
     loaded, params = catalogue.load("embedded:vit-fashion"), plan.cells[1].cell.params
     task: Any = tasks.load("fashion-mnist")
     index = tasks.base.subset(len(task), 24)

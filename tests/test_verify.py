@@ -17,14 +17,15 @@ from bench.core.errors import BenchError
 from bench.core.registry import method
 from bench.measure.conventions import CONVENTIONS
 from bench.models.multimodal import asked
-from bench.runs import published, verify
-from bench.runs.published import Cost
+from bench.records import published
+from bench.records.published import PublishedCost
+from bench.runs import verify
 
 COSTS = published.costs()
 SUPPORTED = [cost for cost in COSTS if not cost.unsupported]
 
 
-def cost(printed: str, **kwargs: object) -> Cost:
+def cost(printed: str, **kwargs: object) -> PublishedCost:
     return replace(SUPPORTED[0], published=printed, **kwargs)  # type: ignore[arg-type]
 
 
@@ -83,7 +84,7 @@ def test_unreduced_clip_is_exact() -> None:
 
 def test_crossget_on_clip_is_the_printed_one() -> None:
     """Tokens layer by layer, GMACs but for 6,400 MACs (see the data's note), and all parameters."""
-    model, inputs = published.build("clip-b16")
+    model, inputs = verify.build("clip-b16")
     crossget = method("crossget")()
     with bench.reduced(model, crossget, r={"vision": 16, "text": 0}):
         tokens = bench.trace(model, **inputs).tokens
@@ -101,7 +102,7 @@ def test_crossget_on_clip_is_the_printed_one() -> None:
 
 def test_fastv_keeps_all_tokens_up_to_its_layer() -> None:
     """576 image tokens and 36 others: half of the image's go ahead of block 2."""
-    model, _ = published.build("llava-1.5-7b-hf")
+    model, _ = verify.build("llava-1.5-7b-hf")
     with asked(model, 36) as prompt, bench.reduced(model, "fastv", keep_rate=0.5, layers=(2,)):
         tokens = bench.trace(model, **prompt).tokens["language"]
     assert tokens == [(612, 612)] * 2 + [(324, 324)] * 30
@@ -125,7 +126,7 @@ def test_blip_is_counted_over_a_whole_training_pass() -> None:
             {"part": "text_decoder", "inputs": {**answers, **words(5)}},
         ),
     )
-    assert published.recompute(one_of_each) == pytest.approx(107.302580736, abs=1e-9)
+    assert verify.recompute(one_of_each) == pytest.approx(107.302580736, abs=1e-9)
 
 
 def test_main_fails_when_a_figure_is_off(
@@ -137,7 +138,7 @@ def test_main_fails_when_a_figure_is_off(
         cost("1", model="", unsupported="why not"),
     ]
     monkeypatch.setattr(published, "costs", lambda only: rows)
-    monkeypatch.setattr(published, "recompute", lambda row: 20.56706816)
+    monkeypatch.setattr(verify, "recompute", lambda row: 20.56706816)
     assert verify.main(json=True) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["counts"] == {"ok": 1, "off": 1, "unsupported": 1}
@@ -171,10 +172,10 @@ def test_what_is_printed_of_a_model_and_task() -> None:
         for row in figure.get("beside", []):
             ((one, cost),) = [
                 found
-                for found in published.beside(f"somebody/{row['model']}", f"{row['task']}:a:b")
+                for found in published.results(f"somebody/{row['model']}", f"{row['task']}:a:b")
                 if found[0].figure == figure["id"] and found[0].method == row["method"]
             ]
             assert one.method in registry.methods() and all(map(float, one.accuracy.values()))
             assert (cost.label if cost else "") == one.cost
-    assert not published.beside("clip-vit-base-patch16", "emoji-retrieval")
-    assert not published.beside("embedded:clip-emoji", "karpathy:x.json")
+    assert not published.results("clip-vit-base-patch16", "emoji-retrieval")
+    assert not published.results("embedded:clip-emoji", "karpathy:x.json")

@@ -10,7 +10,7 @@ import vlm_models as tiny
 from torch import Tensor
 
 import bench
-from bench.check.prompts import alone
+from bench.check.multimodal import alone
 from bench.core import Plan, Reducer, Site
 from bench.core.errors import Unsupported
 

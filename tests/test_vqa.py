@@ -17,7 +17,7 @@ from bench.core.errors import BenchError, Unsupported
 from bench.models import catalogue
 from bench.models.loaded import Loaded
 from bench.models.multimodal import answering
-from bench.tasks.base import Arrays
+from bench.tasks.pictures import Arrays
 from bench.tasks.vqa import Question, QuestionAnswering, exact
 
 PATCHES = 36
@@ -130,7 +130,7 @@ def test_what_cannot_answer_is_told_so(
     tiny: Loaded, task: QuestionAnswering, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = catalogue.load(str(vit(tmp_path_factory.mktemp("models") / "vit")))
-    with pytest.raises(Unsupported, match="needs a multimodal model"):
+    with pytest.raises(Unsupported, match="needs a multimodal or answerer model"):
         task.evaluate(other)
     with pytest.raises(BenchError, match="random weights"):
         task.evaluate(dataclasses.replace(tiny, provenance={"weights": "random"}))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from bench import tasks
 from bench.core.errors import BenchError, Unsupported
-from bench.tasks.base import Arrays
+from bench.tasks.base import Feed
+from bench.tasks.pictures import Arrays
 from bench.tasks.zeroshot import ENSEMBLE, USUAL, ZeroShot, templates_for
 
 # What a text about a class points to, apart from its sentence.
@@ -87,7 +88,7 @@ def test_each_data_set_has_its_sentence(tmp_path: Path) -> None:
 
 def test_sentences_are_averaged_at_equal_length(tmp_path: Path) -> None:
     task = tasks.load(f"zeroshot:{pets(tmp_path)}?templates=ensemble")
-    features = task.class_features(Towers(), 2, None)  # type: ignore[attr-defined]
+    features = task.class_features(Feed(Towers(), (), 2))  # type: ignore[attr-defined]
     # Of the eight sentences about an abyssinian (10 letters) "a photo of the large", "... small",
     # and the pets' have 30 letters or more; they point to the next class, each once, not thrice.
     sentences = [t.format("abyssinian") for t in task.templates]  # type: ignore[attr-defined]

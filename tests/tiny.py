@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from bench.check.models import (
-    EOS,
-    MODELS,
-    clip,
-    dinov2,
-    distilled_vit,
-    hf_vit,
-    images,
-    siglip,
-    timm_vit,
-    token_ids,
-)
+from bench.check.models import EOS, clip, dinov2, hf_vit, images, siglip, timm_vit, token_ids
 
 __all__ = [
     "EOS",
     "MODELS",
     "clip",
     "dinov2",
-    "distilled_vit",
     "hf_vit",
     "images",
     "inputs",
@@ -32,6 +25,20 @@ __all__ = [
     "timm_vit",
     "token_ids",
 ]
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "timm": timm_vit,
+    "timm-avg-qknorm-ls": partial(
+        timm_vit, global_pool="avg", qk_norm=True, init_values=0.1, class_token=False, fc_norm=True
+    ),
+    "timm-registers": partial(timm_vit, reg_tokens=4),
+    "timm-distilled": partial(timm_vit, VisionTransformerDistilled),
+    "clip": clip,
+    "clip-eager": partial(clip, "eager"),
+    "siglip": siglip,
+    "hf-vit": hf_vit,
+    "dinov2": dinov2,
+}
 
 
 def inputs(model: nn.Module, batch: int = 2) -> dict[str, torch.Tensor]:

@@ -7,14 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.check.multimodal import IMAGE, PAD, WORDS, blip2, llava, llava_next, qwen2_vl
-from bench.check.prompts import (
+from bench.check.multimodal import (
+    IMAGE,
+    PAD,
+    WORDS,
     alone,
+    blip2,
     blip2_batch,
+    llava,
     llava_batch,
+    llava_next,
     llava_next_batch,
     pixels,
     prompts,
+    qwen2_vl,
     qwen2_vl_batch,
 )
 

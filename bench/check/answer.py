@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.check.cases import Case, Inputs
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Call, NotApplicable, Probe, Seen
-from bench.check.subject import Case, Inputs
-from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported
-from bench.core.kinds import InputReducer
+from bench.core import Plan, Reducer, Site
+from bench.core.kinds import LanguageReducer
 from bench.engine.families import adapter_for
 from bench.engine.tower import override
 
@@ -53,15 +53,10 @@ class Answer:
     steps: list[Step]
     seen: Seen | None = None  # what the method did
 
-    @property
-    def calls(self) -> list[Call]:
-        """What the method decided."""
-        return self.seen.calls if self.seen else []
-
 
 def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) -> Answer:
     """Answer greedily, and note what the blocks get."""
-    with _noting(adapter_for(model).towers(model)["language"]) as steps:
+    with torch.no_grad(), _noting(adapter_for(model).towers(model)["language"]) as steps:
         out = model.generate(
             **inputs,
             max_new_tokens=new,
@@ -96,16 +91,12 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
     def embed(_: nn.Module, args: Any, out: Tensor) -> None:
         steps[-1].angles.append(out)
 
+    attentions = [getattr(block, tower.attn_parts[1]) for block in tower.blocks]
     with contextlib.ExitStack() as stack:
-
-        def hook(module: nn.Module, note: Any) -> None:
-            stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-
-        hook(tower.part, begin)
-        for block in tower.blocks:
-            hook(getattr(block, tower.attn_parts[1]), attend)
+        for module, note in [(tower.part, begin), *((module, attend) for module in attentions)]:
+            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
         if hasattr(tower.part, "embed_positions"):
-            stack.callback(tower.part.embed_positions.register_forward_hook(embed).remove)
+            stack.enter_context(tower.part.embed_positions.register_forward_hook(embed))
         yield steps
 
 
@@ -115,8 +106,14 @@ class AnswerProbe(Probe):
     def __init__(self, method: type[Reducer], case: Case, params: Mapping[str, Any]) -> None:
         """Let the model answer before the method is made."""
         super().__init__(method, case, params)
-        with torch.no_grad():
-            self.plain = answer(self.subject.model, self.subject.inputs)
+        self.plain = answer(self.subject.model, self.subject.inputs)
+
+    @property
+    def renumbers(self) -> bool:
+        """Whether positions count on without gaps behind a removal."""
+        tower: Any = self.subject.towers["language"]
+        inside = issubclass(self.method, LanguageReducer) and self.method.renumbers
+        return bool(inside and tower.renumbers)
 
     def answer(
         self,
@@ -126,26 +123,24 @@ class AnswerProbe(Probe):
         **how: Any,
     ) -> Answer:
         """An answer with the method at work."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
 
-        def run(given: Inputs) -> Tensor:
-            found.append(answer(self.subject.model, given, **how))
-            return found[0].scores
+        def run(asked: Inputs) -> Tensor:
+            answers.append(answer(self.subject.model, asked, **how))
+            return answers[0].scores
 
-        with torch.no_grad():
-            seen = self.watch(reducer, None if budget is None else dict(budget), inputs, run)
-        return replace(found[0], seen=seen)
+        seen = self.watch(reducer, None if budget is None else dict(budget), inputs, run)
+        return replace(answers[0], seen=seen)
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """At the own and the hard budget; what was learned may serve the own alone."""
-        reducer, found = self.make(), [self.answer(self.make())]
-        if isinstance(reducer, InputReducer) or not found[0].calls:
-            return found
-        refusals = (BenchError,) if isinstance(reducer, Learner) else (Unsupported,)
-        with contextlib.suppress(*refusals):
-            found.append(self.answer(reducer, self.budget(reducer, "hard")))
-        return found
+        """At the own and, where the method does not refuse it, the hard budget."""
+        reducer, answers = self.make(), [self.answer(self.make())]
+        if self.resizes or not _calls(answers[0]):
+            return answers
+        with contextlib.suppress(self.refusals):
+            answers.append(self.answer(reducer, self.budget(reducer, "hard")))
+        return answers
 
 
 def of_answers(probe: Probe) -> AnswerProbe:
@@ -164,13 +159,18 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
+def _calls(answer: Answer) -> Sequence[Call]:
+    return answer.seen.calls if answer.seen else ()
+
+
 @contextlib.contextmanager
-def holding(reducer: Reducer, calls: Sequence[Call]) -> Iterator[None]:
-    """Let the method decide in each pass as in these calls, whatever it sees.
+def holding(reducer: Reducer, seen: Seen | None) -> Iterator[None]:
+    """Let the method decide in each pass as it did in an earlier one, whatever it sees.
 
     Words that have come since at the end of the prompt stay.
     """
-    earlier = itertools.cycle(calls)
+    assert seen is not None
+    earlier = itertools.cycle(seen.calls)
 
     def plan(site: Site, r: int) -> Plan:
         call = next(earlier)

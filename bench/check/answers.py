@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.check import counts as counted
 from bench.check import isolation, passes
-from bench.check.answer import Answer, AnswerProbe, alike, answer, of_answers
-from bench.check.left import left_of
+from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_answers
+from bench.check.counts import left_of
+from bench.check.multimodal import PAD
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.core.kinds import Appender, InputReducer
 from bench.engine.reduce import reduced
@@ -27,12 +28,10 @@ def nothing(probe: Probe) -> str:
     if not isinstance(reducer, Appender | InputReducer):  # at work, and asked for nothing
         budgets.append({"r": {tower: _none_goes}})
     one = probe.case.alone(probe.subject.inputs, 0)
-    with torch.no_grad():
-        alone = answer(probe.subject.model, one)
+    alone = answer(probe.subject.model, one)
     for budget in budgets:
         for inputs, plain in ((None, here.plain), (one, alone)):
-            got = here.answer(probe.make(), budget, inputs)
-            if not torch.equal(got.tokens, plain.tokens):
+            if not torch.equal(here.answer(probe.make(), budget, inputs).tokens, plain.tokens):
                 raise Broken("removing nothing changes the answer")
     return "bit for bit"
 
@@ -46,20 +45,20 @@ def counts(probe: Probe) -> str:
     here = of_answers(probe)
     if probe.tower.name != "language":
         counted.counts(probe)
-    return "; ".join(_lengths(here, given) for given in here.answers)
+    return "; ".join(_lengths(here, one) for one in here.answers)
 
 
-def _lengths(probe: AnswerProbe, given: Answer) -> str:
-    step, decoded = given.steps[0], len(given.steps) - 1
+def _lengths(probe: AnswerProbe, one: Answer) -> str:
+    step, decoded = one.steps[0], len(one.steps) - 1
     padding = (~step.mask).sum(1).tolist()
-    for layer, rows in enumerate(left_of(probe, given)):
+    for layer, rows in enumerate(left_of(probe, one)):
         want = max(n + len(row.image) for n, row in zip(padding, rows, strict=True))
         if step.widths[layer] != want:
             raise Broken(f"block {layer} should see {want} tokens, and sees {step.widths[layer]}")
-        if given.caches[layer] != want + decoded:
+        if one.caches[layer] != want + decoded:
             raise Broken(
                 f"block {layer} should have cached {want + decoded} tokens, "
-                f"and has {given.caches[layer]}"
+                f"and has {one.caches[layer]}"
             )
     return f"{step.embeds.shape[1]} to {step.widths[-1]}"
 
@@ -83,30 +82,146 @@ def permutation(probe: Probe) -> str:
     raise NotApplicable("a language model reads an image's tokens in their order")
 
 
+def positions(probe: Probe) -> str:
+    """Tokens that are left have their own positions, or those of a prompt without the others."""
+    here = of_answers(probe)
+    known = _angles(here)
+    for one in here.answers:
+        blocks = left_of(here, one)
+        for layer in range(len(one.steps[0].angles)):
+            for b, row in enumerate(blocks[layer]):
+                prompt, after = (step.angles[layer] for step in one.steps[:2])
+                got = torch.cat([prompt[b % len(prompt)], after[b % len(after)]])
+                number = torch.cat([row.position, row.position[-1:] + 1])
+                far = (got[-len(number) :] - known[b][number]).abs().amax(-1)
+                if (far >= 1e-5).any():
+                    j = int((far >= 1e-5).nonzero()[0])
+                    raise Broken(
+                        f"block {layer} has token {j} of sample {b} elsewhere than at its "
+                        f"position {int(number[j])}"
+                    )
+    return "renumbered" if here.renumbers else ""
+
+
+def _angles(probe: AnswerProbe) -> list[Tensor]:
+    """For each sample (P,D): what stands for its positions 0 to P - 1 in the plain model."""
+    prompt, after = (step.angles[0] for step in probe.plain.steps[:2])
+    return [
+        torch.cat([prompt[b % len(prompt)][filled], after[b % len(after)]])
+        for b, filled in enumerate(probe.plain.steps[0].mask)
+    ]
+
+
+def causal(probe: Probe) -> str:
+    """Every token sees all that is left before it, and nothing else."""
+    here = of_answers(probe)
+    for one in here.answers:
+        for layer, rows in enumerate(left_of(here, one)):
+            for number, step in enumerate(one.steps[:2]):
+                left = torch.tensor([len(row.image) + number for row in rows])
+                keys = one.steps[0].widths[layer] + number
+                _masked(layer, step.masks[layer], (step.widths[layer], keys), left)
+    _deaf_to_what_follows(here)
+    return ""
+
+
+def _masked(layer: int, mask: Tensor | None, shape: tuple[int, int], left: Tensor) -> None:
+    """A block's mask is lower triangular and hides padding and empty slots, and only these."""
+    queries, keys = shape
+    filled = torch.arange(keys) >= keys - left[:, None]
+    if mask is None:  # the kernel's own triangle, which sees all that stands before
+        if not filled.all():
+            raise Broken(f"block {layer} has no mask, and there is padding")
+        return
+    seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].expand(len(left), -1, -1)
+    before = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    real = filled[:, keys - queries :, None]
+    for wrong, says in (
+        (seen & ~before, "lets token {1} of sample {0} see {2}, which comes later"),
+        (seen & ~filled[:, None] & real, "lets token {1} of sample {0} see the empty slot {2}"),
+        (~seen & before & filled[:, None] & real, "hides from token {1} of sample {0} its {2}"),
+    ):
+        if wrong.any():
+            raise Broken(f"block {layer} " + says.format(*wrong.nonzero()[0].tolist()))
+
+
+def _deaf_to_what_follows(probe: AnswerProbe) -> None:
+    """With another last word and the same decisions, all that stands before is as it was."""
+    model: Any = probe.subject.model
+
+    def all_scores(inputs: Any) -> Tensor:
+        return model(**inputs).logits  # type: ignore[no-any-return]
+
+    with torch.no_grad():
+        seen = probe.watch(probe.make(), run=all_scores)
+        reducer = probe.make()
+        with holding(reducer, seen):
+            other = probe.watch(reducer, None, _other_word(probe), all_scores)
+    far = float((seen.out - other.out)[:, :-1].abs().max())
+    if not far < 1e-4:
+        raise Broken(f"another last word changes the scores before it by {far:.2g}")
+
+
+def _other_word(probe: AnswerProbe) -> dict[str, Tensor]:
+    ids = probe.subject.inputs["input_ids"].clone()
+    ids[:, -1] = (ids[:, -1] + 7) % 80 + 1 + PAD
+    return {**probe.subject.inputs, "input_ids": ids}
+
+
+def generation(probe: Probe) -> str:
+    """Decoding with the cache equals decoding without it, where the prompt is reduced again.
+
+    A method that goes by the words decides otherwise with a word more; it is held to what it
+    decided first.
+    """
+    here = of_answers(probe)
+    cached, free = here.answers[0], here.answer(probe.make(), cache=False, new=2)
+    far = (free.scores - cached.scores[:, :2]).abs().amax((0, 2))
+    if not alike(free.scores[:, 0], cached.scores[:, 0]):
+        raise Broken(f"the first token's scores are {float(far[0]):.2g} off uncached")
+    if alike(free.scores[:, 1], cached.scores[:, 1]):
+        return ""
+    if not _goes_by_words(here):
+        raise Broken(f"the second token's scores are {float(far[1]):.2g} off without the cache")
+    reducer = probe.make()
+    with holding(reducer, cached.seen):
+        held = here.answer(reducer, cache=False, new=2)
+    if not alike(held.scores, cached.scores[:, :2]):
+        off = float((held.scores - cached.scores[:, :2]).abs().max())
+        raise Broken(f"the second token's scores are {off:.2g} off with the same tokens left")
+    return "it goes by the words: from the second token on, with the same tokens left"
+
+
+def _goes_by_words(probe: AnswerProbe) -> bool:
+    """Whether another last word changes what is kept."""
+    with torch.no_grad():
+        one = probe.watch(probe.make())
+        other = probe.watch(probe.make(), inputs=_other_word(probe))
+    pairs = zip(one.calls, other.calls, strict=True)
+    return any(not torch.equal(a.plan.keep, b.plan.keep) for a, b in pairs)
+
+
 def state(probe: Probe) -> str:
     """As elsewhere; also after an answer that breaks off, and in a copy made inside."""
     here, subject = of_answers(probe), probe.subject
     isolation.state(probe)
-    reducer, expected = probe.make(), here.answers[0]
-    with torch.no_grad(), reduced(subject.model, reducer, **probe.budget(reducer)):
-        _break_off(here)
-        if not torch.equal(answer(subject.model, subject.inputs).scores, expected.scores):
-            raise Broken("an answer that broke off changes the next one")
-        twin = copy.deepcopy(subject.model)
-        answer(subject.model, subject.others)  # the original is elsewhere by now
-        if not torch.equal(answer(twin, subject.inputs).scores, expected.scores):
-            raise Broken("a copy of the model made inside answers otherwise")
+    reducer, expected = probe.make(), here.answers[0].scores
     with (
         contextlib.suppress(isolation.Interrupted),
-        torch.no_grad(),
         reduced(subject.model, reducer, **probe.budget(reducer)),
     ):
         _break_off(here)
+        if not torch.equal(answer(subject.model, subject.inputs).scores, expected):
+            raise Broken("an answer that broke off changes the next one")
+        twin = copy.deepcopy(subject.model)
+        answer(subject.model, subject.others)  # the original is elsewhere by now
+        if not torch.equal(answer(twin, subject.inputs).scores, expected):
+            raise Broken("a copy of the model made inside answers otherwise")
+        _break_off(here)
         raise isolation.Interrupted
     isolation.unchanged(subject)
-    with torch.no_grad():
-        if not torch.equal(answer(subject.model, subject.inputs).scores, here.plain.scores):
-            raise Broken("the model answers otherwise afterwards than before")
+    if not torch.equal(answer(subject.model, subject.inputs).scores, here.plain.scores):
+        raise Broken("the model answers otherwise afterwards than before")
     return ""
 
 
@@ -118,12 +233,11 @@ def _break_off(probe: AnswerProbe) -> None:
         if args[0].shape[1] == 1:
             raise isolation.Interrupted
 
-    handle = tower.blocks[-1].register_forward_pre_hook(interrupt)
-    try:
-        with contextlib.suppress(isolation.Interrupted):
-            answer(probe.subject.model, probe.subject.inputs)
-    finally:
-        handle.remove()
+    with (
+        tower.blocks[-1].register_forward_pre_hook(interrupt),
+        contextlib.suppress(isolation.Interrupted),
+    ):
+        answer(probe.subject.model, probe.subject.inputs)
 
 
 # what these properties mean where prompts are answered

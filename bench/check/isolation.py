@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import random
 from collections.abc import Iterator
 
@@ -11,14 +12,14 @@ import numpy as np
 import torch
 
 from bench.check.probe import Broken, Probe
-from bench.check.subject import Subject, changed, snapshot
+from bench.check.subject import Subject
 from bench.core import Plan, Site
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 
 
 def state(probe: Probe) -> str:
-    """Model and method are after a pass as before, also after an exception; copies are whole."""
+    """Model and method are after a pass as before, also after an exception; copies are complete."""
     for seen in probe.passes:
         for call in seen.calls:
             if call.in_place:
@@ -32,31 +33,29 @@ def state(probe: Probe) -> str:
 def _forgets(probe: Probe) -> None:
     used, others = probe.make(), probe.subject.others
     probe.watch(used)
-    if not torch.equal(
-        probe.watch(used, inputs=others).out, probe.watch(probe.make(), inputs=others).out
-    ):
+    again, anew = (probe.watch(reducer, inputs=others).out for reducer in (used, probe.make()))
+    if not torch.equal(again, anew):
         raise Broken("the method remembers: a pass over other samples changes the next one")
 
 
 def _leaves_the_model(probe: Probe) -> None:
-    subject = probe.subject
-    model = subject.model
-    reducer = probe.make()
+    subject, reducer = probe.subject, probe.make()
     with (
         contextlib.suppress(Interrupted),
         override(reducer, "plan", _interrupt),
-        reduced(model, reducer, **probe.budget(reducer)),
+        reduced(subject.model, reducer, **probe.budget(reducer)),
     ):
         subject.run()
         raise Interrupted
     unchanged(subject)
-    with reduced(model, reducer, **probe.budget(reducer)):
+    with reduced(subject.model, reducer, **probe.budget(reducer)):
         subject.run()
         if not torch.equal(subject.run(model=subject.twin), subject.plain):
             raise Broken("a copy of the model made before is reduced with it")
     unchanged(subject)
-    for name, one in {"the model": model, "a copy of the model": copy.deepcopy(model)}.items():
-        if not torch.equal(subject.run(model=one), subject.plain):
+    models = {"the model": subject.model, "a copy of the model": copy.deepcopy(subject.model)}
+    for name, model in models.items():
+        if not torch.equal(subject.run(model=model), subject.plain):
             raise Broken(f"{name} answers otherwise afterwards than before")
 
 
@@ -70,9 +69,8 @@ def _interrupt(site: Site, r: int) -> Plan:
 
 def unchanged(subject: Subject) -> None:
     """The model has the attributes and weights that it had at first."""
-    names = set(changed(subject.before, snapshot(subject.model))) - subject.renewed
-    if names:
-        raise Broken(f"the model's {min(names)} is changed afterwards")
+    if name := subject.unchanged():
+        raise Broken(f"the model's {name} is changed afterwards")
 
 
 def deterministic(probe: Probe) -> str:
@@ -86,34 +84,26 @@ def deterministic(probe: Probe) -> str:
 
 
 def _twice(probe: Probe, **seed: int) -> None:
-    said = f" with seed={seed['seed']}" if seed else ""
+    with_seed = f" with seed={seed['seed']}" if seed else ""
     outs = []
     for number in (1, 2):
         reducer = probe.make(**seed)
-        _seed_everything(number)
+        for draw in (torch.manual_seed, np.random.seed, random.seed):
+            draw(number)
         before = _random_states()
         outs.append(probe.watch(reducer).out)
         drew = [name for name, value in _random_states().items() if value != before[name]]
         if drew:
-            raise Broken(f"it draws from {drew[0]}'s global random state{said}")
+            raise Broken(f"it draws from {drew[0]}'s global random state{with_seed}")
     if not torch.equal(*outs):
         far = float((outs[0] - outs[1]).abs().max())
-        raise Broken(f"two passes differ by {far:.2g}{said}")
+        raise Broken(f"two passes differ by {far:.2g}{with_seed}")
 
 
-def _seed_everything(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def _random_states() -> dict[str, str]:
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "torch": str(torch.get_rng_state().tolist()),
-        "numpy": str((kind, np.asarray(keys).tolist(), *rest)),
-        "random": str(random.getstate()),
-    }
+def _random_states() -> dict[str, bytes]:
+    torchs = torch.get_rng_state().numpy()
+    states = {"torch": torchs, "numpy": np.random.get_state(), "random": random.getstate()}
+    return {name: pickle.dumps(value) for name, value in states.items()}
 
 
 @contextlib.contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.check import answers, counts, decoding, indices, isolation, meta, numerics, passes, plans
+from bench.check import answers, counts, isolation, meta, passes, plans
 from bench.check.answer import AnswerProbe
+from bench.check.cases import CASES, Case, Prompted
 from bench.check.probe import Broken, NotApplicable, Probe
-from bench.check.subject import CASES, Case, Prompted
 from bench.core import Reducer, Unsupported
 from bench.core.registry import method as lookup
+from bench.core.registry import methods
 from bench.measure.latency import using_threads
 
 OK, FAILED, NOT_APPLICABLE = "ok", "failed", "n/a"
@@ -21,17 +24,17 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "counts": counts.counts,
     "protected": plans.protected,
     "mass": plans.mass,
-    "indices": indices.indices,
+    "indices": plans.indices,
     "batch": passes.batch,
     "permutation": passes.permutation,
-    "positions": decoding.positions,
-    "causal": decoding.causal,
-    "generation": decoding.generation,
+    "positions": answers.positions,
+    "causal": answers.causal,
+    "generation": answers.generation,
     "state": isolation.state,
     "deterministic": isolation.deterministic,
-    "half": numerics.half,
-    "compile": numerics.compiles,
-    "gradient": numerics.gradient,
+    "half": passes.half,
+    "compile": passes.compiles,
+    "gradient": passes.gradient,
     "meta": meta.meta,
 }
 
@@ -45,10 +48,6 @@ class Finding:
     case: str
     status: str
     says: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """All of it in one line."""
@@ -116,3 +115,23 @@ def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Findi
     except Exception as error:  # a method may raise anything; the line is what its author needs
         words = " ".join(str(error).split()) or "no message"
         return finding(FAILED, f"{type(error).__name__}: {words[:300]}")
+
+
+def main(names: Sequence[str], *, json: bool = False) -> int:
+    """Check the methods of these names, or all; print a table or JSON; return the exit code.
+
+    Raises:
+        BenchError: there is no such method.
+    """
+    classes = [lookup(name) for name in names] or list(methods().values())
+    findings = [finding for cls in classes for finding in check(cls)]
+    if json:
+        print(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        from bench.check.table import show
+
+        show(findings)
+    idle = {f.method for f in findings} - {f.method for f in findings if f.status != NOT_APPLICABLE}
+    for name in sorted(idle):
+        print(f"{name}: failed: it refuses every kind of tower", file=sys.stderr)
+    return int(bool(idle) or any(finding.status == FAILED for finding in findings))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.check.cases import Inputs, Prompted
 from bench.check.probe import Broken, Probe
-from bench.check.subject import Inputs
-from bench.core import BenchError, Learner, Plan, Reducer, Unsupported, observing
+from bench.core import Learner, Plan, Reducer, observing
 from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
 from bench.engine.tracing import Trace
+from bench.measure.macs import count_macs
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Cost:
     """What one pass costs.
 
     Attributes:
-        macs: MACs of the whole pass and of the reduction in it.
+        macs: MACs of the whole pass and of the reduction in it, where they were counted.
         tokens: by tower, tokens in the attention and in the MLP of each block; a language model's
             first number is the sequence that reaches it.
     """
@@ -46,21 +47,19 @@ class Cost:
 def meta(probe: Probe) -> str:
     """MACs and tokens on the meta device are those with values, or an upper bound of them.
 
-    They can only be a bound where an image decides how many tokens it keeps.
+    They can only be a bound where an image decides how many tokens it keeps. MACs are compared at
+    the method's own budget; tokens also at the hard one, where the engine itself goes other ways
+    without values (prompts), and on an image and a text tower.
     """
-    says = [_agree(probe, real, shape) for real, shape in _costs(probe)]
-    return ", ".join(dict.fromkeys(filter(None, says)))
-
-
-def _costs(probe: Probe) -> Iterator[tuple[Cost, Cost]]:
-    """The costs with values and without, at the own and the hard budget."""
-    subject = probe.subject
-    with probe.case.sized(subject.model, subject.valueless) as (inputs, shapes):
-        refusals = (BenchError,) if issubclass(probe.method, Learner) else (Unsupported,)
-        for kind, accepted in (("own", ()), ("hard", refusals)):
-            with contextlib.suppress(*accepted):
+    subject, remarks = probe.subject, []
+    thorough = probe.case.thorough or isinstance(probe.case, Prompted)
+    with probe.case.costed(subject.model, subject.valueless) as (inputs, shapes):
+        for kind in ("own", "hard") if thorough else ("own",):
+            with contextlib.suppress(*([probe.refusals] if kind == "hard" else [])):
                 real = _cost(probe, subject.model, inputs, kind, probe.make())
-                yield real, _cost(probe, subject.valueless, shapes, kind, _valueless(probe))
+                shape = _cost(probe, subject.valueless, shapes, kind, _valueless(probe))
+                remarks.append(_agree(probe, real, shape))
+    return ", ".join(dict.fromkeys(filter(None, remarks)))
 
 
 def _valueless(probe: Probe) -> Reducer:
@@ -74,9 +73,14 @@ def _valueless(probe: Probe) -> Reducer:
 
 
 def _cost(probe: Probe, model: nn.Module, inputs: Inputs, kind: str, reducer: Reducer) -> Cost:
+    part, macs = model.get_submodule(probe.case.part), {}
     with observing(Trace()) as seen, reduced(model, reducer, **probe.budget(reducer, kind)):
-        counted = probe.case.macs(model, inputs)
-    macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
+        if kind == "own":
+            counted = count_macs(part, **inputs)
+            macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
+        else:  # to count MACs takes several times as long as to run
+            with torch.no_grad():
+                part(**inputs)
     return Cost(macs, dict(seen.tokens))
 
 

@@ -1,11 +1,15 @@
-"""Tiny multimodal language models of the real classes with seeded weights: no download."""
+"""Tiny multimodal language models of the real classes with seeded weights, and prompts for them.
+
+Prompts are left-padded, no two of the same length, each with an image in it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -17,46 +21,70 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from bench.check.models import VISION
+
 IMAGE, PAD, WORDS = 90, 0, 100
-_VISION = {
-    "model_type": "clip_vision_model",
+AROUND = ((3, 5), (1, 9), (2, 4), (5, 3))  # words ahead of the image and behind it, by prompt
+Batch = dict[str, Tensor]
+_VISION = {**VISION, "model_type": "clip_vision_model", "image_size": 24}
+_LANGUAGE = {
     "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 4,
-    "image_size": 24,
-    "patch_size": 4,
-}
-_TEXT = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 6,
     "vocab_size": WORDS,
     "max_position_embeddings": 256,
     "pad_token_id": PAD,
-    "bos_token_id": 1,
     "eos_token_id": None,
+}
+_LLAMA = {
+    **_LANGUAGE,
+    "model_type": "llama",
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "bos_token_id": 1,
+}
+_OPT = {
+    **_LANGUAGE,
+    "model_type": "opt",
+    "ffn_dim": 48,
+    "num_attention_heads": 2,
+    "word_embed_proj_dim": 32,
+}
+_QFORMER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "encoder_hidden_size": 32,
+    "vocab_size": WORDS,
+}
+_MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+_PACKED = {
+    "depth": 4,
+    "embed_dim": 32,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "patch_size": 4,
+    "temporal_patch_size": 1,
 }
 _IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE}
 
 
 def _ready(model: Any) -> Any:
-    model = model.eval()
     for p in model.parameters():  # livelier than the usual start, so that tokens differ
         if p.dim() > 1:
             nn.init.normal_(p, std=0.15)
-    model.generation_config.pad_token_id = PAD
-    model.generation_config.eos_token_id = None
-    return model
+    for part in (model, getattr(model, "language_model", model)):
+        if getattr(part, "generation_config", None) is not None:
+            part.generation_config.pad_token_id = PAD
+            part.generation_config.eos_token_id = None
+    return model.eval()
 
 
 def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
     """LLaVA-1.5: 36 patches, grouped queries."""
     torch.manual_seed(0)
-    text = {**_TEXT, "num_hidden_layers": blocks}
+    text = {**_LLAMA, "num_hidden_layers": blocks}
     config = LlavaConfig(vision_config=_VISION, text_config=text, vision_feature_layer=-2, **_IDS)
     config._attn_implementation = backend
     return _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
@@ -65,13 +93,9 @@ def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
 def llava_next(blocks: int = 6) -> Any:
     """LLaVA-NeXT: crops of 36 patches put together, with newlines."""
     torch.manual_seed(0)
-    config = LlavaNextConfig(
-        vision_config=_VISION,
-        text_config={**_TEXT, "num_hidden_layers": blocks},
-        vision_feature_layer=-2,
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
-        **_IDS,
-    )
+    text, pinpoints = {**_LLAMA, "num_hidden_layers": blocks}, [[24, 48], [48, 24], [48, 48]]
+    shape = {"vision_config": _VISION, "text_config": text, "image_grid_pinpoints": pinpoints}
+    config = LlavaNextConfig(**shape, vision_feature_layer=-2, **_IDS)
     return _ready(LlavaNextForConditionalGeneration(config))
 
 
@@ -80,32 +104,12 @@ def blip2(blocks: int = 6) -> Any:
     torch.manual_seed(0)
     config = Blip2Config(
         vision_config={**_VISION, "model_type": "blip_2_vision_model"},
-        qformer_config={
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 48,
-            "encoder_hidden_size": 32,
-            "vocab_size": WORDS,
-        },
-        text_config={
-            "model_type": "opt",
-            "hidden_size": 32,
-            "ffn_dim": 48,
-            "num_hidden_layers": blocks,
-            "num_attention_heads": 2,
-            "vocab_size": WORDS,
-            "max_position_embeddings": 256,
-            "word_embed_proj_dim": 32,
-            "pad_token_id": PAD,
-            "eos_token_id": None,
-        },
+        qformer_config=_QFORMER,
+        text_config={**_OPT, "num_hidden_layers": blocks},
         num_query_tokens=8,
         **_IDS,
     )
     model = _ready(Blip2ForConditionalGeneration(config))
-    model.language_model.generation_config.pad_token_id = PAD
-    model.language_model.generation_config.eos_token_id = None
     nn.init.normal_(model.query_tokens)
     return model
 
@@ -113,29 +117,91 @@ def blip2(blocks: int = 6) -> Any:
 def qwen2_vl(blocks: int = 6) -> Any:
     """Qwen2-VL: M-RoPE, patches merged two by two."""
     torch.manual_seed(0)
+    text = {"model_type": "qwen2_vl_text", "num_hidden_layers": blocks, "rope_parameters": _MROPE}
     config = Qwen2VLConfig(
-        vision_config={
-            "depth": 4,
-            "embed_dim": 32,
-            "hidden_size": 32,
-            "num_heads": 2,
-            "mlp_ratio": 2,
-            "patch_size": 4,
-            "temporal_patch_size": 1,
-        },
-        text_config={
-            **_TEXT,
-            "model_type": "qwen2_vl_text",
-            "num_hidden_layers": blocks,
-            "rope_parameters": {
-                "rope_type": "default",
-                "mrope_section": [1, 1, 2],
-                "rope_theta": 1e4,
-            },
-        },
+        vision_config=_PACKED,
+        text_config={**_LLAMA, **text},
         image_token_id=IMAGE,
         video_token_id=91,
         vision_start_token_id=92,
         vision_end_token_id=93,
     )
     return _ready(Qwen2VLForConditionalGeneration(config))
+
+
+def prompts(images: Sequence[int], words: Sequence[tuple[int, int]], seed: int = 0) -> Batch:
+    """Prompts with so many image tokens between so many words."""
+    g = torch.Generator().manual_seed(seed + 1)
+    rows = []
+    for n, (before, after) in zip(images, words, strict=True):
+        text = torch.randint(2, 80, (before + after,), generator=g).tolist()
+        rows.append(text[:before] + [IMAGE] * n + text[before:])
+    longest = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
+
+
+def pixels(n: int, height: int = 24, width: int = 24, seed: int = 0) -> Tensor:
+    """(N,3,H,W) images of smooth noise."""
+    g = torch.Generator().manual_seed(seed + 2)
+    coarse = torch.randn(n, 3, height // 8, width // 8, generator=g)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return smooth + 0.2 * torch.randn(n, 3, height, width, generator=g)
+
+
+def llava_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts of different lengths, an image each."""
+    return {**prompts([36] * n, AROUND[:n], seed), "pixel_values": pixels(n, seed=seed)}
+
+
+def llava_next_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Images of different shapes, so that samples have unequally many image tokens."""
+    sizes = [(24, 48), (48, 48), (48, 24), (40, 48)][:n]
+    crops = [3, 5, 3, 5][:n]
+    g = torch.Generator().manual_seed(seed + 3)
+    values = torch.zeros(n, max(crops), 3, 24, 24)
+    for i, c in enumerate(crops):
+        values[i, :c] = torch.randn(c, 3, 24, 24, generator=g)
+    batch = prompts([_next_tokens(*size) for size in sizes], AROUND[:n], seed)
+    return {**batch, "pixel_values": values, "image_sizes": torch.tensor(sizes)}
+
+
+def _next_tokens(height: int, width: int) -> int:
+    """Tokens of an image: base crop, then the unpadded grid with a newline a row."""
+    rows, columns = (12 if height > 24 else 6), (12 if width > 24 else 6)
+    if width / height > columns / rows:
+        rows -= 2 * ((rows - int(round(height * columns * 1.0 / width, 7))) // 2)
+    else:
+        columns -= 2 * ((columns - int(round(width * rows * 1.0 / height, 7))) // 2)
+    return 36 + rows * (columns + 1)
+
+
+def blip2_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts that begin with eight image tokens."""
+    batch = prompts([8] * n, [(0, words) for words in (5, 9, 4, 3)][:n], seed)
+    return {**batch, "pixel_values": pixels(n, seed=seed)}
+
+
+def qwen2_vl_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Images of different sizes as packed patches."""
+    grids = torch.tensor([[1, 6, 6], [1, 4, 8], [1, 6, 4], [1, 8, 8]])[:n]
+    g = torch.Generator().manual_seed(seed + 3)
+    values = torch.randn(int(grids.prod(1).sum()), 3 * 4 * 4, generator=g)
+    batch = prompts((grids.prod(1) // 4).tolist(), AROUND[:n], seed)
+    types = (batch["input_ids"] == IMAGE).long()
+    return {**batch, "pixel_values": values, "image_grid_thw": grids, "mm_token_type_ids": types}
+
+
+def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
+    """One sample without its padding."""
+    padding = int((batch["attention_mask"][i] == 0).sum())
+    one = {}
+    for key, value in batch.items():
+        if key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            one[key] = value[i : i + 1, padding:]
+        elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
+            sizes = batch["image_grid_thw"].prod(1).tolist()
+            one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
+        else:
+            one[key] = value[i : i + 1]
+    return one

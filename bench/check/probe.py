@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.check.subject import Case, Inputs, Subject
+from bench.check.cases import Case, Inputs
+from bench.check.subject import Subject
 from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported, observing
 from bench.core.kinds import InputReducer
 from bench.engine.reduce import reduced
@@ -122,10 +123,10 @@ class Probe:
         def noting(site: Site, r: int) -> Plan:
             tensors = {"x": site.x, "q": site.q, "k": site.k, "v": site.v, "size": site.size}
             before = {name: t._version for name, t in tensors.items()}
-            answer = plan(site, r)
+            decision = plan(site, r)
             changed = tuple(name for name, t in tensors.items() if t._version != before[name])
-            seen.calls.append(Call(site, r, answer, changed))
-            return answer
+            seen.calls.append(Call(site, r, decision, changed))
+            return decision
 
         with (
             override(reducer, "plan", noting),
@@ -133,8 +134,7 @@ class Probe:
             self.subject.counting() as seen.entered,
             observing(seen.trace),
         ):
-            given = self.subject.inputs if inputs is None else inputs
-            seen.out = (run or self.subject.run)(given)
+            seen.out = (run or self.subject.run)(self.subject.inputs if inputs is None else inputs)
         return seen
 
     @cached_property
@@ -143,14 +143,23 @@ class Probe:
         with torch.no_grad():
             return self.watch(self.make())
 
+    @property
+    def resizes(self) -> bool:
+        """Whether the method makes images smaller, in place of removing tokens."""
+        return issubclass(self.method, InputReducer)
+
+    @property
+    def refusals(self) -> type[BenchError]:
+        """What a method may raise at the hard budget: what was learned may serve the own alone."""
+        return BenchError if issubclass(self.method, Learner) else Unsupported
+
     @cached_property
     def passes(self) -> list[Seen]:
-        """Passes at the own and the hard budget; what was learned may serve the own alone."""
-        reducer = self.make()
-        if isinstance(reducer, InputReducer) or not self.own.calls:
+        """Passes at the own and, where the method does not refuse it, the hard budget."""
+        if self.resizes or not self.own.calls:
             return [self.own]
-        refusals = (BenchError,) if isinstance(reducer, Learner) else (Unsupported,)
-        with torch.no_grad(), contextlib.suppress(*refusals):
+        reducer = self.make()
+        with torch.no_grad(), contextlib.suppress(self.refusals):
             return [self.own, self.watch(reducer, self.budget(reducer, "hard"))]
         return [self.own]
 
@@ -164,7 +173,7 @@ class Probe:
         Raises:
             NotApplicable: there are no plans.
         """
-        if issubclass(self.method, InputReducer):
+        if self.resizes:
             raise NotApplicable("it acts on the image, before there are tokens")
         try:
             passes = self.passes

@@ -1,6 +1,6 @@
 """The conformance kit as tests of your own method, in any project:
 
-    from bench.pytest_plugin import conformance
+    from bench.check.pytest_plugin import conformance
     from my_package import MyMethod
 
     test_my_method = conformance(MyMethod)
@@ -27,8 +27,8 @@ def conformance(method: str | type[Reducer], **params: Any) -> Callable[..., Non
         method: the class, or a registered name.
         **params: the method's own parameters.
     """
+    from bench.check.cases import CASES
     from bench.check.kit import FAILED, NOT_APPLICABLE, PROPERTIES, find, open_case
-    from bench.check.subject import CASES
     from bench.core.registry import method as lookup
 
     pytest = importlib.import_module("pytest")  # it runs this; the harness itself does without

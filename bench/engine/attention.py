@@ -8,15 +8,14 @@ says bit for bit what the plain model says.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass
+from bench.engine.tower import Run
 
 
-def fused_projection(attn: Any, x: Tensor, run: Pass) -> Tensor:
+def fused_projection(attn: Any, x: Tensor, run: Run) -> Tensor:
     """BLIP's image attention, with q, k and v from one layer. (B,N,C) -> (B,N,C)."""
     B, N, C = x.shape
     qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, C // attn.num_heads).permute(2, 0, 3, 1, 4)
@@ -28,7 +27,7 @@ def fused_projection(attn: Any, x: Tensor, run: Pass) -> Tensor:
     return attn.projection(out.transpose(1, 2).reshape(B, N, C))  # type: ignore[no-any-return]
 
 
-def own_projections(attn: Any, x: Tensor, run: Pass, mask: Tensor | None) -> Tensor:
+def own_projections(attn: Any, x: Tensor, run: Run, mask: Tensor | None) -> Tensor:
     """BERT's self-attention without its output layer; BLIP's text and ViLT. (B,N,C) -> (B,N,C)."""
     root = math.sqrt(attn.attention_head_size)
     shape = (*x.shape[:2], -1, attn.attention_head_size)

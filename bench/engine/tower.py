@@ -1,8 +1,8 @@
 """What an adapter tells the harness: where the tokens of a model live, and how a block is split.
 
-A `Tower` is one stack of pre-norm Transformer blocks over one token sequence. It never knows which
-method runs. Its blocks are split in `attend` (up to the residual add after attention) and `feed`
-(the rest), which is where `bench.engine.reduce` acts in between.
+A `Tower` is one stack of Transformer blocks over one token sequence. It never knows which method
+runs. Each block is split in two: `attend` (up to the residual add after attention) and `feed` (the
+rest); methods act in between.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass, Reduction
 
 
 @contextlib.contextmanager
@@ -41,19 +39,51 @@ def original(module: Any, name: str = "forward") -> Callable[..., Any]:
     return getattr(type(module), name).__get__(module)  # type: ignore[no-any-return]
 
 
+class Run(Protocol):
+    """What a tower sees of the reduced pass that goes through it.
+
+    Attributes:
+        input_ids: (B,N) token ids that the pass began with, where the tower's embedding saw them.
+        size: (B,M,1) how many input tokens each present token stands for.
+    """
+
+    input_ids: Tensor | None
+    size: Tensor
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        inner: Callable[..., Tensor],
+        fused: bool,
+    ) -> Tensor:
+        """The attention `inner(q, k, v, mask, scale)` with the sizes in its mask. (B,H,M,D)."""
+
+    def size_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """(B,1,1,M) to add to the logits of whoever attends to these tokens, or None."""
+
+    def restore(self, x: Tensor) -> Tensor:
+        """(B,M,C) -> (B,N,C): at each input position the token that stands for it."""
+
+
 class Tower(ABC):
     """One stack of blocks over one sequence of tokens.
 
     Attributes:
-        name: "vision" or "text".
+        name: "vision", "text", "projector" (between an image encoder and a language model) or
+            "language".
         blocks: the blocks, in order.
+        pass_class: the reduced pass that goes through it, made of the tower and its `Reduction`s.
         prefix: leading tokens that are no patches and are never reduced.
         n_protected: tokens a sample never loses (prefix, end of text).
         causal: the blocks attend under a causal mask, so survivors keep their order.
         masked: its attention mask says which tokens are padding, which then have size 0.
         ordered: survivors keep their order, because a later reader counts on it.
-        linked: towers that this one's tokens run through or whose attention it reads, so that they
-            are installed with it.
+        linked: towers that are installed with this one: its tokens run through them, or it reads
+            their attention.
         joins: tokens of the tower ahead that become one here.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
         averages: the model reads its patches at the end, beside what is protected.
@@ -64,6 +94,7 @@ class Tower(ABC):
     """
 
     name: str
+    pass_class: ClassVar[type[Any]]
     blocks: Sequence[nn.Module]
     prefix: int = 1
     n_protected: int = 1
@@ -89,14 +120,12 @@ class Tower(ABC):
         """Channels of a token, read off the first norm."""
         return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
 
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
+    def start(self, reductions: Sequence[Any]) -> Any:
         """The pass that runs these methods here."""
-        from bench.engine.forward import Pass
-
-        return Pass(self, reductions)
+        return self.pass_class(self, reductions)
 
     @abstractmethod
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """First half of a block: (B,N,C) -> (B,N,C), leaving q, k, v in `run`."""
 
     def feed(self, block: Any, x: Tensor) -> Tensor:
@@ -115,10 +144,10 @@ class Tower(ABC):
         return [(x.shape[1], y.shape[1])]
 
     @abstractmethod
-    def install(self, run: Pass) -> AbstractContextManager[None]:
+    def install(self, run: Run) -> AbstractContextManager[None]:
         """Everything a reduced pass needs besides the blocks: attention tap, read-out."""
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor | None:
+    def anchor(self, run: Run, x: Tensor) -> Tensor | None:
         """(B,) position of the token that is read out, at the first block; None without one."""
         return None
 

@@ -9,15 +9,14 @@ backend nobody counted, a trace that missed a block.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from bench.core.errors import BenchError
-
-if TYPE_CHECKING:
-    from bench.engine.tower import Tower
-    from bench.measure.counts import MacCount
+from bench.engine.families import adapter_for
+from bench.engine.tower import Tower
+from bench.measure.counts import MacCount
 
 TOLERANCE = 0.005
 # The engine may carry the token sizes through fused attention as so many extra channels of q, k
@@ -70,15 +69,16 @@ def _cross_macs(block: nn.Module, n: int, read: int, parts: Iterable[str]) -> in
     """MACs of `n` tokens reading so many others: keys and values are made of what is read."""
     modules = _modules(block, parts)
     width, heads = _queries(block, modules)
-    theirs = {
+    keys_and_values = {
         id(layer)
         for module in modules
         for name, layer in module.named_children()
         if name in _KEY_AND_VALUE
     }
-    per_layer = [(id(layer) in theirs, _layer_macs(layer, width, heads)) for layer in modules]
-    own, other = (sum(m for its, m in per_layer if its is whose) for whose in (False, True))
-    return n * own + read * other + 2 * n * read * width
+    per_token = {True: 0, False: 0}  # by whether the layer runs on what is read
+    for layer in modules:
+        per_token[id(layer) in keys_and_values] += _layer_macs(layer, width, heads)
+    return n * per_token[False] + read * per_token[True] + 2 * n * read * width
 
 
 def _modules(block: nn.Module, names: Iterable[str]) -> list[nn.Module]:
@@ -126,8 +126,6 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     Raises:
         CountersDisagree: the trace is of another model.
     """
-    from bench import adapter_for
-
     names = {id(module): name for name, module in model.named_modules()}
     forms: dict[str, int] = {}
     for tower, part in adapter_for(model).towers(model).items():
@@ -156,7 +154,10 @@ def _form(
     count: MacCount,
     names: dict[int, str],
 ) -> int:
-    """MACs of a block in all its runs, with or without channels for sizes: which is nearer."""
+    """MACs of a block in all its runs.
+
+    Sizes go through attention as extra channels or not; which of the two, the counted MACs tell.
+    """
     parts, counted = (part.attn_parts, part.mlp_parts), _counted(count, names[id(block)])
     plain, wider = (
         samples

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.engine.families import adapter_for
 from bench.measure.blocks import Blocks, Limits, Sample
 from bench.measure.latency import take_all
 from bench.measure.macs import count_macs
@@ -46,17 +47,17 @@ class StageMacs:
 def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     """Count an answer's stages; `inputs` is one prompt as for `model.generate()`.
 
-    As there, the head says nothing but the next token.
+    As there, the head computes nothing but the next token.
     """
-    from bench.engine.families import adapter_for
-
     towers: Any = adapter_for(model).towers(model)
     names = {id(module): name for name, module in model.named_modules()}
-    given = {**inputs, **_last_alone(speaker(model)), "use_cache": True}
-    left: list[Any] = []
-    hook = speaker(model).register_forward_hook(lambda *call: left.append(call[-1].past_key_values))
+    arguments = {**inputs, **_last_alone(speaker(model)), "use_cache": True}
+    caches: list[Any] = []
+    hook = speaker(model).register_forward_hook(
+        lambda *call: caches.append(call[-1].past_key_values)
+    )
     try:
-        counted = count_macs(model, **given)
+        counted = count_macs(model, **arguments)
     finally:
         hook.remove()
 
@@ -67,14 +68,14 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     if nested(towers):
         vision -= of(towers["projector"].blocks[0])
     language = of(towers["language"].part) + of(speaker(model).get_output_embeddings())
-    found = {
+    macs = {
         "vision": vision,
         "projector": counted.total - vision - language,
         "prefill": language,
     }
-    kv_bytes = bytes_of(left[0])
-    found["decode"] = count_macs(speaker(model), **next_token(inputs, left[0])).total
-    return StageMacs(found, kv_bytes)
+    kv_bytes = bytes_of(caches[0])
+    macs["decode"] = count_macs(speaker(model), **next_token(inputs, caches[0])).total
+    return StageMacs(macs, kv_bytes)
 
 
 def _last_alone(model: nn.Module) -> dict[str, int]:
@@ -165,8 +166,6 @@ def _total(ticks: list[tuple[float, float]]) -> float:
 @contextmanager
 def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     """Note when parts of a model start and stop, in milliseconds."""
-    from bench.engine.families import adapter_for
-
     towers: Any = adapter_for(model).towers(model)
     vision, language = towers["vision"].part, towers["language"].part
     parts = {"vision": vision, "language": language, "token": speaker(model)}

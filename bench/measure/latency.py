@@ -21,12 +21,10 @@ import torch
 
 from bench.core import Observer, observing
 from bench.measure.blocks import MIN_PAIRS, Blocks, Limits, Sample, no_garbage_collection
-from bench.measure.timing import Paired, Speedup, Timing
+from bench.measure.timing import Paired
 
 if TYPE_CHECKING:
     from bench.records.profiles import Profile
-
-__all__ = ["Paired", "Speedup", "Timing", "paired", "reduction_share", "sampler", "utilisation"]
 
 Run = Callable[[], object]
 PASS = "pass"  # the one stage of a forward pass

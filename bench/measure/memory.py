@@ -47,7 +47,7 @@ class OutOfMemory(BenchError, MemoryError):
 
 
 @dataclass(frozen=True)
-class Memory:
+class PeakMemory:
     """Bytes that a workload needs.
 
     Attributes:
@@ -71,7 +71,7 @@ def peak(
     device: str | torch.device = "cpu",
     threads: int | None = None,
     timeout: float = 300.0,
-) -> Memory:
+) -> PeakMemory:
     """Peak memory of one warm and one measured call of the workload that `build()` returns.
 
     Args:
@@ -90,7 +90,7 @@ def peak(
     return _fresh_process(build, threads, timeout)
 
 
-def _cuda_peak(build: Build, device: str | torch.device) -> Memory:
+def _cuda_peak(build: Build, device: str | torch.device) -> PeakMemory:
     import torch
 
     workload = build()
@@ -103,10 +103,10 @@ def _cuda_peak(build: Build, device: str | torch.device) -> Memory:
         workload()
         torch.cuda.synchronize(device)
     high = torch.cuda.max_memory_allocated(device)
-    return Memory(high, held, high - held, "peak of the CUDA allocator")
+    return PeakMemory(high, held, high - held, "peak of the CUDA allocator")
 
 
-def _fresh_process(build: Build, threads: int | None, timeout: float) -> Memory:
+def _fresh_process(build: Build, threads: int | None, timeout: float) -> PeakMemory:
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, build, threads), daemon=True)
@@ -132,7 +132,7 @@ def _fresh_process(build: Build, threads: int | None, timeout: float) -> Memory:
     if isinstance(answer, str):
         kind = OutOfMemory if _OUT_OF_MEMORY.search(answer) else BenchError
         raise kind(f"measuring memory in a fresh process failed: {answer}")
-    return Memory(*answer)
+    return PeakMemory(*answer)
 
 
 def _context() -> ForkServerContext | SpawnContext:
@@ -151,7 +151,7 @@ def _death(code: int | None) -> BenchError:
 
 
 def _child(answer: Connection, build: Build, threads: int | None) -> None:
-    """Runs in the fresh process: answers with `Memory`'s fields, or with the reason as one line."""
+    """Run in the fresh process: answer with the fields of `PeakMemory`, or with the reason."""
     try:
         import torch
 

@@ -13,22 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.records.record import Speedup
+
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """Time of A over time of B: above 1 means that B is faster.
-
-    Attributes:
-        median: of the quadruples' ratios.
-        ci95: interval that a repeat of the whole measurement falls into, about the median.
-        blocks: the median ratio of each block.
-    """
-
-    median: float
-    ci95: tuple[float, float]
-    blocks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class Paired:
     Attributes:
         a: the baseline's times.
         b: the other side's times; sample i was taken next to sample i of `a`.
-        speedup: time of a over time of b.
+        speedup: time of a over time of b: above 1 means that b is faster.
         threads: intra-op threads of PyTorch during the run.
         clock: "cuda events" or "perf_counter".
     """
@@ -128,5 +115,5 @@ def speedup_of(blocks: Sequence[Block]) -> Speedup:
     return Speedup(
         median,
         (float(median * np.exp(-reach)), float(median * np.exp(reach))),
-        tuple(medians),
+        blocks=tuple(medians),
     )

@@ -22,10 +22,10 @@ MEASURING = (
     "models/feeds.py",
     "runs/budgets.py",
     "runs/cell.py",
-    "runs/cell_timing.py",
-    "runs/seeds.py",
+    "runs/seed_average.py",
     "runs/session.py",
-    "runs/solving.py",
+    "runs/solved_budgets.py",
+    "runs/timings.py",
     "tasks/*.py",
 )
 LIBRARIES = ("torch", "timm", "transformers")

@@ -1,8 +1,8 @@
 """The folder of records: one JSON file a cell, written whole or not at all.
 
 `results/MACHINE/SUITE/MODEL--TASK--LABEL--KEY12.json`. Several runners may share a folder: a cell
-under way is guarded by a lock file, held through the operating system, so that a killed runner's
-lock is free at once. Nothing here needs torch.
+under way is guarded by a lock file that the operating system holds (`filelock`), so that a killed
+runner's lock is free at once. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from bench.core.errors import BenchError
 from bench.records.fates import FOLDER
 from bench.records.record import Cell, Record
-
-try:
-    import fcntl
-except (
-    ImportError
-):  # pragma: no cover - Windows: two runners on one folder are not kept apart there
-    fcntl = None  # type: ignore[assignment]
 
 BUDGETS = "budgets.json"  # at the root: budgets that were solved, no record
 KEY_CHARACTERS = 12  # of the key, in a file name
@@ -126,33 +121,25 @@ class Store:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file. The lock is the kernel's: it ends with its owner, however that ends.
+    """Hold a lock file, which names its owner for people; yields False while another holds it.
 
-    The file names its owner for people. It is unlinked while still held; whoever opened it before
-    that finds another file (or none) under the name afterwards and tries again.
+    The lock is the system's: it ends with its owner, however that ends. The file is unlinked while
+    still held: whoever opened it before that is told that the lock is held, and comes back.
     """
-    if fcntl is None:  # pragma: no cover
-        yield True
-        return
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            yield False
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                break
-        os.close(handle)
+    lock = FileLock(path)
     try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        with contextlib.suppress(OSError):  # Windows lets nobody write into a locked file
+            path.write_text(f"{os.getpid()} {socket.gethostname()}\n")
         yield True
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        with contextlib.suppress(OSError):  # nor unlink it: there the empty file stays
+            path.unlink()
+        lock.release()
 
 
 def _read(path: Path) -> Record | None:

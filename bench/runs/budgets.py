@@ -23,7 +23,9 @@ from torch import nn
 import bench
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.measure.latency import paired
 from bench.records.record import BASELINE, label
+from bench.runs.session import twin
 
 COSTS = ("gmacs", "tokens", "latency")
 SMALLEST_RATE = 0.01
@@ -56,13 +58,13 @@ def parse(text: str) -> Target:
     Raises:
         BenchError: it is written otherwise, or out of range.
     """
-    found = re.fullmatch(r"\s*([0-9.]+)\s*%\s*(?:of\s+)?(\w+)\s*", str(text))
-    if not found or found[2].lower() not in COSTS:
+    match = re.fullmatch(r"\s*([0-9.]+)\s*%\s*(?:of\s+)?(\w+)\s*", str(text))
+    if not match or match[2].lower() not in COSTS:
         raise BenchError(f"budget '{text}': write a percentage of {', '.join(COSTS)}: 50% gmacs")
-    percent = float(found[1])
+    percent = float(match[1])
     if not 0 < percent <= 100:
         raise BenchError(f"budget '{text}': the percentage must be above 0 and at most 100")
-    return Target(percent, found[2].lower())
+    return Target(percent, match[2].lower())
 
 
 def solve(
@@ -88,15 +90,15 @@ def solve(
     knob = next(iter(registry.method(method).budget), "r")
     if method == BASELINE:
         raise BenchError(f"method '{method}' has no budget to solve for: it removes nothing")
-    given = dict(params or {})
+    fixed = dict(params or {})
     examples = [inputs] if isinstance(inputs, Mapping) else list(inputs)
-    cost = _cost(model, method, wanted.of, examples, given, knob)
+    cost = _cost(model, method, wanted.of, examples, fixed, knob)
     values = _values(model, examples[0], knob)
     least, most = cost(values[0]), cost(values[-1])
     if not least <= wanted.percent <= most:
         ends = f"{least:.1f} to {most:.1f} % of the {wanted.of}"
         raise BenchError(
-            f"{label(method, given)} reaches {ends} ({knob} from {values[0]:g} to {values[-1]:g}); "
+            f"{label(method, fixed)} reaches {ends} ({knob} from {values[0]:g} to {values[-1]:g}); "
             f"{wanted.percent:g} % is out of reach"
             + ("" if knob == "r" else ": earlier or more layers= reach further")
         )
@@ -106,10 +108,10 @@ def solve(
     if abs(cost(best) - wanted.percent) > NEAR_POINTS:
         ends = " and ".join(f"{cost(v):.1f} % ({knob}={v:g})" for v in near)
         raise BenchError(
-            f"{label(method, given)} has nothing near {wanted.percent:g} % of the {wanted.of}: the "
+            f"{label(method, fixed)} has nothing near {wanted.percent:g} % of the {wanted.of}: the "
             f"nearest are {ends}"
         )
-    return Solved({knob: best, **given}, cost(best))
+    return Solved({knob: best, **fixed}, cost(best))
 
 
 def _values(model: nn.Module, inputs: Inputs, knob: str) -> list[Any]:
@@ -130,16 +132,16 @@ def _cost(
     params: dict[str, Any],
     knob: str,
 ) -> Callable[[Any], float]:
-    plain = _macs(model, examples) if of == "gmacs" else 0
-    seen = _tokens(model, examples) if of == "tokens" else {}
+    macs = _macs(model, examples) if of == "gmacs" else 0
+    plain = _tokens(model, examples) if of == "tokens" else {}
 
     @functools.cache
     def cost(value: Any) -> float:
         with bench.reduced(model, method, **{knob: value}, **params):
             if of == "gmacs":
-                return 100 * _macs(model, examples) / plain
+                return 100 * _macs(model, examples) / macs
             if of == "tokens":
-                return 100 * min(n / seen[name] for name, n in _tokens(model, examples).items())
+                return 100 * min(n / plain[name] for name, n in _tokens(model, examples).items())
         return 100 / _speedup(model, method, {knob: value, **params}, examples[0])
 
     return cost
@@ -160,9 +162,6 @@ def _tokens(model: nn.Module, examples: Sequence[Inputs]) -> Counter[str]:
 
 
 def _speedup(model: nn.Module, method: str, params: Mapping[str, Any], inputs: Inputs) -> float:
-    from bench.measure.latency import paired
-    from bench.runs.session import twin
-
     reduced = twin(model)
     device = next(model.parameters()).device.type
     with bench.reduced(reduced, method, **params):

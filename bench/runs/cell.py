@@ -13,16 +13,27 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.runs import seeds
-from bench.runs.cell_timing import NEW_TOKENS, CellTiming
 from bench.core import Learner, observing, redrawing
 from bench.engine.forward import Pass
-from bench.measure import generation, macs
-from bench.measure.kept import Kept, unlike
+from bench.measure import generation
+from bench.measure.closed_form import check_counters
+from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
 from bench.models.loaded import Loaded
-from bench.records.record import COST_ONLY, Accuracy, Cell, Cost, Generation, Latency, Macs, Memory, Params, Tokens
+from bench.records.record import (
+    COST_ONLY,
+    Accuracy,
+    Cell,
+    Cost,
+    Generation,
+    Macs,
+    Memory,
+    Params,
+    Tokens,
+)
+from bench.runs import seed_average, shape_only
 from bench.runs.session import Session, apply, inputs_of
+from bench.runs.timings import NEW_TOKENS, CellTiming
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64
@@ -35,38 +46,24 @@ class Measurement:
     """What is known of a cell so far; a cell that fails keeps what it had."""
 
     accuracy: Accuracy = field(default_factory=lambda: Accuracy(None, reason="not measured"))
-    macs: Macs | None = None
-    params: Params | None = None
-    tokens: Tokens = field(default_factory=dict)
-    latency: list[Latency] = field(default_factory=list)
-    memory: Memory | None = None
-    notes: list[str] = field(default_factory=list)
-    generation: Generation | None = None
+    cost: Cost = field(default_factory=Cost)
 
-    def cost(self) -> Cost:
-        """Return the cost part of the record."""
-        return Cost(
-            self.macs,
-            self.params,
-            self.tokens,
-            self.latency,
-            self.memory,
-            self.notes,
-            self.generation,
-        )
+    def add(self, **parts: Any) -> None:
+        """Fill in parts of the cost, by the names of its fields."""
+        self.cost = replace(self.cost, **parts)
 
 
 def measure(cell: Cell, session: Session, task: Task | None, stage: Note) -> Measurement:
     """Return everything about `cell`; see `measure_into`."""
-    found = Measurement()
-    measure_into(found, cell, session, task, stage)
-    return found
+    measurement = Measurement()
+    measure_into(measurement, cell, session, task, stage)
+    return measurement
 
 
 def measure_into(
-    found: Measurement, cell: Cell, session: Session, task: Task | None, stage: Note
+    measurement: Measurement, cell: Cell, session: Session, task: Task | None, stage: Note
 ) -> None:
-    """Fill `found` with the accuracy and cost of `cell`, the cheap and telling parts first.
+    """Fill in the accuracy and cost of `cell`, the cheap and telling parts first.
 
     Timings come in rounds with the other work between them, so that they see the machine at
     several moments.
@@ -78,28 +75,29 @@ def measure_into(
     model = session.loaded.model
     with apply(session.loaded, cell):
         stage("counting")
-        found.params = parameters(model)
+        measurement.add(params=parameters(model))
         examples = Examples.of(cell, session, task)
-        with observing(Kept()) as counted:
-            found.macs, found.tokens = count(examples, session)
+        with observing(Kept()) as kept_of_examples:
+            macs, tokens = count(examples, session)
+        measurement.add(macs=macs, tokens=tokens)
         timing = CellTiming(cell, session, examples.batch, stage)
         timing.round()
         stage("accuracy")
-        with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept:
-            found.accuracy = accuracy(cell, session, task, stage)
-        found.notes += unlike(kept, counted, examples.what)
+        with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept_of_task:
+            measurement.accuracy = accuracy(cell, session, task, stage)
+        measurement.add(notes=note_if_unlike(kept_of_task, kept_of_examples, examples.what))
         timing.round()
         stage("memory")
-        found.memory = peak_memory(cell, session, max(timing.batches), examples)
+        memory = peak_memory(cell, session, max(timing.batches), examples)
+        measurement.add(memory=memory)
         for _ in range(timing.rounds - 2):
             timing.round()
         path = attention_path(model)
-        found.latency = [
-            replace(latency, attention_path=path) for latency in timing.latencies(found.macs.total)
-        ]
-        found.generation = timing.generation()
-    found.accuracy = seeds.over_seeds(
-        found.accuracy,
+        latencies = timing.latencies(macs.total)
+        measurement.add(latency=[replace(one, attention_path=path) for one in latencies])
+        measurement.add(generation=timing.generation())
+    measurement.accuracy = seed_average.over_seeds(
+        measurement.accuracy,
         cell,
         session,
         lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
@@ -150,23 +148,20 @@ class Examples:
             yield inputs_of(self.loaded, 1, pixels)
 
 
-def count_into(found: Measurement, cell: Cell) -> None:
-    """Fill `found` with what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
-    from bench.runs import cost
-
-    loaded = cost.on_meta(cell.model, cell.dtype or "float32")
-    with cost.prompted(loaded) as inputs:
-        speaks = loaded.kind == "multimodal"
-        plain = bench.count_macs(loaded.model, **inputs)
-        unreduced = generation.stage_macs(loaded.model, inputs) if speaks else None
+def count_into(measurement: Measurement, cell: Cell) -> None:
+    """Fill in what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
+    loaded = shape_only.on_meta(cell.model, cell.dtype or "float32")
+    with shape_only.prompted(loaded) as inputs:
+        generates = loaded.kind == "multimodal"
+        baseline = bench.count_macs(loaded.model, **inputs)
+        plain = generation.stage_macs(loaded.model, inputs) if generates else None
         with apply(loaded, cell):
-            found.params = parameters(loaded.model)
-            found.macs, found.tokens = counted(loaded, inputs, plain.total)
-            if unreduced is not None:
+            macs, tokens = counted(loaded, inputs, baseline.total)
+            measurement.add(params=parameters(loaded.model), macs=macs, tokens=tokens)
+            if plain is not None:
                 own = generation.stage_macs(loaded.model, inputs)
-                found.generation = Generation(
-                    NEW_TOKENS, own.macs, unreduced.macs, own.kv_bytes, unreduced.kv_bytes
-                )
+                answer = Generation(NEW_TOKENS, own.macs, plain.macs, own.kv_bytes, plain.kv_bytes)
+                measurement.add(generation=answer)
 
 
 def count(examples: Examples, session: Session) -> tuple[Macs, Tokens]:
@@ -207,18 +202,18 @@ def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
 
 
 def counted(loaded: Loaded, inputs: Mapping[str, Any], baseline: int) -> tuple[Macs, Tokens]:
-    """Return the same of a model as it is now, beside what it counts unreduced."""
+    """Return MACs and tokens of a model as it is now; `baseline` are its MACs unreduced."""
     operators = bench.count_macs(loaded.model, **inputs)
     trace = bench.trace(loaded.model, **inputs)
-    found = Macs(
+    macs = Macs(
         total=operators.total,
         reduction=operators.reduction,
-        closed_form=macs.check_counters(loaded.model, trace, operators),
+        closed_form=check_counters(loaded.model, trace, operators),
         baseline_total=baseline,
         scope=loaded.scope,
         by_op=dict(operators.by_op),
     )
-    return found, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
+    return macs, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
 
 
 def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:

@@ -8,9 +8,8 @@ The model is built on the meta device, where tensors have no values.
 
 from __future__ import annotations
 
-import contextlib
 import json as jsonlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,71 +17,47 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from bench.core.errors import BenchError, Unsupported
-from bench.runs.options import budget, listed
-from bench.core.errors import near_miss
+from bench.core.errors import BenchError, Unsupported, near_miss
 from bench.records.record import BASELINE, label
+from bench.runs.options import budget, listed
 
 if TYPE_CHECKING:
     from bench.models.loaded import Loaded
 
-DTYPE = "bfloat16"
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a method costs: `values` by column, GMACs but for the cache; None, why it cannot run."""
+class MethodCost:
+    """What a method costs: `values` by column, GMACs but for the cache; or why it cannot run."""
 
     method: str
     values: dict[str, float]
     unsupported: str = ""
 
 
-def on_meta(name: str, dtype: str = DTYPE) -> Loaded:
-    """Return a model without values, by its shape."""
-    import torch
-
-    from bench.models import catalogue
-
-    with torch.device("meta"):
-        return catalogue.load(name, random_weights=True, device="meta", dtype=dtype)
-
-
-def rows(loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int) -> list[Row]:
+def rows(
+    loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int
+) -> list[MethodCost]:
     """Return the costs of the unreduced model and of each method with its arguments."""
     from bench import reduced
 
-    found = [Row(BASELINE, _costs(loaded, words))]
-    for name, given in methods:
+    costs = [MethodCost(BASELINE, _costs(loaded, words))]
+    for name, params in methods:
         if name == BASELINE:
             continue
         try:
-            with reduced(loaded.model, name, **given):
-                found.append(Row(label(name, given), _costs(loaded, words)))
+            with reduced(loaded.model, name, **params):
+                costs.append(MethodCost(label(name, params), _costs(loaded, words)))
         except Unsupported as reason:
-            found.append(Row(label(name, given), {}, str(reason)))
-    return found
-
-
-@contextlib.contextmanager
-def prompted(loaded: Loaded, words: int | None = None) -> Iterator[dict[str, Any]]:
-    """Give the inputs of one example for a model without values; `words` beside its image."""
-    from bench.models import joint
-    from bench.models.multimodal import WORDS, asked
-
-    with contextlib.ExitStack() as stack:
-        if loaded.kind == "multimodal":
-            yield stack.enter_context(asked(loaded.model, WORDS if words is None else words))
-            return
-        if loaded.covers:
-            stack.enter_context(joint.on_meta(loaded.model))
-        yield loaded.example_inputs(1)
+            costs.append(MethodCost(label(name, params), {}, str(reason)))
+    return costs
 
 
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
     from bench import count_macs
+    from bench.runs.shape_only import prompted
 
     with prompted(loaded, words) as inputs:
         if loaded.kind == "multimodal":
@@ -93,14 +68,14 @@ def _costs(loaded: Loaded, words: int) -> dict[str, float]:
 def _stages(model: Any, prompt: Mapping[str, Any]) -> dict[str, float]:
     from bench.measure.generation import stage_macs
 
-    found = stage_macs(model, prompt)
-    gmacs = {stage: macs / 1e9 for stage, macs in found.macs.items()}
+    stages = stage_macs(model, prompt)
+    gmacs = {stage: macs / 1e9 for stage, macs in stages.macs.items()}
     decode = gmacs.pop("decode")
     return {
         **gmacs,
-        "first token": found.prompt / 1e9,
+        "first token": stages.prompt / 1e9,
         "each further": decode,
-        "KV cache, MiB": found.kv_bytes / MIB,
+        "KV cache, MiB": stages.kv_bytes / MIB,
     }
 
 
@@ -125,13 +100,13 @@ def arguments(
     from bench.core.registry import method
 
     classes = {name: method(name) for name in methods}
-    given: dict[str, dict[str, Any]] = {name: {} for name in methods}
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for option, text in (("r", r), ("keep_rate", keep_rate), ("layers", layers)):
         if text is not None:
             named = [name for name in methods if option in classes[name].budget]
             value = budget(text, option)
             for name in named if len(methods) > 1 and named else methods:
-                given[name][option] = listed(value) if option == "layers" else value
+                chosen[name][option] = listed(value) if option == "layers" else value
     fields = {name: getattr(cls, "__dataclass_fields__", {}) for name, cls in classes.items()}
     for text in params:
         key, equals, value = text.partition("=")
@@ -141,8 +116,8 @@ def arguments(
             hint = near_miss(key, known) if known else ": the methods take none"
             raise BenchError(f"--param {text}: give NAME=VALUE of a parameter{hint}")
         for name in takers:
-            given[name][key] = yaml.safe_load(value)
-    return list(given.items())
+            chosen[name][key] = yaml.safe_load(value)
+    return list(chosen.items())
 
 
 # --- what is shown -------------------------------------------------------------------------------
@@ -156,51 +131,53 @@ def main(
 ) -> int:
     """Print the costs; returns the exit status, 1 where a method cannot run in this model."""
     from bench.models.multimodal import WORDS
+    from bench.runs.shape_only import DTYPE, on_meta
 
     loaded = on_meta(model)
     words = WORDS if words is None else words
-    found = rows(loaded, methods, words)
+    costs = rows(loaded, methods, words)
     scope = loaded.scope
     if loaded.kind == "multimodal":
         scope = f"a prompt of one image and {words} other tokens"
     if json:
-        print(jsonlib.dumps(_document(model, scope, found), indent=1))
+        print(jsonlib.dumps(_document(model, scope, DTYPE, costs), indent=1))
     else:
         console = Console()
         if not console.is_terminal:
             console = Console(width=140)  # in a log: wide enough for the table
         console.print(f"{model}: GMACs of {scope}", markup=False, highlight=False)
-        console.print(_table(found))
-        for row in found:
+        console.print(_table(costs))
+        for row in costs:
             if row.unsupported:
                 console.print(f"{row.method}: {row.unsupported}", markup=False)
-    return 1 if any(row.unsupported for row in found) else 0
+    return 1 if any(row.unsupported for row in costs) else 0
 
 
-def _shares(found: list[Row], row: Row) -> dict[str, float]:
-    return {key: row.values[key] / whole for key, whole in found[0].values.items() if whole}
+def _shares(baseline: MethodCost, row: MethodCost) -> dict[str, float]:
+    return {key: row.values[key] / cost for key, cost in baseline.values.items() if cost}
 
 
-def _document(model: str, scope: str, found: list[Row]) -> dict[str, Any]:
+def _document(model: str, scope: str, dtype: str, costs: list[MethodCost]) -> dict[str, Any]:
     methods = [
         {"method": row.method, "unsupported": row.unsupported}
         if row.unsupported
-        else {"method": row.method, "costs": row.values, "shares": _shares(found, row)}
-        for row in found
+        else {"method": row.method, "costs": row.values, "shares": _shares(costs[0], row)}
+        for row in costs
     ]
-    return {"model": model, "scope": scope, "unit": "GMACs", "dtype": DTYPE, "methods": methods}
+    return {"model": model, "scope": scope, "unit": "GMACs", "dtype": dtype, "methods": methods}
 
 
-def _table(found: list[Row]) -> Table:
+def _table(costs: list[MethodCost]) -> Table:
     table = Table()
     table.add_column("method", overflow="fold")
-    for name in found[0].values:
+    columns = list(costs[0].values)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in found:
-        shares = {} if row.unsupported else _shares(found, row)
-        cells = ["—" if row.unsupported else _number(row.values[key]) for key in found[0].values]
-        for i, key in enumerate(found[0].values):
-            if key in shares and row is not found[0]:
+    for row in costs:
+        shares = {} if row.unsupported else _shares(costs[0], row)
+        cells = ["—" if row.unsupported else _number(row.values[key]) for key in columns]
+        for i, key in enumerate(columns):
+            if key in shares and row is not costs[0]:
                 cells[i] += f" ({shares[key]:4.0%})"
         table.add_row(row.method, *cells)
     return table

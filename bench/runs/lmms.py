@@ -92,8 +92,8 @@ class Bridge:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         from bench.assets import embedded
+        from bench.models import catalogue, multimodal, tensors
         from bench.models.sources import embedded as model_embedded
-        from bench.models import multimodal, tensors, catalogue
 
         catalogue.check_name(pretrained)
         if catalogue.type_of(pretrained) not in ("", *multimodal.TYPES):
@@ -208,8 +208,8 @@ def _sampling(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def signature(pretrained: str, method: str = "none", **arguments: Any) -> dict[str, Any]:
     """Return what a cached answer depends on beside the arguments: sources, weights, files."""
-    from bench.models import catalogue
     from bench.core.registry import source_hash
+    from bench.models import catalogue
     from bench.models.files import hash_files
     from bench.records.sources import library_versions, measurement_hash
 

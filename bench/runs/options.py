@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.models import catalogue
-from bench.runs import spec
 from bench import tasks
-from bench.core.errors import BenchError
-from bench.records.record import COST_ONLY
-from bench.core.errors import near_miss
-from bench.records.record import BASELINE
+from bench.core.errors import BenchError, near_miss
+from bench.models import catalogue
+from bench.records.record import BASELINE, COST_ONLY
+from bench.runs import spec
 from bench.runs.spec import Document, MethodEntry, ModelEntry, Options, Suite
 
 ADHOC = "custom"  # the suite name of a run without --suite

@@ -6,10 +6,8 @@ the next run. Several runners may work on one results folder: each cell is claim
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +16,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench.records import machine as this
-from bench.runs import planning
-from bench.runs.cell import Measurement, count_into, measure_into
 from bench.core.errors import BenchError, Unsupported
-from bench.runs.planning import Plan, Planned
-from bench.runs.progress import Display
+from bench.measure.latency import using_threads
+from bench.records import machine as this
 from bench.records.record import Accuracy, Record, Status
+from bench.records.store import BUDGETS, Store
+from bench.runs import checking, planning
+from bench.runs.cell import Measurement, count_into, measure_into
+from bench.runs.planning import Agenda, PlannedCell
+from bench.runs.progress import Display
 from bench.runs.session import Session
 from bench.runs.spec import Document, Options, Suite
-from bench.records.store import BUDGETS, Store
 
 POLL_SECONDS = 1.0  # between looks at a cell that another runner holds
 
@@ -58,8 +57,7 @@ class Run:
     """The state of one run."""
 
     store: Store
-    plan: Plan
-    machines: dict[str, str]
+    agenda: Agenda
     command: str
     display: Display
     summary: Summary
@@ -85,24 +83,22 @@ def run(
     start = time.monotonic()
     store = Store(results)
     store.check_writable()
-    planning.check(suite, origin)
-    with _threads():
+    checking.check(suite, origin)
+    with using_threads(None):  # what the run sets is put back
         with Console(stderr=True, quiet=quiet).status("planning: data, weights, budgets"):
-            plan, machines = planning.plan(suite, machine, results / BUDGETS)
+            agenda = planning.plan(suite, machine, results / BUDGETS)
         store.clean()
-        todo = [p for p in plan.cells if not _done(store, p, machines)]
-        skipped = len(plan.cells) - len(todo)
-        summary = Summary(suite.name, cells=len(plan.cells), skipped=skipped)
-        folders = {
-            str(store.path(p.cell, p.key, machines[p.profile.name]).parent) for p in plan.cells
-        }
+        todo = [planned for planned in agenda.cells if not _done(store, planned)]
+        skipped = len(agenda.cells) - len(todo)
+        summary = Summary(suite.name, cells=len(agenda.cells), skipped=skipped)
+        folders = {str(store.path(p.cell, p.key, p.machine).parent) for p in agenda.cells}
         summary.records = ", ".join(sorted(folders))
         with Display(len(todo), skipped, quiet) as display:
-            missing = [f"- {why}" for why in plan.missing.values() if why]
+            missing = [f"- {reason}" for reason in agenda.resources.missing.values() if reason]
             if missing:
-                said = "missing, so the rows that need it get their costs alone, on random weights:"
-                display.note("\n".join([said, *missing]))
-            state = Run(store, plan, machines, command, display, summary)
+                head = "missing, so the rows that need it get their costs alone, on random weights:"
+                display.note("\n".join([head, *missing]))
+            state = Run(store, agenda, command, display, summary)
             try:
                 _work(state, todo)
             except KeyboardInterrupt:
@@ -119,27 +115,25 @@ def _closing(summary: Summary) -> str:
     return text + ("; interrupted, run again to go on" if summary.interrupted else "")
 
 
-def _done(store: Store, planned: Planned, machines: dict[str, str]) -> bool:
-    record = store.get(planned.cell, planned.key, machines[planned.profile.name])
+def _done(store: Store, planned: PlannedCell) -> bool:
+    record = store.get(planned.cell, planned.key, planned.machine)
     return record is not None and record.done
 
 
-def _taken_care_of(state: Run, planned: Planned) -> bool:
+def _taken_care_of(state: Run, planned: PlannedCell) -> bool:
     """Whether another runner has finished the cell meanwhile, be it with a failure."""
-    machine = state.machines[planned.profile.name]
-    record = state.store.get(planned.cell, planned.key, machine)
+    record = state.store.get(planned.cell, planned.key, planned.machine)
     return record is not None and (record.done or record.created >= state.started)
 
 
-def _work(state: Run, todo: list[Planned]) -> None:
+def _work(state: Run, todo: list[PlannedCell]) -> None:
     """Run each cell that nobody else holds; come back to those until they are done or free."""
     waiting = todo
     told = False
     while waiting:
         held = []
         for planned in waiting:
-            machine = state.machines[planned.profile.name]
-            with state.store.claim(planned.cell, planned.key, machine) as mine:
+            with state.store.claim(planned.cell, planned.key, planned.machine) as mine:
                 if not mine:
                     held.append(planned)
                 elif _taken_care_of(state, planned):
@@ -158,57 +152,70 @@ def _work(state: Run, todo: list[Planned]) -> None:
         waiting = held
 
 
-def _run_one(state: Run, planned: Planned) -> None:
+def _run_one(state: Run, planned: PlannedCell) -> None:
     """Measure a cell and write its record, whatever happens in between short of a kill."""
     start = time.monotonic()
     state.display.begin(planned.cell)
-    found = Measurement()
-    status, reason = _attempt(state, planned, found)
-    provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
-    if planned.cell.random_weights:
-        provenance["weights"] = "random"
-    if state.plan.session is not None and state.plan.session.loaded.name == planned.cell.model:
-        own = state.plan.session.loaded.provenance
-        provenance |= {k: own.get(k) for k in ("weights", "card")}
-        if "training" in own:
-            provenance["training"] = own["training"]
-    machine = state.machines[planned.profile.name]
+    measurement = Measurement()
+    status, reason = _attempt(state, planned, measurement)
     threads = planned.profile.threads or torch.get_num_threads()
     record = Record(
         key=planned.key,
         status=status,
         reason=reason,
         cell=planned.cell,
-        accuracy=found.accuracy,
-        cost=found.cost(),
-        provenance=provenance,
-        env=this.environment(machine, planned.profile.device, threads),
+        accuracy=measurement.accuracy,
+        cost=measurement.cost,
+        provenance=_provenance(state, planned),
+        env=this.environment(planned.machine, planned.profile.device, threads),
         command=state.command,
         created=_now(),
         seconds=round(time.monotonic() - start, 3),
     )
-    try:
-        path = state.store.write(record)
-    except ValueError as error:  # JSON has no NaN, and a table should have none
-        status, reason = "failed", f"a measurement is not a number ({error})"
-        empty = Measurement()
-        record = replace(
-            record, status=status, reason=reason, accuracy=empty.accuracy, cost=empty.cost()
-        )
-        path = state.store.write(record)
-    except OSError as error:
-        raise BenchError(f"cannot write a record to {state.store.root}: {error}") from error
+    record, path = _written(record, state.store)
     state.summary.ran += 1
-    state.summary.failed += status in ("failed", "oom")
-    state.summary.unsupported += status == "unsupported"
-    if reason:
-        state.summary.reasons[path.name] = reason
-    note = "costs alone" if planned.missing else found.accuracy.primary and found.accuracy.reason
-    state.display.end(status, reason or note)
+    state.summary.failed += record.status in ("failed", "oom")
+    state.summary.unsupported += record.status == "unsupported"
+    if record.reason:
+        state.summary.reasons[path.name] = record.reason
+    scored = measurement.accuracy
+    note = "costs alone" if planned.missing else scored.primary and scored.reason
+    state.display.end(record.status, record.reason or note)
 
 
-def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, str | None]:
-    """Measure into `found`; return how it ended and, where it did not end well, why."""
+def _provenance(state: Run, planned: PlannedCell) -> dict[str, Any]:
+    """Return where a cell's numbers come from: its hashes, and what is known of its weights."""
+    provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
+    if planned.cell.random_weights:
+        provenance["weights"] = "random"
+    session = state.agenda.resources.session
+    if session is not None and session.loaded.name == planned.cell.model:
+        origin = session.loaded.provenance
+        provenance |= {key: origin.get(key) for key in ("weights", "card")}
+        if "training" in origin:
+            provenance["training"] = origin["training"]
+    return provenance
+
+
+def _written(record: Record, store: Store) -> tuple[Record, Path]:
+    """Write a record, as a failure where a measurement is not a number; return it and its path."""
+    try:
+        return record, store.write(record)
+    except ValueError as error:  # JSON has no NaN, and a table should have none
+        empty = Measurement()
+        reason = f"a measurement is not a number ({error})"
+        failed = replace(
+            record, status="failed", reason=reason, accuracy=empty.accuracy, cost=empty.cost
+        )
+        return failed, store.write(failed)
+    except OSError as error:
+        raise BenchError(f"cannot write a record to {store.root}: {error}") from error
+
+
+def _attempt(
+    state: Run, planned: PlannedCell, measurement: Measurement
+) -> tuple[Status, str | None]:
+    """Measure into `measurement`; return how it ended and, where it did not end well, why."""
     try:
         if planned.broken:
             raise BenchError(planned.broken)
@@ -216,15 +223,15 @@ def _attempt(state: Run, planned: Planned, found: Measurement) -> tuple[Status, 
             raise Unsupported(planned.refused)
         if planned.counted:
             state.display.stage("counting")
-            count_into(found, planned.cell)
-            found.notes.append(planned.counted)
+            count_into(measurement, planned.cell)
+            measurement.add(notes=[planned.counted])
         else:
             session = _session(state, planned)
-            task = state.plan.tasks.get(planned.cell.task)
-            with _threads(planned.profile.threads):
-                measure_into(found, planned.cell, session, task, state.display.stage)
+            task = state.agenda.resources.tasks.get(planned.cell.task)
+            with using_threads(planned.profile.threads):
+                measure_into(measurement, planned.cell, session, task, state.display.stage)
         if planned.missing:
-            found.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
+            measurement.accuracy = Accuracy(None, reason=f"missing: {planned.missing}")
         return "ok", None
     except Unsupported as error:
         return "unsupported", str(error)
@@ -260,30 +267,19 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}{place}"
 
 
-def _session(state: Run, planned: Planned) -> Session:
+def _session(state: Run, planned: PlannedCell) -> Session:
     """Return the loaded model of a cell, which knows what earlier runs say of its baseline."""
     state.display.stage("loading the model")
-    session = state.plan.session_for(planned.cell, planned.profile)
+    session = state.agenda.resources.session_for(planned.cell, planned.profile)
     if not session.usual_ms:
         _recall_baseline(state, planned, session)
     return session
 
 
-def _recall_baseline(state: Run, planned: Planned, session: Session) -> None:
+def _recall_baseline(state: Run, planned: PlannedCell, session: Session) -> None:
     """Tell a session what an earlier run measured of the unreduced model, where it has a record."""
-    for other in state.plan.cells:
+    for other in state.agenda.cells:
         if other.cell.baseline and Session.key(other.cell, other.profile) == session.opened_for:
-            record = state.store.get(other.cell, other.key, state.machines[other.profile.name])
+            record = state.store.get(other.cell, other.key, other.machine)
             if record is not None and record.done:
                 session.recall(record.cost)
-
-
-@contextlib.contextmanager
-def _threads(wanted: int | None = None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,20 +17,19 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.models import joint, catalogue
 from bench.core import Learner, registry
 from bench.core.errors import Unsupported
 from bench.core.learner import needs_training
-from bench.measure.generation import ANSWER
 from bench.measure.counts import MacCount
-from bench.measure.memory import Memory, peak
+from bench.measure.generation import ANSWER
+from bench.measure.memory import PeakMemory, peak
 from bench.measure.task_images import task_pixels, with_pixels
 from bench.measure.timing import Timing
-from bench.models.loading import backends_of, set_backend
+from bench.models import catalogue, joint
 from bench.models.loaded import Loaded
+from bench.models.loading import backends_of, set_backend
 from bench.records.profiles import Profile
-from bench.records.record import Cell, Cost, Speedup
-from bench.records.record import BASELINE
+from bench.records.record import BASELINE, Cell, Cost, Speedup
 from bench.tasks import Task
 
 ANSWERS = "answers"  # the kind of timing that is no batch size
@@ -58,7 +57,7 @@ class Session:
         self.equal: dict[int, Speedup] = {}
         self.usual_ms: dict[str, float] = {}
         self._pixels: dict[Any, Tensor | None] = {}
-        self._memory: dict[int, Memory] = {}
+        self._memory: dict[int, PeakMemory] = {}
         self._fastest: dict[int, tuple[str, nn.Module]] = {}
 
     @staticmethod
@@ -142,7 +141,7 @@ class Session:
             self._fastest[batch] = (name, candidates[name])
         return self._fastest[batch]
 
-    def memory(self, cell: Cell, batch: int, pixels: Tensor | None = None) -> Memory:
+    def memory(self, cell: Cell, batch: int, pixels: Tensor | None = None) -> PeakMemory:
         """Return the peak memory of `cell`: a fresh process's, or the CUDA allocator's.
 
         Args:
@@ -160,7 +159,7 @@ class Session:
             threads=self.threads,
         )
 
-    def baseline_memory(self, cell: Cell, batch: int) -> Memory:
+    def baseline_memory(self, cell: Cell, batch: int) -> PeakMemory:
         """Return the unreduced model's peak; measured once."""
         if batch not in self._memory:
             plain = dataclasses.replace(cell, method=BASELINE, params={}, baseline=True)

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.assets import embedded
-from bench.models import catalogue
-from bench.core import registry
 from bench import tasks
+from bench.assets import embedded
+from bench.core import registry
 from bench.engine.families import adapter_for
-from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
+from bench.engine.tracing import Trace, trace
+from bench.models import catalogue
 from bench.models.loaded import Loaded
+from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
 from bench.records.record import Cell, Record
-from bench.runs.session import apply
 from bench.records.store import Store, slug, write_atomic
-from bench.tasks.base import subset
+from bench.runs.session import apply
+from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
 from bench.tasks.retrieval import Retrieval, features_of, text_features
-from bench.engine.tracing import Trace, trace
 
 TOWER = "vision"
 BEST = 3  # answers kept
@@ -158,7 +158,7 @@ def _answerer(
 
     def retrieve(images: Tensor) -> Answers:
         features = features_of(loaded, images)
-        return _best(features @ text_features(loaded, texts, 64, "cpu").T, texts)
+        return _best(features @ text_features(Feed(loaded, (), device="cpu"), texts).T, texts)
 
     return retrieve, "cosine similarity"
 

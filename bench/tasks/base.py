@@ -1,12 +1,12 @@
-"""What every task shares: samples, metrics with their intervals, ranks that ties cannot flatter."""
+"""What every task shares: which samples, which models, and how one reaches the other."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,17 +14,14 @@ from bench.core.errors import BenchError, Unsupported
 from bench.records.record import Metric
 
 if TYPE_CHECKING:
-    import torch
-    from PIL.Image import Image
     from torch import Tensor
 
     from bench.models.loaded import Loaded
+    from bench.tasks.pictures import Prepared
 
 Sample = TypeVar("Sample")
-Said = TypeVar("Said")
+Answer = TypeVar("Answer")
 Progress = Callable[[int, int], None]  # (samples done, samples in all)
-
-CACHE_BYTES = 1 << 30  # prepared images are kept between cells up to this size
 
 
 @dataclass(frozen=True)
@@ -77,111 +74,92 @@ class Task(Protocol):
         """
 
 
-class Pictures(Protocol):
-    """Images by position, each with a name that a person can find it by."""
+class ScoredTask(ABC):
+    """A task of this project: a subclass says which kinds of models can do it, and scores them.
+
+    Attributes:
+        kinds: of models that can do it (`Loaded.kind`).
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+
+    def __init__(self, name: str, version: str, samples: Sequence[Any]) -> None:
+        """Name the task and its data."""
+        self.name, self.version, self._samples = name, version, samples
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of samples."""
+        return len(self._samples)
 
-    def name(self, index: int) -> str:
-        """Return the name of one image."""
-
-    def open(self, index: int) -> Image:
-        """Return one image, decoded; raises OSError or ValueError when it cannot be."""
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Pictures in memory: (N,H,W) or (N,H,W,3) uint8."""
-
-    pixels: Any
-    label: str = "image"
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.pixels)
-
-    def name(self, index: int) -> str:
-        """Return the name of one image."""
-        return f"{self.label} {index}"
-
-    def open(self, index: int) -> Image:
-        """Return one image."""
-        from PIL import Image
-
-        return Image.fromarray(np.asarray(self.pixels[index]))
-
-
-@dataclass(frozen=True)
-class Files:
-    """Pictures in files."""
-
-    paths: Sequence[Path]
-    root: Path
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.paths)
-
-    def name(self, index: int) -> str:
-        """Return the path below the root."""
-        path = self.paths[index]
-        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
-
-    def open(self, index: int) -> Image:
-        """Return one image, decoded."""
-        from PIL import Image
-
-        with Image.open(self.paths[index]) as image:
-            image.load()
-            return image.copy()
-
-
-class Prepared:
-    """Pictures as the batches a model takes, kept between cells while they are small."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        """Wrap pictures; nothing is opened yet."""
-        self.pictures = pictures
-        self._kept: tuple[Any, list[tuple[Tensor, list[bool]]]] | None = None
-
-    def batches(
-        self, loaded: Loaded, index: Sequence[int], size: int
-    ) -> Iterator[tuple[Tensor, list[bool]]]:
-        """Yield (B,C,H,W) float32 batches and which of their images decoded (the others are 0)."""
-        key = (loaded.name, tuple(index), size)
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
-            return
-        batches: list[tuple[Tensor, list[bool]]] = []
-        held = 0
-        for start in range(0, len(index), size):
-            batch = self._prepare(loaded, index[start : start + size])
-            held += batch[0].numel() * 4
-            batches = [*batches, batch] if held <= CACHE_BYTES else []
-            yield batch
-        if held <= CACHE_BYTES:
-            self._kept = (key, batches)
-
-    def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
+    def evaluate(
+        self,
+        loaded: Loaded,
+        *,
+        limit: int | None = None,
+        batch_size: int = 64,
+        device: str | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Score a model; see `Task`. What the outcomes are, `score` says."""
         import torch
 
-        if loaded.transform is None:
-            raise BenchError(
-                f"nothing says how images are prepared for {loaded.name}: "
-                "put its preprocessor_config.json beside its weights"
-            )
-        images = torch.zeros(len(index), loaded.channels, *loaded.image_size)
-        decoded = []
-        for row, i in enumerate(index):
-            try:
-                picture = self.pictures.open(i)
-            except (OSError, ValueError, SyntaxError):  # Pillow raises all three on broken files
-                decoded.append(False)
-                continue
-            images[row] = loaded.transform(picture)
-            decoded.append(True)
-        return images, decoded
+        require(loaded, self.kinds, self.name)
+        refuse_random(loaded)
+        index = subset(len(self), limit)
+        with torch.inference_mode():
+            return self.score(Feed(loaded, index, batch_size, device, progress))
+
+    @abstractmethod
+    def score(self, feed: Feed) -> Evaluation:
+        """Score the model of `feed` on its samples, without gradients."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How a task's samples reach a model.
+
+    Attributes:
+        loaded: the model and how to feed it.
+        index: the samples that a limit leaves.
+        size: samples a forward pass.
+        device: where the model is; None asks the model.
+        progress: called after each batch.
+    """
+
+    loaded: Any
+    index: Sequence[int]
+    size: int = 64
+    device: str | None = None
+    progress: Progress | None = None
+
+    def images(self, prepared: Prepared) -> Iterator[tuple[Tensor, list[bool]]]:
+        """Yield batches (B,C,H,W) in the model's dtype, and which of their images decoded."""
+        done = 0
+        for batch, decoded in prepared.batches(self.loaded, self.index, self.size):
+            yield batch.to(self.device or self.loaded.device, self.loaded.dtype), decoded
+            done += len(decoded)
+            self._tell(done, len(self.index))
+
+    def texts(self, texts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield texts as the model's tokenizer gives them, in batches; see `require_tokenizer`."""
+        for start in range(0, len(texts), self.size):
+            tokens = self.loaded.tokenizer(list(texts[start : start + self.size]))
+            device = self.device or self.loaded.device
+            yield {key: value.to(device) for key, value in tokens.items()}
+
+    def answers(
+        self, samples: Sequence[Sample], ask: Callable[[Sequence[Sample]], Sequence[Answer]]
+    ) -> list[Answer]:
+        """Return what a model answers to each sample, asked in batches."""
+        answers: list[Answer] = []
+        for start in range(0, len(samples), self.size):
+            answers += ask(samples[start : start + self.size])
+            self._tell(len(answers), len(samples))
+        return answers
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
 
 
 def refuse_random(loaded: Loaded) -> None:
@@ -190,10 +168,17 @@ def refuse_random(loaded: Loaded) -> None:
         raise BenchError(f"{loaded.name} has random weights: no accuracy can be taken from them")
 
 
-def require(loaded: Loaded, kind: str, task: str) -> None:
+def require(loaded: Loaded, kinds: Sequence[str], task: str) -> None:
     """Raise Unsupported when a model is of another kind than a task needs."""
-    if loaded.kind != kind:
-        raise Unsupported(f"task '{task}' needs a {kind} model; {loaded.name} is {_a(loaded.kind)}")
+    if loaded.kind not in kinds:
+        needed = _a(" or ".join(kinds))
+        raise Unsupported(f"task '{task}' needs {needed} model; {loaded.name} is {_a(loaded.kind)}")
+
+
+def require_tokenizer(loaded: Any) -> None:
+    """Raise BenchError when a model came without its tokenizer."""
+    if loaded.tokenizer is None:
+        raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
 
 
 def _a(noun: str) -> str:
@@ -207,75 +192,9 @@ def subset(n: int, limit: int | None) -> list[int]:
     return sorted(np.random.default_rng(0).permutation(n)[:limit].tolist())
 
 
-def in_batches(
-    samples: Sequence[Sample],
-    size: int,
-    say: Callable[[Sequence[Sample]], Sequence[Said]],
-    tell: Progress | None,
-) -> list[Said]:
-    """Return what a model says to each sample, so many at a time, without gradients."""
-    import torch
-
-    said: list[Said] = []
-    with torch.inference_mode():
-        for start in range(0, len(samples), size):
-            said += say(samples[start : start + size])
-            if tell is not None:
-                tell(len(said), len(samples))
-    return said
-
-
-def proportion(ranks: Sequence[int], k: int) -> Metric:
-    """Return the percentage of `ranks` (0-based) below `k`, with its Wilson interval."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    hits, n = sum(rank < k for rank in ranks), len(ranks)
-    low, high = proportion_confint(hits, n, method="wilson")
-    return Metric(100 * hits / n, "%", (100 * float(low), 100 * float(high)), n)
-
-
-def average(scores: Sequence[float], unit: str, scale: float = 1.0) -> Metric:
-    """Return the mean of `scores`, times `scale`, with Student's interval where there is one."""
-    mean = scale * sum(scores) / len(scores)
-    if len(scores) < 2:
-        return Metric(mean, unit, None, len(scores))
-    from statsmodels.stats.weightstats import DescrStatsW
-
-    low, high = DescrStatsW(scores).tconfint_mean()
-    return Metric(mean, unit, (scale * float(low), scale * float(high)), len(scores))
-
-
-def ranks_of(scores: Tensor, own: Tensor) -> Tensor:
-    """Return the 0-based rank of each query's best right answer, ties counted against it.
-
-    A wrong answer that scores the same as the right one stands before it, and so does one that
-    cannot be compared (NaN): an embedding that is the same for everything scores nothing.
-
-    Args:
-        scores: (Q,A) score of each answer for each query.
-        own: (Q,A) bool, the right answers, at least one a query.
-    """
-    import torch
-
-    best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-    return (~(scores < best) & ~own).sum(1)
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Return (B,C) float32 features of length 1."""
-    import torch
-
-    return torch.nn.functional.normalize(features.float(), dim=-1)
-
-
 def hash_of(*parts: object) -> str:
     """Return the sha256 over the parts: bytes as they are, anything else as text."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update((part if isinstance(part, bytes) else str(part).encode()) + b"\0")
     return digest.hexdigest()
-
-
-def to_model(batch: Tensor, loaded: Loaded, device: str | torch.device | None) -> Tensor:
-    """Return a batch on the model's device, in its dtype."""
-    return batch.to(device or loaded.device, loaded.dtype)

@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.core.errors import BenchError
 from bench.records.record import Metric
-from bench.tasks.base import average
+from bench.tasks.scores import average
 
 Texts = Mapping[int, list[str]]  # image -> its texts, tokens between spaces
 

@@ -11,25 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.core.errors import BenchError, Unsupported
+from bench.core.errors import BenchError
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
-from bench.tasks.base import (
-    Evaluation,
-    Files,
-    Pictures,
-    Progress,
-    average,
-    hash_of,
-    in_batches,
-    refuse_random,
-    subset,
-)
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.pictures import Files, Pictures, answered, opened
+from bench.tasks.registry import task
+from bench.tasks.scores import average
 
 KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
 KNOWN = ("prompt", "tokens", "metrics")
@@ -41,8 +31,10 @@ PROMPTS = {
 LONGEST = 30  # tokens of a caption
 
 
-class Captioning:
+class Captioning(ScoredTask):
     """Pictures and what people wrote about each."""
+
+    kinds = tuple(PROMPTS)
 
     def __init__(
         self,
@@ -70,59 +62,40 @@ class Captioning:
             tokens: "ptb" (needs Java) or "plain"; None is "ptb" where Java is there.
             metrics: further ones, which need Java: "meteor", "spice".
         """
-        self.name, self.version, self.pictures = name, version, pictures
-        self.texts, self.ids, self.domains = texts, ids, domains
+        super().__init__(name, version, texts)
+        self.pictures, self.texts, self.ids, self.domains = pictures, texts, ids, domains
         self.prompt, self.tokens, self.more = prompt, caption_score.choose(tokens), metrics
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.texts)
 
     @cached_property
     def references(self) -> dict[int, list[str]]:
         """The references of every image, tokenised once."""
-        owners = [i for i, own in enumerate(self.texts) for _ in own]
-        flat = caption_score.tokenised([t for own in self.texts for t in own], self.tokens)
-        found: dict[int, list[str]] = {i: [] for i in range(len(self))}
+        owners = [i for i, texts in enumerate(self.texts) for _ in texts]
+        flat = caption_score.tokenised([t for texts in self.texts for t in texts], self.tokens)
+        references: dict[int, list[str]] = {i: [] for i in range(len(self))}
         for owner, text in zip(owners, flat, strict=True):
-            found[owner].append(text)
-        return found
+            references[owner].append(text)
+        return references
 
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a model; see `bench.tasks.Task`. Outcomes: `caption` and each one's CIDEr."""
-        if loaded.kind not in PROMPTS:
-            raise Unsupported(
-                f"task '{self.name}' needs a {' or '.join(PROMPTS)} model; "
-                f"{loaded.name} is of the kind {loaded.kind}"
-            )
-        refuse_random(loaded)
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a model. Outcomes: `caption` and each one's CIDEr."""
         caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
-        index = subset(len(self), limit)
         failed: list[str] = []
-        say = partial(self._captions, loaded, failed)
-        return self._scored(index, in_batches(index, batch_size, say, progress), failed)
+        captions = feed.answers(feed.index, partial(self._captions, feed.loaded, failed))
+        return self._scored(feed.index, captions, failed)
 
-    def _captions(self, loaded: Loaded, failed: list[str], some: Sequence[int]) -> list[str]:
+    def _captions(self, loaded: Any, failed: list[str], some: Sequence[int]) -> list[str]:
         """The captions of some pictures, "" where one does not decode."""
         prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
-        images = [files.opened(self.pictures, i, failed) for i in some]
-        shown = [[image] for image in images if image is not None]
-        answer = files.ability(loaded, "answer")
-        written = iter(answer(shown, [prompt] * len(shown), LONGEST) if shown else [])
-        said = ["" if image is None else next(written) for image in images]
+        images = [opened(self.pictures, i, failed) for i in some]
+        files.require_ability(loaded, "answer")
+        captions = answered(loaded, images, [prompt] * len(images), LONGEST)
         # A caption goes on from its prompt, which some processors give back and references lack.
-        return [text.strip().removeprefix(prompt.strip()).strip() for text in said]
+        return [text.strip().removeprefix(prompt.strip()).strip() for text in captions]
 
-    def _scored(self, index: Sequence[int], said: Sequence[str], failed: list[str]) -> Evaluation:
-        ours = dict(zip(index, caption_score.tokenised(said, self.tokens), strict=True))
+    def _scored(
+        self, index: Sequence[int], captions: Sequence[str], failed: list[str]
+    ) -> Evaluation:
+        ours = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
         scores = caption_score.score(ours, self.references, self.tokens)
         metrics: dict[str, Metric] = dict(scores.metrics)
         for name in self.more:
@@ -134,52 +107,53 @@ class Captioning:
             if of:
                 name = f"{primary}_{domain.replace('-', '_')}"
                 metrics[name] = average(of, caption_score.TIMES_100)
-        return Evaluation(metrics, primary, {**scores.each, "caption": list(said)}, failed)
+        return Evaluation(metrics, primary, {**scores.each, "caption": list(captions)}, failed)
 
     def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
         """Return COCO's result file: [{"image_id", "caption"}]."""
-        said = outcomes["caption"]
-        asked = [self.ids[i] for i in subset(len(self), len(said))]
-        rows = [{"image_id": i, "caption": text} for i, text in zip(asked, said, strict=True)]
-        return files.as_json(rows)
+        captions = outcomes["caption"]
+        asked = [self.ids[i] for i in subset(len(self), len(captions))]
+        return files.answers_as_json("image_id", asked, "caption", captions)
 
 
-def _chosen(found: Mapping[str, str], form: str) -> dict[str, Any]:
+def _chosen(options: Mapping[str, str], form: str) -> dict[str, Any]:
     """The options of a task's name as arguments of `Captioning`."""
-    tokens = found.get("tokens")
+    tokens = options.get("tokens")
     if tokens not in (None, caption_score.PTB, caption_score.PLAIN):
         raise BenchError(f"option tokens='{tokens}' in {form} must be ptb or plain")
-    more = [name for name in found.get("metrics", "").split(",") if name]
+    more = [name for name in options.get("metrics", "").split(",") if name]
     for name in more:
         if name not in caption_score.WITH_JAVA:
             raise BenchError(f"unknown metric '{name}' in {form}: there are meteor and spice")
     tokens = caption_score.choose(tokens)  # part of the version: Java may come or go
-    return {"prompt": found.get("prompt"), "tokens": tokens, "metrics": more}
+    return {"prompt": options.get("prompt"), "tokens": tokens, "metrics": more}
 
 
 def _require_references(texts: Sequence[Sequence[str]], pictures: Files, form: str) -> None:
-    for i, own in enumerate(texts):
-        if not own:
+    for i, references in enumerate(texts):
+        if not references:
             raise BenchError(f"{pictures.name(i)} has no reference caption: {form} wants one each")
 
 
+@task(KARPATHY, "captioning of COCO or Flickr30k; CIDEr, BLEU-4, ROUGE-L")
 def coco(rest: str) -> Captioning:
     """Return the test split of a Karpathy-style file (COCO, Flickr30k) for captioning."""
-    where, found = files.options(rest, KARPATHY, KNOWN)
+    where, options = files.options(rest, KARPATHY, KNOWN)
     data = karpathy.read(where, KARPATHY)
-    files.require_any(data.pictures.paths, data.pictures.root, KARPATHY)
-    _require_references(data.texts, data.pictures, KARPATHY)
-    chosen = _chosen(found, KARPATHY)
+    pictures = files.pictures(data.pictures.paths, data.pictures.root, KARPATHY)
+    _require_references(data.texts, pictures, KARPATHY)
+    chosen = _chosen(options, KARPATHY)
     name, version = f"caption-karpathy:{rest}", hash_of(data.version, chosen)
-    return Captioning(name, version, data.pictures, data.texts, data.ids, **chosen)
+    return Captioning(name, version, pictures, data.texts, data.ids, **chosen)
 
 
+@task(NOCAPS, "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L")
 def nocaps(rest: str) -> Captioning:
     """Return NoCaps from its annotations file and the folder of its images.
 
     The CIDEr of each domain is the mean over its images; words weigh as in the whole set.
     """
-    (file, root), found = files.places(rest, NOCAPS, 2, KNOWN)
+    (file, root), options = files.places(rest, NOCAPS, 2, KNOWN)
     with files.reading(file, "NoCaps file", NOCAPS):
         text = file.read_text(encoding="utf-8")
         data = json.loads(text)
@@ -187,18 +161,11 @@ def nocaps(rest: str) -> Captioning:
         captions: dict[Any, list[str]] = {number: [] for number, _, _ in rows}
         for row in data["annotations"]:
             captions[row["image_id"]].append(str(row["caption"]))
-    pictures = Files([root / name for _, name, _ in rows], root)
-    files.require_any(pictures.paths, root, NOCAPS)
+    pictures = files.pictures([root / name for _, name, _ in rows], root, NOCAPS)
     texts = list(captions.values())
     _require_references(texts, pictures, NOCAPS)
-    chosen = _chosen(found, NOCAPS)
-    domains = [domain for _, _, domain in rows] if all(domain for _, _, domain in rows) else []
-    return Captioning(
-        f"nocaps:{rest}",
-        hash_of(text, chosen),
-        pictures,
-        texts,
-        list(captions),
-        domains=domains,
-        **chosen,
-    )
+    chosen = _chosen(options, NOCAPS)
+    version = hash_of(text, chosen)
+    domains = [domain for _, _, domain in rows]
+    chosen["domains"] = domains if all(domains) else []
+    return Captioning(f"nocaps:{rest}", version, pictures, texts, list(captions), **chosen)

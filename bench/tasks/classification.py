@@ -4,88 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.core.errors import BenchError, Unsupported
-from bench.tasks.base import (
-    Arrays,
-    Evaluation,
-    Files,
-    Pictures,
-    Prepared,
-    Progress,
-    hash_of,
-    proportion,
-    ranks_of,
-    refuse_random,
-    require,
-    subset,
-    to_model,
-)
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".ppm"})
+from bench.tasks import files
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.pictures import Arrays, Files, Pictures, Prepared, undecoded
+from bench.tasks.registry import task
+from bench.tasks.scores import ranks_of_labels, top_k
 
 
-class Classification:
+class Classification(ScoredTask):
     """Labelled pictures; label i is the model's output i."""
+
+    kinds = ("classifier",)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, labels: Sequence[int], classes: int
     ) -> None:
         """Name the task and its data."""
-        self.name, self.version = name, version
+        super().__init__(name, version, labels)
         self.prepared, self.labels, self.classes = Prepared(pictures), labels, classes
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a classifier; see `bench.tasks.Task`. Outcome `correct` is 0 or 1 an image."""
-        import torch
-
-        require(loaded, "classifier", self.name)
-        refuse_random(loaded)
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a classifier. Outcomes: `correct` is 0 or 1 an image, `rank` counts from 0."""
+        loaded = feed.loaded
         if loaded.classes != self.classes:
             raise Unsupported(
                 f"{loaded.name} has {loaded.classes} outputs, task '{self.name}' has "
                 f"{self.classes} classes: name a model that was trained for it"
             )
-        index = subset(len(self), limit)
         ranks: list[int] = []
-        failed: list[str] = []
-        with torch.inference_mode():
-            for images, decoded in self.prepared.batches(loaded, index, batch_size):
-                here = index[len(ranks) : len(ranks) + len(images)]
-                output = loaded.model(**{loaded.image_argument: to_model(images, loaded, device)})
-                logits = getattr(output, "logits", output).float()
-                right = torch.tensor([self.labels[i] for i in here], device=logits.device)
-                own = torch.nn.functional.one_hot(right, logits.shape[1]).bool()
-                batch_ranks = ranks_of(logits, own).tolist()
-                for i, rank, ok in zip(here, batch_ranks, decoded, strict=True):
-                    ranks.append(rank if ok else self.classes)
-                    if not ok:
-                        failed.append(self.prepared.pictures.name(i))
-                if progress is not None:
-                    progress(len(ranks), len(index))
-        metrics = {"top1": proportion(ranks, 1)}
-        if self.classes > 5:
-            metrics["top5"] = proportion(ranks, 5)
-        outcomes = {"correct": [int(rank == 0) for rank in ranks], "rank": ranks}
-        return Evaluation(metrics, "top1", outcomes, failed)
+        decoded: list[bool] = []
+        for images, ok in feed.images(self.prepared):
+            output = loaded.model(**{loaded.image_argument: images})
+            logits = getattr(output, "logits", output).float()
+            labels = [self.labels[i] for i in feed.index[len(ranks) : len(ranks) + len(images)]]
+            ranks += ranks_of_labels(logits, labels, ok)
+            decoded += ok
+        failed = undecoded(self.prepared.pictures, feed.index, decoded)
+        return top_k(ranks, self.classes, failed)
 
 
+@task(
+    "fashion-mnist",
+    "classification of 2,000 held-out Fashion-MNIST images, 10 classes (top 1, 5)",
+)
 def fashion_mnist() -> Classification:
     """Return the embedded Fashion-MNIST test images."""
     from bench.assets import embedded
@@ -96,21 +59,15 @@ def fashion_mnist() -> Classification:
     return Classification("fashion-mnist", version, pictures, labels.tolist(), 10)
 
 
+@task("imagefolder:PATH", "classification; one folder a class, in the order of the model's outputs")
 def image_folder(path: str) -> Classification:
     """Return the pictures under `path`: one folder a class, classes in alphabetical order."""
     root = Path(path).expanduser()
-    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
-    found = [
-        (file, label)
-        for label, folder in enumerate(folders)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not found:
+    classes, paths, labels = files.class_folders(root)
+    if not paths:
         raise BenchError(
             f"no images in folders under {root}: imagefolder: wants {root}/CLASS/x.png"
         )
-    files = Files([file for file, _ in found], root)
-    sizes = [(files.name(i), file.stat().st_size) for i, (file, _) in enumerate(found)]
-    labels = [label for _, label in found]
-    return Classification(f"imagefolder:{path}", hash_of(sizes), files, labels, len(folders))
+    pictures = Files(paths, root)
+    sizes = [(pictures.name(i), file.stat().st_size) for i, file in enumerate(paths)]
+    return Classification(f"imagefolder:{path}", hash_of(sizes), pictures, labels, len(classes))

@@ -8,15 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 from bench.tasks import scenes, statements
-from bench.tasks.base import Arrays, hash_of
+from bench.tasks.base import hash_of
 from bench.tasks.captioning import Captioning
+from bench.tasks.pictures import Arrays
 from bench.tasks.reasoning import Reasoning, Statement
+from bench.tasks.registry import task
 from bench.tasks.reranking import ReRanking
 
 SCENES, PAIRS, SEED = 1000, 1000, 0
-FOUND, NEAREST = 500, 64  # scenes to be found, and how many of them are compared again
+QUERIES, NEAREST = 500, 64  # scenes to be found, and how many of them are compared again
 
 
+@task(
+    "emoji-captions",
+    "1,000 scenes of emoji drawings, and what is where in them (CIDEr, BLEU-4, ROUGE-L)",
+)
 def captioning() -> Captioning:
     """Return scenes with the caption that says what is where."""
     images, texts = zip(*scenes.described(SCENES, SEED), strict=True)
@@ -35,23 +41,29 @@ def captioning() -> Captioning:
     )
 
 
+@task(
+    "emoji-rerank", "500 scenes of emoji drawings against their captions, the 64 nearest re-ranked"
+)
 def reranking() -> ReRanking:
     """Return scenes that differ in what is where, to be found by their captions."""
-    images, texts = zip(*scenes.described(2 * FOUND, SEED), strict=True)
+    images, texts = zip(*scenes.described(2 * QUERIES, SEED), strict=True)
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
-    chosen = sorted(first.values())[:FOUND]
+    chosen = sorted(first.values())[:QUERIES]
     pixels, own = np.stack([images[i] for i in chosen]), [[texts[i]] for i in chosen]
     version = hash_of(pixels.tobytes(), own)
     return ReRanking("emoji-rerank", version, Arrays(pixels, "scene"), own, NEAREST)
 
 
+@task(
+    "emoji-reasoning", "1,000 statements about two scenes of emoji drawings each, half of them true"
+)
 def reasoning() -> Reasoning:
     """Return statements about pairs of scenes."""
-    found = statements.pairs(PAIRS, SEED)
-    images = np.stack([image for pair in found for image in pair.images])
-    said = [
+    composed = statements.pairs(PAIRS, SEED)
+    images = np.stack([image for pair in composed for image in pair.images])
+    claims = [
         Statement(f"{pair.kind}-{i}-0-0", pair.text, (2 * i, 2 * i + 1), pair.true)
-        for i, pair in enumerate(found)
+        for i, pair in enumerate(composed)
     ]
-    version = hash_of(images.tobytes(), [(one.text, one.true) for one in said])
-    return Reasoning("emoji-reasoning", version, Arrays(images, "scene"), said)
+    version = hash_of(images.tobytes(), [(one.text, one.true) for one in claims])
+    return Reasoning("emoji-reasoning", version, Arrays(images, "scene"), claims)

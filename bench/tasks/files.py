@@ -8,46 +8,41 @@ A task's name gives paths between colons and, after a question mark, options (`?
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.core.errors import BenchError
-from bench.tasks.base import Pictures
+from bench.core.errors import BenchError, near_miss
+from bench.tasks.pictures import Files
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from bench.models.loaded import Loaded
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".ppm"})
 
 
 def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
     """Split `PATHS?key=value&key=value`; raises BenchError at an option that the task has not."""
     paths, _, query = rest.partition("?")
-    found = {}
+    values = {}
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
         if key not in known or not equals:
-            from bench.core.errors import near_miss
-
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise BenchError(
                 f"unknown option '{part}' in {form}: {takes}{near_miss(key, list(known))}"
             )
-        found[key] = value
-    return paths, found
+        values[key] = value
+    return paths, values
 
 
 def places(
     rest: str, form: str, count: int, known: Sequence[str] = ()
 ) -> tuple[list[Path], dict[str, str]]:
     """Split `PATH:PATH...[?options]` into exactly `count` paths and the options."""
-    paths, found = options(rest, form, known)
+    paths, values = options(rest, form, known)
     parts = paths.split(":")
     if len(parts) != count or not all(parts):
         raise BenchError(f"'{rest}' names {len(parts)} paths, not {count}: write {form}")
-    return [Path(part).expanduser() for part in parts], found
+    return [Path(part).expanduser() for part in parts], values
 
 
 def beside(rest: str) -> tuple[Path, Path]:
@@ -57,7 +52,7 @@ def beside(rest: str) -> tuple[Path, Path]:
     return file, Path(images).expanduser() if images else file.parent
 
 
-def whole(value: str, option: str, form: str) -> int:
+def positive(value: str, option: str, form: str) -> int:
     """Return an option that is a number of things, 1 or more."""
     if not value.isdecimal() or int(value) < 1:
         raise BenchError(f"option {option}='{value}' in {form} must be a whole number from 1")
@@ -89,32 +84,45 @@ def first_there(candidates: Sequence[Path]) -> Path:
     return next((path for path in candidates if path.exists()), candidates[0])
 
 
-def require_any(paths: Sequence[Path], folder: Path, form: str) -> None:
-    """Raise BenchError when no image is where it should be; single missing ones count as wrong."""
+def pictures(paths: Sequence[Path], root: Path, form: str) -> Files:
+    """Return the images of a data set; single missing ones count as wrong.
+
+    Raises:
+        BenchError: none of them is where it should be.
+    """
     if not any(path.is_file() for path in paths):
         raise BenchError(f"none of {len(paths)} images is there, such as {paths[0]}: {form}")
+    return Files(paths, root)
 
 
-def opened(pictures: Pictures, index: int, failed: list[str]) -> Image | None:
-    """Return a picture as RGB; None where it does not decode, its name then added to `failed`."""
-    try:
-        return pictures.open(index).convert("RGB")
-    except (OSError, ValueError, SyntaxError):  # Pillow raises all three on broken files
-        failed.append(pictures.name(index))
-        return None
+def numbered(images: Sequence[Hashable]) -> dict[Any, int]:
+    """Return each image that is named, once, and its place among them."""
+    return {image: i for i, image in enumerate(dict.fromkeys(images))}
 
 
-def ability(loaded: Loaded, name: str) -> Callable[..., Any]:
-    """Return what a model can do by name ("answer", "judge" ...), or say what it lacks for it."""
-    found: Callable[..., Any] | None = getattr(loaded, name, None)
-    if found is None:
+def class_folders(root: Path) -> tuple[list[str], list[Path], list[int]]:
+    """Return the folders under `root` by name, the images in them, and each one's folder."""
+    folders = sorted(f for f in root.iterdir() if f.is_dir()) if root.is_dir() else []
+    images = [
+        (file, label)
+        for label, folder in enumerate(folders)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    paths, labels = [file for file, _ in images], [label for _, label in images]
+    return [folder.name for folder in folders], paths, labels
+
+
+def require_ability(loaded: Any, name: str) -> None:
+    """Raise BenchError where a model was saved without what feeds it ("answer", "judge" ...)."""
+    if getattr(loaded, name, None) is None:
         raise BenchError(
             f"nothing says how {loaded.name} is fed (it has no '{name}'): put its processor's "
             "files (preprocessor_config.json, tokenizer.json) beside its weights"
         )
-    return found
 
 
-def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as the JSON list that evaluation servers take."""
-    return json.dumps(list(rows), ensure_ascii=False) + "\n"
+def answers_as_json(key: str, ids: Sequence[Any], value: str, answers: Sequence[Any]) -> str:
+    """Return the JSON list that evaluation servers take: an id and an answer each."""
+    rows = [{key: i, value: answer} for i, answer in zip(ids, answers, strict=True)]
+    return json.dumps(rows, ensure_ascii=False) + "\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.errors import BenchError
 from bench.tasks.base import Task, hash_of
 from bench.tasks.classification import Classification
+from bench.tasks.registry import task
 from bench.tasks.retrieval import Retrieval
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class Rows:
         return image
 
 
+@task(
+    "hf-dataset:ID[@SPLIT]",
+    "classification (image, label) or retrieval (image, caption)",
+)
 def load(name: str) -> Task:
     """Return the task that the columns of `ID[@SPLIT]` allow."""
     source, _, split = name.partition("@")
@@ -71,19 +76,19 @@ def _read(source: str, split: str) -> Any:
     try:
         if Path(source).is_dir() and (Path(source) / "dataset_info.json").is_file():
             return datasets.load_from_disk(source)
-        found = datasets.load_dataset(source, split=split or None)
+        data = datasets.load_dataset(source, split=split or None)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise BenchError(
             f"cannot load data set '{source}' ({reason}): give a local folder, "
             "or fill the cache on a machine with network"
         ) from error
-    if isinstance(found, dict):
-        chosen = _first(list(found), SPLITS)
+    if isinstance(data, dict):
+        chosen = _first(list(data), SPLITS)
         if chosen is None:
-            raise BenchError(f"data set {source} has splits {list(found)}: add @SPLIT")
-        return found[chosen]
-    return found
+            raise BenchError(f"data set {source} has splits {list(data)}: add @SPLIT")
+        return data[chosen]
+    return data
 
 
 def _first(have: list[str], wanted: tuple[str, ...]) -> str | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from bench.core.errors import BenchError
 from bench.tasks import files
-from bench.tasks.base import Files, hash_of
+from bench.tasks.base import hash_of
+from bench.tasks.pictures import Files
 
 Row = tuple[Path, list[str], Any]  # where the image is, its texts, its number
 
@@ -67,8 +68,8 @@ def _list(rows: list[dict[str, Any]]) -> list[Row]:
 
 def _number(row: dict[str, Any], place: int) -> int:
     """The number in the name of one of COCO's images, or else the image's place in the file."""
-    found = re.search(r"COCO_\w+_(\d+)$", Path(row["image"]).stem)
-    return int(found[1]) if found else place
+    match = re.search(r"COCO_\w+_(\d+)$", Path(row["image"]).stem)
+    return int(match[1]) if match else place
 
 
 def _texts_of(caption: Any) -> list[str]:

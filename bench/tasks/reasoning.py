@@ -12,26 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.core.errors import Unsupported
 from bench.records.record import Metric
 from bench.tasks import files
-from bench.tasks.base import (
-    Evaluation,
-    Files,
-    Pictures,
-    Progress,
-    hash_of,
-    in_batches,
-    proportion,
-    refuse_random,
-    require,
-    subset,
-)
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.pictures import Pictures, opened
+from bench.tasks.registry import task
+from bench.tasks.scores import share
 
 NLVR2 = "nlvr2:JSON:IMAGES"
 TRUE = 1  # the output that says the statement is true, in ViLT's and BLIP's heads
@@ -53,75 +42,59 @@ class Statement:
         return f"{split}-{group}-{number}"
 
 
-class Reasoning:
+class Reasoning(ScoredTask):
     """Statements about pairs of pictures."""
+
+    kinds = ("pair-classifier",)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, statements: Sequence[Statement]
     ) -> None:
         """Name the task and its data."""
-        self.name, self.version = name, version
+        super().__init__(name, version, statements)
         self.pictures, self.statements = pictures, statements
 
-    def __len__(self) -> int:
-        """Return the number of statements."""
-        return len(self.statements)
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a model of two pictures.
 
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a model of two pictures; see `bench.tasks.Task`.
-
-        Outcomes: `correct`, and `said`, which is None where a picture does not decode or the
-        model does not decide. The metric
-        `consistency` is the share of sentences that are judged right of all their pairs; a limit
-        tears pairs apart, and leaves it out.
+        Outcomes: `correct`, and `said`, which is None where a picture does not decode or the model
+        does not decide. The metric `consistency` is the share of sentences that are judged right of
+        all their pairs; a limit tears pairs apart, and leaves it out.
         """
-        require(loaded, "pair-classifier", self.name)
-        refuse_random(loaded)
-        asked = [self.statements[i] for i in subset(len(self), limit)]
+        asked = [self.statements[i] for i in feed.index]
         failed: list[str] = []
-        judge = partial(self._judged, loaded, failed)
-        said = in_batches(asked, batch_size, judge, progress)
-        right = [s is not None and s == one.true for s, one in zip(said, asked, strict=True)]
-        metrics = {"accuracy": _share(right)}
+        judged = feed.answers(asked, partial(self._judged, feed.loaded, failed))
+        right = [j is not None and j == one.true for j, one in zip(judged, asked, strict=True)]
+        metrics = {"accuracy": share(right)}
         if len(asked) == len(self):
             metrics["consistency"] = _consistency(asked, right)
-        outcomes: dict[str, list[Any]] = {"correct": [int(r) for r in right], "said": said}
+        outcomes: dict[str, list[Any]] = {"correct": [int(r) for r in right], "said": judged}
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(
-        self, loaded: Loaded, failed: list[str], some: Sequence[Statement]
+        self, loaded: Any, failed: list[str], some: Sequence[Statement]
     ) -> list[bool | None]:
         """Whether the model takes some statements for true; None where a picture is broken."""
-        shown = []
-        for one in some:
-            pair = [files.opened(self.pictures, i, failed) for i in one.pictures]
-            shown.append(None if None in pair else pair)
-        pairs = [pair for pair in shown if pair is not None]
-        texts = [one.text for one, pair in zip(some, shown, strict=True) if pair is not None]
-        if not pairs:
+        pairs = [[opened(self.pictures, i, failed) for i in one.pictures] for one in some]
+        shown = [None not in pair for pair in pairs]
+        if not any(shown):
             return [None] * len(some)
-        logits = files.ability(loaded, "judge")(pairs, texts).float()
+        texts = [one.text for one, ok in zip(some, shown, strict=True) if ok]
+        files.require_ability(loaded, "judge")
+        logits = loaded.judge([pair for pair in pairs if None not in pair], texts).float()
         if logits.shape[1] != 2:
             raise Unsupported(
                 f"{loaded.name} has {logits.shape[1]} outputs; task '{self.name}' needs 2"
             )
         margins = iter((logits[:, TRUE] - logits[:, 1 - TRUE]).tolist())
-        return [None if pair is None else _side(next(margins)) for pair in shown]
+        return [_side(next(margins)) if ok else None for ok in shown]
 
     def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
         """Return the official program's predictions: a line `identifier,True` or `,False` each."""
-        said = outcomes["said"]
-        asked = [self.statements[i] for i in subset(len(self), len(said))]
-        rows = zip(asked, said, strict=True)
-        return "".join(f"{one.identifier},{bool(judged)}\n" for one, judged in rows)
+        judged = outcomes["said"]
+        asked = [self.statements[i] for i in subset(len(self), len(judged))]
+        rows = zip(asked, judged, strict=True)
+        return "".join(f"{one.identifier},{bool(answer)}\n" for one, answer in rows)
 
 
 def _side(margin: float) -> bool | None:
@@ -129,17 +102,14 @@ def _side(margin: float) -> bool | None:
     return True if margin > 0 else False if margin < 0 else None
 
 
-def _share(right: Sequence[bool]) -> Metric:
-    return proportion([0 if one else 1 for one in right], 1)
-
-
 def _consistency(asked: Sequence[Statement], right: Sequence[bool]) -> Metric:
     by_sentence: dict[str, bool] = {}
     for one, ok in zip(asked, right, strict=True):
         by_sentence[one.sentence] = by_sentence.get(one.sentence, True) and ok
-    return _share(list(by_sentence.values()))
+    return share(list(by_sentence.values()))
 
 
+@task(NLVR2, "NLVR2: is a statement about two images true; accuracy, consistency")
 def nlvr2(rest: str) -> Reasoning:
     """Return NLVR2 from one of its files, a JSON value a line, and the folder of its images."""
     (file, root), _ = files.places(rest, NLVR2, 2)
@@ -149,8 +119,8 @@ def nlvr2(rest: str) -> Reasoning:
         statements = [_statement(row, root, paths) for row in files.lines_of(text)]
         if not statements:
             raise ValueError("no statements")
-    files.require_any(list(paths), root, NLVR2)
-    return Reasoning(f"nlvr2:{rest}", hash_of(text), Files(list(paths), root), statements)
+    pictures = files.pictures(list(paths), root, NLVR2)
+    return Reasoning(f"nlvr2:{rest}", hash_of(text), pictures, statements)
 
 
 def _statement(row: Mapping[str, Any], root: Path, paths: dict[Path, int]) -> Statement:

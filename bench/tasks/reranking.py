@@ -13,145 +13,95 @@ Departures: a matched text begins with [CLS], as in transformers; the authors pu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bench.tasks import files, karpathy
-from bench.tasks.base import (
-    Evaluation,
-    Pictures,
-    Prepared,
-    Progress,
-    hash_of,
-    refuse_random,
-    require,
-    subset,
-    to_model,
-)
-from bench.tasks.retrieval import flattened, recalls, tokenised, undecoded
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.pictures import Pictures, Prepared, undecoded
+from bench.tasks.registry import task
+from bench.tasks.retrieval import flattened, recalls
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.models.loaded import Loaded
-
-KARPATHY = "rerank-karpathy:JSON[:IMAGES]"
+FORM = "rerank-karpathy:JSON[:IMAGES]"
 FEW_IMAGES, K_FEW, K_MANY = 1000, 128, 256
 
 
-class ReRanking:
+class ReRanking(ScoredTask):
     """Pictures, each with one or more texts; the best found are compared again, in pairs.
 
     With a limit, only the texts of the pictures that are left are searched, as in `Retrieval`.
     """
 
+    kinds = ("matcher",)
+
     def __init__(
-        self,
-        name: str,
-        version: str,
-        pictures: Pictures,
-        texts: Sequence[Sequence[str]],
-        k: int,
+        self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]], k: int
     ) -> None:
         """Name the task and its data; the `k` nearest of each query are re-ranked."""
-        self.name, self.version = name, hash_of(version, k, "logit")
+        super().__init__(name, hash_of(version, k, "logit"), texts)
         self.prepared, self.texts, self.k = Prepared(pictures), texts, k
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.texts)
-
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a matcher; see `bench.tasks.Task`. Outcomes are ranks, as in `Retrieval`.
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a matcher. Outcomes are ranks, as in `Retrieval`.
 
         Images are encoded twice, for their features and for their matches: the tokens of all of
         COCO's at once would take 12 GB.
         """
         import torch
 
-        require(loaded, "matcher", self.name)
-        refuse_random(loaded)
-        files.ability(loaded, "tokenizer")
-        index = subset(len(self), limit)
-        owners, texts = flattened(self.texts, index)
-        with torch.inference_mode():
-            similar, decoded = self._similarities(loaded, index, texts, batch_size, device)
-            to_texts = nearest(similar, self.k)
-            to_images = nearest(similar.T, self.k).T
-            matches = self._matches(
-                loaded, index, texts, to_texts | to_images, batch_size, device, progress
-            )
-        found = (similar + matches).masked_fill(~decoded.unsqueeze(1), -torch.inf)
-        failed = undecoded(self.prepared, index, decoded.tolist())
+        require_tokenizer(feed.loaded)
+        owners, texts = flattened(self.texts, feed.index)
+        similar, decoded = self._similarities(replace(feed, progress=None), texts)
+        to_texts = nearest(similar, self.k)
+        to_images = nearest(similar.T, self.k).T
+        matches = self._matches(feed, texts, to_texts | to_images)
+        scores = (similar + matches).masked_fill(~decoded.unsqueeze(1), -torch.inf)
         return recalls(
-            found.masked_fill(~to_texts, -torch.inf),
-            found.masked_fill(~to_images, -torch.inf),
+            scores.masked_fill(~to_texts, -torch.inf),
+            scores.masked_fill(~to_images, -torch.inf),
             owners,
-            failed,
+            undecoded(self.prepared.pictures, feed.index, decoded.tolist()),
         )
 
-    def _similarities(
-        self,
-        loaded: Loaded,
-        index: Sequence[int],
-        texts: Sequence[str],
-        size: int,
-        device: str | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the (images, texts) cosines, -inf for broken images, and which are whole."""
+    def _similarities(self, feed: Feed, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the (images, texts) cosines, -inf for broken images, and which decoded."""
         import torch
 
-        encode_images: Any = files.ability(loaded, "encode_images")
-        encode_texts: Any = files.ability(loaded, "encode_texts")
         images: list[Tensor] = []
         decoded: list[bool] = []
-        for pixels, ok in self.prepared.batches(loaded, index, size):
-            images.append(encode_images(to_model(pixels, loaded, device))[0].float())
+        for pixels, ok in feed.images(self.prepared):
+            images.append(feed.loaded.encode_images(pixels)[0].float())
             decoded += ok
-        words = [encode_texts(t).float() for t in tokenised(loaded, texts, size, device)]
+        words = [feed.loaded.encode_texts(tokens).float() for tokens in feed.texts(texts)]
         similar = torch.cat(images) @ torch.cat(words).T
         there = torch.tensor(decoded, device=similar.device)
         return similar.masked_fill(~there.unsqueeze(1), -torch.inf), there
 
-    def _matches(
-        self,
-        loaded: Loaded,
-        index: Sequence[int],
-        texts: Sequence[str],
-        wanted: Tensor,
-        size: int,
-        device: str | None,
-        progress: Progress | None,
-    ) -> Tensor:
+    def _matches(self, feed: Feed, texts: Sequence[str], wanted: Tensor) -> Tensor:
         """Return the (images, texts) logits of the wanted pairs, 0 elsewhere."""
         import torch
 
-        encode_images: Any = files.ability(loaded, "encode_images")
-        match: Any = files.ability(loaded, "match")
         matches = torch.zeros(wanted.shape, device=wanted.device)
         row = 0
-        for pixels, decoded in self.prepared.batches(loaded, index, size):
-            tokens = encode_images(to_model(pixels, loaded, device))[1]
-            for own, ok in zip(tokens, decoded, strict=True):
-                pairs = wanted[row].nonzero().squeeze(1).tolist() if ok else []
-                near = [texts[i] for i in pairs]
+        for pixels, decoded in feed.images(self.prepared):
+            tokens = feed.loaded.encode_images(pixels)[1]
+            for image, ok in zip(tokens, decoded, strict=True):
+                columns = wanted[row].nonzero().squeeze(1).tolist() if ok else []
                 scores = [
-                    match(own.expand(len(next(iter(some.values()))), -1, -1), some).float()
-                    for some in tokenised(loaded, near, size, device)
+                    feed.loaded.match(image.expand(_length(words), -1, -1), words).float()
+                    for words in feed.texts([texts[i] for i in columns])
                 ]
                 if scores:
-                    matches[row, pairs] = torch.cat(scores)
+                    matches[row, columns] = torch.cat(scores)
                 row += 1
-            if progress is not None:
-                progress(row, len(index))
         return matches
+
+
+def _length(tokens: dict[str, Tensor]) -> int:
+    return len(next(iter(tokens.values())))
 
 
 def nearest(scores: Tensor, k: int) -> Tensor:
@@ -168,12 +118,13 @@ def nearest(scores: Tensor, k: int) -> Tensor:
     return above | (equal & (equal.cumsum(1) <= room))
 
 
+@task(FORM, "retrieval; the k nearest re-ranked by image-text matching")
 def coco(rest: str) -> ReRanking:
     """Return the test split of a Karpathy-style file (COCO, Flickr30k), to be re-ranked."""
-    where, found = files.options(rest, KARPATHY, ("k",))
-    data = karpathy.read(where, KARPATHY)
-    files.require_any(data.pictures.paths, data.pictures.root, KARPATHY)
+    where, options = files.options(rest, FORM, ("k",))
+    data = karpathy.read(where, FORM)
+    pictures = files.pictures(data.pictures.paths, data.pictures.root, FORM)
     k = K_FEW if len(data.texts) <= FEW_IMAGES else K_MANY
-    if "k" in found:
-        k = files.whole(found["k"], "k", KARPATHY)
-    return ReRanking(f"rerank-karpathy:{rest}", data.version, data.pictures, data.texts, k)
+    if "k" in options:
+        k = files.positive(options["k"], "k", FORM)
+    return ReRanking(f"rerank-karpathy:{rest}", data.version, pictures, data.texts, k)

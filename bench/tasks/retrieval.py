@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError
-from bench.tasks.base import (
-    Arrays,
-    Evaluation,
-    Pictures,
-    Prepared,
-    Progress,
-    hash_of,
-    normalised,
-    proportion,
-    ranks_of,
-    refuse_random,
-    require,
-    subset,
-    to_model,
-)
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
+from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
+from bench.tasks.registry import task
+from bench.tasks.scores import proportion, ranks_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,67 +17,48 @@ if TYPE_CHECKING:
     from bench.models.loaded import Loaded
 
 RECALLS = (1, 5, 10)
+FORM = "karpathy:JSON[:IMAGES]"
 
 
-class Retrieval:
+class Retrieval(ScoredTask):
     """Pictures, each with one or more texts that describe it.
 
     With a limit, only the texts of the pictures that are left are searched: fewer distractors, so
     figures under different limits do not compare.
     """
 
+    kinds = ("two-tower",)
+
     def __init__(
         self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]]
     ) -> None:
         """Name the task and its data; `texts[i]` are the captions of picture i."""
-        self.name, self.version = name, version
+        super().__init__(name, version, texts)
         self.prepared, self.texts = Prepared(pictures), texts
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.texts)
-
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a two-tower model; see `bench.tasks.Task`.
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a two-tower model.
 
         Outcomes are 0-based ranks: `rank_i2t` an image, of its best caption; `rank_t2i` a caption,
         of its image. Images without a caption are distractors only.
         """
         import torch
 
-        require(loaded, "two-tower", self.name)
-        refuse_random(loaded)
-        require_tokenizer(loaded)
-        index = subset(len(self), limit)
-        owners, texts = flattened(self.texts, index)
-        with torch.inference_mode():
-            images, decoded = image_features(
-                loaded, self.prepared, index, batch_size, device, progress
-            )
-            scores = images @ text_features(loaded, texts, batch_size, device).T
+        require_tokenizer(feed.loaded)
+        owners, texts = flattened(self.texts, feed.index)
+        images, decoded = image_features(feed, self.prepared)
+        scores = images @ text_features(feed, texts).T
         broken = torch.tensor(decoded, device=scores.device).logical_not()
         # An image that did not decode is in nobody's way, and is never found.
         scores = scores.masked_fill(broken.unsqueeze(1), -torch.inf)
-        return recalls(scores, scores, owners, undecoded(self.prepared, index, decoded))
+        failed = undecoded(self.prepared.pictures, feed.index, decoded)
+        return recalls(scores, scores, owners, failed)
 
 
 def flattened(texts: Sequence[Sequence[str]], index: Sequence[int]) -> tuple[list[int], list[str]]:
     """Return the texts of some images, and of each text the place of its image among them."""
     owners = [row for row, i in enumerate(index) for _ in texts[i]]
     return owners, [text for i in index for text in texts[i]]
-
-
-def undecoded(prepared: Prepared, index: Sequence[int], decoded: Sequence[bool]) -> list[str]:
-    """Return the names of the images that did not decode."""
-    return [prepared.pictures.name(i) for i, ok in zip(index, decoded, strict=True) if not ok]
 
 
 def recalls(
@@ -112,85 +81,65 @@ def recalls(
         "i2t": ranks_of(to_texts[asked], own[asked]).tolist(),
         "t2i": ranks_of(to_images.T, own.T).tolist(),
     }
-    metrics = {f"{way}_r{k}": proportion(found, k) for way, found in ranks.items() for k in RECALLS}
-    outcomes = {f"rank_{way}": found for way, found in ranks.items()}
+    metrics = {f"{way}_r{k}": proportion(of, k) for way, of in ranks.items() for k in RECALLS}
+    outcomes = {f"rank_{way}": of for way, of in ranks.items()}
     return Evaluation(metrics, "i2t_r1", outcomes, failed)
 
 
-def image_features(
-    loaded: Loaded,
-    prepared: Prepared,
-    index: Sequence[int],
-    size: int,
-    device: str | None,
-    progress: Progress | None,
-) -> tuple[Tensor, list[bool]]:
+def image_features(feed: Feed, prepared: Prepared) -> tuple[Tensor, list[bool]]:
     """Return a two-tower model's features of some images, of length 1, and which decoded."""
     import torch
 
     features: list[Tensor] = []
     decoded: list[bool] = []
-    for images, ok in prepared.batches(loaded, index, size):
-        features.append(features_of(loaded, to_model(images, loaded, device)))
+    for images, ok in feed.images(prepared):
+        features.append(features_of(feed.loaded, images))
         decoded += ok
-        if progress is not None:
-            progress(len(decoded), len(index))
     return torch.cat(features), decoded
 
 
 def features_of(loaded: Loaded, pixels: Tensor) -> Tensor:
     """Return a two-tower model's features (B,D) of images (B,C,H,W), of length 1."""
     model: Any = loaded.model
-    return normalised(_pooled(model.get_image_features(**{loaded.image_argument: pixels})))
+    return _features(model.get_image_features(**{loaded.image_argument: pixels}))
 
 
-def text_features(loaded: Loaded, texts: Sequence[str], size: int, device: str | None) -> Tensor:
+def text_features(feed: Feed, texts: Sequence[str]) -> Tensor:
     """Return a two-tower model's features of texts, of length 1."""
     import torch
 
-    model: Any = loaded.model
-    features = [
-        normalised(_pooled(model.get_text_features(**tokens)))
-        for tokens in tokenised(loaded, texts, size, device)
-    ]
-    return torch.cat(features)
+    model = feed.loaded.model
+    return torch.cat([_features(model.get_text_features(**x)) for x in feed.texts(texts)])
 
 
-def require_tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
-    """Return a model's tokenizer; raises BenchError when it came without one."""
-    if loaded.tokenizer is None:
-        raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
-    return loaded.tokenizer
+def _features(output: Any) -> Tensor:
+    """Return projected features of length 1, whichever way this version of transformers does."""
+    return normalised(getattr(output, "pooler_output", output))
 
 
-def tokenised(
-    loaded: Loaded, texts: Sequence[str], size: int, device: str | None
-) -> Iterator[dict[str, Tensor]]:
-    """Yield texts as a model takes them, so many at once."""
-    tokenizer = require_tokenizer(loaded)
-    for start in range(0, len(texts), size):
-        tokens = tokenizer(list(texts[start : start + size]))
-        yield {key: value.to(device or loaded.device) for key, value in tokens.items()}
+def normalised(features: Tensor) -> Tensor:
+    """Return (B,C) float32 features of length 1."""
+    import torch
+
+    return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
-def _pooled(output: Any) -> Tensor:
-    """Return the projected features, whichever way this version of transformers returns them."""
-    features: Tensor = getattr(output, "pooler_output", output)
-    return features
-
-
+@task(
+    "emoji-retrieval",
+    "emoji drawings of a held-out design house against their names, both ways",
+)
 def emoji() -> Retrieval:
     """Return the embedded drawings of the held-out design house, with their names."""
     from bench.assets import embedded
 
     images, texts = embedded.emoji_test()
     version = hash_of(images.tobytes(), *texts)
-    return Retrieval(
-        "emoji-retrieval", version, Arrays(images, "emoji image"), [[text] for text in texts]
-    )
+    pictures = Arrays(images, "emoji image")
+    return Retrieval("emoji-retrieval", version, pictures, [[text] for text in texts])
 
 
+@task(FORM, "retrieval; Karpathy-style split file with several captions an image")
 def karpathy(where: str, split: str = "test") -> Retrieval:
     """Return a split of a Karpathy-style file, `JSON[:IMAGES]`."""
-    found = read_karpathy(where, "karpathy:JSON[:IMAGES]", split)
-    return Retrieval(f"karpathy:{where}", found.version, found.pictures, found.texts)
+    data = read_karpathy(where, FORM, split)
+    return Retrieval(f"karpathy:{where}", data.version, data.pictures, data.texts)

@@ -8,26 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.core.errors import BenchError
-from bench.records.record import Metric
-from bench.tasks import files
-from bench.tasks.base import (
-    Evaluation,
-    Pictures,
-    Progress,
-    average,
-    hash_of,
-    in_batches,
-    proportion,
-    refuse_random,
-    require,
-    subset,
-)
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
+from bench.tasks import scenes
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.pictures import Arrays, Pictures, answered, opened
+from bench.tasks.registry import task
+from bench.tasks.scores import share
 
 QUESTION_WORDS = 6  # of a typical question: the prompt whose cost is counted and timed
 EMOJI_QUESTIONS, EMOJI_SEED = 1000, 0
@@ -51,8 +40,10 @@ def exact(answer: str, right: Sequence[str]) -> float:
     return float(answer.strip().lower() in {one.strip().lower() for one in right})
 
 
-class QuestionAnswering:
+class QuestionAnswering(ScoredTask):
     """Questions about pictures."""
+
+    kinds = ("multimodal", "answerer")
 
     def __init__(
         self,
@@ -64,51 +55,37 @@ class QuestionAnswering:
         max_answer: int = MAX_ANSWER,
     ) -> None:
         """Name the task and its data; answers are cut after `max_answer` tokens."""
-        self.name, self.version, self.pictures = name, version, pictures
-        self.questions, self.score, self.max_answer = questions, score, max_answer
+        super().__init__(name, version, questions)
+        self.pictures, self.questions = pictures, questions
+        self.score_of, self.max_answer = score, max_answer
 
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.questions)
-
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
-        if loaded.kind != "answerer":
-            require(loaded, "multimodal", self.name)
-        refuse_random(loaded)
-        if loaded.answer is None:
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a model. Outcomes: `correct` (0 to 1) and `answer`."""
+        if feed.loaded.answer is None:
             raise BenchError(
-                f"nothing says how questions are put to {loaded.name}: put its processor's files "
-                "(preprocessor_config.json, tokenizer.json) beside its weights"
+                f"nothing says how questions are put to {feed.loaded.name}: put its processor's "
+                "files (preprocessor_config.json, tokenizer.json) beside its weights"
             )
-        asked = [self.questions[i] for i in subset(len(self), limit)]
+        asked = [self.questions[i] for i in feed.index]
         failed: list[str] = []
-        say = partial(self._answers, loaded.answer, failed)
-        return self._scored(asked, in_batches(asked, batch_size, say, progress), failed)
+        answers = feed.answers(asked, partial(self._answers, feed, failed))
+        return self._scored(asked, answers, failed)
 
-    def _answers(
-        self, answer: Callable[..., list[str]], failed: list[str], some: Sequence[Question]
-    ) -> list[str]:
+    def _answers(self, feed: Feed, failed: list[str], some: Sequence[Question]) -> list[str]:
         """The answers to some questions, "" where the picture does not decode."""
-        images = [files.opened(self.pictures, question.picture, failed) for question in some]
-        texts = [q.text for q, image in zip(some, images, strict=True) if image is not None]
-        shown = [[image] for image in images if image is not None]
-        said = iter(answer(shown, texts, self.max_answer) if shown else [])
-        return ["" if image is None else next(said) for image in images]
+        texts = [self._text(feed, question) for question in some]
+        images = [opened(self.pictures, question.picture, failed) for question in some]
+        return answered(feed.loaded, images, texts, self.max_answer)
+
+    def _text(self, feed: Feed, question: Question) -> str:
+        """What a model is asked."""
+        return question.text
 
     def _scored(
         self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
     ) -> Evaluation:
         correct = [
-            self.score(answer, question.answers)
+            self.score_of(answer, question.answers)
             for question, answer in zip(asked, answers, strict=True)
         ]
         metrics = {"accuracy": share(correct)}
@@ -119,22 +96,11 @@ class QuestionAnswering:
         return Evaluation(metrics, "accuracy", {"correct": plain, "answer": list(answers)}, failed)
 
 
-def share(scores: Sequence[float]) -> Metric:
-    """Return the mean score in percent; Wilson's interval where scores are 0 or 1."""
-    if all(score in (0, 1) for score in scores):
-        return proportion([0 if score else 1 for score in scores], 1)
-    return average(scores, "%", 100)
-
-
+@task("emoji-vqa", "1,000 questions about scenes of small emoji drawings, new arrangements")
 def emoji(count: int = EMOJI_QUESTIONS, seed: int = EMOJI_SEED) -> QuestionAnswering:
     """Return questions about unseen scenes of the committed drawings."""
-    import numpy as np
-
-    from bench.tasks import scenes
-    from bench.tasks.base import Arrays
-
-    found = scenes.scenes(count, seed)
-    pixels = np.stack([scene.image for scene in found])
-    questions = [Question(i, s.question, (s.answer,), s.kind) for i, s in enumerate(found)]
+    composed = scenes.scenes(count, seed)
+    pixels = np.stack([scene.image for scene in composed])
+    questions = [Question(i, s.question, (s.answer,), s.kind) for i, s in enumerate(composed)]
     version = hash_of(pixels.tobytes(), [(q.text, q.answers) for q in questions])
     return QuestionAnswering("emoji-vqa", version, Arrays(pixels, "scene"), questions)

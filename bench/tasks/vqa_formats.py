@@ -8,21 +8,20 @@ a model made for answering gets the question alone. The line is part of the task
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.core.errors import BenchError
 from bench.records.record import Metric
 from bench.tasks import files, vqa_score
-from bench.tasks.base import Evaluation, Files, Pictures, Progress, hash_of, proportion, subset
+from bench.tasks.base import Evaluation, Feed, hash_of, subset
+from bench.tasks.pictures import Files, Pictures
+from bench.tasks.registry import task
+from bench.tasks.scores import proportion
 from bench.tasks.vqa import Question, QuestionAnswering, Score
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
 
 VQAV2 = "vqav2:QUESTIONS:ANNOTATIONS:IMAGES"
 POPE = "pope:JSON:IMAGES"
@@ -47,35 +46,17 @@ class NumberedQuestions(QuestionAnswering):
         super().__init__(name, version, pictures, questions, score, max_answer)
         self.ids = ids
 
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a model; see `bench.tasks.Task`. Outcomes: `correct` (0 to 1) and `answer`."""
-        asked = self
-        if loaded.kind == "multimodal":
-            asked = copy.copy(self)
-            asked.questions = [replace(q, text=q.text + SHORT) for q in self.questions]
-        return super(NumberedQuestions, asked).evaluate(
-            loaded, limit=limit, batch_size=batch_size, device=device, progress=progress
-        )
+    def _text(self, feed: Feed, question: Question) -> str:
+        return question.text + (SHORT if feed.loaded.kind == "multimodal" else "")
 
     def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
         """Return the file that evaluation servers take: [{"question_id", "answer"}]."""
         answers = outcomes["answer"]
         asked = [self.ids[i] for i in subset(len(self), len(answers))]
-        rows = [
-            {"question_id": number, "answer": answer}
-            for number, answer in zip(asked, answers, strict=True)
-        ]
-        return files.as_json(rows)
+        return files.answers_as_json("question_id", asked, "answer", answers)
 
 
+@task(VQAV2, "VQAv2's files; the official soft accuracy")
 def vqav2(rest: str) -> NumberedQuestions:
     """Return VQAv2 from its questions file, its annotations file and the folder of images."""
     (asked_file, answers_file, root), _ = files.places(rest, VQAV2, 3)
@@ -98,12 +79,11 @@ def vqav2(rest: str) -> NumberedQuestions:
             f"{answers_file} has no answers to question {missing} of {asked_file}: "
             "take questions and annotations of the same split"
         )
-    images = list(dict.fromkeys(image for _, image, _ in rows))
-    at = {image: i for i, image in enumerate(images)}
+    at = files.numbered([image for _, image, _ in rows])
     return NumberedQuestions(
         f"vqav2:{rest}",
         hash_of(text, right_text, SHORT),
-        Files(_coco(images, split, root), root),
+        _coco(list(at), split, root),
         [Question(at[image], words, *right[number]) for number, image, words in rows],
         [number for number, _, _ in rows],
         vqa_score.soft_accuracy,
@@ -122,12 +102,11 @@ def _people(rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[tuple[str, ...
     }
 
 
-def _coco(images: Sequence[int], split: str, root: Path) -> list[Path]:
-    """Where COCO's images of a split are: in the folder itself, or in one named like the split."""
+def _coco(images: Sequence[int], split: str, root: Path) -> Files:
+    """COCO's images of a split, which lie in the folder itself or in one named like the split."""
     names = [f"COCO_{split}_{image:012d}.jpg" for image in images]
     paths = [files.first_there([root / name, root / split / name]) for name in names]
-    files.require_any(paths, root, VQAV2)
-    return paths
+    return files.pictures(paths, root, VQAV2)
 
 
 class YesNo(NumberedQuestions):
@@ -136,45 +115,44 @@ class YesNo(NumberedQuestions):
     def _scored(
         self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
     ) -> Evaluation:
-        found = super()._scored(asked, answers, failed)
-        said = [vqa_score.yes_or_no(answer) == "yes" for answer in answers]
+        scored = super()._scored(asked, answers, failed)
+        yes = [vqa_score.yes_or_no(answer) == "yes" for answer in answers]
         present = [question.answers == ("yes",) for question in asked]
-        return replace(found, metrics=found.metrics | detection(said, present))
+        return replace(scored, metrics=scored.metrics | detection(yes, present))
 
 
-def detection(said: Sequence[bool], present: Sequence[bool]) -> dict[str, Metric]:
+def detection(yes: Sequence[bool], present: Sequence[bool]) -> dict[str, Metric]:
     """Return precision, recall, their F1 and the share of yes; "yes" is the positive answer."""
-    hits = sum(s and p for s, p in zip(said, present, strict=True))
-    of_said = [0 if p else 1 for s, p in zip(said, present, strict=True) if s]
-    of_present = [0 if s else 1 for s, p in zip(said, present, strict=True) if p]
-    both = sum(said) + sum(present)
-    metrics = {"f1": Metric(100 * 2 * hits / both if both else 0.0, "%", None, len(said))}
-    for name, ranks in (("precision", of_said), ("recall", of_present)):
+    hits = sum(y and p for y, p in zip(yes, present, strict=True))
+    of_yes = [0 if p else 1 for y, p in zip(yes, present, strict=True) if y]
+    of_present = [0 if y else 1 for y, p in zip(yes, present, strict=True) if p]
+    both = sum(yes) + sum(present)
+    metrics = {"f1": Metric(100 * 2 * hits / both if both else 0.0, "%", None, len(yes))}
+    for name, ranks in (("precision", of_yes), ("recall", of_present)):
         metrics[name] = proportion(ranks, 1) if ranks else Metric(0.0, "%", None, 0)
-    metrics["yes_ratio"] = proportion([0 if s else 1 for s in said], 1)
+    metrics["yes_ratio"] = proportion([0 if y else 1 for y in yes], 1)
     return metrics
 
 
-def said_right(answer: str, right: Sequence[str]) -> float:
+def yes_or_no_is_right(answer: str, right: Sequence[str]) -> float:
     """1 where the yes or no that POPE's program reads in an answer is right."""
     return float(vqa_score.yes_or_no(answer) in right)
 
 
+@task(POPE, "POPE: is an object there; accuracy, precision, recall, F1, share of yes")
 def pope(rest: str) -> YesNo:
     """Return POPE from one of its files, a JSON value a line, and the folder of COCO's images."""
     (file, root), _ = files.places(rest, POPE, 2)
     with files.reading(file, "POPE file", POPE):
         text = file.read_text(encoding="utf-8")
-        rows = [(row["image"], row["text"], row["label"]) for row in files.lines_of(text)]
-        ids = [int(row.get("question_id", i + 1)) for i, row in enumerate(files.lines_of(text))]
-        wrong = {label for _, _, label in rows} - {"yes", "no"}
+        rows = files.lines_of(text)
+        asked = [(row["image"], row["text"], row["label"]) for row in rows]
+        ids = [int(row.get("question_id", i + 1)) for i, row in enumerate(rows)]
+        wrong = {label for _, _, label in asked} - {"yes", "no"}
         if wrong or not rows:
             raise ValueError(f"labels {sorted(wrong)}" if wrong else "no questions")
-    images = list(dict.fromkeys(image for image, _, _ in rows))
-    at = {image: i for i, image in enumerate(images)}
-    paths = [root / image for image in images]
-    files.require_any(paths, root, POPE)
-    questions = [Question(at[image], words, (label,)) for image, words, label in rows]
-    version = hash_of(text, SHORT)
-    pictures = Files(paths, root)
-    return YesNo(f"pope:{rest}", version, pictures, questions, ids, said_right, POPE_TOKENS)
+    at = files.numbered([image for image, _, _ in asked])
+    pictures = files.pictures([root / image for image in at], root, POPE)
+    questions = [Question(at[image], words, (label,)) for image, words, label in asked]
+    version, right = hash_of(text, SHORT), yes_or_no_is_right
+    return YesNo(f"pope:{rest}", version, pictures, questions, ids, right, POPE_TOKENS)

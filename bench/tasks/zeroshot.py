@@ -11,26 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.tasks.base import (
-    Arrays,
-    Evaluation,
-    Pictures,
-    Prepared,
-    Progress,
-    hash_of,
-    normalised,
-    proportion,
-    ranks_of,
-    refuse_random,
-    require,
-    subset,
-)
-from bench.tasks.retrieval import image_features, require_tokenizer, text_features, undecoded
+from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
+from bench.tasks.registry import task
+from bench.tasks.retrieval import image_features, normalised, text_features
+from bench.tasks.scores import ranks_of_labels, top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bench.models.loaded import Loaded
 
 USUAL = "a photo of a {}."
 # CoOp's sentence of each data set, by the name in its `split_zhou_NAME.json`; USUAL for the others.
@@ -61,8 +49,10 @@ def templates_for(data_set: str, ensemble: bool = False) -> tuple[str, ...]:
     return (*ENSEMBLE, own) if ensemble else (own,)
 
 
-class ZeroShot:
-    """Labelled pictures, and the names of the classes."""
+class ZeroShot(ScoredTask):
+    """Labelled pictures, and the names of the classes. A limit leaves images out, never classes."""
+
+    kinds = ("two-tower",)
 
     def __init__(
         self,
@@ -74,62 +64,36 @@ class ZeroShot:
         templates: Sequence[str] = (USUAL,),
     ) -> None:
         """Name the task and its data; `{}` in a template stands for a class's name."""
-        self.name, self.version, self.prepared = name, version, Prepared(pictures)
-        self.labels, self.classes, self.templates = labels, classes, templates
+        super().__init__(name, version, labels)
+        self.prepared, self.labels = Prepared(pictures), labels
+        self.classes, self.templates = classes, templates
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
+    def score(self, feed: Feed) -> Evaluation:
+        """Score a two-tower model. Outcomes: `correct`, and 0-based `rank`."""
+        require_tokenizer(feed.loaded)
+        names = self.class_features(feed)
+        images, decoded = image_features(feed, self.prepared)
+        labels = [self.labels[i] for i in feed.index]
+        ranks = ranks_of_labels(images @ names.T, labels, decoded)
+        failed = undecoded(self.prepared.pictures, feed.index, decoded)
+        return top_k(ranks, len(self.classes), failed)
 
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a two-tower model; see `bench.tasks.Task`. Outcomes: `correct`, and 0-based `rank`.
-
-        A limit leaves images out, never classes.
-        """
-        import torch
-
-        require(loaded, "two-tower", self.name)
-        refuse_random(loaded)
-        require_tokenizer(loaded)
-        index = subset(len(self), limit)
-        with torch.inference_mode():
-            names = self.class_features(loaded, batch_size, device)
-            images, decoded = image_features(
-                loaded, self.prepared, index, batch_size, device, progress
-            )
-            scores = images @ names.T
-        right = torch.tensor([self.labels[i] for i in index], device=scores.device)
-        own = torch.nn.functional.one_hot(right, len(self.classes)).bool()
-        ranks = [
-            rank if ok else len(self.classes)  # a broken picture is right at no length of list
-            for rank, ok in zip(ranks_of(scores, own).tolist(), decoded, strict=True)
-        ]
-        metrics = {"top1": proportion(ranks, 1)}
-        if len(self.classes) > 5:
-            metrics["top5"] = proportion(ranks, 5)
-        outcomes = {"correct": [int(rank == 0) for rank in ranks], "rank": ranks}
-        return Evaluation(metrics, "top1", outcomes, undecoded(self.prepared, index, decoded))
-
-    def class_features(self, loaded: Loaded, size: int, device: str | None) -> Tensor:
+    def class_features(self, feed: Feed) -> Tensor:
         """Return (classes, C) features of length 1, each the mean over the templates."""
         import torch
 
         names = [name.replace("_", " ") for name in self.classes]
         each = [
-            text_features(loaded, [template.format(name) for name in names], size, device)
+            text_features(feed, [template.format(name) for name in names])
             for template in self.templates
         ]
         return normalised(torch.stack(each).mean(0))
 
 
+@task(
+    "emoji-zeroshot",
+    "emoji drawings of a held-out design house among 1,636 labels (top 1, 5)",
+)
 def emoji() -> ZeroShot:
     """Return the embedded drawings of the held-out design house, one class each, by their labels.
 
@@ -143,7 +107,5 @@ def emoji() -> ZeroShot:
     table = pq.read_table(embedded.path("emoji_test.parquet"), columns=["label"])
     classes: list[str] = table.column("label").to_pylist()
     version = hash_of(images.tobytes(), *classes)
-    labels = range(len(classes))
-    return ZeroShot(
-        "emoji-zeroshot", version, Arrays(images, "emoji image"), labels, classes, ("{}",)
-    )
+    pictures = Arrays(images, "emoji image")
+    return ZeroShot("emoji-zeroshot", version, pictures, range(len(classes)), classes, ("{}",))

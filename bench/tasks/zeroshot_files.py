@@ -17,8 +17,8 @@ from pathlib import Path
 
 from bench.core.errors import BenchError
 from bench.tasks import files
-from bench.tasks.base import Files, hash_of
-from bench.tasks.classification import IMAGE_SUFFIXES
+from bench.tasks.base import hash_of
+from bench.tasks.registry import task
 from bench.tasks.zeroshot import ZeroShot, templates_for
 
 FORM = "zeroshot:FOLDER"
@@ -60,33 +60,34 @@ class Labelled:
         )
 
 
+@task(FORM, "zero-shot classification of CoOp's data sets or of one folder a class")
 def folder(rest: str) -> ZeroShot:
     """Return zero-shot classification of the pictures in a folder."""
-    (root,), found = files.places(rest, FORM, 1, KNOWN)
-    data = _read(root, found)
-    if found.get("classes"):
-        if found["classes"] not in ("base", "new"):
-            raise BenchError(f"option classes='{found['classes']}' in {FORM} must be base or new")
-        data = data.half(found["classes"])
-    files.require_any(data.paths, root, FORM)
-    templates = _templates(found, data.data_set)
-    pictures = Files(data.paths, root)
+    (root,), options = files.places(rest, FORM, 1, KNOWN)
+    data = _read(root, options)
+    if half := options.get("classes"):
+        if half not in ("base", "new"):
+            raise BenchError(f"option classes='{half}' in {FORM} must be base or new")
+        data = data.half(half)
+    pictures = files.pictures(data.paths, root, FORM)
+    templates = _templates(options, data.data_set)
     rows = [(pictures.name(i), label) for i, label in enumerate(data.labels)]
     version = hash_of(rows, list(data.classes), templates)
     return ZeroShot(f"zeroshot:{rest}", version, pictures, data.labels, data.classes, templates)
 
 
-def _templates(found: Mapping[str, str], data_set: str) -> tuple[str, ...]:
-    if "prompt" in found:
-        if "{}" not in found["prompt"]:
-            raise BenchError(f"option prompt='{found['prompt']}' in {FORM} lacks {{}} for the name")
-        return (found["prompt"],)
-    if found.get("templates") not in (None, "ensemble"):
-        raise BenchError(f"option templates='{found['templates']}' in {FORM} must be ensemble")
-    return templates_for(found.get("data", data_set), "templates" in found)
+def _templates(options: Mapping[str, str], data_set: str) -> tuple[str, ...]:
+    prompt, templates = options.get("prompt"), options.get("templates")
+    if prompt is not None:
+        if "{}" not in prompt:
+            raise BenchError(f"option prompt='{prompt}' in {FORM} lacks {{}} for the name")
+        return (prompt,)
+    if templates not in (None, "ensemble"):
+        raise BenchError(f"option templates='{templates}' in {FORM} must be ensemble")
+    return templates_for(options.get("data", data_set), templates is not None)
 
 
-def _read(root: Path, found: Mapping[str, str]) -> Labelled:
+def _read(root: Path, options: Mapping[str, str]) -> Labelled:
     splits = sorted(root.glob("split_zhou_*.json"))
     if len(splits) > 1:
         raise BenchError(f"{root} has {len(splits)} files split_zhou_NAME.json: keep one")
@@ -94,7 +95,7 @@ def _read(root: Path, found: Mapping[str, str]) -> Labelled:
         return _coop(splits[0])
     if (root / AIRCRAFT).is_file():
         return _aircraft(root)
-    return _folders(root, Path(found["names"]).expanduser() if "names" in found else None)
+    return _folders(root, Path(options["names"]).expanduser() if "names" in options else None)
 
 
 def _coop(file: Path) -> Labelled:
@@ -125,19 +126,12 @@ def _aircraft(root: Path) -> Labelled:
 
 def _folders(root: Path, names_file: Path | None) -> Labelled:
     """Read one folder a class, in alphabetical order, named like it or as a file says."""
-    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    found = [
-        (file, label)
-        for label, path in enumerate(inner)
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not found:
+    classes, paths, labels = files.class_folders(root)
+    if not paths:
         raise BenchError(
             f"no images under {root}: {FORM} wants split_zhou_NAME.json beside the images, "
             f"or {root}/CLASS/x.png"
         )
-    classes = [path.name for path in inner]
     if names_file is not None:
         with files.reading(names_file, "list of class names (FOLDER name)", FORM):
             names = dict(line.strip().split(" ", 1) for line in _lines(names_file))
@@ -147,7 +141,7 @@ def _folders(root: Path, names_file: Path | None) -> Labelled:
             f"the folders of {root} are named by WordNet's numbers: add ?names=classnames.txt, "
             "with a line 'n01440764 tench' each"
         )
-    return Labelled([file for file, _ in found], [label for _, label in found], classes)
+    return Labelled(paths, labels, classes)
 
 
 def _lines(file: Path) -> list[str]:

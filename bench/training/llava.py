@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.models.multimodal import describe
 from bench.models.sources.embedded import load_clip_emoji
 from bench.tasks import scenes, vqa
-from bench.tasks.base import Arrays
+from bench.tasks.pictures import Arrays
 from bench.training.augment import image_processor, normalise
 from bench.training.loop import Job, Phase, Rates, Settings, fit
 

@@ -15,7 +15,7 @@ from bench.core.errors import BenchError
 from bench.models.loaded import Loaded
 
 if TYPE_CHECKING:
-    from bench.tasks.base import Pictures
+    from bench.tasks.pictures import Pictures
     from bench.tasks.retrieval import Retrieval
     from bench.training.drawings import Drawings
 
@@ -210,7 +210,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
 
 
 def _labelled(scheme: str, where: str, loaded: Loaded, cache: Path | None) -> Labelled:
-    from bench.tasks.base import Arrays
+    from bench.tasks.pictures import Arrays
 
     if scheme == "fashion":
         from bench.training import data

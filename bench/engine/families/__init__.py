@@ -1,51 +1,98 @@
-"""Adapters: where the tokens of each model family live. They never know which method runs."""
+"""Adapters: where the tokens of each model family live. They never know which method runs.
+
+Every module of this package is imported on the first look-up, and so is every installed package
+that names itself in the entry-point group `crossget_bench.families`. Whatever subclass of `Adapter`
+they define is in use from then on.
+
+Which adapter a model gets: the one that names its class (`classes`); else the one that finds its
+towers somewhere inside of the model (`matches`). Two that both name it, or both find it, are an
+error, so that nothing hangs on the order in which files are read.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from bench.core.errors import Unsupported
-from bench.engine.families.blip import BlipAdapter
-from bench.engine.families.hf import HuggingFaceAdapter
-from bench.engine.families.timm_vit import TimmVitAdapter
-from bench.engine.families.vilt import ViltAdapter
-from bench.engine.families.vlm import MultimodalAdapter
+from bench.core.errors import BenchError, Unsupported
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from torch import nn
 
     from bench.engine.tower import Tower
 
-    class Adapter(Protocol):
-        """Finds the towers of the models it knows."""
-
-        @property
-        def supports(self) -> tuple[str, ...]:
-            """The families, for messages."""
-
-        def matches(self, model: nn.Module) -> bool:
-            """Whether this adapter knows the model."""
-
-        def towers(self, model: nn.Module) -> dict[str, Tower]:
-            """The towers by name."""
+GROUP = "crossget_bench.families"
 
 
-def adapters() -> list[Adapter]:
-    """One instance of every adapter."""
-    return [
-        TimmVitAdapter(),
-        MultimodalAdapter(),
-        BlipAdapter(),
-        ViltAdapter(),
-        HuggingFaceAdapter(),
+class Adapter(ABC):
+    """Finds the towers of the models that it knows.
+
+    Attributes:
+        supports: the families, for messages.
+        classes: names of the model classes that it is made for.
+    """
+
+    supports: ClassVar[Collection[str]]
+    classes: ClassVar[Collection[str]] = ()
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether it finds its towers in a model of another class."""
+        return False
+
+    @abstractmethod
+    def towers(self, model: Any) -> dict[str, Tower]:
+        """The towers by name, in the order in which tokens pass them.
+
+        Raises:
+            Unsupported: the model is built otherwise than this adapter knows.
+        """
+
+
+@functools.cache
+def adapters() -> tuple[Adapter, ...]:
+    """One instance of every adapter: those of this package by module, then those of others.
+
+    Raises:
+        BenchError: a package names something else than an adapter, or a module with some.
+    """
+    modules = [
+        importlib.import_module(f"{__name__}.{module.name}")
+        for module in pkgutil.iter_modules(__path__)
     ]
+    return tuple(cls() for cls in [*(c for m in modules for c in _defined(m)), *_plugins()])
+
+
+def _defined(module: ModuleType) -> Iterator[type[Adapter]]:
+    for value in vars(module).values():
+        if _is_adapter(value) and value.__module__ == module.__name__:
+            yield value
+
+
+def _is_adapter(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Adapter) and value is not Adapter
+
+
+def _plugins() -> Iterator[type[Adapter]]:
+    for plugin in entry_points(group=GROUP):
+        target = plugin.load()
+        classes = [target] if _is_adapter(target) else list(_defined(target))
+        if not classes:
+            raise BenchError(
+                f"'{plugin.value}' of the entry-point group {GROUP} is no subclass of "
+                "bench.engine.families.Adapter and no module that defines one"
+            )
+        yield from classes
 
 
 def supported() -> list[str]:
     """Model families that can be reduced, for messages and listings."""
-    return [name for adapter in adapters() for name in adapter.supports]
+    return sorted(name for adapter in adapters() for name in adapter.supports)
 
 
 def adapter_for(model: nn.Module) -> Adapter:
@@ -53,11 +100,16 @@ def adapter_for(model: nn.Module) -> Adapter:
 
     Raises:
         Unsupported: none does; the message lists what is supported.
+        BenchError: two of them do.
     """
-    for adapter in adapters():
-        if adapter.matches(model):
-            return adapter
-    raise Unsupported(
-        f"no adapter for {type(model).__module__}.{type(model).__name__}; supported: "
-        + "; ".join(supported())
-    )
+    name = type(model).__name__
+    named = [adapter for adapter in adapters() if name in adapter.classes]
+    candidates = named or [adapter for adapter in adapters() if adapter.matches(model)]
+    if not candidates:
+        raise Unsupported(
+            f"no adapter for {type(model).__module__}.{name}; supported: {'; '.join(supported())}"
+        )
+    if len(candidates) > 1:
+        places = " and ".join(type(a).__module__ for a in candidates)
+        raise BenchError(f"two adapters know {name}, those of {places}: uninstall one of them")
+    return candidates[0]

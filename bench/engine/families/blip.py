@@ -12,25 +12,23 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core.errors import Unsupported
 from bench.engine.attention import fused_projection, own_projections
+from bench.engine.families import Adapter
 from bench.engine.families.hf import FAMILIES, VisionTower
-from bench.engine.tower import Tower, original, override
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass, Reduction
+from bench.engine.families.reading import ReadingPass
+from bench.engine.tower import Run, Tower, original, override
 
 _VISION = replace(FAMILIES["CLIPVisionModel"], masked=False)
 _FIXED = "the text decoder is not reduced: it says one token after another, and reads all of them"
-MODELS = ("BlipForImageTextRetrieval", "BlipForQuestionAnswering", "BlipForConditionalGeneration")
 
 
-class BlipAdapter:
+class BlipAdapter(Adapter):
     """BLIP of transformers."""
 
     supports = (
@@ -38,9 +36,11 @@ class BlipAdapter:
         "transformers BLIP for captions (vision)",
     )
 
-    def matches(self, model: nn.Module) -> bool:
-        """Whether it is one of these classes."""
-        return type(model).__name__ in MODELS
+    classes = (
+        "BlipForImageTextRetrieval",
+        "BlipForQuestionAnswering",
+        "BlipForConditionalGeneration",
+    )
 
     def towers(self, model: Any) -> dict[str, Tower]:
         """The image encoder, the text encoder and the decoder, whichever the model has."""
@@ -68,7 +68,7 @@ class BlipVisionTower(VisionTower):
         self.readers = readers
 
     @contextlib.contextmanager
-    def _tap(self, run: Pass) -> Iterator[None]:
+    def _tap(self, run: Run) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for block in self.blocks:
                 attn: Any = block.self_attn
@@ -76,7 +76,7 @@ class BlipVisionTower(VisionTower):
                 stack.enter_context(override(attn, "forward", tapped))
             yield
 
-    def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
+    def install_more(self, run: Run, stack: contextlib.ExitStack) -> None:
         """Whoever reads its tokens sees a merged one as often as the method's own attention."""
         for reader in self.readers:
             stack.enter_context(reading(reader, run.size_bias))
@@ -84,7 +84,7 @@ class BlipVisionTower(VisionTower):
         stack.enter_context(override(self.part, "_size_bias", run.size_bias))
 
 
-def _image_attention(attn: Any, run: Pass, hidden_states: Tensor, **kw: Any) -> tuple[Tensor, None]:
+def _image_attention(attn: Any, run: Run, hidden_states: Tensor, **kw: Any) -> tuple[Tensor, None]:
     return fused_projection(attn, hidden_states, run), None
 
 
@@ -163,7 +163,7 @@ class _BertTower(Tower):
         states = args[0] if args else kw.get("encoder_hidden_states")
         return 0 if states is None else int(states.shape[1])
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """Self-attention, residual add, norm."""
         y = own_projections(block.attention.self, x, run, mask)
         return block.attention.output(y, x)  # type: ignore[no-any-return]
@@ -173,6 +173,7 @@ class BlipTextTower(_BertTower):
     """The text encoder; its first token, which is read out, stays."""
 
     name = "text"
+    pass_class = ReadingPass
     masked = True
     ordered = True
 
@@ -186,15 +187,9 @@ class BlipTextTower(_BertTower):
         """The first token, [CLS] or [ENC]."""
         return True
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor:
+    def anchor(self, run: Run, x: Tensor) -> Tensor:
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long)
-
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass that knows which image tokens the blocks read."""
-        from bench.engine.families.reading import ReadingPass
-
-        return ReadingPass(self, reductions)
 
     def feed_reading(self, block: Any, x: Tensor, states: Tensor | None) -> Tensor:
         """Cross-attention where there is something to read, then the MLP. (B,M,C) -> (B,M,C)."""
@@ -203,7 +198,7 @@ class BlipTextTower(_BertTower):
         return block.feed_forward_chunk(x)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Let the decoder of answers see no padding, and merged words as the method does."""
         with contextlib.ExitStack() as stack:
             for reader in self.readers:
@@ -217,6 +212,6 @@ class BlipDecoder(_BertTower):
     name = "decoder"
     fixed = _FIXED
 
-    def install(self, run: Pass) -> contextlib.AbstractContextManager[None]:
+    def install(self, run: Run) -> contextlib.AbstractContextManager[None]:
         """Refuse."""
         raise Unsupported(self.fixed)

@@ -1,43 +1,50 @@
 """Adapters for Hugging Face encoders: CLIP (both towers), SigLIP (both), ViT, DINOv2.
 
-Queries, keys and values are tapped through transformers' attention interface: for the time of a
-reduced pass the attention modules of a tower read a copy of their config that names a function of
-ours, which notes q, k and v, adds the size bias and calls the backend that was configured. So the
-model's own attention code, its masks and its backends (eager, SDPA, flash) stay in use.
+Another family of this kind is a line in `FAMILIES`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
+from bench.engine.families import Adapter
+from bench.engine.families.tapping import tapped
 from bench.engine.families.timm_vit import shrink
-from bench.engine.tower import Tower, original, override
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass
+from bench.engine.forward import Pass
+from bench.engine.tower import Run, Tower, original, override
 
 
 @dataclass(frozen=True)
 class Family:
-    """Where a model class keeps its blocks and what they apply in turn."""
+    """Where a model class keeps its blocks and what they apply in turn.
+
+    Attributes:
+        tower: "vision", "text" or "language".
+        blocks: attribute paths, of which the first that exists is taken.
+        attn_parts, mlp_parts: as in `Tower`.
+        final_norm: the norm behind the last block.
+        has_class: a class token stands in front.
+        masked: its attention takes a mask.
+        title: the family as messages name it; "" where another adapter names it.
+    """
 
     tower: str
-    blocks: tuple[str, ...]  # attribute paths, the first that exists
+    blocks: tuple[str, ...]
     attn_parts: tuple[str, ...]
     mlp_parts: tuple[str, ...]
     final_norm: str
     has_class: bool = False
-    masked: bool = True  # its attention takes a mask
+    masked: bool = True
+    title: str = ""
 
 
 _CLIP = (("layer_norm1", "self_attn"), ("layer_norm2", "mlp"))
@@ -46,23 +53,26 @@ _DINO = (
     ("norm1", "attention", "layer_scale1", "drop_path"),
     ("norm2", "mlp", "layer_scale2", "drop_path"),
 )
-_CLIP_VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm", has_class=True)
-_SIGLIP_VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm")
+_VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm", has_class=True)
 _TEXT = Family("text", ("encoder.layers",), *_CLIP, "final_layer_norm")
-_DINOV2 = Family("vision", ("encoder.layer",), *_DINO, "layernorm", has_class=True)
+_CLIP_VISION, _CLIP_TEXT = replace(_VISION, title="CLIP"), replace(_TEXT, title="CLIP")
+_SIGLIP_VISION = replace(_VISION, title="SigLIP", has_class=False)
+_SIGLIP_TEXT = replace(_TEXT, title="SigLIP")
+_VIT_MODEL = Family("vision", ("layers", "encoder.layer"), *_VIT, "layernorm", True, title="ViT")
+_DINOV2 = Family("vision", ("encoder.layer",), *_DINO, "layernorm", True, title="DINOv2")
 
 # by class name, so that composite models (CLIPModel, ...ForImageClassification) are searched
 FAMILIES = {
     "CLIPVisionModel": _CLIP_VISION,
     "CLIPVisionTransformer": _CLIP_VISION,
-    "CLIPTextModel": _TEXT,
-    "CLIPTextTransformer": _TEXT,
-    "Blip2VisionModel": replace(_CLIP_VISION, masked=False),
+    "CLIPTextModel": _CLIP_TEXT,
+    "CLIPTextTransformer": _CLIP_TEXT,
+    "Blip2VisionModel": replace(_VISION, masked=False),
     "SiglipVisionModel": _SIGLIP_VISION,
     "SiglipVisionTransformer": _SIGLIP_VISION,
-    "SiglipTextModel": _TEXT,
-    "SiglipTextTransformer": _TEXT,
-    "ViTModel": Family("vision", ("layers", "encoder.layer"), *_VIT, "layernorm", has_class=True),
+    "SiglipTextModel": _SIGLIP_TEXT,
+    "SiglipTextTransformer": _SIGLIP_TEXT,
+    "ViTModel": _VIT_MODEL,
     "Dinov2Model": _DINOV2,
     "Dinov2Backbone": _DINOV2,
 }
@@ -70,21 +80,26 @@ FAMILIES = {
 _MEAN_HEADS = ("Dinov2ForImageClassification", "SiglipForImageClassification")
 
 
-class HuggingFaceAdapter:
-    """CLIP, SigLIP, ViT and DINOv2 of transformers, alone or inside a larger model."""
+class HuggingFaceAdapter(Adapter):
+    """The families of transformers above, alone or inside a larger model."""
 
-    supports = (
-        "transformers CLIP (vision and text)",
-        "transformers SigLIP (vision and text)",
-        "transformers ViT",
-        "transformers DINOv2",
-    )
+    @property
+    def supports(self) -> list[str]:  # type: ignore[override]
+        """Each family once; with its towers, where it has several."""
+        titles: dict[str, dict[str, None]] = {}
+        for family in FAMILIES.values():
+            titles.setdefault(family.title, {})[family.tower] = None
+        return [
+            f"transformers {title}" + (f" ({' and '.join(towers)})" if len(towers) > 1 else "")
+            for title, towers in titles.items()
+            if title
+        ]
 
     def matches(self, model: nn.Module) -> bool:
         """Whether it is a transformers model that holds a known tower."""
-        from transformers import PreTrainedModel
-
-        return isinstance(model, PreTrainedModel) and bool(_find(model))
+        library = sys.modules.get("transformers.modeling_utils")  # to load it takes seconds
+        known = library is not None and isinstance(model, library.PreTrainedModel)
+        return known and bool(_find(model))
 
     def towers(self, model: nn.Module) -> dict[str, Tower]:
         """The towers by name ("vision", "text")."""
@@ -100,12 +115,8 @@ class HuggingFaceAdapter:
 
 def _find(model: nn.Module) -> list[tuple[nn.Module, Family]]:
     """Parts of known class that hold their blocks (wrappers of older versions do not)."""
-    found = []
-    for part in model.modules():
-        family = FAMILIES.get(type(part).__name__)
-        if family is not None and _blocks(part, family) is not None:
-            found.append((part, family))
-    return found
+    parts = [(part, FAMILIES.get(type(part).__name__)) for part in model.modules()]
+    return [(part, f) for part, f in parts if f is not None and _blocks(part, f) is not None]
 
 
 def _blocks(part: nn.Module, family: Family) -> Any:
@@ -120,6 +131,8 @@ def _blocks(part: nn.Module, family: Family) -> Any:
 
 class HuggingFaceTower(Tower):
     """A tower of a transformers model."""
+
+    pass_class: ClassVar[type[Any]] = Pass
 
     def __init__(self, part: Any, family: Family) -> None:
         """Check that the blocks are split as this code knows them."""
@@ -136,7 +149,7 @@ class HuggingFaceTower(Tower):
                 f"{sorted(missing)}; upgrade transformers to one that this project is tested with"
             )
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """Norm, attention, what follows it, residual add."""
         norm, attention, *rest = self.attn_parts
         y = getattr(block, norm)(x)
@@ -148,7 +161,7 @@ class HuggingFaceTower(Tower):
         return x + y  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Tap the attention and, where a later reader counts positions, restore them."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._tap(run))
@@ -158,73 +171,15 @@ class HuggingFaceTower(Tower):
             self.install_more(run, stack)
             yield
 
-    def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
+    def install_more(self, run: Run, stack: contextlib.ExitStack) -> None:
         """What a kind of tower adds."""
 
-    @contextlib.contextmanager
-    def _tap(self, run: Pass) -> Iterator[None]:
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        modules = [getattr(block, self.attn_parts[1]) for block in self.blocks]
-        config = modules[0].config
-        backend = config._attn_implementation
-        eager = getattr(sys.modules[type(modules[0]).__module__], "eager_attention_forward", None)
-        inner = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager)
-        if backend not in ("eager", "sdpa", None):
-            raise Unsupported(f"attention backend '{backend}' is not supported; use sdpa or eager")
-        tapped = copy.copy(config)
-        tapped._attn_implementation_internal = _TAP
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_registered(run))
-            for module in modules:
-                stack.enter_context(override(module, "config", tapped))
-                stack.enter_context(override(module, _TAP, (run, inner, backend == "sdpa")))
-            yield
+    def _tap(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """The attention of the blocks, tapped for the time of a pass."""
+        return tapped([getattr(block, self.attn_parts[1]) for block in self.blocks], run)
 
 
-_TAP = "_reduced"  # the name of our attention function, and of what it finds on the module
-_RUNS: list[Pass] = []  # which need it now
-
-
-@contextlib.contextmanager
-def _registered(run: Pass) -> Iterator[None]:
-    """Our attention function is known to transformers as long as any run needs it."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS[_TAP] = _tapped_attention
-    _RUNS.append(run)
-    try:
-        yield
-    finally:
-        _RUNS.remove(run)
-        if not _RUNS:
-            del ALL_ATTENTION_FUNCTIONS[_TAP]
-
-
-def _tapped_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kw: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """The function that the attention modules find: (B,H,N,D) each -> ((B,N,H,D), weights).
-
-    The run is looked up on the module, so that a deep copy made inside has a run of its own.
-    """
-    run, inner, fused = getattr(module, _TAP)
-
-    def call(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        return inner(module, q, k, v, mask, scaling=scale, **kw)[0].transpose(1, 2)  # type: ignore[no-any-return]
-
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = run.attention(query, key, value, attention_mask, scale, call, fused=fused)
-    return out.transpose(1, 2), None
-
-
-def _restored(norm: Any, run: Pass, x: Tensor) -> Tensor:
+def _restored(norm: Any, run: Run, x: Tensor) -> Tensor:
     return run.restore(original(norm)(x))
 
 
@@ -241,11 +196,11 @@ class VisionTower(HuggingFaceTower):
         """True with a class token."""
         return self.family.has_class
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor | None:
+    def anchor(self, run: Run, x: Tensor) -> Tensor | None:
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long) if self.has_anchor else None
 
-    def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
+    def install_more(self, run: Run, stack: contextlib.ExitStack) -> None:
         """SigLIP's attention pooling sees a merged token as often as it stands for patches."""
         attention = getattr(getattr(self.part, "head", None), "attention", None)
         if isinstance(attention, nn.MultiheadAttention):
@@ -275,14 +230,14 @@ def _smaller(
     return original(embed)(image, *args, **kw)  # type: ignore[no-any-return]
 
 
-def _size_weighted_pooling(attention: Any, run: Pass, q: Tensor, k: Tensor, v: Tensor) -> Any:
+def _size_weighted_pooling(attention: Any, run: Run, q: Tensor, k: Tensor, v: Tensor) -> Any:
     bias = run.size_bias(k.dtype)
     if bias is not None:
         bias = bias.expand(-1, attention.num_heads, q.shape[1], -1).flatten(0, 1)
     return original(attention)(q, k, v, attn_mask=bias)
 
 
-def noted(embed: Any, run: Pass, input_ids: Any = None, *args: Any, **kw: Any) -> Any:
+def noted(embed: Any, run: Run, input_ids: Any = None, *args: Any, **kw: Any) -> Any:
     """An embedding's forward pass, from which the run learns the token ids."""
     run.input_ids = input_ids
     return original(embed)(input_ids, *args, **kw)
@@ -307,12 +262,12 @@ class TextTower(HuggingFaceTower):
         """The end-of-text token (SigLIP: the last position)."""
         return True
 
-    def install_more(self, run: Pass, stack: contextlib.ExitStack) -> None:
+    def install_more(self, run: Run, stack: contextlib.ExitStack) -> None:
         """Note the token ids that a forward pass starts with."""
         embed = self.part.embeddings
         stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor:
+    def anchor(self, run: Run, x: Tensor) -> Tensor:
         """(B,) position of the token that the model itself reads out."""
         ids = run.input_ids
         if not self.causal or ids is None:

@@ -27,11 +27,16 @@ from torch.nn import functional as F
 from bench.core import Plan, Reducer, observe
 from bench.core.tensors import take
 from bench.engine.families.projector import ProjectorPass, places
-from bench.engine.families.qwen2_vl import in_rows
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.qwen2_vl import MergerTower, PackedTower
+
+
+def in_rows(h: int, w: int, side: int, device: Any = None) -> Tensor:
+    """(N,) place of each patch of the sequence, counted from left to right, then downwards."""
+    place = torch.arange(h * w, device=device)
+    return place.view(h // side, side, w // side, side).transpose(1, 2).flatten()
 
 
 class OneImage(Pass):

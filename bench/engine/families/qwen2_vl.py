@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.engine.families.hf import Family, VisionTower
+from bench.engine.families.packed import MergerPass, PackedPass
 from bench.engine.families.timm_vit import shrink
-from bench.engine.tower import Tower, original, override
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass, Reduction
+from bench.engine.tower import Run, Tower, original, override
 
 _FAMILY = Family("vision", ("blocks",), ("norm1", "attn"), ("norm2", "mlp"), "", masked=False)
 
@@ -32,6 +30,7 @@ class PackedTower(VisionTower):
         size: what makes images smaller, where they are.
     """
 
+    pass_class = PackedPass
     linked = ("projector", "language")
     restores = True  # the merger reads whole groups
     size: Callable[..., tuple[int, int]] | None = None
@@ -41,12 +40,6 @@ class PackedTower(VisionTower):
         super().__init__(part, _FAMILY)
         self.side = int(part.spatial_merge_size)
 
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass with one for each image in it."""
-        from bench.engine.families.packed import PackedPass
-
-        return PackedPass(self, reductions)
-
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Tokens of each image."""
         return [(n, n) for n in kw["cu_seqlens"].diff().tolist()]
@@ -55,7 +48,7 @@ class PackedTower(VisionTower):
         """None: each image has its own, which its pass knows."""
         return None
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """Norm, attention within each image, residual add. (N,C) -> (N,C)."""
         return x + block.attn(block.norm1(x), **kw)  # type: ignore[no-any-return]
 
@@ -94,6 +87,7 @@ class MergerTower(Tower):
     """The patch merger; one block, groups of patches before it and tokens after it."""
 
     name = "projector"
+    pass_class = MergerPass
     prefix = n_protected = whole = 0
     linked = ("vision", "language")
     grid_order = True
@@ -104,17 +98,11 @@ class MergerTower(Tower):
         self.blocks, self.width_in = [module], int(module.ln_q.weight.shape[0])
         self.joins = int(module.hidden_size) // self.width_in
 
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass with one for each image in it."""
-        from bench.engine.families.packed import MergerPass
-
-        return MergerPass(self, reductions)  # type: ignore[arg-type]
-
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Groups of all images."""
         return [(len(y), len(y))]
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The merger: (G,4C) -> (G,D)."""
         return original(block)(x.view(-1, self.width_in))  # type: ignore[no-any-return]
 
@@ -123,12 +111,6 @@ class MergerTower(Tower):
         return None
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Needs nothing."""
         yield
-
-
-def in_rows(h: int, w: int, side: int, device: Any = None) -> Tensor:
-    """(N,) place of each patch of the sequence, counted from left to right, then downwards."""
-    place = torch.arange(h * w, device=device)
-    return place.view(h // side, side, w // side, side).transpose(1, 2).flatten()

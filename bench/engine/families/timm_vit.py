@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.core.errors import Unsupported
-from bench.engine.tower import Tower, original, override
+from bench.engine.families import Adapter
+from bench.engine.forward import Pass
+from bench.engine.tower import Run, Tower, original, override
 
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass
 
-
-class TimmVitAdapter:
-    """timm VisionTransformer and its distilled variant."""
+class TimmVitAdapter(Adapter):
+    """timm's VisionTransformer, which timm and others subclass."""
 
     supports = ("timm VisionTransformer (ViT, DeiT, DINOv2, AugReg, SigLIP and CLIP image towers)",)
 
@@ -47,6 +46,7 @@ class TimmVitAdapter:
 class TimmTower(Tower):
     """The blocks of a timm VisionTransformer; sizes weight an average pooling at the end."""
 
+    pass_class = Pass
     attn_parts = ("norm1", "attn", "ls1", "drop_path1")
     mlp_parts = ("norm2", "mlp", "ls2", "drop_path2")
 
@@ -63,7 +63,7 @@ class TimmTower(Tower):
         """True with a class token."""
         return self.model.cls_token is not None
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor | None:
+    def anchor(self, run: Run, x: Tensor) -> Tensor | None:
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long) if self.has_anchor else None
 
@@ -72,7 +72,7 @@ class TimmTower(Tower):
         rows, columns = self.model.patch_embed.grid_size
         return (rows, columns) if rows * columns == patches else super().grid(patches)
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """norm1, attention with the run's size bias, LayerScale, residual add."""
         if mask is not None or kw.get("attn_mask") is not None or kw.get("is_causal"):
             raise Unsupported("masked attention in a timm ViT is not supported under reduction")
@@ -80,12 +80,12 @@ class TimmTower(Tower):
         return x + block.drop_path1(block.ls1(y))  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Weight average pooling by the token sizes, so that a merged token counts for its own."""
         with override(self.model, "pool", partial(self._pool, run)):
             yield
 
-    def _pool(self, run: Pass, x: Tensor, pool_type: str | None = None) -> Tensor:
+    def _pool(self, run: Run, x: Tensor, pool_type: str | None = None) -> Tensor:
         model = self.model
         kind = model.global_pool if pool_type is None else pool_type
         if model.attn_pool is not None or kind not in ("avg", "avgmax"):
@@ -124,7 +124,7 @@ def shrink(image: Tensor, to: tuple[int, int]) -> Tensor:
     return small.to(image.dtype)
 
 
-def _attention(attn: Any, x: Tensor, run: Pass) -> Tensor:
+def _attention(attn: Any, x: Tensor, run: Run) -> Tensor:
     B, N, _ = x.shape
     gate = getattr(attn, "gate", None)
     qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)

@@ -7,23 +7,22 @@ first token. Two images with one text go through the encoder in turn, each in a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.engine.attention import own_projections
+from bench.engine.families import Adapter
+from bench.engine.families.reading import JointPass
 from bench.engine.families.timm_vit import shrink
-from bench.engine.tower import Tower, original, override
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass, Reduction
+from bench.engine.tower import Run, Tower, original, override
 
 
-class ViltAdapter:
+class ViltAdapter(Adapter):
     """ViLT of transformers, alone or inside a larger model."""
 
     supports = ("transformers ViLT (vision: the image's tokens)",)
@@ -45,6 +44,7 @@ class ViltTower(Tower):
     """Words and patches in one sequence; the prefix is as long as the text of the present pass."""
 
     name = "vision"
+    pass_class = JointPass
     masked = True
     attn_parts = ("layernorm_before", "attention")
     mlp_parts = ("layernorm_after", "intermediate", "output")
@@ -59,7 +59,7 @@ class ViltTower(Tower):
         """The text's first token, which the pooler reads."""
         return True
 
-    def anchor(self, run: Pass, x: Tensor) -> Tensor:
+    def anchor(self, run: Run, x: Tensor) -> Tensor:
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long)
 
@@ -67,13 +67,7 @@ class ViltTower(Tower):
         """The patches' rows and columns, where every image of the batch fills them."""
         return self.shape if self.shape and self.shape[0] * self.shape[1] == patches else None
 
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass that knows the text's length and padding."""
-        from bench.engine.families.reading import JointPass
-
-        return JointPass(self, reductions)
-
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """Norm, attention, its output layer, residual add."""
         y = block.layernorm_before(x)
         y = own_projections(block.attention.attention, y, run, mask)
@@ -85,7 +79,7 @@ class ViltTower(Tower):
         return block.output(y, x)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Note the text's length where the sequence is made, and put the patches in their order."""
         embed = self.part.embeddings
         with contextlib.ExitStack() as stack:

@@ -10,52 +10,55 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
+from bench.engine.families import Adapter
+from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
+from bench.engine.families.projector import ImagePass, ProjectorPass
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
-from bench.engine.tower import Tower, original, override
-
-if TYPE_CHECKING:
-    from bench.engine.forward import Pass, Reduction
+from bench.engine.tower import Run, Tower, original, override
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a model class keeps its parts (attribute paths from the model).
+    """Where a model class keeps its parts.
 
-    `grid` says that image tokens are rearranged by where they are (crops put together, positions in
-    two dimensions), so that each must stay at its own place; else they follow each other.
+    Attributes:
+        title: the family as messages name it.
+        language, projector, vision: attribute paths from the model.
+        grid: image tokens are rearranged by where they are (crops put together, positions in two
+            dimensions), so that each must stay at its own place; else they follow each other.
+        packed: the patches of all images lie in one sequence.
+        reads_vision: the projector takes the image encoder's tokens themselves.
     """
 
+    title: str
     language: str
     projector: str
     vision: str
     grid: bool = False
-    packed: bool = False  # the patches of all images lie in one sequence
-    reads_vision: bool = True  # the projector takes the image encoder's tokens themselves
+    packed: bool = False
+    reads_vision: bool = True
+
+
+_LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
+_BLIP2 = ("language_model.model.decoder", "language_projection", "vision_model")
+_QWEN2_VL = ("model.language_model", "model.visual.merger", "model.visual")
 
 
 LAYOUTS = {
-    "LlavaForConditionalGeneration": Layout(
-        "model.language_model", "model.multi_modal_projector", "model.vision_tower"
-    ),
-    "LlavaNextForConditionalGeneration": Layout(
-        "model.language_model", "model.multi_modal_projector", "model.vision_tower", grid=True
-    ),
-    "Blip2ForConditionalGeneration": Layout(
-        "language_model.model.decoder", "language_projection", "vision_model", reads_vision=False
-    ),
-    "Qwen2VLForConditionalGeneration": Layout(
-        "model.language_model", "model.visual.merger", "model.visual", grid=True, packed=True
-    ),
+    "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
+    "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
+    "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", *_BLIP2, reads_vision=False),
+    "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
 }
 _PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
 _OPT = (("self_attn_layer_norm", "self_attn"), ("final_layer_norm", "fc1", "activation_fn", "fc2"))
@@ -68,18 +71,13 @@ DECODERS = {
 }
 
 
-class MultimodalAdapter:
+class MultimodalAdapter(Adapter):
     """Language models that see, of transformers."""
 
-    supports = (
-        "transformers LLaVA-1.5 and LLaVA-NeXT (vision, projector, language)",
-        "transformers BLIP-2 with OPT (vision, projector, language)",
-        "transformers Qwen2-VL (vision, projector, language)",
+    supports = tuple(
+        f"transformers {layout.title} (vision, projector, language)" for layout in LAYOUTS.values()
     )
-
-    def matches(self, model: nn.Module) -> bool:
-        """Whether it is one of these classes."""
-        return type(model).__name__ in LAYOUTS
+    classes = LAYOUTS
 
     def towers(self, model: nn.Module) -> dict[str, Tower]:
         """The towers by name, in the order in which tokens pass them.
@@ -115,6 +113,7 @@ class MultimodalAdapter:
 class ImageTower(VisionTower):
     """The image encoder; a projector reads the output of one of its blocks."""
 
+    pass_class = ImagePass
     ordered = True
 
     def __init__(self, part: Any, family: Family, model: Any, layout: Layout) -> None:
@@ -129,17 +128,12 @@ class ImageTower(VisionTower):
             # hidden state 0 is the embedding; n is the output of block n - 1
             self.feature = chosen - 1 if chosen >= 0 else len(self.blocks) + chosen
 
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass that notes what the projector's methods look at."""
-        from bench.engine.families.projector import ImagePass
-
-        return ImagePass(self, reductions)
-
 
 class ProjectorTower(Tower):
     """The map from image features to the language model; one block, tokens before and after it."""
 
     name = "projector"
+    pass_class = ProjectorPass
 
     def __init__(self, module: Any, vision: ImageTower, model: Any, layout: Layout) -> None:
         """Note how the model selects features."""
@@ -161,7 +155,7 @@ class ProjectorTower(Tower):
         """True where the image encoder has a class token."""
         return bool(self.prefix)
 
-    def attend(self, block: Any, x: Tensor, run: Pass, mask: Tensor | None, kw: Any) -> Tensor:
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection."""
         return original(block)(x)  # type: ignore[no-any-return]
 
@@ -175,20 +169,15 @@ class ProjectorTower(Tower):
         return (side, side) if self.has_vision and side * side == patches else None
 
     @contextlib.contextmanager
-    def install(self, run: Pass) -> Iterator[None]:
+    def install(self, run: Run) -> Iterator[None]:
         """Needs nothing."""
         yield
-
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass over the features of images."""
-        from bench.engine.families.projector import ProjectorPass
-
-        return ProjectorPass(self, reductions)
 
 
 class LanguageTower(HuggingFaceTower):
     """The decoder of a multimodal language model."""
 
+    pass_class = LanguagePass
     causal = True
     prefix = 0
     n_protected = 0
@@ -205,12 +194,6 @@ class LanguageTower(HuggingFaceTower):
     def has_anchor(self) -> bool:
         """The last token of the prompt."""
         return True
-
-    def start(self, reductions: Sequence[Reduction]) -> Pass:
-        """A pass over a prompt and the decoding after it."""
-        from bench.engine.families.decoder import LanguagePass
-
-        return LanguagePass(self, reductions)
 
     def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
         """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""

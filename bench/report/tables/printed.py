@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from bench.records import published
+from bench.records.published import UNITS, PublishedCost, PublishedResult
 from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
 from bench.report.tables.comparison import metric_name
 from bench.report.tables.table import Table, escape, group_rows, text_column
-from bench.runs import published
-from bench.runs.published import UNITS, Beside, Cost
 
 HEADS = {
     "method": "Method",
@@ -22,7 +22,7 @@ HEADS = {
 def printed_table(frames: Frames, group: str) -> Table | None:
     """Return the published numbers that belong to a table's model and task; None without any."""
     first = group_rows(frames, group)[0]
-    found = published.beside(first["model"], first["task"])
+    found = published.results(first["model"], first["task"])
     if not found:
         return None
     columns = [text_column(head, key) for key, head in HEADS.items()]
@@ -30,7 +30,7 @@ def printed_table(frames: Frames, group: str) -> Table | None:
     return Table(f"{group}--published", escape(caption), columns, [_row(*one) for one in found])
 
 
-def _row(row: Beside, cost: Cost | None) -> Row:
+def _row(row: PublishedResult, cost: PublishedCost | None) -> Row:
     accuracy = (f"{metric_name(name)} {value}" for name, value in row.accuracy.items())
     shown: Row = {"method": row.method, "setting": row.setting, "accuracy": ", ".join(accuracy)}
     shown |= {"cost": f"{cost.published} {UNITS[cost.quantity]}" if cost else ""}

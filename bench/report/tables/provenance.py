@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from bench.records.published import UNITS, PublishedCost, costs
 from bench.records.record import Record
 from bench.report.data import disturbed, load, mixture
 from bench.report.data.differences import EDGE_POINTS, LIKE_POINTS
@@ -13,7 +14,6 @@ from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
 from bench.report.tables.comparison import task_name
 from bench.report.tables.table import MISSING, Column, Table, escape, number, text_column
-from bench.runs.published import UNITS, Cost, costs
 
 _HOST = {"fingerprint": "host", "memory_gib": "memory GiB", "caches": "caches"}
 _VERSIONS = ("python", "torch", "transformers", "timm", "numpy", "git")
@@ -170,7 +170,7 @@ def origins(frames: Frames) -> Table:
     return Table("origins", escape(caption), columns, rows)
 
 
-def _published(frames: Frames) -> list[Cost]:
+def _published(frames: Frames) -> list[PublishedCost]:
     """Return the costs that papers print of a model and method in this report."""
     shown = {(record.cell.model, record.cell.method) for record in frames.records}
     return [

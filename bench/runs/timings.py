@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -184,7 +185,8 @@ class CellTiming:
 
 
 def _recorded(pair: Paired, backend: str) -> Speedup:
-    return Speedup(pair.speedup.median, pair.speedup.ci95, backend, pair.speedup.blocks)
+    """Return a speed-up with the attention backend of the unreduced side."""
+    return replace(pair.speedup, backend=backend)
 
 
 def _rounded(samples_ms: tuple[float, ...]) -> list[float]:

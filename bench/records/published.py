@@ -1,8 +1,7 @@
-"""Costs as their authors printed them, and how to build what they belong to.
+"""Figures as their authors printed them, read from `bench/assets/data/published.json`.
 
-Everything is data: `bench/assets/data/published.json` names the model, method and parameters of each cost,
-so that a new figure is a new row. A cost depends on shapes alone: the models are built on the meta
-device, where tensors have no values and a ViT-H runs in a second.
+The file names the model, method and parameters of each cost, so that a new figure is a new row.
+`bench.runs.verify` recomputes the costs, reports show the figures beside what was measured.
 """
 
 from __future__ import annotations
@@ -12,12 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.core.errors import BenchError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 UNITS = {
     "gmacs": "GMACs",
@@ -31,7 +27,7 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Cost:
+class PublishedCost:
     """One published cost, and what to build to recompute it.
 
     Attributes:
@@ -95,7 +91,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedResult:
     """What is printed of a model on a task, to be read beside rows that were measured here.
 
     Attributes:
@@ -128,7 +124,7 @@ def _data() -> dict[str, Any]:
     return loaded
 
 
-def costs(only: str | None = None) -> list[Cost]:
+def costs(only: str | None = None) -> list[PublishedCost]:
     """The published costs, in the order of the data file.
 
     Args:
@@ -143,16 +139,18 @@ def costs(only: str | None = None) -> list[Cost]:
         raise BenchError(f"no published figure matches '{only}' — known: {known}")
     lists = ("inputs", "passes")
     return [
-        Cost(f["id"], source=f["source"], **{**cost, **{k: tuple(cost.get(k, ())) for k in lists}})
+        PublishedCost(
+            f["id"], source=f["source"], **{**cost, **{k: tuple(cost.get(k, ())) for k in lists}}
+        )
         for f in figures
         for cost in f["costs"]
     ]
 
 
-def beside(model: str, task: str) -> list[tuple[Beside, Cost | None]]:
+def results(model: str, task: str) -> list[tuple[PublishedResult, PublishedCost | None]]:
     """What is printed of this model on this task, each with its cost, in the data file's order."""
     rows = [
-        Beside(f["id"], f["source"], **row)
+        PublishedResult(f["id"], f["source"], **row)
         for f in _data()["figures"]
         for row in f.get("beside", [])
     ]
@@ -164,103 +162,7 @@ def beside(model: str, task: str) -> list[tuple[Beside, Cost | None]]:
     ]
 
 
-@lru_cache(maxsize=1)  # the costs of one model stand together in the data
-def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Build a model of the data file on the meta device, and one sample of input.
-
-    Args:
-        name: a key of the data file's `models`.
-
-    Returns:
-        The model in eval mode, and its inputs by name (timm's only one is called "x"; a language
-        model's are made for each cost).
-    """
-    import torch
-
-    spec = _data()["models"][name]
-    if spec["library"] == "shapes":
-        from bench.runs.cost import on_meta
-
-        return on_meta(name).model, {}
-    with torch.device("meta"):
-        if spec["library"] == "timm":
-            import timm
-
-            model: Any = timm.create_model(name, pretrained=False)
-            shapes: Any = {"x": {"shape": [1, *model.pretrained_cfg["input_size"]]}}
-        else:
-            import transformers
-
-            model_class = getattr(transformers, spec["class"])
-            model = model_class(model_class.config_class(**spec["config"]))
-            shapes = spec["inputs"]
-        return model.eval(), {key: _sample(**shape) for key, shape in shapes.items()}
-
-
-def _sample(shape: list[int], fill: int | None = None, last: int | None = None) -> Tensor:
-    """Noise of that shape, or token ids `fill` that end in `last`."""
-    import torch
-
-    if fill is None:
-        return torch.randn(shape)
-    ids = torch.full(shape, fill, dtype=torch.long)
-    if last is not None:
-        ids[:, -1] = last
-    return ids
-
-
-def recompute(cost: Cost) -> float:
-    """Count one cost by this project's own code, in the unit of `cost.quantity`."""
-    from bench import reduced
-
-    model, inputs = build(cost.model)
-    if cost.quantity in ("gmacs_per_layer", "tflops", "tmacs"):
-        per_block = _blocks(model, cost)
-        mean = cost.quantity == "gmacs_per_layer"
-        return sum(per_block) / 1e9 / len(per_block) if mean else sum(per_block) / 1e12
-    with reduced(model, cost.method, **cost.params):
-        if cost.quantity == "params_m":
-            return sum(p.numel() for p in model.parameters()) / 1e6
-        macs = _macs(model, inputs, cost)
-    if cost.quantity == "gmacs_share":
-        return macs / _macs(model, inputs, cost)
-    return macs / 1e9
-
-
-def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: Cost) -> int:
-    import torch
-
-    from bench import count_macs
-    from bench.models.loaded import placed
-
-    if cost.passes:
-        with torch.inference_mode(), torch.device("meta"):
-            return sum(
-                count_macs(
-                    model.get_submodule(one["part"]),
-                    **placed(model, {key: _sample(**s) for key, s in one["inputs"].items()}),
-                ).total
-                for one in cost.passes
-            )
-    chosen = {key: inputs[key] for key in cost.inputs or inputs}
-    args = [chosen.pop("x")] if "x" in chosen else []
-    with torch.inference_mode():
-        return int(count_macs(model.get_submodule(cost.part), *args, **chosen).total)
-
-
-def _blocks(model: Any, cost: Cost) -> list[float]:
-    """MACs of each block of a language model, from the tokens that are in it when it runs."""
-    from bench import adapter_for, count_macs, reduced, trace
-    from bench.measure.conventions import Decoder, prompt_macs
-    from bench.models.multimodal import asked
-
-    with asked(model, cost.words) as prompt, reduced(model, cost.method, **cost.params):
-        if not cost.convention:
-            counted = count_macs(model, **prompt).by_module
-            blocks = adapter_for(model).towers(model)["language"].blocks
-            names = {id(module): name for name, module in model.named_modules()}
-            return [counted[names[id(block)]] for block in blocks]
-        tokens = trace(model, **prompt).tokens["language"]
-    text = model.config.text_config
-    sizes = Decoder(text.hidden_size, text.intermediate_size)
-    return [prompt_macs([n], sizes, cost.convention) for n, _ in tokens]
+def model_spec(name: str) -> dict[str, Any]:
+    """Return how to build a model of the data file, a key of its `models`."""
+    spec: dict[str, Any] = _data()["models"][name]
+    return spec

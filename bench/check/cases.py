@@ -1,0 +1,222 @@
+"""What the kit runs methods on: the towers of small models, and what goes into them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import (
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    ViltForQuestionAnswering,
+)
+
+from bench.check import joint, models, multimodal
+from bench.engine.families.blip import heed_padding
+from bench.models.joint import on_meta
+from bench.models.multimodal import asked, noise
+
+Inputs = Mapping[str, Tensor]
+COSTED_WORDS = 7  # of a prompt of noise, beside its image
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tower of one kind of model.
+
+    Attributes:
+        name: for the table.
+        build: makes the model.
+        tower: which tower is reduced.
+        part: the submodule that is called; "" is the whole model.
+        masked: padding is masked out, so that those tokens stand for nothing.
+        thorough: what costs more than all the rest is tried here.
+        batch: samples that run at once.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    tower: str = "vision"
+    part: str = ""
+    masked: bool = False
+    thorough: bool = False
+    batch: int = 3
+
+    def inputs(self, model: nn.Module, seed: int) -> Inputs:
+        """Three images, or three texts of different length."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.tower == "vision":
+                name = "x" if isinstance(model, VisionTransformer) else "pixel_values"
+                return {name: models.images(self.batch)}
+            ids = models.token_ids(self.batch)
+        return {"input_ids": ids} | ({"attention_mask": (ids != 0).long()} if self.masked else {})
+
+    def alone(self, inputs: Inputs, i: int) -> Inputs:
+        """One sample of them."""
+        return {name: t[i : i + 1] for name, t in inputs.items()}
+
+    def settle(self, tower: Any) -> None:
+        """Tell a tower what it otherwise notes of its sequence while a pass runs."""
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """What the tower's reader answers, (B,...)."""
+        out = model.get_submodule(self.part)(**inputs)
+        if isinstance(out, Tensor):
+            return out
+        return out.logits if "logits" in out else out.pooler_output  # type: ignore[no-any-return]
+
+    def run_all(self, model: Any) -> None:
+        """Run both towers of a dual encoder."""
+        images, texts = (replace(self, tower=t).inputs(model, 1) for t in ("vision", "text"))
+        model(pixel_values=images["pixel_values"], input_ids=texts["input_ids"])
+
+    @contextlib.contextmanager
+    def costed(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """Inputs for the model, and shapes of the same size for its copy without values.
+
+        Without values nobody can see what a mask hides, so that shapes come without one.
+        """
+        inputs = self.inputs(model, 1)
+        shown = {name: t for name, t in inputs.items() if name != "attention_mask"}
+        yield inputs, {name: t.to("meta") for name, t in shown.items()}
+
+
+@dataclass(frozen=True)
+class Prompted(Case):
+    """One tower of a multimodal language model, which answers a prompt with an image in it.
+
+    Attributes:
+        prompts: makes left-padded prompts, so many, from a seed.
+    """
+
+    batch: int = 4
+    prompts: Callable[[int, int], Inputs] = multimodal.llava_batch
+
+    def inputs(self, model: nn.Module, seed: int) -> Inputs:
+        """Prompts, no two of the same length."""
+        return self.prompts(self.batch, seed - 1)
+
+    def alone(self, inputs: Inputs, i: int) -> Inputs:
+        """One prompt without its padding."""
+        return multimodal.alone(inputs, i)
+
+    def run(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """(B,V) the scores of the answer's first token."""
+        return model(**inputs).logits[:, -1]  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def costed(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """A prompt of noise, as costs are counted on."""
+        with asked(valueless, COSTED_WORDS) as shapes:
+            yield noise(model, 1, COSTED_WORDS), shapes
+
+
+@dataclass(frozen=True)
+class Joint(Case):
+    """One tower of a model in which words and an image meet (BLIP, ViLT).
+
+    Attributes:
+        shorter: by how many words each text is shorter than the one before.
+        words: of a text, where they stand ahead of the patches in one sequence; else 0.
+    """
+
+    shorter: int = 2
+    words: int = 0
+
+    def inputs(self, model: nn.Module, seed: int) -> Inputs:
+        """Three images, each with a text."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return joint.inputs(model, self.batch, self.words or 13, self.shorter)
+
+    def settle(self, tower: Any) -> None:
+        """The prefix of a sequence of words and patches: the words and the class token."""
+        if self.words:
+            tower.prefix = tower.n_protected = self.words + 1
+            tower.shape = (8, 8)
+
+    def run(self, model: Any, inputs: Inputs) -> Tensor:
+        """Scores of a match, or of an answer, or of the word that follows.
+
+        ViLT draws its patches in random order, which the global random state is spared.
+        """
+        answers: list[Any] = []
+        decoder = getattr(model, "text_decoder", model)
+        hook = decoder.register_forward_hook(lambda module, args, out: answers.append(out))
+        with hook, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model(**inputs)
+        out = answers[0]
+        if "itm_score" in out:
+            return out.itm_score  # type: ignore[no-any-return]
+        return out.logits[:, -1] if out.logits.dim() > 2 else out.logits  # type: ignore[no-any-return]
+
+    def run_all(self, model: Any) -> None:
+        """Run the model, which reads with both of its towers."""
+        self.run(model, self.inputs(model, 1))
+
+    @contextlib.contextmanager
+    def costed(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
+        """As elsewhere; the models' own look at masks is left out."""
+        with on_meta(valueless), super().costed(model, valueless) as both:
+            yield both
+
+
+def _answerer(**layers: int) -> nn.Module:
+    """BLIP for questions, as it is loaded."""
+    model = joint.blip(BlipForQuestionAnswering, **layers)
+    heed_padding(model.text_decoder.bert)
+    return model  # type: ignore[no-any-return]
+
+
+# Four blocks each, so that the usual layers 1, 2 and 3 leave the first block alone; fewer where a
+# tower is not reduced.
+_clip, _siglip = partial(models.clip, text_layers=4), partial(models.siglip, text_layers=4)
+_no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_norm=True)
+_llava, _llava_next = (
+    partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next)
+)
+_image_first = {"text_layers": 1}
+_text_first = {"text_layers": 4, "vision_layers": 1}
+_matcher = partial(joint.blip, BlipForImageTextRetrieval)
+_captioner = partial(joint.blip, BlipForConditionalGeneration, **_image_first)
+# deep enough for the layers that methods name as shares of the depth
+_deep, _qwen2_vl, _blip2 = (
+    partial(build, blocks=12) for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2)
+)
+_short, _packed = partial(multimodal.qwen2_vl, blocks=2), multimodal.qwen2_vl_batch
+
+CASES = (
+    Case("timm ViT", models.timm_vit, thorough=True),
+    Case("timm no-class", _no_class),
+    Case("timm registers", partial(models.timm_vit, reg_tokens=4)),
+    Case("CLIP vision", _clip, part="vision_model"),
+    Case("CLIP text", _clip, "text", "text_model", thorough=True),
+    Case("CLIP text masked", _clip, "text", "text_model", masked=True),
+    Case("SigLIP vision", _siglip, part="vision_model"),
+    Case("SigLIP text", _siglip, "text", "text_model"),
+    Case("HF ViT", models.hf_vit),
+    Case("DINOv2", models.dinov2),
+    Joint("BLIP matching vision", partial(_matcher, **_image_first)),
+    Joint("BLIP matching text", partial(_matcher, **_text_first), "text"),
+    Joint("BLIP questions vision", partial(_answerer, **_image_first)),
+    Joint("BLIP questions text", partial(_answerer, **_text_first), "text"),
+    Joint("BLIP captions vision", _captioner, shorter=0),
+    Joint("ViLT", partial(joint.vilt, ViltForQuestionAnswering, num_labels=7), words=9),
+    Prompted("LLaVA vision", _llava),
+    Prompted("LLaVA projector", _llava, "projector"),
+    Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=multimodal.llava_next_batch),
+    Prompted("LLaVA language", _deep, "language"),
+    Prompted("Qwen2-VL vision", _short, batch=2, prompts=_packed),
+    Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=_packed),
+    Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=_packed),
+    Prompted("BLIP-2 language", _blip2, "language", prompts=multimodal.blip2_batch),
+)

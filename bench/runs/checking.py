@@ -1,0 +1,81 @@
+"""Check the names and parameters in a suite before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import tasks
+from bench.core import Learner, registry
+from bench.core.errors import BenchError, near_miss
+from bench.models import catalogue
+from bench.models.files import check_file
+from bench.records import profiles
+from bench.records.record import COST_ONLY
+from bench.runs import budgets
+from bench.runs.spec import Document, MethodEntry, Options, Suite, Where
+
+# what a method's entry may have beside the method's own parameters
+BUDGETS = ("r", "keep_rate", "layers", "budget")
+
+
+def check(suite: Suite, origin: Document | Options) -> None:
+    """Raise BenchError, with its line, for a name or a parameter that does not exist."""
+    for i, model in enumerate(suite.models):
+        random = suite.random_weights if model.random_weights is None else model.random_weights
+        _at(origin, ("models", i), catalogue.check_name, model.name, random)
+        _check_tasks(model.tasks or [], ("models", i, "tasks"), origin)
+    _check_tasks(suite.tasks, ("tasks",), origin)
+    for i, profile in enumerate(suite.profiles):
+        _at(origin, ("profiles", i), profiles.load, profile)
+    names = [model.name for model in suite.models]
+    for i, entry in enumerate(suite.methods):
+        _check_parameters(entry, i, origin)
+        for j, name in enumerate(entry.models or []):
+            if name not in names:
+                message = f"no model '{name}' in this suite{near_miss(name, names)}"
+                raise origin.error(("methods", i, "models", j), message)
+
+
+def _check_tasks(names: list[str], where: Where, origin: Document | Options) -> None:
+    for i, name in enumerate(names):
+        if name != COST_ONLY:
+            _at(origin, (*where, i), tasks.check_name, name)
+
+
+def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) -> None:
+    method = _at(origin, ("methods", i), registry.method, entry.name)
+    known = [field.name for field in dataclasses.fields(method)]
+    parameters = entry.model_extra or {}
+    both = [key for key in ("r", "keep_rate") if key in parameters]
+    if both and "budget" in parameters:
+        message = f"method '{entry.name}' has a budget, which says what {both[0]} is: give one"
+        raise origin.error(("methods", i, "budget"), message)
+    for key, value in parameters.items():
+        if key not in (*known, *BUDGETS):
+            hint = near_miss(key, [*BUDGETS, *known, "models"])
+            message = f"method '{entry.name}' has no parameter '{key}'{hint}"
+            raise origin.error(("methods", i, key), message)
+        learned = issubclass(method, Learner) and key == method.learns
+        for choice in value if isinstance(value, list) else [value]:
+            if key == "budget":
+                _at(origin, ("methods", i, key), budgets.parse, choice)
+            elif learned and isinstance(choice, str):
+                _at(origin, ("methods", i, key), _check_learned, method, choice)
+
+
+def _check_learned(method: type[Learner], value: str) -> None:
+    """Let a method read what training learned for it; only the method knows if it is a file."""
+    if Path(value).is_file():
+        check_file(Path(value))
+    method(**{method.learns: value})
+
+
+def _at(origin: Document | Options, where: Where, look: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `look`; an error of it begins with the place in the suite's file."""
+    try:
+        return look(*arguments)
+    except BenchError as error:
+        raise origin.error(where, str(error)) from error
