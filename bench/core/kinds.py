@@ -15,7 +15,7 @@ from bench.core.reducer import Reducer
 
 
 class Bounded(Reducer):
-    """A method that can remove all tokens but a few: those it ranks by, or a centre to gather at.
+    """A method that can remove all tokens of a layer but `least`, as clusters need a centre.
 
     Attributes:
         least: how many of the unprotected tokens always stay.
