@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from bench.core.errors import BenchError
-from bench.models.joint import Joint, JointReader, longest_text, padded
+from bench.models.joint import Joint, JointReader, padded
 from bench.models.loaded import Answerer, Encoder, PairClassifier
 
 if TYPE_CHECKING:
@@ -63,16 +62,6 @@ class ViltPairs(ViltReader, PairClassifier):
         import torch
 
         return torch.stack(self.ask(images, texts, lambda inputs: self.model(**inputs).logits))
-
-    def sample(self, images: Sequence[Any], text: str) -> dict[str, Tensor]:
-        count, processor = int(self.model.config.num_images), self.require_processor()
-        if len(images) != count:
-            raise BenchError(f"{self.name} judges {count} images with each text, not {len(images)}")
-        pictures = [image.convert("RGB") for image in images]
-        pixels = processor.image_processor(pictures, return_tensors="pt")
-        settings = {"truncation": True, "max_length": longest_text(self.model)}
-        tokens = processor.tokenizer(text, return_tensors="pt", **settings)
-        return {**tokens, **{key: part[None] for key, part in pixels.items()}}
 
 
 KINDS: dict[str, type[Joint]] = {
