@@ -59,12 +59,12 @@ class Loaded(ABC):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return _first(self.model).device
+        return _like(self.model).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return _first(self.model).dtype
+        return _like(self.model).dtype
 
     @property
     def scope(self) -> str:
@@ -89,10 +89,7 @@ class Loaded(ABC):
         return placed(self.model, inputs)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
-        """Return arguments of `model()`: images of noise (B,C,H,W), and texts for models that read.
-
-        Texts are random words, as long as the model's `scope` says.
-        """
+        """Return arguments of `model()`: images of noise (B,C,H,W), and random words (B,L)."""
         import torch
 
         return self._noise(batch, torch.Generator().manual_seed(seed))
@@ -105,23 +102,20 @@ class Loaded(ABC):
 
     @contextlib.contextmanager
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
-        """Give the arguments of `model()` for one example on the meta device.
+        """Give one example on the meta device, where the model is told what it reads from values.
 
-        Meanwhile the model is told what it would read from values.
-
-        Args:
-            words: tokens of a prompt beside its image's, for multimodal models; None: the usual.
+        `words` are the tokens of a prompt beside its image's, for multimodal models alone.
         """
         yield self.example_inputs(1)
 
 
-def _first(model: nn.Module) -> nn.Parameter:
+def _like(model: nn.Module) -> Tensor:
     return next(model.parameters())
 
 
 def placed(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return inputs on a model's device, in its dtype where not integers."""
-    like = _first(model)
+    like = _like(model)
     return {
         key: value.to(like.device, like.dtype if value.is_floating_point() else None)
         for key, value in inputs.items()
