@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from bench.core import Unsupported
@@ -59,9 +60,9 @@ def project(values_LBC: Tensor, norm: Any, projection: Any) -> Tensor:
 
 
 def _fixed(linear: Any, x: Tensor) -> Tensor:
-    """A linear layer that no gradient reaches."""
-    bias = None if linear.bias is None else linear.bias.detach()
-    return F.linear(x, linear.weight.detach(), bias)
+    """A linear layer, adapters included, that no gradient reaches."""
+    fixed = {name: parameter.detach() for name, parameter in linear.named_parameters()}
+    return functional_call(linear, fixed, (x,))  # type: ignore[no-any-return]
 
 
 def clip_alignment_loss(model: Any, cross: CrossTokens, text_of_B: Tensor | None = None) -> Tensor:

@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("bench", "crossget", "methods")
-OPTIONAL = ("lmms_eval", "onnx", "resvg_py")  # extras
+OPTIONAL = ("accelerate", "lmms_eval", "onnx", "peft", "resvg_py")  # extras
 HEAVY = ("torch", "torchvision", "transformers", "timm", "datasets", "fvcore")
 # Names of methods that are also plain words of the model libraries: no sign of knowing the method.
 PLAIN_WORDS = {"none", "random", "pool", "downsample"}

@@ -10,9 +10,9 @@ from typing import Any
 from bench import tasks
 from bench.core import Learner, registry
 from bench.core.errors import BenchError, near_miss
+from bench.measure import profiles
 from bench.models import catalogue
 from bench.models.files import check_file
-from bench.records import profiles
 from bench.records.record import COST_ONLY
 from bench.runs import budgets
 from bench.runs.spec import Document, MethodEntry, Options, Suite, Where

@@ -16,9 +16,9 @@ from bench.core import Learner, registry
 from bench.core.errors import BenchError
 from bench.core.kinds import is_adaptive
 from bench.core.learner import needs_training
+from bench.measure import machine
+from bench.measure.profiles import Profile
 from bench.models import catalogue
-from bench.records import machine
-from bench.records.profiles import Profile
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
 from bench.records.store import write_atomic
@@ -132,4 +132,4 @@ def _examples(
             yield loaded.model, inputs
         else:
             loaded = shape_only.on_meta(cell.model, "float32")
-            yield loaded.model, stack.enter_context(shape_only.prompted(loaded))
+            yield loaded.model, stack.enter_context(loaded.valueless_inputs())

@@ -102,7 +102,7 @@ class ViltTower(Tower):
     def _embedded(self, inner: Callable[..., Any], input_ids: Any, *args: Any, **kw: Any) -> Any:
         self.shape = None
         x, mask = inner(input_ids, *args, **kw)
-        if x.is_meta:  # as `bench.models.joint.whole` made it
+        if x.is_meta:  # as `bench.models.joint.on_meta` made it
             rows, columns = args[2].shape[-2:]
             patch = self.part.config.patch_size
             self.shape = rows // patch, columns // patch
