@@ -1,1 +1,1 @@
-"""Studies that use the benchmark: scripts, not part of the package."""
+"""How the embedded models were trained: scripts that use the package and are not part of it."""

@@ -181,7 +181,7 @@ def measure(
     study: Study, chosen: list[Setting], seeds: int, results: Path, profile: str = "auto"
 ) -> int:
     """Measure the settings without training and every fine-tuned model; return the exit code."""
-    from bench.cli.app import INTERRUPTED
+    from bench.cli.options import INTERRUPTED
     from bench.runs import runner, spec
 
     folders = {

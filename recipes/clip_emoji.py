@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.assets.embedded import TEXT_TOKENS
-from bench.training import drawings
-from bench.training.augment import augment, normalise
-from bench.training.loop import Job, Phase, Settings, fit
-from bench.training.text import build_tokenizer, drop_keywords
+from bench.assets.embedded import TEXT_TOKENS, drawings
+from bench.training.losses import MAX_LOGIT_SCALE, contrastive_loss
+from recipes.augment import augment, normalise
+from recipes.phases import Phase, Rates, Scratch, either, train_phases
+from recipes.text import build_tokenizer
 
 LOW_RESOLUTION, FULL_RESOLUTION = 32, 64
 LOW_EPOCHS, FULL_EPOCHS = 13.0, 2.0
-MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 EXTRA_TEXTS_LOW, EXTRA_TEXTS_FULL = 0, 96
 
 
@@ -56,20 +54,6 @@ def build(vocabulary: int) -> nn.Module:
     return model
 
 
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, own: Tensor) -> Tensor:
-    """Return the symmetric contrastive loss of images (B,D) and texts (U,D).
-
-    `own` (B,) is the row of each image's text. Texts that belong to no image are negatives for the
-    images only; two drawings of one concept share its text as equal positives.
-    """
-    scores = scale * image @ text.T
-    matches = F.one_hot(own, len(text)).to(scores.dtype)
-    asked = matches.sum(0) > 0
-    shares = (matches / matches.sum(0).clamp_min(1)).T[asked]
-    from_image = F.cross_entropy(scores, own, label_smoothing=0.05)
-    return (from_image + F.cross_entropy(scores.T[asked], shares, label_smoothing=0.05)) / 2
-
-
 @dataclass(frozen=True)
 class Embeddings:
     """Unit vectors of images and texts, (N,D) each; row i of one belongs to row i of the other."""
@@ -78,14 +62,14 @@ class Embeddings:
     text: Tensor
 
 
-def recalls(found: Embeddings) -> dict[str, float]:
+def recalls(embeddings: Embeddings) -> dict[str, float]:
     """Return R@1/5/10 in percent, image to text and text to image."""
-    similar = found.image @ found.text.T
-    own = similar.diagonal()
+    similar = embeddings.image @ embeddings.text.T
+    matching = similar.diagonal()
     result: dict[str, float] = {}
     for name, other in (
-        ("i2t", (similar > own[:, None]).sum(1)),
-        ("t2i", (similar > own[None, :]).sum(0)),
+        ("i2t", (similar > matching[:, None]).sum(1)),
+        ("t2i", (similar > matching[None, :]).sum(0)),
     ):
         result |= {f"{name}_r{k}": 100 * float((other < k).float().mean()) for k in (1, 5, 10)}
     return result
@@ -113,34 +97,18 @@ def embed(
     return Embeddings(torch.cat(images), torch.cat(texts))
 
 
-def choose_texts(
-    concept: Tensor, total: int, extra: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return the concepts (U,) to caption: the batch's, each once, and `extra` others at random.
-
-    Also returns the row (B,) of each image's own concept. Captions are cheap beside images, so
-    more of them make a small batch a harder task at little cost.
-    """
-    unique, own = concept.unique(return_inverse=True)
-    free = torch.ones(total, dtype=torch.bool)
-    free[unique] = False
-    others = torch.nonzero(free).flatten()
-    picked = others[torch.randperm(len(others), generator=rng)[:extra]]
-    return torch.cat([unique, picked]), own
-
-
 def _loss_function(
     model: Any, tokenizer: Any, train: drawings.Drawings, device: str
-) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
+) -> Callable[[Tensor, int, torch.Generator], Tensor]:
     images, concept = torch.from_numpy(train.images), torch.from_numpy(train.concept)
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         full = pixels == FULL_RESOLUTION
         others = EXTRA_TEXTS_FULL if full else EXTRA_TEXTS_LOW
-        shown, own = choose_texts(concept[indices], len(train.concepts), others, rng)
-        texts = [drop_keywords(train.concepts[i].text, rng) for i in shown.tolist()]
+        shown, rows = drawings.choose_texts(concept[indices], len(train.concepts), others, rng)
+        texts = [drawings.drop_keywords(train.concepts[i].text, rng) for i in shown.tolist()]
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-        batch, own = augment(images[indices], pixels, rng).to(device), own.to(device)
+        batch, rows = augment(images[indices], pixels, rng).to(device), rows.to(device)
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
@@ -151,14 +119,14 @@ def _loss_function(
                 interpolate_pos_encoding=not full,
             )
         a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
-        return contrastive_loss(a, b, scale, own)
+        return contrastive_loss(a, b, scale, rows)
 
     return loss
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train, write `clip_emoji/` in the settings' folder, and return recalls on the test house."""
-    settings.begun()
+    settings = settings.begun()
     train_set = drawings.emoji("train", settings.data_dir)
     watched = drawings.emoji("validation", settings.data_dir)
     tokenizer = build_tokenizer([c.text for c in train_set.concepts], TEXT_TOKENS)
@@ -166,17 +134,19 @@ def train(settings: Settings) -> dict[str, float]:
     # torch's fused attention is slow backwards in bf16 on a CPU.
     model.set_attn_implementation("eager")
     settings.compile_blocks(model.vision_model.encoder.layers)
-    low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
-    full = FULL_EPOCHS if settings.epochs is None else settings.epochs
+    low = either(settings.low_epochs, LOW_EPOCHS)
+    full = either(settings.epochs, FULL_EPOCHS)
     phases = [Phase(LOW_RESOLUTION, low, 64)] if low else []
-    job = Job(
+    watched_scores = train_phases(
+        settings,
         model,
         len(train_set.images),
         _loss_function(model, tokenizer, train_set, settings.device),
         lambda: recalls(embed(model, tokenizer, watched)),
         [*phases, Phase(FULL_RESOLUTION, full, 32)],
+        Rates(),
+        evaluate_every=1000,
     )
-    watched_scores = fit(job, settings, evaluate_every=1000)
     with torch.compiler.set_stance("force_eager"):
         result = recalls(embed(model, tokenizer, drawings.emoji("test", settings.data_dir)))
     model.set_attn_implementation("sdpa")

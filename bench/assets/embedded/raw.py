@@ -1,16 +1,18 @@
-"""Raw training data, fetched once from package registries into a cache folder.
+"""What the embedded models were trained on, fetched once from package registries into a cache.
 
-Fashion-MNIST comes from the Debian package ``dataset-fashion-mnist``; `bench.training.drawings` has
-the emoji. The cache is ``$CROSSGET_BENCH_CACHE``, else ``~/.cache/crossget-bench``.
+Fashion-MNIST comes from the Debian package ``dataset-fashion-mnist``; `drawings` has the emoji. The
+cache is ``$CROSSGET_BENCH_CACHE``, else ``~/.cache/crossget-bench``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,18 +57,24 @@ def _client(command: list[str], cwd: Path, fix: str) -> None:
         raise DataError(f"'{' '.join(command)}' failed ({last}): {fix}")
 
 
+@contextlib.contextmanager
+def _unpacking(target: Path) -> Iterator[Path]:
+    """Yield an empty folder; what is in its `package` afterwards becomes `target`."""
+    work = target.with_name(f".{target.name}.{os.getpid()}")
+    work.mkdir(parents=True, exist_ok=True)
+    yield work
+    (work / "package").rename(target)
+    shutil.rmtree(work)
+
+
 def fetch_debian(package: str, cache: Path) -> Path:
     """Download and unpack a Debian package; return the folder that holds its file tree."""
     target = cache / "debian" / package
     if not target.exists():
-        work = cache / f".{package}.{os.getpid()}"
-        work.mkdir(exist_ok=True)
         fix = f"on Debian or Ubuntu run 'apt-get update', or unpack {package} into {target} by hand"
-        _client(["apt-get", "download", package], work, fix)
-        _client(["dpkg", "-x", str(next(work.glob("*.deb"))), str(work / "tree")], work, fix)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (work / "tree").rename(target)
-        shutil.rmtree(work)
+        with _unpacking(target) as work:
+            _client(["apt-get", "download", package], work, fix)
+            _client(["dpkg", "-x", str(next(work.glob("*.deb"))), str(work / "package")], work, fix)
     return target
 
 
@@ -74,16 +82,12 @@ def fetch_npm(package: str, cache: Path) -> Path:
     """Download and unpack an npm package with ``npm pack``; return its folder."""
     target = cache / "npm" / package.replace("/", "+")
     if not target.exists():
-        work = cache / f".{target.name}.{os.getpid()}"
-        work.mkdir(exist_ok=True)
         fix = f"install Node's npm, or unpack the package {package} into {target} by hand"
-        versioned = f"{package}@{NPM_VERSIONS[package]}"
-        _client(["npm", "pack", "--silent", versioned], work, fix)
-        with tarfile.open(next(work.glob("*.tgz"))) as tar:
-            tar.extractall(work, filter="data")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (work / "package").rename(target)
-        shutil.rmtree(work)
+        with _unpacking(target) as work:
+            versioned = f"{package}@{NPM_VERSIONS[package]}"
+            _client(["npm", "pack", "--silent", versioned], work, fix)
+            with tarfile.open(next(work.glob("*.tgz"))) as tar:
+                tar.extractall(work, filter="data")
     return target
 
 

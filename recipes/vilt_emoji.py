@@ -1,11 +1,11 @@
 """Train `vilt-emoji`: a small ViLT that judges statements about two scenes of emoji drawings.
 
 A true or false alone teaches too little. The first blocks begin as the image encoder that names
-what patches depict, those on top as ones that look for what is alike (see `tower`). First it
-learns to find the thing that a statement is about: beside the judgement, by heads that are thrown
-away, what patches depict and words name, where the thing is, and whether it is there at all. Then
-how many things there are, and whether each image is as the statement has it. It is shown some of
-the patches, drawn anew each time.
+what patches depict, those on top as ones that look for what is alike (see `scene_encoder`). First
+it learns to find the thing that a statement is about: beside the judgement, by heads that are
+thrown away, what patches depict and words name, where the thing is, and whether it is there at all.
+Then how many things there are, and whether each image is as the statement has it. It is shown some
+of the patches, drawn anew each time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.tower import original, override
-from bench.models.feeds import padded
+from bench.models.joint import padded
 from bench.tasks import scenes
 from bench.tasks.statements import KINDS, Pair, pairs
-from bench.training import blip, tower
-from bench.training.augment import image_processor, normalise
-from bench.training.loop import Job, Rates, Settings, fit
+from recipes import blip_emoji as blip
+from recipes import scene_encoder
+from recipes.augment import image_processor, normalise
+from recipes.phases import Rates, Scratch, either, train_phases
 
 PAIRS, BATCH = 8192, 16  # a "pass", and pairs a step
 FINDING_EPOCHS, EPOCHS = 0.8, 2.4
@@ -41,7 +42,7 @@ def build(vocabulary: int) -> Any:
     """An untrained ViLT for two images."""
     from transformers import ViltConfig, ViltForImagesAndTextClassification
 
-    shape = tower.shape()
+    shape = scene_encoder.shape()
     config = ViltConfig(
         **{**shape, "num_hidden_layers": shape["num_hidden_layers"] + READING},
         vocab_size=vocabulary,
@@ -73,10 +74,12 @@ class Judged:
     patches: Tensor
     place: Tensor
 
-    def depicted(self, found: list[Pair]) -> Tensor:
+    def depicted(self, statements: list[Pair]) -> Tensor:
         """What the patches (2,B,P) depict."""
-        shown = [[tower.depicted(pair.objects[side]) for pair in found] for side in (0, 1)]
-        return torch.stack([torch.stack(own) for own in shown]).gather(2, self.patches)
+        shown = [
+            [scene_encoder.depicted(pair.objects[side]) for pair in statements] for side in (0, 1)
+        ]
+        return torch.stack([torch.stack(side) for side in shown]).gather(2, self.patches)
 
     def of_patches(self) -> Tensor:
         """(2,B,P,names) logits."""
@@ -90,38 +93,43 @@ class Reasoner(nn.Module):
         """Build them, untrained."""
         super().__init__()
         self.model = build(vocabulary)
-        self.norm = nn.LayerNorm(tower.WIDTH, eps=1e-5)
-        self.named = tower.head()
-        self.place = nn.Linear(tower.WIDTH, 5)
-        self.present, self.fits = nn.Linear(tower.WIDTH, 1), nn.Linear(tower.WIDTH, 1)
-        self.count = nn.Linear(tower.WIDTH, 5)
+        self.norm = nn.LayerNorm(scene_encoder.WIDTH, eps=1e-5)
+        self.named = scene_encoder.head()
+        self.place = nn.Linear(scene_encoder.WIDTH, 5)
+        self.present, self.fits = (
+            nn.Linear(scene_encoder.WIDTH, 1),
+            nn.Linear(scene_encoder.WIDTH, 1),
+        )
+        self.count = nn.Linear(scene_encoder.WIDTH, 5)
 
-    def begin(self, begun: tower.Tower) -> None:
+    def begin(self, begun: scene_encoder.Tower) -> None:
         """Take over what the image encoder knows; the blocks on top look for what is alike."""
-        tower.into_vilt(begun, self.model.vilt)
+        scene_encoder.into_vilt(begun, self.model.vilt)
         self.norm.load_state_dict(begun.model.post_layernorm.state_dict())
         self.named.load_state_dict(begun.named.state_dict())
         for block in self.model.vilt.encoder.layer[-READING:]:
-            own = block.attention.attention
-            tower.look_for_like(own.query, own.key, own.value, block.attention.output.dense)
+            attention = block.attention.attention
+            scene_encoder.look_for_like(
+                attention.query, attention.key, attention.value, block.attention.output.dense
+            )
 
-    def forward(self, found: list[Pair], words: Any, patches: int = -1) -> Judged:
+    def forward(self, statements: list[Pair], words: Any, patches: int = -1) -> Judged:
         """Judge statements from so many patches, -1 for all."""
-        text = padded(words, [pair.text for pair in found])
+        text = padded(words, [pair.text for pair in statements])
         pooled, named, place = [], [], []
         with placed(self.model.vilt.embeddings, patches) as chosen:
             for side in (0, 1):  # as the model itself does, which gives no tokens back
                 out = self.model.vilt(
                     **text,
-                    pixel_values=normalise(np.stack([pair.images[side] for pair in found])),
+                    pixel_values=normalise(np.stack([pair.images[side] for pair in statements])),
                     image_token_type_idx=side + 1,
                     output_hidden_states=True,
                 )
                 pooled.append(out.pooler_output)
-                named.append(self.named(self.norm(out.hidden_states[tower.BLOCKS])))
-                place.append(self.place(out.hidden_states[tower.BLOCKS + 1][:, NAME_AT]))
+                named.append(self.named(self.norm(out.hidden_states[scene_encoder.BLOCKS])))
+                place.append(self.place(out.hidden_states[scene_encoder.BLOCKS + 1][:, NAME_AT]))
         logits = self.model.classifier(torch.cat(pooled, -1))
-        parts = (torch.stack(own) for own in (pooled, named, chosen, place))
+        parts = (torch.stack(side) for side in (pooled, named, chosen, place))
         return Judged(logits, *parts)
 
 
@@ -140,14 +148,16 @@ def placed(embeddings: Any, patches: int) -> Iterator[list[Tensor]]:
         yield seen
 
 
-def finding(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+def finding(reasoner: Reasoner, statements: list[Pair], out: Judged) -> Tensor:
     """Loss of what patches depict and words name, of where the thing is, and of whether it is."""
     names = list(scenes.NAMES.values())
-    about = torch.tensor([bool(pair.name) for pair in found])
-    said = torch.tensor([1 + names.index(pair.name) for pair in found if pair.name])
-    where = torch.tensor([[_where(pair, side) for pair in found] for side in (0, 1)])[:, about]
-    loss = 0.3 * tower.naming(out.of_patches(), out.depicted(found))
-    loss += 0.3 * F.cross_entropy(out.named[:, about, NAME_AT].flatten(0, 1), said.repeat(2))
+    about = torch.tensor([bool(pair.name) for pair in statements])
+    named_things = torch.tensor([1 + names.index(pair.name) for pair in statements if pair.name])
+    where = torch.tensor([[_where(pair, side) for pair in statements] for side in (0, 1)])[:, about]
+    loss = 0.3 * scene_encoder.naming(out.of_patches(), out.depicted(statements))
+    loss += 0.3 * F.cross_entropy(
+        out.named[:, about, NAME_AT].flatten(0, 1), named_things.repeat(2)
+    )
     loss += 0.5 * F.cross_entropy(out.place[:, about].flatten(0, 1), where.flatten())
     there = reasoner.present(out.pooled[:, about])[..., 0]
     loss += 0.5 * F.binary_cross_entropy_with_logits(there, (where > 0).float())
@@ -156,14 +166,14 @@ def finding(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
 
 def _where(pair: Pair, side: int) -> int:
     """The quarter of an image that shows the thing, counted from 1; 0 where it is not."""
-    return next((1 + c for c, own in pair.objects[side].items() if own.name == pair.name), 0)
+    return next((1 + c for c, thing in pair.objects[side].items() if thing.name == pair.name), 0)
 
 
-def weighing(reasoner: Reasoner, found: list[Pair], out: Judged) -> Tensor:
+def weighing(reasoner: Reasoner, statements: list[Pair], out: Judged) -> Tensor:
     """Loss of how many things there are, and of whether each image is as the statement has it."""
-    about = torch.tensor([bool(pair.name) for pair in found])
-    many = torch.tensor([[len(pair.objects[side]) for pair in found] for side in (0, 1)])
-    fits = torch.tensor([pair.fits for pair in found if pair.fits]).T.float()
+    about = torch.tensor([bool(pair.name) for pair in statements])
+    many = torch.tensor([[len(pair.objects[side]) for pair in statements] for side in (0, 1)])
+    fits = torch.tensor([pair.fits for pair in statements if pair.fits]).T.float()
     counted = F.cross_entropy(reasoner.count(out.pooled).flatten(0, 1), many.flatten())
     fitting = reasoner.fits(out.pooled[:, about])[..., 0]
     return 0.3 * counted + 0.7 * F.binary_cross_entropy_with_logits(fitting, fits)
@@ -178,44 +188,54 @@ def watch(reasoner: Reasoner, words: Any, watched: list[Pair]) -> dict[str, floa
     for start in range(0, len(watched), 32):
         some = watched[start : start + 32]
         out = reasoner(some, words)
-        known.append(tower.known(out.of_patches(), out.depicted(some)))
-        for pair, said in zip(some, out.logits.argmax(-1).tolist(), strict=True):
-            right[pair.kind].append(bool(said) == pair.true)
-    found = {kind: 100 * float(np.mean(own)) for kind, own in right.items()}
+        known.append(scene_encoder.known(out.of_patches(), out.depicted(some)))
+        for pair, judgement in zip(some, out.logits.argmax(-1).tolist(), strict=True):
+            right[pair.kind].append(bool(judgement) == pair.true)
+    shares = {kind: 100 * float(np.mean(hits)) for kind, hits in right.items()}
     every = 100 * float(np.mean(sum(right.values(), [])))
-    return {"accuracy": every, **found, "named": float(np.mean(known))}
+    return {"accuracy": every, **shares, "named": float(np.mean(known))}
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train, write `vilt_emoji/` in the settings' folder, and return the last scores."""
     from transformers import ViltImageProcessor, ViltProcessor
 
-    settings.begun()
-    begun = tower.trained(settings)
+    settings = settings.begun()
+    begun = scene_encoder.trained(settings)
     words = blip.tokenizer()
     reasoner = Reasoner(len(words)).to(settings.device)
     reasoner.begin(begun)
     watched = pairs(WATCHED, seed=1)
 
-    def job(epochs: float, weigh: bool) -> Job:
-        def loss(_: Tensor, __: int, rng: torch.Generator, ___: dict[str, Tensor]) -> Tensor:
+    def run(settings: Scratch, epochs: float, weigh: bool) -> dict[str, float]:
+        def loss(_: Tensor, __: int, rng: torch.Generator) -> Tensor:
             seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller: for tests
-            found = pairs(BATCH, seed)
-            out = reasoner(found, words, PATCHES)
-            judged = F.cross_entropy(out.logits, torch.tensor([int(pair.true) for pair in found]))
-            judged = judged + finding(reasoner, found, out)
-            return judged + weighing(reasoner, found, out) if weigh else judged
+            statements = pairs(BATCH, seed)
+            out = reasoner(statements, words, PATCHES)
+            judged = F.cross_entropy(
+                out.logits, torch.tensor([int(pair.true) for pair in statements])
+            )
+            judged = judged + finding(reasoner, statements, out)
+            return judged + weighing(reasoner, statements, out) if weigh else judged
 
         kept = ("model.vilt.embeddings.patch", "model.vilt.embeddings.position")
-        blocks = tuple(f"model.vilt.encoder.layer.{i}." for i in range(tower.BLOCKS))
+        blocks = tuple(f"model.vilt.encoder.layer.{i}." for i in range(scene_encoder.BLOCKS))
         rates = Rates(matrix=None, other=1e-3, known=kept + blocks)
-        phases = tower.phases(epochs, BATCH)
-        return Job(reasoner, PAIRS, loss, lambda: watch(reasoner, words, watched), phases, rates)
+        phases = scene_encoder.phases(epochs, BATCH)
+        return train_phases(
+            settings,
+            reasoner,
+            PAIRS,
+            loss,
+            lambda: watch(reasoner, words, watched),
+            phases,
+            rates,
+        )
 
-    epochs = EPOCHS if settings.epochs is None else settings.epochs
+    epochs = either(settings.epochs, EPOCHS)
     first = replace(settings, out=settings.out / "finding").begun()
-    fit(job(min(FINDING_EPOCHS, epochs), weigh=False), first, evaluate_every=200)
-    last = fit(job(epochs, weigh=True), settings, evaluate_every=200)
+    run(first, min(FINDING_EPOCHS, epochs), weigh=False)
+    last = run(settings, epochs, weigh=True)
     folder = settings.out / FOLDER
     reasoner.model.half().save_pretrained(folder)
     reasoner.model.float()

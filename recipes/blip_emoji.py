@@ -5,7 +5,7 @@ contrast of images and captions, and whether a caption belongs to its image, aga
 thing or a place was exchanged. Then matching alone goes on with a text encoder of its own, against
 captions with a thing too few or too many and those of other scenes, which re-ranking has to tell.
 The image encoder begins as one that names what patches depict, and goes on naming beside, by a head
-that is thrown away; see `tower`.
+that is thrown away; see `scene_encoder`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.families.blip import heed_padding
-from bench.models.feeds import padded
-from bench.models.sources.blips import COMMON
+from bench.models.joint import padded
+from bench.models.sources.embedded import COMMON
 from bench.tasks import scenes, statements
-from bench.training import tower
-from bench.training.augment import image_processor, normalise
-from bench.training.loop import Job, Rates, Settings, fit
+from recipes import scene_encoder
+from recipes.augment import image_processor, normalise
+from recipes.phases import Rates, Scratch, either, train_phases
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 PAD, UNKNOWN, CLS, SEP, MASK, DEC = range(len(SPECIAL))
@@ -62,7 +62,7 @@ class Blips(nn.Module):
         from transformers import BlipConfig
         from transformers.models.blip import modeling_blip as blip
 
-        vision = tower.shape()
+        vision = scene_encoder.shape()
         width = vision["hidden_size"]
         shape = ("hidden_size", "num_attention_heads", "intermediate_size")
         text = {
@@ -93,10 +93,10 @@ class Blips(nn.Module):
             other.vision_model = self.vqa.vision_model
         self.match.text_encoder = self.vqa.text_encoder
         heed_padding(self.vqa.text_decoder.bert)
-        self.named = tower.head()
+        self.named = scene_encoder.head()
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # of the contrastive loss
 
-    def begin(self, begun: tower.Tower, words: Any) -> None:
+    def begin(self, begun: scene_encoder.Tower, words: Any) -> None:
         """Take over what the image encoder knows, and its words; text looks for their like."""
         self.vqa.vision_model.load_state_dict(begun.model.state_dict())
         self.named.load_state_dict(begun.named.state_dict())
@@ -105,12 +105,14 @@ class Blips(nn.Module):
         decoders = (self.vqa.text_decoder.bert, self.caption.text_decoder.bert)
         for text in (self.vqa.text_encoder, *decoders):
             table = text.embeddings.word_embeddings.weight
-            nn.init.normal_(table, std=tower.WORD_SPREAD)
+            nn.init.normal_(table, std=scene_encoder.WORD_SPREAD)
             table.data[ids] = torch.stack(list(known.values()))
             for block in text.encoder.layer:
                 across = block.crossattention
-                own = across.self
-                tower.look_for_like(own.query, own.key, own.value, across.output.dense)
+                attention = across.self
+                scene_encoder.look_for_like(
+                    attention.query, attention.key, attention.value, across.output.dense
+                )
 
     @torch.no_grad()
     def say_it_in_one_logit(self) -> None:
@@ -133,28 +135,28 @@ class Blips(nn.Module):
         """Cross entropy of the captions (B,T)."""
         return spoken(self.caption.text_decoder, captions, image, None)
 
-    def contrast(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+    def contrast(self, image: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """Symmetric contrastive loss of images and their captions."""
         match = self.match
         a = F.normalize(match.vision_proj(image[:, 0]), dim=-1)
-        b = F.normalize(match.text_proj(match.text_encoder(**said).last_hidden_state[:, 0]), dim=-1)
-        logits, own = self.log_scale.exp() * a @ b.T, torch.arange(len(a), device=a.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        b = F.normalize(match.text_proj(match.text_encoder(**text).last_hidden_state[:, 0]), dim=-1)
+        logits, rows = self.log_scale.exp() * a @ b.T, torch.arange(len(a), device=a.device)
+        return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
 
-    def matching(self, image: Tensor, said: Mapping[str, Tensor], right: Tensor) -> Tensor:
+    def matching(self, image: Tensor, text: Mapping[str, Tensor], right: Tensor) -> Tensor:
         """Cross entropy of whether captions (nB,T) belong to images (B,N,C), which come n times."""
-        return F.cross_entropy(self.matched(image, said), right)
+        return F.cross_entropy(self.matched(image, text), right)
 
-    def matched(self, image: Tensor, said: Mapping[str, Tensor]) -> Tensor:
+    def matched(self, image: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         """(nB,2) logits of that."""
-        each = image.repeat(len(said["input_ids"]) // len(image), 1, 1)
-        read = self.match.text_encoder(**said, encoder_hidden_states=each).last_hidden_state
+        each = image.repeat(len(text["input_ids"]) // len(image), 1, 1)
+        read = self.match.text_encoder(**text, encoder_hidden_states=each).last_hidden_state
         logits: Tensor = self.match.itm_head(read[:, 0])
         return logits
 
 
 def spoken(decoder: Any, ids: Tensor, read: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean cross entropy of texts (B,T), first token given, from a decoder that reads `read`."""
+    """Mean cross entropy of texts (B,T), first token included, from a decoder that reads `read`."""
     out = decoder(
         input_ids=ids,
         attention_mask=(ids != PAD).long(),
@@ -177,7 +179,7 @@ def exchanged(
     if free and rng.integers(2):
         changed[free[int(rng.integers(len(free)))]] = here
         return changed
-    name = scenes.another({found.name for found in objects.values()}, rng)
+    name = scenes.another({thing.name for thing in objects.values()}, rng)
     return {**changed, cell: replace(here, name=name)}
 
 
@@ -190,7 +192,7 @@ def miscounted(
     if len(cells) > 1 and (not free or rng.integers(2)):
         del changed[cells[int(rng.integers(len(cells)))]]
         return changed
-    name = scenes.another({found.name for found in objects.values()}, rng)
+    name = scenes.another({thing.name for thing in objects.values()}, rng)
     cell = free[int(rng.integers(len(free)))]
     return {**changed, cell: replace(objects[cells[0]], name=name)}
 
@@ -205,7 +207,7 @@ class Batch:
         for _ in range(BATCH):
             image, objects = scenes.compose(rng)
             images.append(image)
-            depicted.append(tower.depicted(objects))
+            depicted.append(scene_encoder.depicted(objects))
             for kind in scenes.KINDS:
                 question, answer = scenes.ask(kind, objects, rng)
                 asked.append(question)
@@ -216,7 +218,7 @@ class Batch:
         self.pixels = normalise(np.stack(images))
         self.depicted = torch.stack(depicted)
         self.asked, self.answers = padded(words, asked), started(words, answers)
-        self.captions, self.said = started(words, captions), padded(words, captions)
+        self.captions, self.caption_words = started(words, captions), padded(words, captions)
         self.words, self.claims = words, captions + others + more + captions[1:] + captions[:1]
 
     def claimed(self, times: int) -> tuple[Mapping[str, Tensor], Tensor]:
@@ -241,9 +243,9 @@ def loss_of(models: Blips, batch: Batch) -> Tensor:
     return (
         models.answering(image, batch.asked, batch.answers)
         + models.captioning(image, batch.captions)
-        + models.contrast(image, batch.said)
+        + models.contrast(image, batch.caption_words)
         + models.matching(image, *batch.claimed(2))
-        + DEPICTED * tower.naming(models.named(image[:, 1:]), batch.depicted)
+        + DEPICTED * scene_encoder.naming(models.named(image[:, 1:]), batch.depicted)
     )
 
 
@@ -253,65 +255,61 @@ def watch(models: Blips, words: Any, seed: int) -> dict[str, float]:
     models.eval()
     batch = Batch(np.random.default_rng([seed, 2]), words)
     image = models.see(batch.pixels)
-    said, true = batch.claimed(2)
-    right = models.matched(image, said).argmax(-1) == true
+    claims, true = batch.claimed(2)
+    right = models.matched(image, claims).argmax(-1) == true
     return {
         "answers": float(models.answering(image, batch.asked, batch.answers)),
         "captions": float(models.captioning(image, batch.captions)),
-        "contrast": float(models.contrast(image, batch.said)),
+        "contrast": float(models.contrast(image, batch.caption_words)),
         "match": 100 * float(right.float().mean()),
-        "named": tower.known(models.named(image[:, 1:]), batch.depicted),
+        "named": scene_encoder.known(models.named(image[:, 1:]), batch.depicted),
     }
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train, write three folders in the settings' folder, and return the last losses."""
     from transformers import BlipImageProcessor, BlipProcessor
 
-    settings.begun()
-    begun = tower.trained(settings)
+    settings = settings.begun()
+    begun = scene_encoder.trained(settings)
     words = tokenizer()
     models = Blips(len(words)).to(settings.device)
     models.begin(begun, words)
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
         return loss_of(models, Batch(np.random.default_rng(seed), words))
 
-    epochs = EPOCHS if settings.epochs is None else settings.epochs
-    last = fit(
-        Job(
-            models,
-            SCENES,
-            loss,
-            lambda: watch(models, words, seed=1),
-            tower.phases(epochs, BATCH),
-            Rates(matrix=None, other=1e-3, known=("vqa.vision_model",)),
-        ),
+    epochs = either(settings.epochs, EPOCHS)
+    last = train_phases(
         settings,
-        evaluate_every=200,
+        models,
+        SCENES,
+        loss,
+        lambda: watch(models, words, seed=1),
+        scene_encoder.phases(epochs, BATCH),
+        Rates(matrix=None, other=1e-3, known=("vqa.vision_model",)),
     )
     models.match.text_encoder = copy.deepcopy(models.vqa.text_encoder)
     models.vqa.vision_model.requires_grad_(False)
 
-    def matching(_: Tensor, __: int, rng: torch.Generator, ___: dict[str, Tensor]) -> Tensor:
+    def matching(_: Tensor, __: int, rng: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**31, (1,), generator=rng))
         batch = Batch(np.random.default_rng(seed), words)
         with torch.no_grad():
             image = models.see(batch.pixels)
-        return models.matching(image, *batch.claimed(4)) + models.contrast(image, batch.said)
+        return models.matching(image, *batch.claimed(4)) + models.contrast(
+            image, batch.caption_words
+        )
 
-    last |= fit(
-        Job(
-            models.match,
-            SCENES,
-            matching,
-            lambda: watch(models, words, seed=1),
-            tower.phases(min(MATCH_EPOCHS, epochs), BATCH),
-            Rates(matrix=None, other=3e-4, warmup_steps=20),
-        ),
+    last |= train_phases(
         replace(settings, out=settings.out / "matching").begun(),
-        evaluate_every=200,
+        models.match,
+        SCENES,
+        matching,
+        lambda: watch(models, words, seed=1),
+        scene_encoder.phases(min(MATCH_EPOCHS, epochs), BATCH),
+        Rates(matrix=None, other=3e-4, warmup_steps=20),
     )
     models.say_it_in_one_logit()
     processor = BlipProcessor(image_processor(BlipImageProcessor, scenes.SIDE), words)
@@ -335,6 +333,6 @@ def pack(models: Blips, processor: Any, folder: Path) -> None:
     for name in FOLDERS:
         model: Any = getattr(models, name)
         for key, value in model.state_dict().items():
-            own = key if key.split(".")[0] in COMMON else f"{name}.{key}"
-            state[own] = value.detach().cpu().half().clone()
+            stored = key if key.split(".")[0] in COMMON else f"{name}.{key}"
+            state[stored] = value.detach().cpu().half().clone()
     save_file(state, folder / "model.safetensors")

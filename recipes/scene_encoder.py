@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bench.models import catalogue
 from bench.tasks import scenes
-from bench.training.augment import normalise
-from bench.training.loop import Job, Phase, Rates, Settings, fit
+from recipes.augment import normalise
+from recipes.phases import Phase, Rates, Scratch, train_phases
 
 WIDTH, HEADS, BLOCKS, PATCH = 128, 4, 6, 4
 SCENES, BATCH = 8192, 16  # a "pass", and scenes a step
@@ -127,15 +127,15 @@ def phases(epochs: float, batch: int) -> list[Phase]:
     return [Phase(scenes.SIDE, part * epochs, batch) for part in (0.7, 0.3)]
 
 
-def trained(settings: Settings) -> Tower:
+def trained(settings: Scratch) -> Tower:
     """Return the encoder, trained in a folder of its own below that of `settings`; resumes."""
-    own = replace(settings, out=settings.out / FOLDER, epochs=None).begun()
+    settings = replace(settings, out=settings.out / FOLDER).begun()
     tower = Tower()
     llava: Any = catalogue.load("embedded:llava-emoji").model
     from_clip(llava.model.vision_tower, tower.model)
-    tower.to(own.device)
+    tower.to(settings.device)
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         seed = int(torch.randint(1000, 2**31, (1,), generator=rng))  # smaller ones are for tests
         shown, right = compose(seed)
         named, places = tower(shown)
@@ -147,11 +147,8 @@ def trained(settings: Settings) -> Tower:
         shown, right = compose(1)
         return {"named": known(tower(shown)[0], right)}
 
-    fit(
-        Job(tower, SCENES, loss, watch, phases(EPOCHS, BATCH), Rates(matrix=None, other=1e-3)),
-        own,
-        evaluate_every=200,
-    )
+    rates = Rates(matrix=None, other=1e-3)
+    train_phases(settings, tower, SCENES, loss, watch, phases(EPOCHS, BATCH), rates)
     return tower
 
 

@@ -1,8 +1,7 @@
 """Emoji drawings of seven design houses with captions, the data of `clip-emoji`.
 
 The drawings are ``@iconify-json/*`` on npm, their names and keywords ``emojibase-data``, and
-``resvg-py`` renders them. ``python -m bench.training.drawings bench/assets/embedded`` writes the
-two committed test sets again.
+``resvg-py`` renders them.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import io
 import json
 import os
 import re
-import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from bench.training.data import ByteArray, DataError, cache_dir, fashion, fetch_npm
+from bench.assets.embedded.raw import ByteArray, DataError, cache_dir, fetch_npm
 
 TRAIN_HOUSES = ("noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat", "emojione")
 VALIDATION_HOUSE = "openmoji"
 TEST_HOUSE = "twemoji"
 EMOJI_PIXELS = 64
-FASHION_TEST_PER_CLASS = 200
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def emoji_concepts(data_dir: str | Path | None = None) -> dict[str, Emoji]:
     """Return the named emoji by slug: no skin tones, no bare flag letters, each caption once."""
     folder = fetch_npm("emojibase-data", cache_dir(data_dir))
     entries = json.loads((folder / "en" / "data.json").read_text("utf-8"))
-    found: dict[str, Emoji] = {}
+    concepts: dict[str, Emoji] = {}
     texts: set[str] = set()
     for entry in entries:
         text = caption(entry)
-        if "group" in entry and text.lower() not in texts and slug(entry["label"]) not in found:
+        if "group" in entry and text.lower() not in texts and slug(entry["label"]) not in concepts:
             texts.add(text.lower())
-            found[slug(entry["label"])] = Emoji(entry["hexcode"], entry["label"], text)
-    return found
+            concepts[slug(entry["label"])] = Emoji(entry["hexcode"], entry["label"], text)
+    return concepts
 
 
 def _svg(icons: dict[str, Any], name: str) -> str | None:
@@ -104,39 +104,20 @@ def render_house(house: str, data_dir: str | Path | None = None) -> Iterator[tup
         code = emoji.concept.lower().replace("-fe0f", "")
         svg = _svg(icons, name) or _svg(icons, by_code.get(code, ""))
         if svg is not None:
-            yield (
-                name,
-                bytes(
-                    svg_to_bytes(
-                        svg_string=svg,
-                        background="#ffffff",
-                        width=EMOJI_PIXELS,
-                        height=EMOJI_PIXELS,
-                    )
-                ),
-            )
+            size = {"width": EMOJI_PIXELS, "height": EMOJI_PIXELS}
+            yield name, bytes(svg_to_bytes(svg_string=svg, background="#ffffff", **size))
 
 
-def _pixels(png: bytes) -> ByteArray:
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def _webp(pixels: ByteArray) -> bytes:
-    """Encode an image without loss, in half the bytes of a PNG."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "WEBP", lossless=True, quality=100, method=6)
-    return out.getvalue()
-
-
-def _house_arrays(house: str, data_dir: str | Path | None) -> dict[str, ByteArray]:
+def house_images(house: str, data_dir: str | Path | None) -> dict[str, ByteArray]:
     """Return {slug: image} of one house, rendered once and cached as npz."""
+    from PIL import Image
+
     path = cache_dir(data_dir) / f"emoji-{house}-{EMOJI_PIXELS}.npz"
     if not path.exists():
-        images = {name: _pixels(png) for name, png in render_house(house, data_dir)}
+        drawn = render_house(house, data_dir)
+        images = {
+            name: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for name, png in drawn
+        }
         partial = path.with_suffix(f".{os.getpid()}.npz")
         np.savez_compressed(
             partial, names=np.array(list(images)), images=np.stack(list(images.values()))
@@ -153,7 +134,7 @@ def emoji(split: str, data_dir: str | Path | None = None) -> Drawings:
     training houses, so that every test caption was seen in training and no test drawing was.
     """
     groups = {"train": TRAIN_HOUSES, "validation": (VALIDATION_HOUSE,), "test": (TEST_HOUSE,)}
-    drawn = {h: _house_arrays(h, data_dir) for g in groups.values() for h in g}
+    drawn = {h: house_images(h, data_dir) for g in groups.values() for h in g}
     named = emoji_concepts(data_dir)
     shared = [
         name
@@ -172,31 +153,59 @@ def emoji(split: str, data_dir: str | Path | None = None) -> Drawings:
     return Drawings(np.stack([i for _, i in pairs]), positions, [named[n] for n in shared])
 
 
-def write_test_sets(out: Path, data_dir: str | Path | None = None) -> None:
-    """Write `fashion_test.npz` and `emoji_test.parquet`, the committed held-out sets."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def distort(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
+    """Move, scale, turn and recolour drawings at random, so that none is seen twice the same way.
 
-    images, labels = fashion("t10k", data_dir)
-    chosen = np.sort(
-        np.concatenate([np.flatnonzero(labels == c)[:FASHION_TEST_PER_CLASS] for c in range(10)])
-    )
-    np.savez_compressed(
-        out / "fashion_test.npz",
-        images=images[chosen],
-        labels=labels[chosen].astype(np.uint8),
-        index=chosen.astype(np.int32),
-    )
-    concepts = emoji("test", data_dir).concepts
-    drawn = _house_arrays(TEST_HOUSE, data_dir)
-    table = {
-        "concept": [c.concept for c in concepts],
-        "label": [c.label for c in concepts],
-        "text": [c.text for c in concepts],
-        "image": [_webp(drawn[slug(c.label)]) for c in concepts],
-    }
-    pq.write_table(pa.table(table), out / "emoji_test.parquet", compression="zstd")
+    Takes images (B,64,64,3) uint8; returns colours (B,3,pixels,pixels) from 0 to 1.
+    """
+    count = len(images)
+
+    def draw(*size: int) -> Tensor:
+        """Return uniform numbers in [-1, 1)."""
+        return torch.rand(*size, generator=rng) * 2 - 1
+
+    angle, scale = draw(count) * 0.2, torch.exp(draw(count, 2) * 0.12 + draw(count, 1) * 0.15)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = [
+        torch.stack([cos * scale[:, 0], -sin * scale[:, 1]], 1),
+        torch.stack([sin * scale[:, 0], cos * scale[:, 1]], 1),
+    ]
+    matrix = torch.cat([torch.stack(rows, 1), draw(count, 2, 1) * 0.12], 2)
+    ink = 1 - images.permute(0, 3, 1, 2).float() / 255  # white paper is zero, as is the padding
+    if pixels != images.shape[1]:
+        ink = F.interpolate(ink, size=pixels, mode="area")
+    grid = F.affine_grid(matrix, [count, 3, pixels, pixels], align_corners=False)
+    x = 1 - F.grid_sample(ink, grid, align_corners=False)
+    mix = torch.eye(3) + 0.12 * draw(count, 3, 3)
+    x = torch.einsum("bij,bjhw->bihw", mix / mix.sum(2, keepdim=True), x)
+    grey = x.mean(1, keepdim=True)
+    x = grey + (x - grey) * (1 + 0.5 * draw(count, 1, 1, 1))
+    x = 1 - (1 - x) * (1 + 0.15 * draw(count, 1, 1, 1))
+    return x.clamp(0, 1)
 
 
-if __name__ == "__main__":
-    write_test_sets(Path(sys.argv[1]))
+def drop_keywords(text: str, rng: torch.Generator) -> str:
+    """Keep the label of "label: a, b, c"; half the time keep and shuffle some keywords only."""
+    label, _, tail = text.partition(": ")
+    words = tail.split(", ") if tail else []
+    if not words or float(torch.rand(1, generator=rng)) < 0.5:
+        return text
+    count = int(torch.randint(0, len(words) + 1, (1,), generator=rng))
+    chosen = torch.randperm(len(words), generator=rng)[:count].tolist()
+    return f"{label}: {', '.join(words[i] for i in chosen)}"
+
+
+def choose_texts(
+    concept: Tensor, total: int, extra: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the concepts (U,) to caption: the batch's, each once, and `extra` others at random.
+
+    Also returns the row (B,) of each image's own concept. Captions are cheap beside images, so
+    more of them make a small batch a harder task at little cost.
+    """
+    unique, rows = concept.unique(return_inverse=True)
+    free = torch.ones(total, dtype=torch.bool)
+    free[unique] = False
+    others = torch.nonzero(free).flatten()
+    picked = others[torch.randperm(len(others), generator=rng)[:extra]]
+    return torch.cat([unique, picked]), rows

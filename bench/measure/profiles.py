@@ -1,5 +1,7 @@
 """Named hardware profiles: what to measure with, and what the data sheet promises.
 
+They are written in bench/assets/data/profiles.yaml; a new one is an entry there.
+
 A profile is asked for by name and must fit the machine; `auto` takes the one that does. Nothing
 falls back silently: a figure taken on other hardware than it says is worse than none.
 
@@ -8,13 +10,20 @@ falls back silently: a figure taken on other hardware than it says is worse than
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.resources import files
 
-from bench.core.errors import BenchError
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from bench.core.errors import BenchError, near_miss
+from bench.measure.machine import gpu_name as _cuda_name
 
 AUTO = "auto"
+_STRICT = ConfigDict(extra="forbid")  # a misspelt field of the file is an error
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,10 @@ class Sheet:
         multiprocessors: how many it has; a smaller sister or a MIG slice has fewer.
     """
 
-    peak_tflops: Mapping[str, float]
-    bandwidth_gbs: float
+    __pydantic_config__ = _STRICT
+
+    peak_tflops: Mapping[str, int | float]  # as written: they are part of records' keys
+    bandwidth_gbs: int | float
     source: str
     part: str
     multiprocessors: int
@@ -53,6 +64,8 @@ class Profile:
         repeats: timed pairs.
         sheet: the data sheet, None where there is none or it is not about this very part.
     """
+
+    __pydantic_config__ = _STRICT
 
     name: str
     device: str
@@ -81,95 +94,30 @@ class Profile:
         return self.sheet.source if self.sheet else "no data sheet for this part"
 
 
-def _gpu(
-    name: str,
-    match: str,
-    sheet: Sheet,
-    batch_sizes: tuple[int, ...] = (1, 32, 256),
-) -> Profile:
-    return Profile(
-        name=name,
-        device="cuda",
-        match=match,
-        dtypes=tuple(dtype for dtype in sheet.peak_tflops if dtype != "float32"),
-        batch_sizes=batch_sizes,
-        backends=("sdpa", "eager"),
-        warmup=10,
-        repeats=50,
-        sheet=sheet,
-    )
+@functools.cache
+def _profiles() -> dict[str, Profile]:
+    return read((files("bench.assets.data") / "profiles.yaml").read_text(encoding="utf-8"))
 
 
-def _peaks(half: float, single: float, *, bfloat16: bool = True) -> dict[str, float]:
-    halves = ("bfloat16", "float16") if bfloat16 else ("float16",)
-    return {**dict.fromkeys(halves, half), "float32": single}
+def read(text: str) -> dict[str, Profile]:
+    """Return the profiles of a YAML document, by name and in order; names with a dot are parts.
 
-
-_PROFILES: dict[str, Profile] = {
-    profile.name: profile
-    for profile in (
-        Profile("cpu", "cpu"),
-        Profile("cpu-1-thread", "cpu", threads=1),
-        _gpu(
-            "h100",
-            "H100",
-            Sheet(_peaks(989.4, 66.9), 3350, "NVIDIA H100 data sheet, SXM5", "H100.*HBM3", 132),
-        ),
-        _gpu(
-            "h200",
-            "H200",
-            Sheet(_peaks(989.4, 66.9), 4800, "NVIDIA H200 data sheet, SXM", r"H200(?!.*NVL)", 132),
-        ),
-        _gpu(
-            "a100",
-            "A100",
-            Sheet(
-                _peaks(312, 19.5), 2039, "NVIDIA A100 data sheet, SXM 80GB", "A100-SXM.*80GB", 108
-            ),
-        ),
-        _gpu(
-            "l4",
-            r"\bL4\b",
-            Sheet(_peaks(121, 30.3), 300, "NVIDIA L4 data sheet (halved: dense)", r"\bL4\b", 58),
-            (1, 32, 128),
-        ),
-        _gpu(
-            "t4",
-            r"\bT4\b",
-            Sheet(_peaks(65, 8.1, bfloat16=False), 300, "NVIDIA T4 data sheet", r"\bT4\b", 40),
-            (1, 32, 128),
-        ),
-        _gpu(
-            "rtx4090",
-            r"RTX 4090(?! (D|Laptop))",
-            Sheet(
-                _peaks(165.2, 82.6),
-                1008,
-                "NVIDIA Ada architecture whitepaper, FP32 accumulation",
-                "RTX 4090",
-                128,
-            ),
-            (1, 32, 128),
-        ),
-        _gpu(
-            "jetson-orin",
-            r"\bOrin\b",
-            Sheet(
-                _peaks(42.5, 5.3),
-                204.8,
-                "NVIDIA Jetson AGX Orin technical brief, 64GB (INT8 170 sparse / 4)",
-                r"\bOrin\b",
-                16,
-            ),
-            (1, 8),
-        ),
-    )
-}
+    Raises:
+        BenchError: a field is missing, unknown or of another type.
+    """
+    entries = {k: v for k, v in yaml.safe_load(text).items() if not k.startswith(".")}
+    named = {name: {**entry, "name": name} for name, entry in entries.items()}
+    try:
+        return TypeAdapter(dict[str, Profile]).validate_python(named)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BenchError(f"bench/assets/data/profiles.yaml: {place}: {first['msg']}") from error
 
 
 def names() -> list[str]:
     """Every profile's name, `auto` excepted."""
-    return list(_PROFILES)
+    return list(_profiles())
 
 
 def get(name: str) -> Profile:
@@ -178,11 +126,9 @@ def get(name: str) -> Profile:
     Raises:
         BenchError: no profile has that name.
     """
-    if name not in _PROFILES:
-        from bench.core.errors import near_miss
-
+    if name not in _profiles():
         raise BenchError(f"unknown profile '{name}'{near_miss(name, [AUTO, *names()])}")
-    return _PROFILES[name]
+    return _profiles()[name]
 
 
 def load(name: str) -> Profile:
@@ -207,12 +153,12 @@ def detect() -> Profile:
     device = _cuda_name()
     if device is None:
         return get("cpu")
-    for profile in _PROFILES.values():
+    for profile in _profiles().values():
         if profile.device == "cuda" and re.search(profile.match, device):
             return _with_fitting_sheet(profile)
     raise BenchError(
         f"no profile knows the GPU '{device}'; use --profile cpu, or add one to "
-        "bench/records/profiles.py"
+        "bench/assets/data/profiles.yaml"
     )
 
 
@@ -240,13 +186,6 @@ def _with_fitting_sheet(profile: Profile) -> Profile:
         return profile
     fits = re.search(sheet.part, _cuda_name() or "") and _multiprocessors() == sheet.multiprocessors
     return profile if fits else replace(profile, sheet=None)
-
-
-def _cuda_name() -> str | None:
-    """Name of the current CUDA device, None without one."""
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _multiprocessors() -> int:

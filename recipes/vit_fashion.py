@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.assets.embedded import FASHION_MEAN, FASHION_STD, VIT_FASHION
-from bench.training import data
-from bench.training.loop import Job, Phase, Settings, fit
+from bench.assets.embedded import FASHION_MEAN, FASHION_STD, VIT_FASHION, raw
+from recipes.phases import Phase, Rates, Scratch, either, train_phases
 
 LOW_RESOLUTION = 14
 FULL_RESOLUTION = 28
@@ -47,10 +46,6 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 100) -> float:
     return float(torch.cat(right).float().mean())
 
 
-def _or(chosen: float | None, default: float) -> float:
-    return default if chosen is None else chosen
-
-
 def build(**changes: Any) -> Any:
     """Return an untrained `vit-fashion`."""
     from timm.models.vision_transformer import VisionTransformer
@@ -58,11 +53,11 @@ def build(**changes: Any) -> Any:
     return VisionTransformer(**{**VIT_FASHION, **changes})
 
 
-def train(settings: Settings) -> dict[str, float]:
+def train(settings: Scratch) -> dict[str, float]:
     """Train and write `vit_fashion.safetensors`; return accuracies in [0, 1]."""
-    settings.begun()
+    settings = settings.begun()
     device = settings.device
-    images, labels = data.fashion("train", settings.data_dir)
+    images, labels = raw.fashion("train", settings.data_dir)
     x, y = normalise(images), torch.from_numpy(labels)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held, used = order[:VALIDATION_IMAGES], order[VALIDATION_IMAGES:]
@@ -72,7 +67,7 @@ def train(settings: Settings) -> dict[str, float]:
         block.attn.fused_attn = False  # torch's fused attention is slow backwards in bf16 on a CPU
     settings.compile_blocks(model.blocks)
 
-    def loss(indices: Tensor, pixels: int, rng: torch.Generator, _: dict[str, Tensor]) -> Tensor:
+    def loss(indices: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
         picked = used[indices]
         batch = augment(x[picked], rng)
         if pixels != FULL_RESOLUTION:
@@ -85,14 +80,15 @@ def train(settings: Settings) -> dict[str, float]:
         return {"validation": accuracy(model, x[held].to(device), y[held].to(device))}
 
     phases = [
-        Phase(LOW_RESOLUTION, _or(settings.low_epochs, LOW_EPOCHS), 128),
-        Phase(FULL_RESOLUTION, _or(settings.epochs, FULL_EPOCHS), 64),
+        Phase(LOW_RESOLUTION, either(settings.low_epochs, LOW_EPOCHS), 128),
+        Phase(FULL_RESOLUTION, either(settings.epochs, FULL_EPOCHS), 64),
     ]
-    job = Job(model, len(used), loss, evaluate, phases)
-    result = fit(job, settings, evaluate_every=1500)
+    result = train_phases(
+        settings, model, len(used), loss, evaluate, phases, Rates(), evaluate_every=1500
+    )
     state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
     save_file(state, settings.out / "vit_fashion.safetensors")
-    test_images, test_labels = data.fashion("t10k", settings.data_dir)
+    test_images, test_labels = raw.fashion("t10k", settings.data_dir)
     test = normalise(test_images).to(device), torch.from_numpy(test_labels).to(device)
     with torch.compiler.set_stance("force_eager"):
         return {**result, "test": accuracy(model, *test)}
