@@ -1,4 +1,4 @@
-"""Hashes of source code: what a result depends on, whatever is said about it.
+"""Hashes of source code: what a result depends on, without its comments.
 
 Comments, docstrings and layout are left out, so that a better word retires no record. Nothing here
 needs torch.

@@ -100,7 +100,7 @@ class Resources:
         Args:
             cell: with the weights that accuracy needs.
             profile: the cell's.
-            source: where the data can be had; "" where nobody said.
+            source: where the data can be had; "" where that is unknown.
         """
         if cell.task != COST_ONLY and cell.task not in self.missing:
             reason = _reason(lambda: self.task(cell.task))

@@ -17,7 +17,7 @@ from bench.core.errors import BenchError
 from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Files, Pictures, answered, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import average
@@ -32,7 +32,7 @@ PROMPTS = {
 LONGEST = 30  # tokens of a caption
 
 
-class Captioning(ScoredTask):
+class Captioning(Task):
     """Pictures and what people wrote about each."""
 
     kinds = (Captioner, Multimodal)
@@ -95,11 +95,11 @@ class Captioning(ScoredTask):
     def _scored(
         self, index: Sequence[int], captions: Sequence[str], failed: list[str]
     ) -> Evaluation:
-        ours = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
-        scores = caption_score.score(ours, self.references, self.tokens)
+        tokenised = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
+        scores = caption_score.score(tokenised, self.references, self.tokens)
         metrics: dict[str, Metric] = dict(scores.metrics)
         for name in self.more:
-            metrics[name] = caption_score.with_java(name, ours, self.references, self.tokens)
+            metrics[name] = caption_score.with_java(name, tokenised, self.references, self.tokens)
         primary = next(iter(metrics))
         cider = dict(zip(index, scores.each[primary], strict=True))
         for domain in dict.fromkeys(self.domains):

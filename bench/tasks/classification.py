@@ -8,13 +8,13 @@ from pathlib import Path
 from bench.core.errors import BenchError, Unsupported
 from bench.models.loaded import Classifier
 from bench.tasks import files
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.base import Evaluation, Feed, Task, hash_of
 from bench.tasks.pictures import Arrays, Files, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.scores import ranks_of_labels, top_k
 
 
-class Classification(ScoredTask):
+class Classification(Task):
     """Labelled pictures; label i is the model's output i."""
 
     kinds = (Classifier,)

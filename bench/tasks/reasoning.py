@@ -18,7 +18,7 @@ from bench.core.errors import Unsupported
 from bench.models.loaded import PairClassifier
 from bench.records.record import Metric
 from bench.tasks import files
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Pictures, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import share
@@ -43,7 +43,7 @@ class Statement:
         return f"{split}-{group}-{number}"
 
 
-class Reasoning(ScoredTask):
+class Reasoning(Task):
     """Statements about pairs of pictures."""
 
     kinds = (PairClassifier,)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.models.loaded import TwoTower
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
@@ -19,7 +19,7 @@ RECALLS = (1, 5, 10)
 FORM = "karpathy:JSON[:IMAGES]"
 
 
-class Retrieval(ScoredTask):
+class Retrieval(Task):
     """Pictures, each with one or more texts that describe it.
 
     With a limit, only the texts of the pictures that are left are searched: fewer distractors, so
@@ -74,11 +74,11 @@ def recalls(
     import torch
 
     rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
-    own = torch.tensor(owners, device=to_texts.device) == rows
-    asked = own.any(1)
+    right = torch.tensor(owners, device=to_texts.device) == rows
+    asked = right.any(1)
     ranks = {
-        "i2t": ranks_of(to_texts[asked], own[asked]).tolist(),
-        "t2i": ranks_of(to_images.T, own.T).tolist(),
+        "i2t": ranks_of(to_texts[asked], right[asked]).tolist(),
+        "t2i": ranks_of(to_images.T, right.T).tolist(),
     }
     metrics = {f"{way}_r{k}": proportion(of, k) for way, of in ranks.items() for k in RECALLS}
     outcomes = {f"rank_{way}": of for way, of in ranks.items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.models.loaded import Answerer, Multimodal
 from bench.tasks import scenes
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.base import Evaluation, Feed, Task, hash_of
 from bench.tasks.pictures import Arrays, Pictures, answered, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import share
@@ -40,7 +40,7 @@ def exact(answer: str, right: Sequence[str]) -> float:
     return float(answer.strip().lower() in {one.strip().lower() for one in right})
 
 
-class QuestionAnswering(ScoredTask):
+class QuestionAnswering(Task):
     """Questions about pictures."""
 
     kinds = (Multimodal, Answerer)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.models.loaded import TwoTower
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import image_features, text_features
@@ -46,11 +46,11 @@ ENSEMBLE = (
 
 def templates_for(data_set: str, ensemble: bool = False) -> tuple[str, ...]:
     """Return the sentences of a data set: its own, after the seven where they are asked for."""
-    own = TEMPLATES.get(data_set, USUAL)
-    return (*ENSEMBLE, own) if ensemble else (own,)
+    sentence = TEMPLATES.get(data_set, USUAL)
+    return (*ENSEMBLE, sentence) if ensemble else (sentence,)
 
 
-class ZeroShot(ScoredTask):
+class ZeroShot(Task):
     """Labelled pictures, and the names of the classes. A limit leaves images out, never classes."""
 
     kinds = (TwoTower,)
