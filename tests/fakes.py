@@ -17,7 +17,7 @@ Answer = Callable[[list[Any], str], str]
 
 
 class Answering:
-    """A model of a kind that answers; through `answer`, or through the pieces `generate` needs."""
+    """A model of a kind that answers."""
 
     device, dtype = "cpu", torch.float32
     __setattr__ = object.__setattr__  # models are frozen
@@ -29,7 +29,7 @@ class Answering:
     def __init__(self, kind: str, say: Answer) -> None:
         base = next(base for base in KINDS if base.kind == kind)
         base.__init__(self, "fake", self, (1, 1))
-        self.seen, self.said, self.say = [], [], say
+        self.seen, self.say = [], say
 
     def teach(self, *_: Any) -> Any:
         raise NotImplementedError
@@ -39,20 +39,6 @@ class Answering:
     def answer(self, images: list[list[Any]], texts: list[str], max_new_tokens: int) -> list[str]:
         self.seen += list(zip([len(own) for own in images], texts, strict=True))
         return [self.say(own, text) for own, text in zip(images, texts, strict=True)]
-
-    def prepare(self, images: list[list[Any]], texts: list[str]) -> dict[str, torch.Tensor]:
-        start = len(self.said)
-        self.said += self.answer(images, texts, 0)
-        return {"input_ids": torch.arange(start, len(self.said)).unsqueeze(1)}
-
-    def placed(self, inputs: dict[str, torch.Tensor], device: Any) -> dict[str, torch.Tensor]:
-        return inputs
-
-    def generate(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        return input_ids.repeat(1, 2)
-
-    def decode(self, ids: torch.Tensor) -> list[str]:
-        return [self.said[row[0]] for row in ids.tolist()]
 
 
 def picture(path: Path, shade: int = 0) -> Path:

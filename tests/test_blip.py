@@ -14,6 +14,8 @@ from torch import Tensor
 import bench
 from bench import adapter_for, tasks
 from bench.core.errors import BenchError, Unsupported
+from bench.core.kinds import InputReducer
+from bench.core.learner import needs_training
 from bench.core.registry import method, methods
 from bench.measure.closed_form import check_counters
 from bench.models import catalogue
@@ -23,7 +25,8 @@ BLIP = ["matcher", "answerer", "captioner"]
 READS = [name for name in BLIP if name != "captioner"]  # those with a text encoder
 ENCODER = [name for name in methods() if "vision" in method(name).towers]
 REMOVING = [name for name in ENCODER if name not in ("none", "compose")]
-BOTH = [name for name in REMOVING if "text" in method(name).towers and method(name).acts != "input"]
+READERS = [name for name in REMOVING if "text" in method(name).towers]
+BOTH = [name for name in READERS if not issubclass(method(name), InputReducer)]
 
 
 def nothing(layer: int, depth: int, tokens: int, initial: int) -> int:
@@ -33,7 +36,7 @@ def nothing(layer: int, depth: int, tokens: int, initial: int) -> int:
 
 def made(name: str, **kw: Any) -> Any:
     cls = method(name)
-    return cls(**{cls.learns: "random"}) if cls.trained else cls(**kw)
+    return cls(**{cls.learns: "random"}) if needs_training(cls) else cls(**kw)
 
 
 def some(name: str) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def test_a_merged_token_is_read_as_often_as_it_stands_for() -> None:
     torch.testing.assert_close(once, twice, atol=1e-5, rtol=1e-5)
 
 
-def test_methods_see_the_image_as_guide() -> None:
+def test_methods_see_the_text_with_its_first_token_protected() -> None:
     seen: list[Any] = []
 
     class Looking(method("random")):  # type: ignore[misc]
@@ -179,7 +182,7 @@ def test_methods_see_the_image_as_guide() -> None:
     with bench.reduced(model, Looking(), keep_rate={"text": 0.7}, layers={"text": [0]}):
         tiny.run(model, given)
     (site,) = seen
-    assert site.tower == "text" and site.guide.shape == (3, 65, 32)
+    assert site.tower == "text"
     assert bool(site.protect[:, 0].all()) and int(site.protect.sum()) == 3
     assert site.anchor.tolist() == [0, 0, 0]
 

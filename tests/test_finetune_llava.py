@@ -53,7 +53,7 @@ def recipe(folder: Path, **changes: object) -> Recipe:
 def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path) -> None:
     finetune(recipe(folder, freeze=True), Settings(tmp_path))
     cell_reads = catalogue.load(str(tmp_path))
-    learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").learned
+    learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").tables
     assert {k: tuple(v.shape) for k, v in learned.items()} == {
         "vision": (8, 128),
         "language": (2, 128),

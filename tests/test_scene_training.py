@@ -167,7 +167,7 @@ def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) ->
     )
     out = tmp_path / "tuned"
     finetune(recipe, Settings(out))
-    learned = method("crossget")(cross_tokens=out / "crossget.safetensors").learned
+    learned = method("crossget")(cross_tokens=out / "crossget.safetensors").tables
     towers = {"vqa": {"vision", "text"}, "caption": {"vision"}, "vilt": {"vision"}}[kind]
     assert set(learned) == towers
     assert all((table.abs().sum(1) > 0).all() for table in learned.values())

@@ -15,6 +15,7 @@ import bench
 from bench import tasks
 from bench.core import Plan, Site
 from bench.core.errors import BenchError
+from bench.core.learner import needs_training
 from bench.core.registry import method, methods
 from bench.measure.closed_form import check_counters
 from bench.models import catalogue
@@ -28,7 +29,7 @@ REMOVING = [name for name in ENCODER if name not in ("none", "compose")]
 
 def made(name: str) -> Any:
     cls = method(name)
-    return cls(**{cls.learns: "random"}) if cls.trained else cls()
+    return cls(**{cls.learns: "random"}) if needs_training(cls) else cls()
 
 
 def some(name: str) -> dict[str, Any]:

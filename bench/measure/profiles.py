@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bench.core.errors import BenchError, near_miss
 from bench.measure.machine import gpu_name as _cuda_name
@@ -96,11 +96,23 @@ class Profile:
 
 @functools.cache
 def _profiles() -> dict[str, Profile]:
-    """Return the profiles of bench/assets/data/profiles.yaml, checked, by name and in order."""
-    text = (files("bench.assets.data") / "profiles.yaml").read_text(encoding="utf-8")
+    return read((files("bench.assets.data") / "profiles.yaml").read_text(encoding="utf-8"))
+
+
+def read(text: str) -> dict[str, Profile]:
+    """Return the profiles of a YAML document, by name and in order; names with a dot are parts.
+
+    Raises:
+        BenchError: a field is missing, unknown or of another type.
+    """
     entries = {k: v for k, v in yaml.safe_load(text).items() if not k.startswith(".")}
     named = {name: {**entry, "name": name} for name, entry in entries.items()}
-    return TypeAdapter(dict[str, Profile]).validate_python(named)
+    try:
+        return TypeAdapter(dict[str, Profile]).validate_python(named)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BenchError(f"bench/assets/data/profiles.yaml: {place}: {first['msg']}") from error
 
 
 def names() -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from bench.core import Reducer, registry
+from bench.core import Learner, Reducer, registry
 from bench.core.errors import BenchError, near_miss
+from bench.core.kinds import Appender
 from bench.engine.families import adapter_for
 
 
@@ -26,7 +27,7 @@ def reducer(method: str, params: Mapping[str, Any], learned: Mapping[str, Path])
         if name not in known:
             hint = near_miss(name, known)
             raise BenchError(f"method '{method}' has no parameter '{name}'{hint}")
-    if kind.learns and method in learned:
+    if issubclass(kind, Learner) and method in learned:
         params = {kind.learns: learned[method], **params}
     return kind(**params)
 
@@ -36,5 +37,5 @@ def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
     return {
         name: (len(tower.blocks), tower.width)
         for name, tower in adapter_for(model).towers(model).items()
-        if name in (*reducer.towers, *reducer.visits)
+        if name in reducer.towers or (isinstance(reducer, Appender) and name in reducer.visits)
     }

@@ -84,11 +84,9 @@ class Loaded(ABC):
             )
         return self.transform(picture)
 
-    def placed(
-        self, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """Return inputs on the model's device (or another), in its dtype where not integers."""
-        return placed(self.model, inputs, device)
+    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs on the model's device, in its dtype where not integers."""
+        return placed(self.model, inputs)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return arguments of `model()`: images of noise (B,C,H,W), and texts for models that read.
@@ -121,13 +119,11 @@ def _first(model: nn.Module) -> nn.Parameter:
     return next(model.parameters())
 
 
-def placed(
-    model: nn.Module, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
-) -> dict[str, Tensor]:
-    """Return inputs on a model's device (or another), in its dtype where not integers."""
+def placed(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return inputs on a model's device, in its dtype where not integers."""
     like = _first(model)
     return {
-        key: value.to(device or like.device, like.dtype if value.is_floating_point() else None)
+        key: value.to(like.device, like.dtype if value.is_floating_point() else None)
         for key, value in inputs.items()
     }
 

@@ -11,19 +11,21 @@ from typing import Any
 
 import yaml
 
+from bench.core.errors import BenchError
+
 
 @functools.cache
 def shapes() -> dict[str, dict[str, Any]]:
     """Return the configuration of each model, by its name; a key that starts with a dot is a part.
 
     Raises:
-        ValueError: an entry of the file names no model type.
+        BenchError: an entry of the file names no model type.
     """
     text = (files("bench.assets.data") / "shapes.yaml").read_text(encoding="utf-8")
     entries = {k: v for k, v in yaml.safe_load(text).items() if not k.startswith(".")}
     for name, config in entries.items():
         if not isinstance(config.get("model_type"), str):
-            raise ValueError(f"{name} in bench/assets/data/shapes.yaml names no model_type")
+            raise BenchError(f"{name} in bench/assets/data/shapes.yaml names no model_type")
     return entries
 
 

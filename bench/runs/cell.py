@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.core import observing, redrawing
+from bench.core import Learner, observing, redrawing
 from bench.engine.forward import Pass
 from bench.measure import generation
 from bench.measure.closed_form import check_counters
@@ -249,8 +249,9 @@ def parameters(model: nn.Module) -> Params:
 
     Untrained stand-ins ("random"), which are made up in each pass, are not among them.
     """
-    reducers = {id(part.reducer): part.reducer for run in runs(model) for part in run.parts}
-    learned = chain.from_iterable(reducer.learned.values() for reducer in reducers.values())
+    reducers = [reduction.reducer for run in runs(model) for reduction in run.reductions]
+    learners = {id(one): one for one in reducers if isinstance(one, Learner)}
+    learned = chain.from_iterable(learner.tables.values() for learner in learners.values())
     added = sum(tensor.numel() for tensor in learned)
     return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
 

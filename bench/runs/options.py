@@ -8,6 +8,7 @@ from typing import Any
 from bench import tasks
 from bench.core import registry
 from bench.core.errors import BenchError, near_miss
+from bench.core.learner import needs_training
 from bench.measure import profiles
 from bench.models import catalogue
 from bench.records.record import BASELINE, COST_ONLY
@@ -200,9 +201,16 @@ def _summaries(lines: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _methods() -> list[dict[str, Any]]:
-    keys = ("summary", "source", "url", "acts", "trained")
     return [
-        {"name": name, **{key: getattr(cls, key) for key in keys}, "budget": dict(cls.budget)}
+        {
+            "name": name,
+            "summary": cls.summary,
+            "source": cls.source,
+            "url": cls.url,
+            "acts": cls.acts,
+            "trained": needs_training(cls),
+            "budget": dict(cls.budget),
+        }
         for name, cls in registry.methods().items()
     ]
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.core import registry
+from bench.core import Learner, registry
 from bench.core.errors import Unsupported
+from bench.core.learner import needs_training
 from bench.measure import latency
 from bench.measure.counts import MacCount
 from bench.measure.generation import ANSWER
@@ -204,10 +205,10 @@ def parameters(cell: Cell) -> dict[str, Any]:
     method = registry.method(cell.method)
     if "seed" in {f.name for f in dataclasses.fields(method)}:  # type: ignore[arg-type]
         params.setdefault("seed", cell.seed)
-    if cell.random_weights and method.trained:
+    if cell.random_weights and needs_training(method):
         params.setdefault(method.learns, "random")
     learned = catalogue.learned(cell.model).get(cell.method)
-    if learned is not None and not cell.random_weights:
+    if learned is not None and not cell.random_weights and issubclass(method, Learner):
         params.setdefault(method.learns, learned)
     return params
 

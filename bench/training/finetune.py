@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import bench
 from bench import tasks
-from bench.core import Reducer, registry
+from bench.core import Learner, Reducer, registry
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.measure import machine
@@ -165,7 +165,7 @@ def _prepared(
     if recipe.rank:
         adapters.attach(loaded.model, recipe.rank, seed)
     shapes = learning.towers(reducer, loaded.model)
-    learned = dict(reducer.learn(shapes))
+    learned = dict(reducer.learn(shapes)) if isinstance(reducer, Learner) else {}
     for tower, table in learned.items():
         if tower in shapes and table.shape != shapes[tower]:
             raise BenchError(
@@ -206,6 +206,8 @@ def _loss(
     def loss(step: int, rng: torch.Generator) -> Tensor:
         batch = data.batch(loop.shuffled(len(data), recipe.batch, step, seed), rng, share)
         task = of_task(batch)
+        if not isinstance(reducer, Learner):
+            return task
         added = reducer.loss(loaded.model, batch.target.to(loaded.device))
         return task if added is None else (1 - recipe.weight) * task + recipe.weight * added
 
@@ -256,6 +258,6 @@ def _write(
         # Clones: some are tied, and a file may not hold a tensor twice.
         state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_file(state, settings.out / WEIGHTS)
-    if learned:
+    if isinstance(reducer, Learner) and learned:
         tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
         save_file(tensors, settings.out / f"{reducer.name}.safetensors")

@@ -39,9 +39,9 @@ class Tuned(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        base, at, own = name.partition("@")
+        base, at, folder_name = name.partition("@")
         if at and base.startswith("embedded:"):
-            return cls(name, shipped() / own, True)
+            return cls(name, shipped() / folder_name, True)
         folder = folder_named(name)
         if folder is None or not (folder / TRAINING).is_file():
             return None
@@ -115,19 +115,22 @@ class Tuned(Source):
 
         Some methods would go on without them, as if untrained.
         """
-        from bench.core import registry
+        from bench.core import Learner, registry
         from bench.models import learning
         from bench.models.tensors import check, read, shapes
 
-        learns, params = registry.method(about["method"]).learns, about["params"]
+        kind, params = registry.method(about["method"]), about["params"]
+        if not issubclass(kind, Learner):
+            return
         file = self.folder / f"{about['method']}.safetensors"
-        if learns in params:  # they began as the tensors of another file, which may be gone
+        if kind.learns in params:  # they began as the tensors of another file, which may be gone
             check_file(file)
             return
         method = learning.reducer(about["method"], params, learned_with(about["model"]))
+        assert isinstance(method, Learner)
         wanted = method.learn(learning.towers(method, model))
         if wanted:
-            names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
+            names = {f"{kind.learns}.{name}": tensor for name, tensor in wanted.items()}
             check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
 
     @contextlib.contextmanager

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from bench.records.record import Record
-from bench.report.ablation.chains import METHOD, Chain, Step, chains
-from bench.report.ablation.tuned import UNREDUCED, Setting, Study
-from bench.report.data.estimates import (
+from bench.report.data.bands import band, by_band
+from bench.report.data.mixture import is_older
+from bench.report.data.names import metric_name, setting
+from bench.report.data.rows import Row, cell_row, latency_rows
+from bench.report.data.timings import conditions
+from bench.report.tables.comparison import disturbed_legend
+from bench.report.tables.table import Column, Table, escape, interval, name_columns, words
+from recipes.ablation.chains import METHOD, Chain, Step, chains
+from recipes.ablation.estimates import (
     Estimate,
     difference_over_samples,
     difference_over_seeds,
     over_samples,
     over_seeds,
 )
-from bench.report.data.mixture import is_older
-from bench.report.data.rows import Row, cell_row, latency_rows, setting
-from bench.report.tables.comparison import metric_name
-from bench.report.tables.table import (
-    Column,
-    Table,
-    band,
-    by_band,
-    digits_for,
-    escape,
-    name_columns,
-    number,
-    text_column,
-    with_half_width,
-    with_interval,
-)
-from bench.report.tables.timings import disturbed_legend, most_common, timing_column
+from recipes.ablation.studies import UNREDUCED, Setting, Study
 
 _COSTS = ("gmacs", "gmacs_pct_of_unreduced", "params_m")
 _OVER_SEEDS = (
@@ -46,18 +36,18 @@ def settings_table(study: Study, metric: str) -> Table:
     condition, batch = timing(study)
     rows = [_setting_row(study, s, metric) | speedup(s, condition, batch) for s in study.settings]
     rows.sort(key=by_band)
-    head, share = metric_name(metric), number("gmacs_pct_of_unreduced", 1)
+    head = metric_name(metric)
     columns = [
         *name_columns(rows),
-        text_column("Towers", "towers"),
-        *([text_column("Own loss", "own_loss")] if any(row["own_loss"] for row in rows) else []),
-        Column("GMACs", "gmacs", number("gmacs", digits_for([row["gmacs"] for row in rows]))),
-        Column("% of unreduced", "gmacs_pct_of_unreduced", share, wide=True),
-        Column("Seeds", "seeds", number("seeds", 0), wide=True),
-        Column(f"{head}, untrained", "untrained", with_half_width(_ends("untrained"), 1), 1),
-        Column(f"{head}, trained", "trained", with_half_width(_ends("trained"), 1), 1),
-        Column("Gain", "gain", _change("gain"), wide=True),
-        Column(f"Δ to trained {UNREDUCED}", "delta", _change("delta")),
+        words("Towers", "towers"),
+        *([words("Own loss", "own_loss")] if any(row["own_loss"] for row in rows) else []),
+        Column("GMACs", "gmacs"),
+        Column("% of unreduced", "gmacs_pct_of_unreduced", digits=1, wide=True),
+        Column("Seeds", "seeds", digits=0, wide=True),
+        interval(f"{head}, untrained", "untrained{}", digits=1, half=True, better=1),
+        interval(f"{head}, trained", "trained{}", digits=1, half=True, better=1),
+        interval("Gain", "gain{}", digits=1, sign=True, null=0, wide=True),
+        interval(f"Δ to trained {UNREDUCED}", "delta{}", digits=1, sign=True, null=0),
         *_speed_column(rows, batch),
     ]
     scopes = dict.fromkeys(s.record.cost.macs.scope for s in study.settings if s.record.cost.macs)
@@ -81,7 +71,7 @@ def _setting_row(study: Study, one: Setting, metric: str) -> Row:
 
 def _named(study: Study, one: Setting) -> Row:
     """Return what a setting is and costs."""
-    whole = cell_row(one.record, (study.name, {}), False, UNREDUCED)
+    whole = cell_row(one.record, study.name, {})
     row: Row = {name: whole[name] for name in ("group", "method", "setting", "is_baseline")}
     row |= {"towers": one.towers, "own_loss": _own_loss(study, one)}
     row |= {name: whole[name] for name in _COSTS}
@@ -109,19 +99,15 @@ def chain_table(study: Study, chain: Chain, index: int) -> Table:
         if one:
             label = f"{name}: {one.method} {setting(dict(one.params))}".strip()
             rows.append(_reference(study, label, one) | speedup(one, condition, batch))
-    costs = [row["gmacs"] for row in rows]
-    columns = [
-        text_column("Step", "step"),
-        Column("GMACs", "gmacs", number("gmacs", digits_for(costs))),
-        Column("Seeds", "seeds", number("seeds", 0)),
-    ]
+    columns = [words("Step", "step"), Column("GMACs", "gmacs"), Column("Seeds", "seeds", digits=0)]
     for metric in study.shown:
         head = metric_name(metric)
         kinds = ("untrained", "trained") if metric == study.verdict else ("trained",)
         for kind in kinds:
-            ends, step = _ends(f"{metric}_{kind}"), f"{metric}_{kind}_step"
-            columns.append(Column(f"{head}, {kind}", ends[0], with_half_width(ends, 1)))
-            columns.append(Column("Δ step", step, _change(step)))
+            keys = f"{metric}_{kind}{{}}"
+            columns.append(interval(f"{head}, {kind}", keys, digits=1, half=True))
+            step = f"{metric}_{kind}_step{{}}"
+            columns.append(interval("Δ step", step, digits=1, sign=True, null=0))
     columns += _speed_column(rows, batch)
     return Table(f"{study.name}--ablation-{index}", _chain_caption(chain, rows), columns, rows)
 
@@ -178,7 +164,7 @@ def timing(study: Study) -> tuple[str | None, int]:
     """Return the condition that most was timed in, and the largest batch there."""
     records = [r for s in study.settings for r in (*s.trained.values(), s.untrained) if r]
     rows = [row for record in records for row in latency_rows(record)]
-    condition = next(iter(most_common([row["condition"] for row in rows])), None)
+    condition = next(iter(conditions(rows)), None)
     return condition, max((r["batch"] for r in rows if r["condition"] == condition), default=0)
 
 
@@ -203,8 +189,8 @@ def speedup(one: Setting | None, condition: str | None, batch: int) -> Row:
 def _speed_column(rows: Sequence[Row], batch: int) -> list[Column]:
     if not batch:
         return []
-    write = with_interval(_ends("speedup_x"), 2, suffix="×")
-    return [timing_column(Column(f"speed-up, b{batch}", "speedup_x", write, better=1))]
+    head = f"speed-up, b{batch}"
+    return [interval(head, "speedup_x{}", digits=2, suffix="×", better=1).timing()]
 
 
 def _speed_caption(condition: str | None, batch: int, rows: Sequence[Row]) -> str:
@@ -213,10 +199,6 @@ def _speed_caption(condition: str | None, batch: int, rows: Sequence[Row]) -> st
     text = f"Speed-up at batch {batch} ({condition}): median over seeds of the paired medians"
     legend = disturbed_legend(rows)
     return f"{escape(text)}, and their range. " + (f"{legend}. " if legend else "")
-
-
-def _change(name: str) -> Callable[[Row], str]:
-    return with_interval(_ends(name), 1, sign=True, null=0)
 
 
 def _ends(name: str) -> list[str]:

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bench.report.ablation.chains import METHOD, Chain, chains
-from bench.report.ablation.tuned import UNREDUCED, Setting, Study
-from bench.report.data.estimates import Estimate, over_samples, over_seeds
-from bench.report.data.rows import setting
+from bench.report.data.names import metric_name, setting
 from bench.report.figures import style
 from bench.report.figures.drawing import BLACK, legend, moved, shift_of
 from bench.report.figures.plots import Plot
-from bench.report.tables.comparison import metric_name
+from recipes.ablation.chains import METHOD, Chain, chains
+from recipes.ablation.estimates import Estimate, over_samples, over_seeds
+from recipes.ablation.studies import UNREDUCED, Setting, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,7 +122,7 @@ def _trained(
     ys, halves = [one.value for one in found], _halves(found)
     bars = _bars(look) | {"transform": moved(ax, shift)}
     ax.errorbar(xs, ys, yerr=halves, fmt="none", **bars)
-    ax.plot(xs, ys, linestyle="-" if len(xs) > 1 else "", **_filled(look))
+    ax.plot(xs, ys, linestyle="-" if len(xs) > 1 else "", zorder=3, **style.filled(look))
     for sign in (-1, 1):  # what was moved does not widen the axes
         ax.update_datalim([(x, y + sign * h) for x, y, h in zip(xs, ys, halves, strict=True)])
     ax.autoscale_view()
@@ -135,12 +134,6 @@ def _halves(found: Sequence[Estimate]) -> list[float]:
 
 def _bars(look: style.Look) -> dict[str, Any]:
     return {"ecolor": look.color, "elinewidth": 0.9, "capsize": 1.8, "capthick": 0.8, "zorder": 2.5}
-
-
-def _filled(look: style.Look) -> dict[str, Any]:
-    shape: dict[str, Any] = {"color": look.color, "marker": look.marker, "zorder": 3}
-    shape |= {"markersize": style.marker_size(look), "markeredgecolor": "white"}
-    return shape | {"markeredgewidth": 0.4}
 
 
 def _hollow(look: style.Look) -> dict[str, Any]:
@@ -204,7 +197,7 @@ def _step(
     if after:
         y = [place - HALF_STEP]
         ax.errorbar([after.value], y, xerr=_halves([after]), fmt="none", **_bars(look))
-        ax.plot([after.value], y, linestyle="", **_filled(look))
+        ax.plot([after.value], y, linestyle="", zorder=3, **style.filled(look))
 
 
 def _reference(ax: Axes, study: Study) -> None:
@@ -223,8 +216,8 @@ def _line(**looks: Any) -> Line2D:
 def _handles(methods: Sequence[str], looks: Looks) -> list[Line2D]:
     star, grey = looks.get(UNREDUCED, style.KNOWN[UNREDUCED]), style.Look(GREY, "o")
     return [
-        _line(linestyle="--", linewidth=0.9, label="none (unreduced)", **_filled(star)),
-        *(_line(label=style.short(name, 22), **_filled(looks[name])) for name in methods),
-        _line(label=TRAINED, **_filled(grey)),
+        _line(linestyle="--", linewidth=0.9, label="none (unreduced)", **style.filled(star)),
+        *(_line(label=style.short(name, 22), **style.filled(looks[name])) for name in methods),
+        _line(label=TRAINED, **style.filled(grey)),
         _line(label=UNTRAINED, linestyle=DASHES, linewidth=0.8, **_hollow(grey)),
     ]

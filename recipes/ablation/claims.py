@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from bench.report.ablation.chains import (
+from bench.report.data.names import metric_name, setting
+from bench.report.data.rows import Row
+from bench.report.tables.table import Column, Table, escape, interval, words
+from recipes.ablation.chains import (
     BIPARTITE,
     COMPLETE,
     ENSEMBLE,
@@ -16,11 +19,8 @@ from bench.report.ablation.chains import (
     chains,
     matched,
 )
-from bench.report.ablation.tuned import Setting, Study
-from bench.report.data.estimates import Estimate, difference_over_seeds, over_seeds, score
-from bench.report.data.rows import Row, setting
-from bench.report.tables.comparison import metric_name
-from bench.report.tables.table import Column, Table, escape, number, text_column, with_interval
+from recipes.ablation.estimates import Estimate, difference_over_seeds, over_seeds, score
+from recipes.ablation.studies import Setting, Study
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told apart"
 ONE_SEED, NOT_MEASURED = "one seed, no verdict", "not measured"
@@ -131,8 +131,8 @@ def sentences(study: Study) -> list[str]:
 
 
 def _written(found: Estimate) -> str:
-    ends = {"value": found.value, "low": found.low, "high": found.high}
-    text = with_interval(("value", "low", "high"), 2, sign=True)(ends)
+    row = {"value": found.value, "value_low": found.low, "value_high": found.high}
+    (text,) = interval("", "value{}", digits=2, sign=True).texts([row])
     return f"{text} over {found.n} seed" + ("s" if found.n != 1 else "")
 
 
@@ -142,15 +142,14 @@ def claims_table(study: Study) -> Table | None:
     if not rows:
         return None
     columns = [
-        text_column(head, key)
+        words(head, key)
         for head, key in (("Claim", "claim"), ("Where", "where"), ("Difference", "compared"))
     ]
-    columns.append(Column("Seeds", f"{study.verdict}_seeds", number(f"{study.verdict}_seeds", 0)))
+    columns.append(Column("Seeds", f"{study.verdict}_seeds", digits=0))
     for metric in study.shown:
-        ends = [f"{metric}_difference{end}" for end in ("", "_low", "_high")]
-        write = with_interval(ends, 2, sign=True)
-        columns.append(Column(f"{metric_name(metric)}, points", ends[0], write))
-        columns.append(text_column("verdict", f"{metric}_verdict"))
+        head = f"{metric_name(metric)}, points"
+        columns.append(interval(head, f"{metric}_difference{{}}", digits=2, sign=True))
+        columns.append(words("verdict", f"{metric}_verdict"))
     caption = "Difference of trained settings, paired by seed, with Student's t interval. "
     caption += "Nothing is corrected for the number of claims. Loss is the share of CrossGET's own."
     return Table(f"{study.name}--claims", caption, columns, rows)
@@ -158,7 +157,6 @@ def claims_table(study: Study) -> Table | None:
 
 def _row(study: Study, finding: Finding) -> Row:
     row: Row = {"claim": finding.claim, "where": finding.where, "compared": finding.compared}
-    row |= {"is_baseline": False, "band": ""}
     for metric in study.shown:
         found = finding.by_metric(metric)
         row[f"{metric}_difference"] = found.value if found else None

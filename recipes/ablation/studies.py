@@ -2,7 +2,7 @@
 
 A model that was fine-tuned with token reduction on, and measured only as it was trained, is one
 seed of one setting of a study. Models that started from the same one, by the same recipe, make up a
-study; they get no comparison of their own.
+study.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import Any
 from bench.records.record import Record
 from bench.records.store import slug
 from bench.report.data import load
-from bench.report.data.estimates import MEAN_RECALL, recalls, score
-from bench.report.data.rows import setting
+from bench.report.data.grouping import RECIPE, params_key, recipe, training
+from recipes.ablation.estimates import MEAN_RECALL, recalls, score
 
 Params = Mapping[str, Any]
-RECIPE = ("data", "epochs", "steps", "batch", "rank", "rate")  # what all models of a study share
 BUDGET = ("r", "keep_rate", "layers")  # parameters that say how many tokens go, and where
 UNREDUCED = "none"
 
@@ -108,27 +107,6 @@ class Study:
         return next((s for s in self.settings if s.method == UNREDUCED), None)
 
 
-def params_key(params: Params) -> str:
-    """Write parameters such that equal ones read the same, in whatever order they came."""
-    return setting(dict(sorted(params.items())))
-
-
-def training(record: Record) -> dict[str, Any] | None:
-    """Return how a record's model was fine-tuned; None if it was not, or is measured otherwise."""
-    about = record.provenance.get("training")
-    if not isinstance(about, dict):
-        return None
-    params = {**(about.get("budget") or {}), **(about.get("params") or {})}
-    same = params_key(params) == params_key(record.cell.params)
-    return about if same and about.get("method") == record.cell.method else None
-
-
-def apart(records: Sequence[Record]) -> frozenset[str]:
-    """Return the models that were measured only as they were trained."""
-    others = {record.cell.model for record in records if training(record) is None}
-    return frozenset(record.cell.model for record in records) - others
-
-
 def studies(records: Sequence[Record]) -> list[Study]:
     """Return the studies in some records, which come from old to new."""
     done = [record for record in records if record.status == "ok"]
@@ -136,8 +114,8 @@ def studies(records: Sequence[Record]) -> list[Study]:
     for record in done:
         about = training(record)
         if about:
-            recipe = [str(about.get(name)) for name in RECIPE]
-            found.setdefault((*_place(record, about["model"]), *recipe), []).append(record)
+            shared = [str(about.get(name)) for name in RECIPE]
+            found.setdefault((*_place(record, about["model"]), *shared), []).append(record)
     plain = [r for r in done if not (r.provenance.get("training") or r.cell.random_weights)]
     result: list[Study] = []
     for key, own in sorted(found.items()):
@@ -158,14 +136,13 @@ def _study(trained: Sequence[Record], untrained: Sequence[Record], taken: set[st
     stem = name = f"tuned--{slug(str(about['model']))}--{slug(cell.task)}"
     while name in taken:
         name = f"{stem}-{int(name.removeprefix(stem).strip('-') or 1) + 1}"
-    recipe = [f"{key} {about[key]}" for key in RECIPE if about.get(key) not in (None, "")]
     place = [load.machine(trained[0]), cell.profile]
     metrics = dict.fromkeys(m for r in trained for m in r.accuracy.metrics)
     both = any(recalls(record) for record in trained)
     return Study(
         name,
         f"{about['model']} · {cell.task}",
-        f"Fine-tuning: {', '.join(recipe)}; measured on {', '.join(place)}",
+        f"Fine-tuning: {recipe(about)}; measured on {', '.join(place)}",
         tuple(_settings(list(zip(trained, abouts, strict=True)), untrained)),
         next((r.accuracy.primary for r in trained if r.accuracy.primary), ""),
         (*metrics, *([MEAN_RECALL] if both else [])),

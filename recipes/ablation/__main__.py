@@ -4,10 +4,10 @@ Fine-tunes an embedded model with each method, three seeds each, all for the sam
 same rates; then measures every one of them, and the same settings without training, into results/.
 Three studies:
 
-    python benchmarks/ablation.py --jobs 2            CLIP, two budgets, image tower or both, parts
-    python benchmarks/ablation.py --study questions   BLIP at 60 % of its MACs: what guidance brings
-    python benchmarks/ablation.py --study reasoning   the same of a ViLT
-    python benchmarks/ablation.py --only crossget --seeds 1
+    python -m recipes.ablation --jobs 2            CLIP, two budgets, image tower or both, parts
+    python -m recipes.ablation --study questions   BLIP at 60 % of its MACs: what guidance brings
+    python -m recipes.ablation --study reasoning   the same of a ViLT
+    python -m recipes.ablation --only crossget --seeds 1
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _text(value: Any) -> str:
 
 # Chosen for the same MACs: about 52 % and 33 % of the unreduced model's. The text tower has 6 % of
 # all, so that reducing it too changes little of the cost.
-MATCHED = {
+MATCHED: dict[str, dict[str, dict[str, Any]]] = {
     "52": {
         "tome": {"r": 29},
         "evit": {"keep_rate": 0.5},
@@ -73,9 +73,10 @@ MATCHED = {
         "crossget": {"r": 64},
     },
 }
-TEXT = {"r": {"text": 4}, "keep_rate": {"text": 0.7}}
+TEXT: dict[str, dict[str, Any]] = {"r": {"text": 4}, "keep_rate": {"text": 0.7}}
 ABLATED = "33"  # the budget at which the parts are told apart
-PARTS = {  # CrossGET's parts, each on top of the one before; the last is CrossGET
+# CrossGET's parts, each on top of the one before; the last is CrossGET.
+PARTS: dict[str, tuple[dict[str, Any], float]] = {
     "complete": ({"guided_matching": False, "guided_ensemble": False}, 0.0),
     "matching": ({"guided_ensemble": False}, 0.0),
     "ensemble": ({}, 0.0),
@@ -180,7 +181,7 @@ def measure(
     study: Study, chosen: list[Setting], seeds: int, results: Path, profile: str = "auto"
 ) -> int:
     """Measure the settings without training and every fine-tuned model; return the exit code."""
-    from bench.cli.app import INTERRUPTED
+    from bench.cli.options import INTERRUPTED
     from bench.runs import runner, spec
 
     folders = {
@@ -231,9 +232,9 @@ def main(
     failed = measure(own, chosen, seeds, results, profile)
     if failed:
         raise typer.Exit(failed)
-    from bench.report import build
+    from recipes.ablation.report import report
 
-    print(build(sorted(results.glob(f"*/{own.suite}")), Path("reports") / own.suite))
+    print(report(own.suite, results))
 
 
 if __name__ == "__main__":

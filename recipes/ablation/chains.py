@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report.ablation.tuned import Params, Setting, Study, params_key
-from bench.report.data.rows import setting
+from bench.report.data.grouping import params_key
+from bench.report.data.names import setting
+from recipes.ablation.studies import Params, Setting, Study
 
 METHOD, FOIL = "crossget", "tome"  # the method that is taken apart, and the one it grew out of
 OFF = {"guided_matching": False, "guided_ensemble": False}
