@@ -154,8 +154,17 @@ except SystemExit as stop:
 """
 
 
+MODELS = """
+from bench.models import catalogue, load
+catalogue.check_name("clip-vit-base-patch16", random_weights=True)
+assert "embedded:clip-emoji@none" in catalogue.listing()
+"""
+
+
 @pytest.mark.parametrize(
-    "code", ["import bench", "import bench.cli.app", HELP], ids=("bench", "bench.cli.app", "--help")
+    "code",
+    ["import bench", "import bench.cli.app", MODELS, HELP],
+    ids=("bench", "bench.cli.app", "names of models", "--help"),
 )
 def test_starts_without_the_heavy_libraries(code: str) -> None:
     check = f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\nassert not loaded, loaded"
