@@ -139,6 +139,15 @@ def test_tree_is_real() -> None:
     assert rooms <= set(shown), "a room of bench/ is missing in the tree"
 
 
+def test_every_kind_of_method_is_described() -> None:
+    from bench.core import Learner, Reducer, kinds
+
+    defined = [value for value in vars(kinds).values() if isinstance(value, type)]
+    names = {cls.__name__ for cls in (Learner, *defined) if issubclass(cls, Reducer)}
+    rows = re.findall(r"^\| \[`(\w+)`\]", read(DOCS / "add-method.md"), re.MULTILINE)
+    assert set(rows) == names - {"Reducer"}
+
+
 def test_every_property_of_the_kit_is_described() -> None:
     from bench.check.kit import PROPERTIES
 
