@@ -117,9 +117,16 @@ def test_make_targets_exist() -> None:
 def test_paths_exist() -> None:
     """Every path of the repository that a page names between backticks."""
     roots = ("bench", "benchmarks", "crossget", "docs", "methods", "recipes", "reports", "tests")
-    named = re.compile(rf"`((?:{'|'.join(roots)})/[\w./-]*)`")
+    named = re.compile(rf"`((?:{'|'.join(roots)})/[\w./-]*)`|python (benchmarks/\w+\.py)")
+    modules = re.compile(r"python -m (recipes[\w.]*)")
     for path in PROSE:
-        for name in named.findall(read(path)):
+        names = [file or script for file, script in named.findall(read(path))]
+        for module in modules.findall(read(path).replace("\n", " ")):
+            place = module.rstrip(".").replace(".", "/")
+            names.append(
+                f"{place}.py" if (ROOT / f"{place}.py").exists() else f"{place}/__main__.py"
+            )
+        for name in names:
             assert (ROOT / name).exists(), f"{path.name} names {name}, which is not there"
 
 
