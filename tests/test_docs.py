@@ -120,14 +120,13 @@ def test_paths_exist() -> None:
     named = re.compile(rf"`((?:{'|'.join(roots)})/[\w./-]*)`|python (benchmarks/\w+\.py)")
     modules = re.compile(r"python -m (recipes[\w.]*)")
     for path in PROSE:
-        names = [file or script for file, script in named.findall(read(path))]
-        for module in modules.findall(read(path).replace("\n", " ")):
-            place = module.rstrip(".").replace(".", "/")
-            names.append(
-                f"{place}.py" if (ROOT / f"{place}.py").exists() else f"{place}/__main__.py"
-            )
-        for name in names:
+        text = read(path)
+        for name in [file or script for file, script in named.findall(text)]:
             assert (ROOT / name).exists(), f"{path.name} names {name}, which is not there"
+        for module in modules.findall(text.replace("\n", " ")):
+            place = ROOT.joinpath(*module.rstrip(".").split("."))
+            runs = place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+            assert runs, f"{path.name} names python -m {module}, which is not there"
 
 
 def test_tree_is_real() -> None:
