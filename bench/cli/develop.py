@@ -39,4 +39,4 @@ def new(
 
     for path in create(name):
         print(path)
-    print(f"next: run_bench.py check {name}, and `make readme` for the table of methods")
+    print(f"next: run_bench.py check {name}, and `make docs` for the table of methods")
