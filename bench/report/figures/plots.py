@@ -149,5 +149,6 @@ def most_complete(frames: Frames, most: int | None) -> list[str]:
         scored = sum(known(row["accuracy_value"]) for row in rows)
         return scored + sum(bool(frames.timings[row["key"]]) for row in rows)
 
-    best = sorted(frames.by_group, key=complete, reverse=True)[:most]
-    return [group for group in frames.by_group if group in best]
+    groups = frames.groups()
+    best = sorted(groups, key=complete, reverse=True)[:most]
+    return [group for group in groups if group in best]
