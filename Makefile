@@ -71,8 +71,12 @@ docs: $(STAMP)
 	@$(BUILD_DOCS)
 	@echo "documentation: site/index.html"
 
+# The suites of the ablation have a section for each study.
+STUDIES := guidance tuned
 report: $(STAMP)
-	@for suite in $(sort $(notdir $(wildcard results/*/*))); do $(PY) run_bench.py report --suite $$suite; done
+	@for suite in $(filter-out $(STUDIES),$(sort $(notdir $(wildcard results/*/*)))); do \
+	  $(PY) run_bench.py report --suite $$suite; done
+	@$(PY) -m recipes.ablation.report
 
 # Takes the python3 that already reaches the GPU, so that a machine without network installs nothing.
 gpu:

@@ -19,6 +19,7 @@ import typer
 
 from bench.core import Site
 from bench.core.errors import BenchError
+from bench.core.kinds import Appender
 from bench.core.registry import method
 from bench.measure.latency import paired
 
@@ -58,7 +59,7 @@ def step(name: str, tokens: int, r: int, batch: int, **shape: Any) -> Callable[[
     reducer = method(name)()
     if r < 1 or reducer.feasible(r, tokens - 1, None) < r:
         raise BenchError(f"{name} cannot remove r={r} of {tokens} tokens: at least 1, at most half")
-    seen = site(batch, tokens, reducer.appends, **shape)
+    seen = site(batch, tokens, reducer.appends if isinstance(reducer, Appender) else 0, **shape)
     return lambda: reducer.plan(seen, r).apply(seen.x, seen.size)
 
 

@@ -40,8 +40,8 @@ class CrossTokens:
             ValueError: the tower's table has another depth or width than the model.
         """
         rows = torch.arange(len(x), device=x.device)
-        own = anchor_B is None or tower == "vision"
-        value = (x[:, -1:] if own else x[rows, anchor_B][:, None]).detach()
+        last = anchor_B is None or tower == "vision"
+        value = (x[:, -1:] if last else x[rows, anchor_B][:, None]).detach()
         table = self.vectors.get(tower)
         if table is not None:
             if layer >= len(table) or table.shape[1] != x.shape[2]:

@@ -1,4 +1,4 @@
-"""The alignment loss (CrossGET, §3.1): cross tokens of the two modalities shall say the same.
+"""The alignment loss (CrossGET, §3.1): cross tokens of the two modalities shall be alike.
 
 Shape suffixes: L layers, B batch, C channels of a tower, E embedding.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from bench.core import Unsupported
@@ -59,15 +60,15 @@ def project(values_LBC: Tensor, norm: Any, projection: Any) -> Tensor:
 
 
 def _fixed(linear: Any, x: Tensor) -> Tensor:
-    """A linear layer that no gradient reaches."""
-    bias = None if linear.bias is None else linear.bias.detach()
-    return F.linear(x, linear.weight.detach(), bias)
+    """A linear layer, adapters included, that no gradient reaches."""
+    fixed = {name: parameter.detach() for name, parameter in linear.named_parameters()}
+    return functional_call(linear, fixed, (x,))  # type: ignore[no-any-return]
 
 
-def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tensor:
+def clip_alignment_loss(model: Any, cross: CrossTokens, text_of_B: Tensor | None = None) -> Tensor:
     """The loss of a transformers CLIP or SigLIP after a forward pass in training.
 
-    `own_B` is the row of each image's text where a batch has other texts than one an image.
+    `text_of_B` is the row of each image's text where a batch has other texts than one an image.
 
     CLIP: image side through `pre_layrnorm` and the visual projection, text side through the final
     norm and the text projection, as the reference. SigLIP (not in the reference): image side
@@ -81,10 +82,12 @@ def clip_alignment_loss(model: Any, cross: CrossTokens, own_B: Tensor | None = N
         )
     else:
         image_side, text_side = (vision.post_layernorm, None), text.head
-    said = cross.stacked("text")
+    text_values = cross.stacked("text")
+    if text_of_B is not None:
+        text_values = text_values[:, text_of_B]
     return alignment_loss(
         project(cross.stacked("vision"), *image_side),
-        project(said if own_B is None else said[:, own_B], text.final_layer_norm, text_side),
+        project(text_values, text.final_layer_norm, text_side),
     )
 
 
@@ -127,7 +130,7 @@ def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
     return alignment_loss(image, text, spread_layers)
 
 
-def loss_in(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tensor | None:
+def loss_in(model: Any, cross: CrossTokens, text_of_B: Tensor | None = None) -> Tensor | None:
     """The loss of a model, by where cross tokens were seen in it; None with one tower alone."""
     if "language" in cross.values:
         return llava_alignment_loss(model, cross)
@@ -135,4 +138,4 @@ def loss_in(model: Any, cross: CrossTokens, own_B: Tensor | None = None) -> Tens
         return None
     if hasattr(model, "text_encoder"):
         return blip_alignment_loss(model, cross)
-    return clip_alignment_loss(model, cross, own_B)
+    return clip_alignment_loss(model, cross, text_of_B)

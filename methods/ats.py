@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import Adaptive, Bounded, Compounding
 from methods.algorithms.sampling import sample_positional, sample_sorted
 
 
@@ -39,7 +40,7 @@ def significance(attention_BHN: Tensor, v_BHND: Tensor, per_head: bool = False) 
 
 @register("ats", source="Fayyaz et al., ECCV 2022, §3", url="https://arxiv.org/abs/2111.15667")
 @dataclass(frozen=True)
-class ATS(Reducer):
+class ATS(Adaptive, Bounded, Compounding):
     """Samples tokens along the curve of their class attention, so that easy images keep fewer.
 
     The budget is the number of sample points, of which several may fall on one token.
@@ -49,13 +50,9 @@ class ATS(Reducer):
     variant: Literal["sorted", "positional"] = "sorted"
     drop_tokens: bool = True
 
-    acts: ClassVar[str] = "chosen layers, after attention"
-    max_share: ClassVar[float] = 1.0
     least: ClassVar[int] = 7  # the authors never go below 8 tokens, the class token among them
     needs_anchor: ClassVar[bool] = True
-    adaptive: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    keeps: ClassVar[str] = "initial"
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

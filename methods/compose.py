@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bench.core import BenchError, Reducer, register
+from bench.core import BenchError, register
+from bench.core.kinds import Composition
 
 
-@register("compose", source="several methods at once")
+@register("compose", source="several methods at once", acts="where its parts do")
 @dataclass(frozen=True)
-class Compose(Reducer):
+class Compose(Composition):
     """Runs the methods listed in `of`, each where and as much as its own parameters say.
 
     In a suite, where the outer list is the sweep:
@@ -24,7 +25,6 @@ class Compose(Reducer):
 
     of: Sequence[Mapping[str, Any]] = field(default=())
 
-    acts: ClassVar[str] = "where its parts do"
     budget: ClassVar[dict[str, Any]] = {"r": 0}
 
     def __post_init__(self) -> None:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Learner, Plan, Site, near_miss, register, take
+from bench.core import Learner, Plan, Site, check_known, register, take
+from bench.core.kinds import Appender
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
@@ -27,7 +28,7 @@ IMPORTANCE = ("query", "attention")
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
 @dataclass(frozen=True)
-class CrossGET(Learner):
+class CrossGET(Learner, Appender):
     """Merges along a complete graph of tokens, guided by what the cross token finds important.
 
     A cross token rides along last in every tower and never merges; in a language model the first
@@ -43,21 +44,19 @@ class CrossGET(Learner):
     tokens: CrossTokens = field(init=False, compare=False, repr=False)
 
     proportional: ClassVar[bool] = True
-    appends: ClassVar[int] = 1
     visits: ClassVar[tuple[str, ...]] = ("language",)
     learns: ClassVar[str] = "cross_tokens"
 
     def __post_init__(self) -> None:
-        """Read the cross tokens, unless they are given ready-made.
+        """Read the cross tokens, unless they come ready-made.
 
         Raises:
             BenchError: the file or the tensors do not serve, or there is no such importance.
         """
-        if self.importance not in IMPORTANCE:
-            hint = near_miss(self.importance, IMPORTANCE)
-            raise BenchError(f"crossget has no importance '{self.importance}'{hint}")
-        given = self.cross_tokens
-        tokens = given if isinstance(given, CrossTokens) else CrossTokens(self.read(given))
+        check_known("crossget has no importance", self.importance, IMPORTANCE)
+        tokens = self.cross_tokens
+        if not isinstance(tokens, CrossTokens):
+            tokens = CrossTokens(self.read(tokens))
         object.__setattr__(self, "tokens", tokens)
         object.__setattr__(self, "tables", tokens.vectors)
 
@@ -73,9 +72,9 @@ class CrossGET(Learner):
         """One vector of zeros a layer and tower."""
         return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
         """The alignment loss (§3.1); None in a model with one tower for both modalities."""
-        return loss_in(model, self.tokens, own)
+        return loss_in(model, self.tokens, text_of)
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

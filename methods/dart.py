@@ -22,14 +22,20 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, register, take
-from methods.algorithms.language import highest, in_set_order, least_alike, words_after
-from methods.fastv import block_before
+from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core.kinds import LanguageReducer
+from methods.algorithms.language import (
+    block_before,
+    highest,
+    in_set_order,
+    least_alike,
+    words_after,
+)
 
 
 @register("dart", source="Wen et al., EMNLP 2025", url="https://arxiv.org/abs/2502.11494")
 @dataclass(frozen=True)
-class DART(Reducer):
+class DART(LanguageReducer):
     """Keeps the image tokens that are least like a few pivots, those of the largest keys.
 
     Pivots are image tokens, which stay, and words behind the image; the largest keys are those of
@@ -39,11 +45,6 @@ class DART(Reducer):
     pivot_image_token: int = 4
     pivot_text_token: int = 4
 
-    acts: ClassVar[str] = "chosen layers, before the block"
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.222, "layers": (2,)}
 
     def __post_init__(self) -> None:
@@ -54,27 +55,28 @@ class DART(Reducer):
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """The same number of tokens a pivot, and the image's pivots on top."""
         pivots = self.pivot_image_token + self.pivot_text_token
-        left = self.pivot_image_token + (tokens - r) // pivots * pivots
-        return max(tokens - left, 0) if r > 0 else 0
+        kept = self.pivot_image_token + (tokens - r) // pivots * pivots
+        return max(tokens - kept, 0) if r > 0 else 0
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words, the image's pivots and what the pivots take, in ascending order."""
-        if site.norm is None:
+        inside = block_before(site, self.name)
+        if inside.norm is None:
             raise Unsupported(f"method '{self.name}' needs the model's final norm")
-        largest_BN = block_before(site, self.name).k.abs().sum((1, 3))
+        largest_BN = inside.k.abs().sum((1, 3))
         after_BN = words_after(site.protect, site.size)
-        N, left = site.x.shape[1], site.x.shape[1] - site.n_protected - r
-        image_BP = highest(largest_BN, ~site.protect, min(self.pivot_image_token, left))
+        N, kept = site.x.shape[1], site.x.shape[1] - site.n_protected - r
+        image_BP = highest(largest_BN, ~site.protect, min(self.pivot_image_token, kept))
         pivot_BP = torch.cat([image_BP, highest(largest_BN, after_BN, self.pivot_text_token)], 1)
         filled_B1 = after_BN.sum(1, keepdim=True).clamp(max=self.pivot_text_token)
         filled_B1 = filled_B1 + image_BP.shape[1]
         number_BN = (site.size[..., 0] > 0).long().cumsum(1)
         order_BP = in_set_order(number_BN.gather(1, pivot_BP) - 1, filled_B1[:, 0])
         place = torch.arange(pivot_BP.shape[1], device=site.x.device)
-        to_take = left - image_BP.shape[1]
+        to_take = kept - image_BP.shape[1]
         count_BP = to_take // filled_B1 + (place < to_take % filled_B1)
-        x_BNC = F.normalize(site.norm(site.x).float(), dim=-1)
+        x_BNC = F.normalize(inside.norm(site.x).float(), dim=-1)
         alike_BPN = take(x_BNC, pivot_BP.gather(1, order_BP)) @ x_BNC.transpose(1, 2)
         taken_BN = site.protect.scatter(1, image_BP, True)
         taken_BN = least_alike(alike_BPN, count_BP * (place < filled_B1), taken_BN)

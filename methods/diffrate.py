@@ -19,9 +19,9 @@ from typing import ClassVar
 from torch.nn import functional as F
 
 from bench.core import BenchError, Plan, Reducer, Site, register, take
+from methods.algorithms.ranking import ranked_by_anchor
 from methods.algorithms.rates import published_rates
 from methods.tofu import plain_mean
-from methods.topk import ranked_by_anchor
 
 
 @register("diffrate", source="Chen et al., ICCV 2023, §3", url="https://arxiv.org/abs/2305.17997")

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site, register, take
+from bench.core import Plan, Site, register, take
+from bench.core.kinds import LanguageReducer
 
 
 @torch.no_grad()
@@ -40,19 +41,19 @@ def far_apart(x_BNC: Tensor, count: int) -> Tensor:
     return torch.cat(chosen, 1)
 
 
-@register("divprune", source="Alvar et al., CVPR 2025, §3", url="https://arxiv.org/abs/2503.02175")
+@register(
+    "divprune",
+    source="Alvar et al., CVPR 2025, §3",
+    url="https://arxiv.org/abs/2503.02175",
+    acts="before the language model",
+)
 @dataclass(frozen=True)
-class DivPrune(Reducer):
+class DivPrune(LanguageReducer):
     """Keeps the image tokens that lie farthest apart, at the input of the language model.
 
-    The words that follow count on from the tokens that are left.
+    The positions of the words that follow count on without gaps.
     """
 
-    acts: ClassVar[str] = "before the language model"
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     renumbers: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.098, "layers": (0,)}
 

@@ -6,19 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Reducer, Site, register
+from bench.core import register
+from bench.core.kinds import InputReducer
 
 
-@register("downsample", source="standard baseline")
+@register("downsample", source="standard baseline", acts="input")
 @dataclass(frozen=True)
-class Downsample(Reducer):
+class Downsample(InputReducer):
     """Shrinks the image, and with it the patch grid, before the model sees it.
 
     `keep_rate` is the share of patches; each side is rounded to whole patches. The position table
     is resampled by the model's own code, and nothing is retrained.
     """
 
-    acts: ClassVar[str] = "input"
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5}
 
     def resize(
@@ -29,11 +29,3 @@ class Downsample(Reducer):
         rows = max(round(height / patch[0] * share), 1)
         columns = max(round(width / patch[1] * share), 1)
         return rows * patch[0], columns * patch[1]
-
-    def plan(self, site: Site, r: int) -> Plan:
-        """It acts on the image, before there are tokens.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("downsample acts on the input image and never sees a block")

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.core import Learner, Plan, Site, default_layers, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.clustering import cluster_means, density_peaks
 
 
 @register("dpc-knn", source="Zeng et al., CVPR 2022, §3", url="https://arxiv.org/abs/2204.08680")
 @dataclass(frozen=True)
-class DPCKNN(Learner):
+class DPCKNN(Learner, Bounded, Compounding):
     """Clusters the tokens around density peaks and keeps each cluster's mean.
 
     A token weighs exp(score) in its cluster's mean, where `score` holds a learned linear layer
@@ -37,12 +38,8 @@ class DPCKNN(Learner):
     equal_weight: bool = False
     score: Any = field(default=None, compare=False)
 
-    acts: ClassVar[str] = "chosen layers, before the block"
     before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    keeps: ClassVar[str] = "initial"
     learns: ClassVar[str] = "score"
 
     def __post_init__(self) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.core import Learner, Plan, Site, default_layers, register, take
+from bench.core.kinds import Adaptive, Compounding
 from methods.algorithms.predictor import keep_scores, new_predictor
 
 
 @register("dynamicvit", source="Rao et al., NeurIPS 2021", url="https://arxiv.org/abs/2106.02034")
 @dataclass(frozen=True)
-class DynamicViT(Learner):
+class DynamicViT(Learner, Adaptive, Compounding):
     """Drops the tokens that a learned predictor ahead of the block gives the lowest keep score.
 
     `predictor` names a safetensors file, or maps `TOWER.LAYER.NAME` to tensors; "random" is enough
@@ -31,15 +32,12 @@ class DynamicViT(Learner):
     predictor: Any = field(default=None, compare=False)
     off: list[Tensor] = field(init=False, compare=False, repr=False, default_factory=list)
 
-    acts: ClassVar[str] = "chosen layers, before the block"
     trained: ClassVar[bool] = True
     before: ClassVar[bool] = True
     # In training nothing is dropped: a token's size is then its policy, which masks it as a key.
     proportional: ClassVar[bool] = True
-    adaptive: ClassVar[bool] = True
     max_share: ClassVar[float] = 1.0
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    keeps: ClassVar[str] = "initial"
     learns: ClassVar[str] = "predictor"
 
     def plan(self, site: Site, r: int) -> Plan:
@@ -50,8 +48,8 @@ class DynamicViT(Learner):
         """
         fixed, patches = site.split()
         count = patches.shape[1] - r
-        random = self.predictor == "random" and not self.tables
-        weights = new_predictor(site.x.shape[-1], site.layer) if random else self.at(site)
+        width = site.x.shape[-1]
+        weights = new_predictor(width, site.layer) if self.random else self.at(site)
         x, policy = take(site.x, patches), take(site.size, patches)
         score = keep_scores(x, weights, policy)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
@@ -69,7 +67,7 @@ class DynamicViT(Learner):
             torch.arange(size.shape[1], device=size.device).expand(len(size), -1), size=size
         )
 
-    def loss(self, model: Any, own: Tensor | None = None) -> Tensor | None:
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
         """Mean squared distance of the kept shares from the wanted ones, over stages (§3.3)."""
         off = [part.square().mean() for part in self.off]
         self.off.clear()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from bench.core import Plan, Reducer, Site, register
-from methods.topk import ranked
+from methods.algorithms.ranking import ranked
 
 
 @register("evit", source="Liang et al., ICLR 2022, §3", url="https://arxiv.org/abs/2202.07800")
@@ -27,7 +27,6 @@ class EViT(Reducer):
 
     fuse: bool = True
 
-    acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
     needs_anchor: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}

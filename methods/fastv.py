@@ -13,48 +13,29 @@ pays it, not the mean over all tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Reducer, Site, Unsupported, register
-from methods.fastervlm import ranked
-
-
-def block_before(site: Site, name: str) -> Site:
-    """The site with queries and keys of the block before in float32.
-
-    Raises:
-        Unsupported: there is no block before, or it saw other tokens.
-    """
-    if not site.q.shape[-1] or site.q.shape[2] != site.x.shape[1]:
-        raise Unsupported(
-            f"method '{name}' reads the block before, and ahead of block {site.layer} none has run "
-            "on these tokens: give other layers="
-        )
-    return replace(site, q=site.q.float(), k=site.k.float())
+from bench.core import Plan, Site, register
+from bench.core.kinds import LanguageReducer
+from methods.algorithms.language import block_before
+from methods.algorithms.ranking import keep_highest
 
 
 @register("fastv", source="Chen et al., ECCV 2024", url="https://arxiv.org/abs/2403.06764")
 @dataclass(frozen=True)
-class FastV(Reducer):
+class FastV(LanguageReducer):
     """Keeps the image tokens that the prompt's last token attends to most, from the third block on.
 
     The attention is the previous block's, the mean over heads. Tokens keep their positions.
     """
 
-    acts: ClassVar[str] = "chosen layers, before the block"
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5, "layers": (2,)}
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words and the highest attention, in ascending order of position."""
-        score_BN = block_before(site, self.name).anchor_attention()
-        order_BN = ranked(score_BN, site.protect)
-        return Plan(order_BN[:, : site.x.shape[1] - r].sort(1).values)
+        return keep_highest(block_before(site, self.name).anchor_attention(), site, r)

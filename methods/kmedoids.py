@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import Plan, Reducer, Site, Unsupported, register, take
+from bench.core import Plan, Site, Unsupported, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.clustering import k_medoids
 
 
@@ -25,7 +26,7 @@ from methods.algorithms.clustering import k_medoids
     "kmedoids", source="Haurum et al., ICCVW 2023, §3", url="https://arxiv.org/abs/2308.04657"
 )
 @dataclass(frozen=True)
-class KMedoids(Reducer):
+class KMedoids(Bounded, Compounding):
     """Keeps one token a cluster, found by k-medoids from those that the others attend to most.
 
     The attention is the previous block's, received from all tokens in all heads. With
@@ -36,12 +37,8 @@ class KMedoids(Reducer):
     equal_weight: bool = False
     seed: int = 0
 
-    acts: ClassVar[str] = "chosen layers, before the block"
     before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    keeps: ClassVar[str] = "initial"
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 from bench.core import Plan, Reducer, Site, register
 
 
-@register("none", source="the model as its authors published it")
+@register("none", source="the model as its authors published it", acts="nowhere")
 @dataclass(frozen=True)
 class Unreduced(Reducer):
     """The model as it is, which every other row is measured against."""
 
-    acts: ClassVar[str] = "nowhere"
     budget: ClassVar[dict[str, Any]] = {"r": 0}
     towers: ClassVar[tuple[str, ...]] = ("vision", "text", "projector", "language")
 

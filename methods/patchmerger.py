@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from bench.core import BenchError, Learner, Plan, Site, Unsupported, register, take
+from bench.core.kinds import Bounded, Compounding
 from methods.algorithms.queries import new_queries, query_weights
 
 
 @register("patchmerger", source="Renggli et al., 2022", url="https://arxiv.org/abs/2202.12015")
 @dataclass(frozen=True)
-class PatchMerger(Learner):
+class PatchMerger(Learner, Bounded, Compounding):
     """Replaces all patches by a few weighted sums of them, one for each learned query.
 
     `queries` maps `TOWER.LAYER` to a table (M,C), or names a safetensors file; "random" is enough
@@ -37,13 +38,9 @@ class PatchMerger(Learner):
     layer: int | None = None
     seed: int = 0
 
-    acts: ClassVar[str] = "chosen layers, before the block"
     trained: ClassVar[bool] = True
     before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    keeps: ClassVar[str] = "initial"
     learns: ClassVar[str] = "queries"
 
     def __post_init__(self) -> None:
@@ -85,7 +82,7 @@ class PatchMerger(Learner):
 
     def _queries(self, site: Site, count: int) -> Tensor:
         C = site.x.shape[-1]
-        if self.queries == "random" and not self.tables:
+        if self.random:
             return new_queries(count, C, self.seed + site.layer, site.x.device)
         table = self.at(site)[""]
         if table.shape != (count, C):

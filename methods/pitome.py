@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, near_miss, register, take
+from bench.core import Plan, Reducer, Site, check_known, register, take
 from methods.tofu import plain_mean
 from methods.tome import bipartite_plan
 
@@ -50,12 +50,8 @@ class PiToMe(Reducer):
         Raises:
             BenchError: there is no variant or metric of that name.
         """
-        for kind, name, known in (
-            ("variant", self.variant, VARIANTS),
-            ("metric", self.metric, METRICS),
-        ):
-            if name not in known:
-                raise BenchError(f"pitome has no {kind} '{name}'{near_miss(name, known)}")
+        check_known("pitome has no variant", self.variant, VARIANTS)
+        check_known("pitome has no metric", self.metric, METRICS)
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match by the variant of this block."""

@@ -26,7 +26,6 @@ class Pool(Reducer):
     size-weighted mean of its patches (adaptive average pooling; a 2 by 2 stride at keep_rate 0.25).
     """
 
-    acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
     towers: ClassVar[tuple[str, ...]] = ("vision", "projector")
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}

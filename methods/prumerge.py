@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
+from bench.core import BenchError, Plan, Site, register, take
+from bench.core.kinds import Adaptive, ProjectorReducer
 from methods.algorithms.prumerge import (
     enriched,
     full_width_attention,
@@ -35,7 +36,7 @@ from methods.algorithms.prumerge import (
 
 @register("prumerge", source="Shang et al., ICCV 2025, §3", url="https://arxiv.org/abs/2403.15388")
 @dataclass(frozen=True)
-class PruMerge(Reducer):
+class PruMerge(ProjectorReducer, Adaptive):
     """Keeps patches of outstanding class attention, adds what is near them, and sums up the rest.
 
     With `adaptive` an image keeps as many as stand out, within the budget; without, the budget
@@ -44,13 +45,9 @@ class PruMerge(Reducer):
     """
 
     plus: bool = False
-    adaptive: bool = True  # type: ignore[misc]
+    adaptive: bool = True
     k_neighbours: int = 32
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
     least: ClassVar[int] = 2
     needs_anchor: ClassVar[bool] = True
     reads: ClassVar[int] = 1
@@ -74,9 +71,9 @@ class PruMerge(Reducer):
         weight = torch.zeros(*weight.shape[:2], n + fixed.shape[1], device=weight.device).scatter(
             2, patches[:, None].expand_as(weight), weight
         )
-        whole = take(site.size, patches)[..., 0]
-        size = whole.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, 0)
-        rest = (whole * left_out(listed, n)).sum(1, keepdim=True)
+        stands_for = take(site.size, patches)[..., 0]
+        size = stands_for.gather(1, listed.clamp(min=0)).masked_fill(listed < 0, 0)
+        rest = (stands_for * left_out(listed, n)).sum(1, keepdim=True)
         size = torch.cat([size, rest], 1)[..., None]
         order = (size[..., 0] == 0).to(torch.int8).argsort(dim=1, stable=True)  # gaps go last
         size = torch.cat([take(site.size, fixed), take(size, order)], 1)

@@ -15,37 +15,31 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Reducer, Site, Unsupported, register
-from methods.fastervlm import ranked
-from methods.fastv import block_before
+from bench.core import Plan, Site, Unsupported, register
+from bench.core.kinds import Compounding, LanguageReducer
+from methods.algorithms.language import block_before
+from methods.algorithms.ranking import keep_highest, precise
 
 
 @register("pyramiddrop", source="Xing et al., CVPR 2025", url="https://arxiv.org/abs/2410.17247")
 @dataclass(frozen=True)
-class PyramidDrop(Reducer):
+class PyramidDrop(LanguageReducer, Compounding):
     """Keeps the image tokens that the prompt's last token is about to attend to, ever fewer.
 
     The attention is that of the block ahead, computed once more for it. A keep rate is a share of
     the image's tokens at first and compounds over the layers (floor); positions are renumbered.
     """
 
-    acts: ClassVar[str] = "chosen layers, before the block"
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     renumbers: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5}
-    keeps: ClassVar[str] = "initial"
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words and the highest attention, in ascending order of position."""
-        block_before(site, self.name)
-        if site.ahead is None:
+        inside = block_before(site, self.name)
+        if inside.ahead is None:
             raise Unsupported(f"method '{self.name}' needs the queries and keys of the block ahead")
-        q, k = site.ahead()
-        score_BN = replace(site, q=q.float(), k=k.float()).anchor_attention()
-        order_BN = ranked(score_BN, site.protect)
-        return Plan(order_BN[:, : site.x.shape[1] - r].sort(1).values)
+        q, k = inside.ahead()
+        score_BN = precise(replace(inside, q=q, k=k)).anchor_attention()
+        return keep_highest(score_BN, site, r)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bench.core import Plan, Reducer, Site, register
+from bench.core import Plan, Site, register
+from bench.core.kinds import Stochastic
 
 # a 31-bit multiplicative hash: exact in int64, so every device and torch.compile draw the same
 _A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31
@@ -14,7 +15,7 @@ _BATCH = 1_000_003
 
 @register("random", source="standard baseline")
 @dataclass(frozen=True)
-class Random(Reducer):
+class Random(Stochastic):
     """Drops tokens at seeded random positions, the same ones for every sample of a batch.
 
     Departures: none; a draw depends on seed, layer and place among the tokens that can go, not on
@@ -23,11 +24,9 @@ class Random(Reducer):
 
     seed: int = 0
 
-    acts: ClassVar[str] = "chosen layers, after attention"
     max_share: ClassVar[float] = 1.0
     towers: ClassVar[tuple[str, ...]] = ("vision", "text", "projector", "language")
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
-    seeds: ClassVar[int] = 5
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the N - r tokens of highest random rank, in their order."""

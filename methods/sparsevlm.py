@@ -25,16 +25,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, register, take
+from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core.kinds import Compounding, LanguageReducer
+from bench.core.site import LanguageSite
 from methods.algorithms.clustering import density_peaks
-from methods.algorithms.language import raters
-from methods.fastervlm import ranked
-from methods.fastv import block_before
+from methods.algorithms.language import block_before, raters
+from methods.algorithms.ranking import ranked
 
 
 @register("sparsevlm", source="Zhang et al., ICML 2025", url="https://arxiv.org/abs/2410.04417")
 @dataclass(frozen=True)
-class SparseVLM(Reducer):
+class SparseVLM(LanguageReducer, Compounding):
     """Keeps image tokens by the attention of words that fit the image, merges some of the rest.
 
     Of the dropped tokens the `recycle_ratio` with the most attention is merged, about
@@ -44,14 +45,8 @@ class SparseVLM(Reducer):
     recycle_ratio: float = 0.3
     cluster_ratio: float = 1 / 10
 
-    acts: ClassVar[str] = "chosen layers, before the block"
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     renumbers: ClassVar[bool] = True
-    keeps: ClassVar[str] = "initial"
     budget: ClassVar[dict[str, Any]] = {
         "keep_rate": (300 / 576, 200 / 576, 110 / 576),
         "layers": (3 / 32, 7 / 32, 16 / 32),
@@ -80,11 +75,12 @@ class SparseVLM(Reducer):
     def rated(self, site: Site) -> Tensor:
         """(B,N) attention that raters pay in the previous block, mean over heads and raters."""
         words = slice(site.x.shape[1] - max(site.n_protected, 1), None)
-        attention_BPN = block_before(site, self.name).attention(words).mean(1)
-        rates_BP1 = self.raters(site)[:, words, None]
+        inside = block_before(site, self.name)
+        attention_BPN = inside.attention(words).mean(1)
+        rates_BP1 = self.raters(inside)[:, words, None]
         return attention_BPN.masked_fill(~rates_BP1, 0).sum(1) / rates_BP1.sum(1)
 
-    def raters(self, site: Site) -> Tensor:
+    def raters(self, site: LanguageSite) -> Tensor:
         """(B,N) the words behind the image that fit it above the mean."""
         start, rates_BN = site.start, torch.zeros_like(site.protect)
         if start is None or site.anchor is None:

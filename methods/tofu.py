@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Reducer, Site, near_miss, register
+from bench.core import Plan, Reducer, Site, check_known, register
 from methods.tome import bipartite_plan
 
 STRATEGIES = ("auto", "prune", "tofu", "mean")
@@ -41,9 +41,7 @@ class ToFu(Reducer):
         Raises:
             BenchError: there is none of that name.
         """
-        if self.strategy not in STRATEGIES:
-            hint = near_miss(self.strategy, STRATEGIES)
-            raise BenchError(f"tofu has no strategy '{self.strategy}'{hint}")
+        check_known("tofu has no strategy", self.strategy, STRATEGIES)
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match on the keys, averaged over heads."""

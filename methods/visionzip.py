@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
-from methods.fastervlm import class_attention, ranked
+from bench.core import BenchError, Plan, Site, register, take
+from bench.core.kinds import ProjectorReducer
+from methods.algorithms.ranking import class_attention, ranked
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def gathered(metric_BMC: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @register("visionzip", source="Yang et al., CVPR 2025, §3", url="https://arxiv.org/abs/2412.04467")
 @dataclass(frozen=True)
-class VisionZip(Reducer):
+class VisionZip(ProjectorReducer):
     """Keeps the patches the class token attends to most and gathers the rest into a few tokens.
 
     The class token goes to the language model too, and is one of the `dominant` tokens.
@@ -52,11 +53,6 @@ class VisionZip(Reducer):
     contextual: int | None = None
     contextual_share: float = 10 / 64
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     keeps_class: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 1 / 9}
@@ -74,24 +70,24 @@ class VisionZip(Reducer):
         """One patch more than asked: the class token, which is no patch, takes its place."""
         if self.dominant is None:
             return super().feasible(r + 1, tokens, grid)
-        left = self.dominant + (self.contextual or 0)
-        if left > tokens:
-            raise BenchError(f"visionzip: give dominant + contextual <= {tokens}, not {left}")
-        return tokens + 1 - left
+        kept = self.dominant + (self.contextual or 0)
+        if kept > tokens:
+            raise BenchError(f"visionzip: give dominant + contextual <= {tokens}, not {kept}")
+        return tokens + 1 - kept
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the dominant in order of position, the class token first, then the centres."""
-        left, contextual = site.x.shape[1] - r, self.contextual
+        kept, contextual = site.x.shape[1] - r, self.contextual
         if contextual is None:
-            contextual = min(round(left * self.contextual_share), left - site.n_protected)
+            contextual = min(round(kept * self.contextual_share), kept - site.n_protected)
         elif self.dominant is not None:
-            left = self.dominant + contextual
+            kept = self.dominant + contextual
         order_BN = ranked(class_attention(site), site.protect)
-        keep, rest = (part.sort(1).values for part in order_BN.tensor_split([left - contextual], 1))
+        keep, rest = (part.sort(1).values for part in order_BN.tensor_split([kept - contextual], 1))
         if not contextual:
             return Plan(keep)
         centre, other, to = gathered(take(site.k.mean(1, dtype=torch.float32), rest), contextual)
         count = (to[..., None] == torch.arange(contextual, device=to.device)).sum(1)
         keep = torch.cat([keep, rest.gather(1, centre)], 1)
         mix = (torch.ones_like(keep, dtype=torch.float32), 1 / count.gather(1, to))
-        return Plan(keep, src=rest.gather(1, other), dst=to + left - contextual, mix=mix)
+        return Plan(keep, src=rest.gather(1, other), dst=to + kept - contextual, mix=mix)

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Reducer, Site, register, take
-from methods.fastervlm import class_attention, ranked
+from bench.core import BenchError, Plan, Site, register, take
+from bench.core.kinds import ProjectorReducer
+from methods.algorithms.ranking import class_attention, ranked
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def diverse(x_BNC: Tensor, listed_BR: Tensor, count: int, a_round: int) -> Tenso
 
 @register("vispruner", source="Zhang et al., ICCV 2025", url="https://arxiv.org/abs/2412.01818")
 @dataclass(frozen=True)
-class VisPruner(Reducer):
+class VisPruner(ProjectorReducer):
     """Keeps patches the class token attends to most, and as many again that are unlike each other.
 
     `important_ratio` is the share of the first among those kept.
@@ -50,11 +51,6 @@ class VisPruner(Reducer):
     important_ratio: float = 0.5
     per_iteration: int = 8
 
-    acts: ClassVar[str] = "before the projector"
-    towers: ClassVar[tuple[str, ...]] = ("projector",)
-    before: ClassVar[bool] = True
-    max_share: ClassVar[float] = 1.0
-    least: ClassVar[int] = 1
     needs_anchor: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.25}
 
@@ -68,11 +64,11 @@ class VisPruner(Reducer):
     def plan(self, site: Site, r: int) -> Plan:
         """Keep both kinds, in ascending order of position."""
         order_BN, fixed = ranked(class_attention(site), site.protect), site.n_protected
-        left = site.x.shape[1] - fixed - r
-        first = fixed + int(left * self.important_ratio)
+        kept = site.x.shape[1] - fixed - r
+        first = fixed + int(kept * self.important_ratio)
         others = order_BN[:, first:]
-        if first < fixed + left:
-            others = diverse(site.x, others, fixed + left - first, self.per_iteration)
+        if first < fixed + kept:
+            others = diverse(site.x, others, fixed + kept - first, self.per_iteration)
         else:
             others = others[:, :0]
         return Plan(torch.cat([order_BN[:, :first], others], 1).sort(1).values)

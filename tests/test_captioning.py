@@ -189,10 +189,6 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     task = tasks.load(coco(tmp_path) + "?tokens=plain")
     with pytest.raises(Unsupported, match="needs a captioner or multimodal model"):
         task.evaluate(Answering("answerer", write))  # type: ignore[arg-type]
-    mute = Answering("captioner", write)
-    mute.answer = None
-    with pytest.raises(BenchError, match="has no 'answer'"):
-        task.evaluate(mute)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
     with pytest.raises(BenchError, match="pip install pycocoevalcap"):
         task.evaluate(Answering("captioner", write))  # type: ignore[arg-type]

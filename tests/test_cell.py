@@ -11,9 +11,9 @@ import torch
 import bench
 from bench import tasks
 from bench.core import observing
+from bench.measure import profiles
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.memory import PeakMemory
-from bench.records import profiles
 from bench.records.record import Cell, Macs
 from bench.runs.cell import Examples, mean_count, measure
 from bench.runs.session import Session, apply

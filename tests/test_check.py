@@ -25,7 +25,8 @@ from bench.check.cases import CASES, Case
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, check
 from bench.check.subject import Subject
 from bench.cli import app
-from bench.core import Plan, Reducer, Site, Unsupported, registry
+from bench.core import Learner, Plan, Reducer, Site, Unsupported, registry
+from bench.core.kinds import Adaptive, LanguageReducer
 from bench.core.registry import methods
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.vlm import LanguageTower
@@ -82,9 +83,7 @@ class PromisesTooMuch(Shortest):
         return tokens + 1
 
 
-class KeepsTooMany(Shortest):
-    adaptive: ClassVar[bool] = True
-
+class KeepsTooMany(Shortest, Adaptive):
     def plan(self, site: Site, r: int) -> Plan:
         return Plan(self.kept(site, self.score(site), r - 1), padded=True)
 
@@ -174,9 +173,7 @@ class KeepsOneMoreWithoutValues(Shortest):
         return Plan(self.kept(site, self.score(site), r - site.x.is_meta))
 
 
-class ExceedsItsBound(KeepsOneMoreWithoutValues):
-    adaptive: ClassVar[bool] = True
-
+class ExceedsItsBound(KeepsOneMoreWithoutValues, Adaptive):
     def plan(self, site: Site, r: int) -> Plan:
         return Plan(self.kept(site, self.score(site), r + site.x.is_meta), padded=True)
 
@@ -296,7 +293,7 @@ class ActsOtherwiseCompiled(Shortest):
 
 
 @dataclass(frozen=True)
-class LearnsInVain(Shortest):
+class LearnsInVain(Shortest, Learner):
     table: dict[str, nn.Parameter] = field(default_factory=dict)
     learns: ClassVar[str] = "table"
 
@@ -369,11 +366,9 @@ def test_what_is_broken_fails(
     assert finding.line().startswith(f"{broken.__name__}: {prop} failed on timm ViT: ")
 
 
-class Inside(Shortest):
+class Inside(Shortest, LanguageReducer):
     """A good method in a language model."""
 
-    towers: ClassVar[tuple[str, ...]] = ("language",)
-    before: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5, "layers": (2,)}
 
 

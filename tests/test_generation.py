@@ -123,7 +123,7 @@ def test_paper_conventions() -> None:
 
 
 def test_a_cell_records_the_cost_of_an_answer(tmp_path: Any) -> None:
-    from bench.records import profiles
+    from bench.measure import profiles
     from bench.records.record import Cell
     from bench.runs.cell import measure
     from bench.runs.session import Session

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from bench.core import Plan, Reducer
 from bench.measure import blocks
-from bench.registry import register
+from bench.core.registry import register
 
 blocks.PAUSES_S = ()  # tests run beside each other: nothing is taken again
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import machine
+from bench.measure import machine
 
 
 def test_free_memory_is_what_is_available_in_bytes(
@@ -34,11 +34,11 @@ def test_what_was_measured_on_the_cpu_names_no_gpu(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_changed_checkout_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "bench" / "machine.py"
+    file = tmp_path / "bench" / "records" / "machine.py"
     monkeypatch.setattr(machine, "__file__", str(file))
     state = machine.git_state.__wrapped__
     assert state() is None
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text("one")
 
     def git(*arguments: str) -> str:

@@ -16,10 +16,9 @@ import torch
 import bench
 from bench.core import observe
 from bench.core.errors import BenchError
-from bench.measure import latency
+from bench.measure import latency, profiles
 from bench.measure.latency import paired, reduction_share, utilisation
 from bench.measure.timing import Timing
-from bench.records import profiles
 
 
 def busy(ms: float) -> None:

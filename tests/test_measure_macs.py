@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import bench
 from bench.core import observe
+from bench.core.learner import needs_training
 from bench.core.registry import methods
 from bench.measure import closed_form as forms
 from bench.measure.closed_form import check_counters, closed_form
@@ -314,7 +315,7 @@ def test_the_closed_form_is_exact_under_reduction(method: str) -> None:
 def test_every_method_can_be_counted_and_both_counters_agree(method: str) -> None:
     model, x = tiny_vit(img_size=64, depth=4), torch.rand(1, 3, 64, 64)
     cls = bench.core.registry.method(method)
-    with bench.reduced(model, method, **({cls.learns: "random"} if cls.trained else {})):
+    with bench.reduced(model, method, **({cls.learns: "random"} if needs_training(cls) else {})):
         count = count_macs(model, x)
         check_counters(model, bench.trace(model, x), count)
     assert count.reduction < count.total

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import bench
 from bench.check import multimodal
 from bench.core import Plan, Reducer, Site
+from bench.core.learner import needs_training
 from bench.core.registry import methods
 from bench.measure.counts import MacCount
 from bench.measure.macs import count_macs
@@ -167,7 +168,9 @@ def test_dense_assignments_are_declared() -> None:
     model = multimodal.llava(blocks=2)
     for name, rate in dense.items():
         cls = methods()[name]
-        params: dict[str, Any] = {"queries": "random"} if cls.trained else {"adaptive": False}
+        params: dict[str, Any] = (
+            {"queries": "random"} if needs_training(cls) else {"adaptive": False}
+        )
         with bench.reduced(model, name, keep_rate=rate, **params):
             count = count_macs(model, **noise(model, words=3))
         assert count.by_op["merge"] >= 18 * 36 * 32  # tokens made x tokens x channels

@@ -16,11 +16,11 @@ import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.core.schedules import as_schedule
 from bench.records.published import PublishedCost
+from methods.algorithms.ranking import ranked_by_anchor
 from methods.algorithms.rates import published_rates
 from methods.diffrate import DiffRate, prune_then_merge
 from methods.pitome import PiToMe
 from methods.tofu import ToFu
-from methods.topk import ranked_by_anchor
 from methods.vid_tldr import VidTLDR, objectness
 from tests import tiny
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.errors import BenchError
-from bench.records import machine
+from bench.measure import machine
 from bench.records.record import Record
 from bench.records.store import Store
 from bench.runs import runner, spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -15,9 +16,12 @@ from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.memory import PeakMemory
 from bench.models import catalogue
+from bench.models.catalogue import source_of
 from bench.models.files import hash_files
-from bench.models.names import check_name, parse
-from bench.models.sources import tuned
+from bench.models.sources.embedded import Embedded
+from bench.models.sources.hf import HuggingFace
+from bench.models.sources.timm import Timm
+from bench.models.sources.tuned import Tuned
 from bench.records.record import Record
 from bench.runs import session
 
@@ -66,7 +70,7 @@ def test_weights_of_timm_from_a_file_run_to_a_record(
     for record in records:
         assert (record.status, record.cell.model) == ("ok", name)
         assert record.provenance["weights"] == "path" and record.cost.macs
-    assert catalogue.type_of(name) == "" and tuned.folder_of(name) is None
+    assert catalogue.type_of(name) == ""
     assert catalogue.learned(name) == {}
     assert catalogue.fingerprint(name) == hash_files([weights])
 
@@ -127,7 +131,7 @@ def test_what_is_no_folder_and_no_id_of_the_hub_is_one_line(
 )
 def test_names_that_mean_nothing(name: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
-        check_name(name)
+        catalogue.check_name(name)
 
 
 def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,13 +139,42 @@ def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     folder = tmp_path / "vit-base-patch16-224"  # as a known shape is called
     folder.mkdir()
     for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
-        assert parse(name).kind == "folder" and parse(name).path == folder
+        source = source_of(name)
+        assert isinstance(source, HuggingFace) and source.folder == folder
     (folder / "training.json").write_text(json.dumps({"model": "embedded:blip-vqa-emoji"}))
-    assert parse(str(folder)).kind == "tuned" and catalogue.type_of(str(folder)) == "blip"
-    assert tuned.folder_of(str(folder)) == folder
-    assert (parse("hf:org/name").kind, parse("hf:org/name").base) == ("hub", "org/name")
-    assert parse("timm:a@b@c").path == Path("b@c")
-    assert parse("embedded:vit-fashion").path is None
+    for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
+        assert source_of(name) == Tuned(name, folder, False)
+        assert catalogue.type_of(name) == "blip"
+    assert source_of("hf:org/name") == HuggingFace("hf:org/name", "org/name", None)
+    assert source_of("timm:a@b@c") == Timm("timm:a@b@c", "a", Path("b@c"))
+    assert isinstance(source_of("embedded:vit-fashion"), Embedded)
+
+
+def test_a_file_in_sources_is_all_that_a_new_kind_of_name_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from bench.models.catalogue import Source, source_of\n"
+        "class Mine(Source):\n"
+        "    @classmethod\n"
+        "    def take(cls, name):\n"
+        "        return cls(name) if name == 'mine:vit' else None\n"
+        "    @classmethod\n"
+        "    def listing(cls):\n"
+        "        return {'mine:vit': 'my own'}\n"
+        "    def build(self, random_weights, seed):\n"
+        "        return source_of('timm:vit_tiny_patch16_224').build(random_weights, seed)\n"
+    )
+    sources = importlib.import_module("bench.models.sources")
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    catalogue.sources.cache_clear()
+    try:
+        assert catalogue.listing()["mine:vit"] == "my own"
+        assert catalogue.load("mine:vit", random_weights=True).random
+        assert catalogue.fingerprint("mine:vit") is None
+    finally:
+        catalogue.sources.cache_clear()
+        sys.modules.pop("bench.models.sources.mine")
 
 
 def test_a_folder_s_type_is_its_own_and_not_that_of_its_name(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from transformers import ViTModel
 from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.models import catalogue, loading
-from bench.models import names as model_names
 from bench.models.tensors import check
 from bench.records.store import Store
 from bench.runs import runner, spec
@@ -142,7 +141,7 @@ def test_what_the_hub_has_in_its_cache_is_looked_at_too(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("bench.models.sources.hf.hub_answers", lambda: False)
+    monkeypatch.setattr("bench.models.loading.hub_answers", lambda: False)
     assert catalogue.load("some/vit").provenance["weights"] == "hub:some/vit"
     rewrite(snapshot / "model.safetensors", drop(a_layer))
     assert "checkpoint some/vit does not fit" in refusal("some/vit")
@@ -259,7 +258,6 @@ def test_embedded_models_name_what_is_missing(name: str, file: str, package: Pat
 
 def test_adapters_and_what_a_method_learned_are_looked_at(package: Path) -> None:
     folder, name = package / "tuned" / "crossget-33-vision", "embedded:clip-emoji"
-    assert model_names.parse(f"{name}@{folder.name}").path == folder
     catalogue.load(f"{name}@{folder.name}")
     adapter, learned = folder / "adapter.safetensors", folder / "crossget.safetensors"
     rewrite(learned, lambda state: state.pop("cross_tokens.vision"))
@@ -274,7 +272,7 @@ def test_adapters_and_what_a_method_learned_are_looked_at(package: Path) -> None
 def test_all_that_ships_fits() -> None:
     from bench.models.sources import tuned
 
-    for name in tuned.names():
+    for name in tuned.Tuned.listing():
         assert catalogue.load(name).provenance["weights"] == "fine-tuned"
 
 

@@ -22,7 +22,8 @@ import bench
 from bench import tasks
 from bench.core.errors import BenchError
 from bench.models import catalogue
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, TwoTower
+from bench.models.multimodal import PromptedModel
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "LLaVA": ("tome", {"r": 4}),
@@ -89,7 +90,7 @@ def test_a_saved_model_answers_plain_and_reduced(saved: dict[str, Path], family:
     assert (loaded.kind, type(loaded.model).__name__) == ("multimodal", CLASSES[family])
     assert loaded.provenance["weights"] == "path"
     assert loaded.provenance["sha256"] == catalogue.fingerprint(str(saved[family]))
-    assert loaded.prepare is None and loaded.decode is None and loaded.tokenizer is None
+    assert isinstance(loaded, PromptedModel) and loaded.processor is None
     inputs = loaded.example_inputs(2)
     plain = answers(loaded, inputs)
     method, given = WAYS[family]
@@ -130,7 +131,7 @@ def test_questions_go_through_the_saved_processor(tmp_path: Path, template: str 
     tiny.llava().save_pretrained(tmp_path)
     processor(tmp_path, template)
     loaded = catalogue.load(str(tmp_path))
-    assert loaded.prepare is not None and loaded.decode is not None
+    assert isinstance(loaded, PromptedModel)
     picture = Image.new("RGB", (40, 30), "red")
     inputs = loaded.prepare([[picture], [picture, picture]], ["what is this?", "red?"])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -158,6 +159,7 @@ def test_a_tokenizer_without_its_files_is_none(tmp_path: Path) -> None:
     for file in folder.glob("*token*"):
         file.unlink()
     loaded = catalogue.load(str(folder))
+    assert isinstance(loaded, TwoTower)
     assert loaded.tokenizer is None and loaded.transform is not None
 
 

@@ -20,6 +20,7 @@ import test_report
 from bench.core.errors import BenchError
 from bench.records.record import Record
 from bench.report import build
+from bench.report.content import content
 from bench.report.data import frame
 from bench.report.data.differences import FLAGS
 from bench.report.figures import style
@@ -38,9 +39,14 @@ def records() -> list[Record]:
     return [*done, named, broken]
 
 
+def written(records: list[Record], folder: Path) -> Path:
+    page.write(content(frame.build(records)), folder)
+    return folder / page.NAME
+
+
 @pytest.fixture(scope="module")
 def file(records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return page.write(frame.build(records), tmp_path_factory.mktemp("page"))
+    return written(records, tmp_path_factory.mktemp("page"))
 
 
 def embedded(text: str, name: str) -> Any:
@@ -58,10 +64,10 @@ def test_data_are_the_records(file: Path, records: list[Record]) -> None:
     text = file.read_text(encoding="utf-8")
     data, kept = embedded(text, "data"), embedded(text, "records")
     done = {record.key: record for record in records if record.status == "ok"}
-    assert len(data["cells"]) == len(kept["records"]) == len(done)
-    for cell, (shape, key, *_) in zip(data["cells"], kept["records"], strict=True):
-        assert next(iter(kept["shapes"][shape])) == "key"
-        record = done[key]
+    assert len(data["cells"]) == len(kept) == len(done)
+    for cell, shown in zip(data["cells"], kept, strict=True):
+        record = done[shown["key"]]
+        assert shown["cost"]["macs"]["total"] == record.cost.macs.total
         assert (cell["method"], cell["model"]) == (record.cell.method, record.cell.model)
         assert record.cost.macs is not None and record.accuracy.primary is not None
         assert cell["gmacs"] == pytest.approx(record.cost.macs.total / 1e9, rel=1e-5)
@@ -82,7 +88,7 @@ def test_page_needs_nothing_else_and_cannot_be_broken_into(file: Path) -> None:
 
 
 def test_same_records_same_bytes(file: Path, records: list[Record], tmp_path: Path) -> None:
-    again = page.write(frame.build(records[::-1]), tmp_path)
+    again = written(records[::-1], tmp_path)
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -109,7 +115,7 @@ def test_formats_and_folders_of_others(repo: Path, tmp_path: Path) -> None:
 
 
 def test_no_records_but_failures_make_a_page(records: list[Record], tmp_path: Path) -> None:
-    text = page.write(frame.build(records[-1:]), tmp_path).read_text(encoding="utf-8")
+    text = written(records[-1:], tmp_path).read_text(encoding="utf-8")
     assert embedded(text, "data")["cells"] == [] and "Cells that did not finish" in text
 
 
@@ -282,7 +288,7 @@ def test_what_was_disturbed_is_hollow_marked_and_on_no_front(
     speedup = replace(last.speedup, median=99.0)  # it would win
     cost = replace(victim.cost, latency=[*others, replace(last, speedup=speedup, disturbed=True)])
     shaky = [replace(r, cost=cost) if r is victim else r for r in done]
-    visit = Visit(browser, page.write(frame.build(shaky), tmp_path))
+    visit = Visit(browser, written(shaky, tmp_path))
     visit.page.select_option("#x", "speed32")
     assert visit.count(".hollow") == visit.count('.hollow[data-method="tome"]') == 1
     ends = visit.page.locator(".front").get_attribute("points").split()

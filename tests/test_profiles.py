@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.core.errors import BenchError
-from bench.records import profiles
+from bench.measure import profiles
 
 DEVICES = {
     "h100": ("NVIDIA H100 80GB HBM3", 132),
@@ -136,6 +136,20 @@ def test_auto_without_a_gpu_is_the_cpu(device) -> None:
     device(None)
     assert profiles.load("auto").name == "cpu"
     assert profiles.load("cpu-1-thread").threads == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{device: cpu, thread: 1}", r"mine\.thread: Unexpected keyword argument"),
+        ("{threads: 1}", r"mine\.device: Field required"),
+        ("{device: cuda, sheet: {peak_tflops: many}}", r"mine\.sheet\.peak_tflops: "),
+    ],
+)
+def test_a_profile_with_a_mistake_is_one_clear_line(entry: str, message: str) -> None:
+    with pytest.raises(BenchError, match=f"profiles.yaml: {message}") as error:
+        profiles.read(f"mine: {entry}")
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_name_gets_its_near_miss() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import bench
 from bench.core import Plan, Reducer
 from bench.core.errors import BenchError, Unsupported
+from bench.core.kinds import Appender, InputReducer
 from bench.core.registry import methods
 from bench.measure.closed_form import check_counters
 
@@ -155,9 +156,9 @@ def plain() -> tuple[Any, list[tuple[Any, Tensor, Tensor]]]:
 def test_nothing_removed_is_the_plain_model_bit_for_bit(name: str, plain: Any) -> None:
     (model, said), cls = plain, methods()[name]
     given: dict[str, Any] = {"r": lambda *_: 0}  # at work, and asked for nothing
-    if cls.appends:
+    if issubclass(cls, Appender):
         given = {"r": 0}
-    elif cls.acts == "input":
+    elif issubclass(cls, InputReducer):
         given = {"keep_rate": 1.0}
     elif cls.needs_anchor:
         with pytest.raises(Unsupported, match="by the class token, and this model's vision tower"):

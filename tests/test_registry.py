@@ -13,7 +13,7 @@ from bench.core import registry
 METHOD = '''
 from dataclasses import dataclass
 from bench.core import Reducer
-from bench.registry import register
+from bench.core.registry import register
 from toy_methods.ranking import best
 
 @register("toy-hash", source="nobody")

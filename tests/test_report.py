@@ -37,8 +37,8 @@ from bench.records.record import (
 from bench.records.store import Store
 from bench.report import build
 from bench.report.data import differences, frame, load, stats
+from bench.report.data.names import metric_name, setting
 from bench.report.figures import style
-from bench.report.tables.comparison import metric_name
 
 SAMPLES = 400
 DEPTH = 12
@@ -896,18 +896,16 @@ def test_a_metric_that_its_outcomes_contradict_gets_no_interval(records: list[Re
     base, other = vit(records)[0], vit(records)[4]
     metrics = other.accuracy.metrics | {"top1": Metric(99.0, "%", (98.0, 100.0), SAMPLES)}
     wrong = replace(other, accuracy=replace(other.accuracy, metrics=metrics))
-    table = frame.build([base, wrong]).metrics
-    (row,) = table[(table["key"] == load.uid(wrong)) & (table["metric"] == "top1")].to_dict(
-        "records"
-    )
+    scores = frame.build([base, wrong]).scores[load.uid(wrong)]
+    (row,) = [row for row in scores if row["metric"] == "top1"]
     assert row["delta_reason"] == "outcomes do not reproduce the metric"
-    assert all(np.isnan(row[name]) for name in ("delta_low", "delta_high", "delta_p"))
+    assert all(row[name] is None for name in ("delta_low", "delta_high", "delta_p"))
 
 
 def test_settings_read_well() -> None:
-    assert frame.setting({"keep_rate": 0.7, "layers": (3, 6, 9)}) == "keep_rate=0.7, layers=3/6/9"
-    assert frame.setting({"r": [13] * 12}) == "r=12×13"
-    assert frame.setting({"r": {"vision": 16, "text": 6}}) == "r=vision:16+text:6"
+    assert setting({"keep_rate": 0.7, "layers": (3, 6, 9)}) == "keep_rate=0.7, layers=3/6/9"
+    assert setting({"r": [13] * 12}) == "r=12×13"
+    assert setting({"r": {"vision": 16, "text": 6}}) == "r=vision:16+text:6"
 
 
 def test_frames_round_trip_through_json(records: list[Record], results: Path) -> None:

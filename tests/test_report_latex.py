@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.report.tables.latex import latex
-from bench.report.tables.table import Column, Table, number, text_column, with_interval
+from bench.report.tables.table import Column, Table, interval, words
 
 needs_latex = pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-extra, texlive-science)"
@@ -35,10 +35,10 @@ def table() -> Table:
         for i, (name, value, e) in enumerate(zip(NAMES, x, ends, strict=True))
     ]
     columns = [
-        text_column("Name", "name"),
-        Column("x, b16", "x", number("x", 1), better=1),
-        Column("Δ", "d", with_interval(("d", "d_low", "d_high"), 2, sign=True)),
-        Column("screen only", "x", number("x", 3), wide=True),
+        words("Name", "name"),
+        Column("x, b16", "x", digits=1, better=1),
+        interval("Δ", "d{}", digits=2, sign=True),
+        Column("screen only", "x", digits=3, wide=True),
     ]
     return Table("t_1", r"A ± B \* **bold** & `code` *so*", columns, rows, "Title")
 
@@ -64,14 +64,14 @@ def test_a_table_holds_what_markdown_shows() -> None:
 
 
 def test_digits_that_lack_are_phantoms_under_a_line() -> None:
-    columns = [Column("x", "x", number("x", 0), better=-1)]
+    columns = [Column("x", "x", digits=0, better=-1)]
     rows = [{"x": x, "band": "", "is_baseline": False} for x in (7.0, 8.0, 110.0)]
     assert r"{\phantom{00}\underline{8}}" in latex(Table("t", "c", columns, rows))
 
 
 def test_long_words_are_broken_into_lines() -> None:
     rows = [{"x": "so many words " * 9, "band": "", "is_baseline": False}]
-    text = latex(Table("t", "c", [text_column("x", "x")], rows))
+    text = latex(Table("t", "c", [words("x", "x")], rows))
     assert r"\begin{tabular}{>{\raggedright\arraybackslash}p{17em}}" in text
 
 

@@ -124,14 +124,14 @@ def test_profiles_and_formats(records: list[Record], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", style.STYLES)
 def test_figures_have_the_width_of_their_page(name: str, records: list[Record]) -> None:
+    from bench.report.content import content
     from bench.report.data import frame
     from bench.report.figures import plots
 
     page = style.STYLES[name]
     frames = frame.build(records)
     with style.use(name):
-        (group,) = frames.groups()
-        for plot in plots.plots(frames, group):
+        for plot in content(frames).groups[0].plots:
             with plots._drawn(plot) as figure:
                 wanted = page.column_in if plot.narrow else page.text_in
                 assert figure.get_figwidth() == wanted

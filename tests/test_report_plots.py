@@ -14,9 +14,10 @@ from test_report import METHODS, make, middle, share_of, synthetic, vit, write
 
 from bench.records.record import Record
 from bench.report import build
+from bench.report.content import content
 from bench.report.data import frame
-from bench.report.data.rows import rows_of
-from bench.report.figures import across, breakdown, breakeven, drawing, plots, rank_plot, style
+from bench.report.data.budgets import budgets
+from bench.report.figures import breakdown, breakeven, drawing, plots, ranks, style
 
 
 def timed(speed: float, fastest: float | None, share: float, deciding: float) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def tasks(count: int) -> list[Record]:
 
 def test_ranks_are_those_of_the_accuracies() -> None:
     records = tasks(4)
-    found = rank_plot.ranking(across.budgets(frame.build(records)))
+    found = ranks.ranking(budgets(frame.build(records)))
     assert found is not None and found.tasks == 4 and len(found.means) > 3
     scores = []
     for index in range(4):
@@ -78,13 +79,13 @@ def test_ranks_are_those_of_the_accuracies() -> None:
                 place = (abs(share - middle(one)), value)
                 near[one.cell.method] = min(near.get(one.cell.method, place), place)
         scores.append([near[name][1] for name in found.means])
-    ranks = np.array([rankdata([-value for value in own]) for own in scores])
-    assert list(found.means.values()) == pytest.approx(ranks.mean(0))
-    assert found.p == pytest.approx(friedmanchisquare(*ranks.T).pvalue)
+    by_task = np.array([rankdata([-value for value in own]) for own in scores])
+    assert list(found.means.values()) == pytest.approx(by_task.mean(0))
+    assert found.p == pytest.approx(friedmanchisquare(*by_task.T).pvalue)
     k = len(found.means)
     nemenyi = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949}[k]  # Demšar 2006, Table 5
     assert found.critical == pytest.approx(nemenyi * (k * (k + 1) / 24) ** 0.5, rel=1e-3)
-    assert rank_plot.ranking(across.budgets(frame.build(tasks(1)))) is None
+    assert ranks.ranking(budgets(frame.build(tasks(1)))) is None
 
 
 def resolutions() -> list[Record]:
@@ -150,8 +151,11 @@ def test_no_text_is_cut_off(name: str) -> None:
     records = [*vit(synthetic()), *tasks(2), *resolutions()[:8]]
     frames = frame.build(records)
     with style.use(name):
-        group = next(g for g in frames.groups() if g.endswith("fashion-mnist"))
-        for plot in [*plots.overviews(frames, frames.groups()), *plots.plots(frames, group)]:
+        made = content(frames)
+        (section,) = [
+            one for one in made.groups if one.title.endswith("vit-fashion · fashion-mnist")
+        ]
+        for plot in [*made.overview.plots, *section.plots]:
             with plots._drawn(plot) as figure:
                 FigureCanvasAgg(figure).draw()
                 width, height = figure.bbox.width, figure.bbox.height
@@ -162,5 +166,5 @@ def test_no_text_is_cut_off(name: str) -> None:
 
 def test_every_setting_is_drawn_near_half_the_macs() -> None:
     frames = frame.build(vit(synthetic()))
-    chosen = breakdown.chosen(rows_of(frames.cells))
+    chosen = breakdown.chosen(frames.cells)
     assert [row["method"] for row in chosen] == sorted(METHODS.keys() - {"none"})

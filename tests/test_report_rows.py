@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_report import SAMPLES, metric, vit
+from test_report import SAMPLES, metric, vit, write
 from test_report import synthetic as records
 
 from bench.records.record import (
@@ -25,13 +27,15 @@ from bench.records.record import (
     Speedup,
     Stage,
 )
-from bench.report.data import frame, stats
+from bench.report import build, tables
+from bench.report.data import frame, makers, stats
+from bench.report.data.budgets import budgets
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
-from bench.report.figures import across, breakeven, drawing
+from bench.report.figures import breakeven, drawing
 from bench.report.page import page_data
 from bench.report.tables.answers import answer_table
 from bench.report.tables.comparison import headline, main_table
-from bench.report.tables.table import Column, Table, number
+from bench.report.tables.table import Column, Table
 from bench.report.tables.timings import timing_tables
 
 MACS = Macs(6 * 10**9, 3 * 10**8, 61 * 10**8, 15 * 10**9, "one image")  # a bound of 2.5×
@@ -116,7 +120,7 @@ def bold(table: Table, header: str) -> list[str]:
 
 
 def test_a_cells_row() -> None:
-    row = cell_row(record(), ("group", {}), False, "none")
+    row = cell_row(record(), "group", {})
     expected = {
         "gmacs": 6.0,
         "gmacs_unreduced": 15.0,
@@ -246,7 +250,7 @@ def test_more_is_better_of_speed_and_less_of_time_and_memory() -> None:
 
 
 def test_the_baseline_competes_with_nobody() -> None:
-    column = Column("x", "x", number("x", 0), better=1)
+    column = Column("x", "x", digits=0, better=1)
     rows = [{"x": x, "band": "", "is_baseline": x == 9.0} for x in (9.0, 3.0, 2.0, 1.0)]
     assert Table("t", "", [column], rows).places[0] == {1: 1, 2: 2}
 
@@ -307,7 +311,7 @@ def test_tasks_are_compared_by_the_setting_nearest_to_the_middle_of_a_band(
         one = record(hits=right, macs=replace(MACS, total=total * 10**8, baseline_total=10**10))
         cell = replace(one.cell, params=params)
         cells.append(replace(one, key=f"{total}".ljust(64, "0"), cell=cell))
-    (budget,) = across.budgets(frame.build(cells))
+    (budget,) = budgets(frame.build(cells))
     ((chosen,),) = [cells.values() for cells in budget.cells.values()]
     assert (budget.name, chosen["setting"]) == ("55–65 %", "r=8")
 
@@ -364,3 +368,29 @@ def test_the_synthetic_records_are_told_apart() -> None:
     """The other tests compare printed numbers with a record's: equal ones would prove nothing."""
     for entries in zip(*(r.cost.latency for r in vit(records())[1:]), strict=True):
         assert len({entry.speedup.median for entry in entries}) == len(entries)
+
+
+NEW_TABLE = """
+from bench.report.data.makers import makes
+from bench.report.tables.table import Column, Table, words
+
+
+@makes("table", 65, fold="Memory alone")
+def memory_table(frames, group):
+    columns = [words("Method", "method"), Column("peak MiB", "peak_mib", digits=0)]
+    return Table(f"{group}--memory", "Peak memory.", columns, frames.by_group[group])
+"""
+
+
+def test_a_new_table_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "memory_alone.py").write_text(NEW_TABLE)
+    monkeypatch.setattr(tables, "__path__", [*tables.__path__, str(tmp_path / "new")])
+    root = write(rivals(), tmp_path / "r")
+    text = build([root], tmp_path / "out", formats=["csv", "latex", "markdown"]).read_text()
+    name = "bench.report.tables.memory_alone"
+    del makers._MAKERS[name, "memory_table"], sys.modules[name]
+    order = [text.index(part) for part in ("against each other", "Memory alone", "Every accuracy")]
+    assert order == sorted(order) and "| tome | 64 |" in text
+    (csv, tex) = sorted((tmp_path / "out/tables").glob("*--memory.*"))
+    assert "peak_mib" in csv.read_text() and "tome & 64" in tex.read_text()

@@ -20,13 +20,14 @@ from bench.records.sources import measurement_hash
 from bench.report import build
 from bench.report.content import content
 from bench.report.data import disturbed, equal, frame, mixture
-from bench.report.figures import breakeven, plots
+from bench.report.data.timings import is_noise
+from bench.report.figures import breakeven, plots, style
 from bench.report.tables.compare import compare
 from bench.report.tables.comparison import headline, main_table
 from bench.report.tables.latex import latex
 from bench.report.tables.provenance import machines
-from bench.report.tables.table import Column, Table, is_noise, number
-from bench.report.tables.timings import timing_column
+from bench.report.tables.table import Column, Table
+from recipes.ablation import sections
 
 Change = Callable[[Latency], Latency]
 OLDER = "records were measured by an earlier version of the measuring code: run the suite again"
@@ -77,6 +78,18 @@ def with_answer(record: Record, speed: float, shaky: bool) -> Record:
     return replace(record, cost=replace(record.cost, generation=answer))
 
 
+def parts_of(records: Iterable[Record]) -> dict[str, Table]:
+    """The tables of the first model and task, by the ends of their names."""
+    section = content(frame.build(list(records))).groups[0]
+    return {table.name.rpartition("--")[2]: table for table in section.tables}
+
+
+def section_of(records: list[Record]) -> dict[str, Table]:
+    """The tables of the only study, by the ends of their names."""
+    (section,) = sections.sections(frame.build(records))
+    return {table.name.rpartition("--")[2]: table for table in section.tables}
+
+
 def lines_of(table: Table) -> dict[str, list[str]]:
     """What a table shows of each setting."""
     rows = zip(table.rows, table.texts, strict=True)
@@ -95,15 +108,13 @@ def row_of(table: Table, label: str) -> dict[str, str]:
 def test_a_disturbed_timing_is_marked_behind_its_times_and_nowhere_else(
     records: list[Record],
 ) -> None:
-    frames = frame.build(changed(records, "tome r=13", 32, shaken))
-    (group,) = frames.groups()
-    parts = content(frames).groups[0]
+    parts = parts_of(changed(records, "tome r=13", 32, shaken))
     row = row_of(parts["main"], "tome r=13")
     marked = {head for head, text in row.items() if text.endswith(" ◊")}
     assert marked == {"p50 ms, b32", "per s, b32", "speed-up, b32", "of MAC bound %, b32"}
     others = [line for line in parts["main"].texts if "◊" in "".join(line)]
     assert len(others) == 1  # the row itself
-    by_batch = {table.name.rpartition("-b")[2]: table for table in parts["timings"]}
+    by_batch = {str(batch): parts[f"timing-b{batch}"] for batch in (1, 8, 32)}
     row = row_of(by_batch["32"], "tome r=13")
     marked = {head for head, text in row.items() if text.endswith(" ◊")}
     assert marked == {"p50 ms", "p95 ms", "p99 ms", "per s", "speed-up", "of MAC bound %"}
@@ -126,13 +137,13 @@ def test_a_disturbed_timing_that_the_main_table_does_not_show_needs_no_legend(
 
 def test_a_disturbed_answer_is_marked_in_all_its_stages(records: list[Record]) -> None:
     cells = [with_answer(r, 1.5, r.cell.label == "tome r=8") for r in records[:14]]
-    table = content(frame.build(cells)).groups[0]["answers"]
+    table = parts_of(cells)["answers"]
     shown = lines_of(table)
     counts = {label: sum(text.endswith(" ◊") for text in line) for label, line in shown.items()}
     assert counts["tome r=8"] == 10  # five stages, each a time and a speed-up
     assert sum(counts.values()) == 10 and "◊: disturbed" in table.caption
-    quiet = content(frame.build([with_answer(r, 1.5, False) for r in records[:14]]))
-    assert "◊" not in quiet.groups[0]["answers"].caption
+    quiet = parts_of([with_answer(r, 1.5, False) for r in records[:14]])
+    assert "◊" not in quiet["answers"].caption
 
 
 def test_a_disturbed_seed_marks_the_speedup_of_a_setting() -> None:
@@ -141,17 +152,17 @@ def test_a_disturbed_seed_marks_the_speedup_of_a_setting() -> None:
     (victim,) = [r for r in cells if r.cell.label == label and r.cell.model.endswith("0.5-1")]
     shaky = changed([victim], label, 16, shaken)[0]
     cells = [shaky if r is victim else r for r in cells]
-    (study,) = content(frame.build(cells)).studies
-    table = study["settings"][0][1]
+    study = section_of(cells)
+    table = study["mean_recall"]
     texts = [line[-1] for line in table.texts]
     assert [text.endswith(" ◊") for text in texts].count(True) == 1
     assert "◊: disturbed" in table.caption
-    (study,) = content(frame.build(test_report_tuned.everything())).studies
-    assert "◊" not in study["settings"][0][1].caption
+    study = section_of(test_report_tuned.everything())
+    assert "◊" not in study["mean_recall"].caption
 
 
 def test_a_disturbed_timing_is_never_the_best_nor_second() -> None:
-    column = timing_column(Column("ms", "ms", number("ms", 0), better=-1))
+    column = Column("ms", "ms", digits=0, better=-1).timing()
     rows = [
         {"ms": ms, "band": "", "is_baseline": False, "disturbed": ms in (1.0, 3.0)}
         for ms in (1.0, 2.0, 3.0, 4.0, 5.0)
@@ -164,8 +175,9 @@ def test_a_disturbed_timing_is_never_the_best_nor_second() -> None:
 
 def test_bold_skips_the_disturbed_in_every_table_of_timings(records: list[Record]) -> None:
     def bold(cells: list[Record]) -> set[str]:
-        shown = [main_table(f := frame.build(cells), f.groups()[0])]
-        shown += content(f).groups[0]["timings"]
+        shown = [
+            table for name, table in parts_of(cells).items() if name.startswith(("main", "tim"))
+        ]
         return {
             f"{table.name} {row['method']} {row['setting']} {table.columns[i].header}"
             for table in shown
@@ -217,9 +229,9 @@ def test_the_breakeven_map_has_no_disturbed_place() -> None:
     frames = frame.build(shaky)
     maps = dict(breakeven.maps(frames))
     assert maps[name].keys() == places.keys() - {(32, 384)}
-    captions = {plot.name: plot.caption for plot in plots.overviews(frames, frames.groups())}
+    captions = {p.name: p.caption for p in content(frames).overview.plots}
     assert disturbed.LEFT_OUT in captions["break-even"]
-    captions = {p.name: p.caption for p in plots.overviews(frame.build(records), frames.groups())}
+    captions = {p.name: p.caption for p in content(frame.build(records)).overview.plots}
     assert disturbed.LEFT_OUT not in captions["break-even"]
     breakeven.draw(list(maps.items()))  # a hole in the grid is no error
 
@@ -230,10 +242,10 @@ def test_figures_leave_disturbed_timings_out_and_say_so(records: list[Record]) -
         frames = frame.build(cells)
         (group,) = frames.groups()
         result = {}
-        for plot in plots.plots(frames, group):
+        for plot in content(frames).groups[0].plots:
             with plots._drawn(plot) as figure:
                 lines = figure.axes[-1].lines
-                color = frames.looks["tome"].color
+                color = style.KNOWN["tome"].color
                 points = [
                     len(line.get_xdata())
                     for line in lines
@@ -385,17 +397,16 @@ def test_a_speedup_within_the_spread_of_equal_things_is_noise(records: list[Reco
     cells = changed(cells, "tome r=13", 32, timed(1.15, 1.14, 1.16))
     cells = changed(cells, "tome r=16", 32, timed(1.25, 1.24, 1.26))
     cells = changed(cells, "evit keep_rate=0.5", 32, timed(0.85, 0.84, 0.86))
-    parts = content(frame.build(cells)).groups[0]
-    (timing,) = [table for table in parts["timings"] if table.name.endswith("-b32")]
-    for table, head in ((parts["main"], "speed-up, b32"), (timing, "speed-up")):
+    parts = parts_of(cells)
+    for table, head in ((parts["main"], "speed-up, b32"), (parts["timing-b32"], "speed-up")):
         assert row_of(table, "tome r=13")[head] == "1.15× [1.14, 1.16] ≈"
         assert row_of(table, "tome r=16")[head] == "1.25× [1.24, 1.26]"
         assert row_of(table, "evit keep_rate=0.5")[head] == "0.85× [0.84, 0.86] ≈"
     alone = [record for record in cells if record.cell.label == "tome r=13"]
-    table = content(frame.build(alone)).groups[0]["main"]
+    table = parts_of(alone)["main"]
     assert row_of(table, "tome r=13")["speed-up, b32"] == "1.15× [1.14, 1.16]"
     alone = changed(alone, "tome r=13", 32, lambda e: replace(e, equal=Speedup(1.0, (0.8, 1.1))))
-    table = content(frame.build(alone)).groups[0]["main"]
+    table = parts_of(alone)["main"]
     assert row_of(table, "tome r=13")["speed-up, b32"] == "1.15× [1.14, 1.16] ≈"
 
 
@@ -413,7 +424,7 @@ def test_a_headline_within_noise_says_so(records: list[Record]) -> None:
 def test_an_answer_is_judged_by_the_stages_of_two_equal_things(records: list[Record]) -> None:
     speeds = {"none": 1.03, "tome r=8": 1.035, "tome r=13": 1.05}  # 1.03 reaches 1.04
     cells = [with_answer(r, speeds.get(r.cell.label, 2.0), False) for r in records]
-    table = content(frame.build(cells)).groups[0]["answers"]
+    table = parts_of(cells)["answers"]
     shown = lines_of(table)
     assert sum("≈" in text for text in shown["tome r=8"]) == 5
     assert not any("≈" in text for text in shown["tome r=13"])
@@ -502,10 +513,10 @@ def test_every_table_of_measurements_carries_the_remark(
     cells = [with_answer(r, 1.5, False) for r in records]
     cells[3] = with_env(cells[3], torch="2.10", fingerprint="a" * 12)
     parts = content(frame.build(cells))
-    group = parts.groups[0]
     remark = "Versions are mixed: torch 2.9 (21 cells), 2.10 (1 cell). 2 hosts share the name box"
-    tables = [group[name] for name in ("main", "accuracy", "answers", "pairs")]
-    for table in [*tables, *group["timings"], *parts.overview_tables]:
+    tables = [table for section in (parts.groups[0], *parts.across) for table in section.tables]
+    assert len(tables) == 9
+    for table in tables:
         assert remark in table.caption, table.name
         assert "Versions are mixed: torch 2.9 (21 cells)" in latex(table)
     plain = content(frame.build([with_answer(r, 1.5, False) for r in records]))
@@ -529,11 +540,10 @@ def test_compare_says_what_its_sides_do_not_have_in_common(
 def test_the_tables_of_a_study_carry_the_remark() -> None:
     cells = test_report_tuned.everything()
     cells[-1] = with_env(cells[-1], torch="3")
-    (study,) = content(frame.build(cells)).studies
+    study = section_of(cells)
     remark = f"torch unknown ({len(cells) - 1} cells), 3 (1 cell)"
-    tables = [table for kind in ("settings", "chains") for _, table in study[kind]]
-    assert len(tables) > 3
-    for table in [*tables, study["claims"]]:
+    assert len(study) > 4 and "claims" in study
+    for table in study.values():
         assert remark in table.caption, table.name
 
 

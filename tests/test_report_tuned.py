@@ -19,9 +19,10 @@ from scipy import stats as scipy_stats
 from bench.records.record import Accuracy, Cell, Cost, Latency, Macs, Metric, Record, Speedup
 from bench.records.store import Store
 from bench.report import build
-from bench.report.ablation import chains, claims, tuned, tuned_plots, tuned_tables
-from bench.report.data import estimates
+from bench.report.data import grouping, makers
+from bench.report.data.names import setting
 from bench.report.figures import style
+from recipes.ablation import chains, claims, estimates, figures, sections, studies, tables
 
 BASE, TASK, SAMPLES = "embedded:clip-emoji", "emoji-retrieval", 300
 BOTH = {"vision": 29, "text": 4}
@@ -137,12 +138,12 @@ def write(records: Iterable[Record], root: Path) -> Path:
     return root
 
 
-def study_of(records: list[Record]) -> tuned.Study:
-    (study,) = tuned.studies(records)
+def study_of(records: list[Record]) -> studies.Study:
+    (study,) = studies.studies(records)
     return study
 
 
-def setting_of(study: tuned.Study, method: str, weight: float, **params: Any) -> tuned.Setting:
+def setting_of(study: studies.Study, method: str, weight: float, **params: Any) -> studies.Setting:
     (one,) = [
         s for s in study.settings if (s.method, s.params, s.weight) == (method, params, weight)
     ]
@@ -159,7 +160,7 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def study(records: list[Record]) -> tuned.Study:
+def study(records: list[Record]) -> studies.Study:
     return study_of(records)
 
 
@@ -233,7 +234,7 @@ def test_every_setting_has_its_means_and_intervals(
     reference = {seed: value(one) for seed, one in trained(records, SPECS[0]).items()}
     for spec in SPECS:
         loss = f"{spec[3]}".removesuffix(".0") if spec[0] == "crossget" else ""
-        name = (spec[0], tuned.setting({**spec[1], **spec[2]}), loss)
+        name = (spec[0], setting({**spec[1], **spec[2]}), loss)
         (row,) = [r for r in rows if (r["method"], r["setting"], r["own_loss"]) == name]
         own = {seed: value(one) for seed, one in trained(records, spec).items()}
         plain = value(untrained(records, spec))
@@ -262,7 +263,7 @@ def test_no_interval_leaves_the_axes() -> None:
 
     ax = Figure().subplots()
     found = [estimates.Estimate(50.0, 40.0, 60.0, 3), estimates.Estimate(52.0, None, None, 1)]
-    tuned_plots._trained(ax, [1.0, 2.0], found, style.KNOWN["tome"], 2.0)
+    figures._trained(ax, [1.0, 2.0], found, style.KNOWN["tome"], 2.0)
     low, high = ax.get_ylim()
     assert low < 40 and high > 60
 
@@ -344,7 +345,7 @@ def test_verdicts(low: float, high: float, said: str) -> None:
     assert claims.verdict(None) == "not measured"
 
 
-def test_claims_compare_the_right_settings(records: list[Record], study: tuned.Study) -> None:
+def test_claims_compare_the_right_settings(records: list[Record], study: studies.Study) -> None:
     graph, matching, ensemble = SPECS[4:7]
     expected = [
         ("The complete graph beats bipartite matching at the same r", graph, SPECS[2]),
@@ -368,7 +369,7 @@ def test_claims_compare_the_right_settings(records: list[Record], study: tuned.S
 
 
 def test_training_narrows_the_gap_by_what_is_left_of_it(
-    records: list[Record], study: tuned.Study
+    records: list[Record], study: studies.Study
 ) -> None:
     found = [f for f in claims.findings(study) if "narrows" in f.claim]
     (own,) = [f for f in found if f.where.startswith("r=34 (")]
@@ -378,7 +379,7 @@ def test_training_narrows_the_gap_by_what_is_left_of_it(
     assert own.left and ends(own.left("mean_recall")) == pytest.approx(by_hand(after))
 
 
-def test_both_towers_are_compared_with_both_towers(study: tuned.Study) -> None:
+def test_both_towers_are_compared_with_both_towers(study: studies.Study) -> None:
     (chain,) = [c for c in chains.chains(study) if c.towers == "vision+text"]
     assert chain.matched and chain.matched.params == {"r": BOTH}
     assert not chain.is_ablation  # only the whole method was trained there
@@ -397,7 +398,7 @@ def test_nothing_matches_where_no_macs_are_alike(records: list[Record]) -> None:
 
 def test_a_missing_step_is_said_and_not_jumped(records: list[Record]) -> None:
     study = study_of([r for r in records if r.cell.params != {"r": 34, **NO_ENSEMBLE}])
-    (table,) = [t for where, t in tuned_tables.chain_tables(study) if where.startswith("r=34")]
+    (table,) = [t for where, t in tables.chain_tables(study) if where.startswith("r=34")]
     assert "Not measured: cross-guided matching (untrained and trained)." in table.caption
     rows = pd.DataFrame(list(table.rows)).set_index("step")
     assert np.isnan(rows.loc["+ cross-guided matching", "mean_recall_trained"])
@@ -422,7 +423,7 @@ def test_only_the_whole_method_trained_lends_the_ensemble_its_untrained_side(
 def test_missing_seeds_leave_the_pairs_that_are_there(records: list[Record]) -> None:
     own, foil = trained(records, WHOLE), trained(records, SPECS[6])
 
-    def without(*seeds: int) -> tuned.Study:
+    def without(*seeds: int) -> studies.Study:
         return study_of([r for r in records if r.key not in {own[s].key for s in seeds}])
 
     text = "\n".join(claims.sentences(without(1, 2)))
@@ -439,7 +440,7 @@ def test_missing_seeds_leave_the_pairs_that_are_there(records: list[Record]) -> 
 def test_speedups_are_medians_over_seeds_with_their_range() -> None:
     fast = [record(WHOLE, seed, speedup=x) for seed, x in zip(SEEDS, (1.2, 1.6, 1.3), strict=True)]
     study = study_of([record(WHOLE, speedup=9.0), *fast])
-    (row,) = tuned_tables.settings_table(study, "i2t_r1").rows
+    (row,) = tables.settings_table(study, "i2t_r1").rows
     found = [row[name] for name in ("speedup_x", "speedup_x_low", "speedup_x_high")]
     assert found == pytest.approx([1.46, 1.36, 1.76])  # at batch 16
 
@@ -447,13 +448,13 @@ def test_speedups_are_medians_over_seeds_with_their_range() -> None:
 def test_recipes_machines_and_limits_are_not_mixed() -> None:
     few = [SPECS[0], WHOLE]
     longer = [record(spec, seed, recipe={"steps": 999}) for spec in few for seed in SEEDS]
-    found = tuned.studies([*everything(few), *longer])
+    found = studies.studies([*everything(few), *longer])
     assert [len(one.settings) for one in found] == [2, 2]
     assert len({one.name for one in found}) == 2
     own = [one for one in everything(few) if one.cell.model != BASE]
     elsewhere = [replace(record(spec), env={"machine": "other"}) for spec in few]
     limited = [replace(one, cell=replace(one.cell, limit=10)) for one in map(record, few)]
-    (alone,) = tuned.studies([*own, *elsewhere, *limited])
+    (alone,) = studies.studies([*own, *elsewhere, *limited])
     assert all(one.untrained is None for one in alone.settings)
 
 
@@ -483,18 +484,42 @@ def test_the_general_comparison_is_as_without_fine_tuned_records(
     old = build([write(plain, tmp_path / "a")], tmp_path / "old").parent
     new = build([write(records, tmp_path / "b")], tmp_path / "new").parent
     texts = [(path / "report.md").read_text() for path in (old, new)]
-    start, end = "\n## embedded:clip-emoji", "\n## How to read"
-    sections = [text[text.index(start) : text.index(end)] for text in texts]
-    assert sections[0] == sections[1]
-    assert "Fine-tuned" not in texts[0]
+    start, end = f"\n## {BASE} ·", "\n## "
+    found = [text[text.index(start) + len(end) :].partition(end)[0] for text in texts]
+    assert found[0] == found[1]
+    assert "Fine-tuned" not in texts[0] and ", fine-tuned" not in texts[0]
     names = [{path.name for path in folder.rglob("*.*")} for folder in (old, new)]
     added = names[1] - names[0]
-    assert added and all(name.startswith("tuned--") for name in added)
+    assert added and all("tuned--" in name for name in added)
     for path in old.rglob("*--*.csv"):  # not the table of origins, which counts all records
-        tables = [pd.read_csv(one) for one in (path, new / path.relative_to(old))]
+        pair = [pd.read_csv(one) for one in (path, new / path.relative_to(old))]
         # Fine-tuned models tell more of what the suite's measurement says of two equal things.
-        tables = [table.filter(regex="^(?!.*aa_half_x)") for table in tables]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
+        pair = [table.filter(regex="^(?!.*aa_half_x)") for table in pair]
+        pd.testing.assert_frame_equal(*pair, check_exact=True)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_package_alone_tables_fine_tuned_models(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One table for all models of one fine-tuning, each compared with its seed's unreduced one."""
+    monkeypatch.delitem(makers._MAKERS, (sections.__name__, "sections"))
+    longer = [record(spec, 0, recipe={"steps": 999}) for spec in (SPECS[0], WHOLE)]
+    few = [replace(one, cell=replace(one.cell, model=f"{one.cell.model}-l")) for one in longer]
+    out = build([write([*records, *few], tmp_path / "r")], tmp_path / "out").parent
+    text = (out / "report.md").read_text()
+    heads = re.findall(rf"^## ({BASE}, fine-tuned.*)$", text, re.M)
+    assert len(heads) == 2 and "steps 999" in heads[1] and "## Fine-tuned" not in text
+    (path,) = out.glob("tables/*fine-tuned*steps-133*--main.csv")
+    rows = pd.read_csv(path).set_index("setting")
+    assert len(rows) == len(SPECS) * len(SEEDS)
+    both = [f"r=34, loss {weight}, seed 2" for weight in (0.0, 0.5)]
+    assert set(both) < set(rows.index)
+    whole, base = trained(records, WHOLE)[2], trained(records, SPECS[0])[2]
+    values = [one.accuracy.metrics["i2t_r1"].value for one in (whole, base)]
+    assert rows.loc[both[1], "accuracy_value"] == pytest.approx(values[0])
+    assert rows.loc[both[1], "delta"] == pytest.approx(values[0] - values[1])
+    assert "each row is one training (epochs 0.6, steps 133, rank 8): no interval" in text
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -502,7 +527,7 @@ def test_a_fine_tuned_model_that_was_measured_otherwise_too_is_compared(tmp_path
     own, plain = record(WHOLE, 0), record(SPECS[0])
     cell = replace(plain.cell, model=own.cell.model)
     other = replace(plain, key="0" * 64, cell=cell, provenance=own.provenance)
-    assert tuned.training(own) and not tuned.training(other)
+    assert grouping.training(own) and not grouping.training(other)
     results = write([*everything([SPECS[0]], []), own, other], tmp_path / "r")
     text = build([results], tmp_path / "out").read_text()
     assert re.search(r"^## runs/crossget-r34.*emoji-retrieval$", text, re.M)
@@ -526,7 +551,7 @@ def test_other_towers_and_other_parameters_do_not_count() -> None:
     (chain,) = chains.chains(study_of(everything([SPECS[0], WHOLE, both])))
     assert chain.matched is None  # the same MACs, but of both towers
     own = record(SPECS[1], 0)
-    assert tuned.training(own)
-    assert not tuned.training(replace(own, cell=replace(own.cell, params={"r": 30})))
+    assert grouping.training(own)
+    assert not grouping.training(replace(own, cell=replace(own.cell, params={"r": 30})))
     same = replace(own, cell=replace(own.cell, params={"r": 29.0}))
-    assert tuned.training(same)
+    assert grouping.training(same)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from bench import tasks
 from bench.core.errors import BenchError, Unsupported
+from bench.models.loaded import Matcher, TwoTower
 from bench.tasks import reranking
 from bench.tasks.reranking import nearest
 
@@ -22,21 +22,22 @@ IMAGES, EACH = 9, 2
 TEXTS = IMAGES * EACH
 
 
-class Matcher(SimpleNamespace):
+class Fake(Matcher):
     """Knows images by their shade and texts by their number; similarities and matches are given."""
 
+    device, dtype = torch.device("cpu"), torch.float32
+    __setattr__ = object.__setattr__  # models are frozen
+
     def __init__(self, similar: Tensor, matches: Tensor) -> None:
-        super().__init__(
-            name="fake", kind="matcher", random=False, device="cpu", dtype=torch.float32
-        )
-        self.image_size, self.channels, self.seen = (1, 1), 1, 0
+        super().__init__("fake", None, (1, 1), 1, self.shaded, tokenizer=self.numbered)
+        self.seen = 0
         # Features whose products are the similarities: one side is the identity.
         self.similar, self.matches = similar, matches
 
-    def transform(self, image: Any) -> Tensor:
+    def shaded(self, image: Any) -> Tensor:
         return torch.tensor([[[np.asarray(image.convert("L"))[0, 0] // 20]]], dtype=torch.float32)
 
-    def tokenizer(self, texts: list[str]) -> dict[str, Tensor]:
+    def numbered(self, texts: list[str]) -> dict[str, Tensor]:
         return {"input_ids": torch.tensor([[int(text)] for text in texts])}
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,10 +54,10 @@ class Matcher(SimpleNamespace):
 
 
 @pytest.fixture
-def matcher() -> Matcher:
+def matcher() -> Fake:
     random = torch.Generator().manual_seed(0)
     shape = (IMAGES, TEXTS)
-    return Matcher(torch.rand(shape, generator=random), torch.randn(shape, generator=random))
+    return Fake(torch.rand(shape, generator=random), torch.randn(shape, generator=random))
 
 
 def data(folder: Path, broken: int | None = None) -> str:
@@ -86,7 +87,7 @@ def plain(similar: Tensor, matches: Tensor, own: Tensor, k: int) -> list[int]:
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_ranks_are_those_of_a_plain_loop(
-    tmp_path: Path, matcher: Matcher, k: int, batch_size: int
+    tmp_path: Path, matcher: Fake, k: int, batch_size: int
 ) -> None:
     task = tasks.load(data(tmp_path) + f"?k={k}")
     scored = task.evaluate(matcher, batch_size=batch_size)  # type: ignore[arg-type]
@@ -112,7 +113,7 @@ def test_the_nearest_are_those_of_a_stable_sort(k: int) -> None:
     ]
 
 
-def test_a_pair_both_ways_is_matched_once(tmp_path: Path, matcher: Matcher) -> None:
+def test_a_pair_both_ways_is_matched_once(tmp_path: Path, matcher: Fake) -> None:
     tasks.load(data(tmp_path)).evaluate(matcher)  # type: ignore[arg-type]
     assert matcher.seen == IMAGES * TEXTS
 
@@ -128,11 +129,11 @@ def test_a_match_can_lift_what_features_put_second_but_nothing_further(tmp_path:
     similar[2, 7], similar[2, 4] = 0.9, 0.1
     matches[2, 7], matches[2, 4] = 5, 6
     task = tasks.load(data(tmp_path) + "?k=2")
-    ranks = task.evaluate(Matcher(similar, matches)).outcomes["rank_i2t"]  # type: ignore[arg-type]
+    ranks = task.evaluate(Fake(similar, matches)).outcomes["rank_i2t"]  # type: ignore[arg-type]
     assert ranks[:3] == [0, TEXTS - EACH, 0]
 
 
-def test_a_picture_that_does_not_decode_is_never_found(tmp_path: Path, matcher: Matcher) -> None:
+def test_a_picture_that_does_not_decode_is_never_found(tmp_path: Path, matcher: Fake) -> None:
     scored = tasks.load(data(tmp_path, broken=4)).evaluate(matcher, batch_size=4)  # type: ignore[arg-type]
     assert scored.failed == ["4.png"]
     assert scored.outcomes["rank_i2t"][4] == TEXTS - EACH
@@ -140,7 +141,7 @@ def test_a_picture_that_does_not_decode_is_never_found(tmp_path: Path, matcher: 
     assert matcher.seen == (IMAGES - 1) * TEXTS
 
 
-def test_k_is_part_of_the_task(tmp_path: Path, matcher: Matcher) -> None:
+def test_k_is_part_of_the_task(tmp_path: Path, matcher: Fake) -> None:
     name = data(tmp_path)
     by_default, more = tasks.load(name), tasks.load(name + "?k=256")
     assert by_default.k == 128 and more.k == 256  # type: ignore[attr-defined]
@@ -157,7 +158,7 @@ def test_larger_sets_are_re_ranked_further(
     assert tasks.load(data(tmp_path)).k == k  # type: ignore[attr-defined]
 
 
-def test_mistakes_are_one_clear_line(tmp_path: Path, matcher: Matcher) -> None:
+def test_mistakes_are_one_clear_line(tmp_path: Path, matcher: Fake) -> None:
     name = data(tmp_path)
     with pytest.raises(BenchError, match="k='0' in rerank-karpathy.* whole number from 1"):
         tasks.load(name + "?k=0")
@@ -165,6 +166,5 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, matcher: Matcher) -> None:
         tasks.load(name + "?top=3")
     with pytest.raises(BenchError, match="none of 9 images is there"):
         tasks.load(name + "x")
-    matcher.kind = "two-tower"
-    with pytest.raises(Unsupported, match="needs a matcher model"):
-        tasks.load(name).evaluate(matcher)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="needs a matcher model; fake is a two-tower"):
+        tasks.load(name).evaluate(TwoTower("fake", None, (1, 1)))

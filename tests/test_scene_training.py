@@ -11,30 +11,34 @@ import torch
 import bench
 from bench.core.registry import method
 from bench.models import catalogue
-from bench.models.sources.blips import unpacked
+from bench.models.loaded import Answerer, PairClassifier, Writer
+from bench.models.sources.embedded import unpacked
 from bench.tasks import scenes
-from bench.training import blip, pairs, tower, vilt
-from bench.training import finetune as finetuning
-from bench.training.finetune import finetune
+from bench.training import pairs
+from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
-from bench.training.recipe import Recipe
+from bench.training.losses import answers
+from recipes import blip_emoji as blip
+from recipes import scene_encoder
+from recipes import vilt_emoji as vilt
+from recipes.phases import Scratch
 
 EPOCHS = 4 * blip.BATCH / blip.SCENES  # four steps
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (blip, tower, vilt):
+    for module in (blip, scene_encoder, vilt):
         monkeypatch.setattr(module, "BATCH", 4)
-    for name, value in (("BLOCKS", 1), ("EPOCHS", 2 * 4 / tower.SCENES)):
-        monkeypatch.setattr(tower, name, value)
+    for name, value in (("BLOCKS", 1), ("EPOCHS", 2 * 4 / scene_encoder.SCENES)):
+        monkeypatch.setattr(scene_encoder, name, value)
     monkeypatch.setattr(vilt, "WATCHED", 8)
 
 
 def test_blips_train_and_are_saved_as_three_models(tmp_path: Path) -> None:
     from transformers import AutoProcessor, BlipForImageTextRetrieval, BlipForQuestionAnswering
 
-    last = blip.train(Settings(tmp_path, epochs=EPOCHS))
+    last = blip.train(Scratch(tmp_path, epochs=EPOCHS))
     assert set(last) == {"answers", "captions", "contrast", "match", "named"}
     assert all((tmp_path / folder / "config.json").is_file() for folder in blip.FOLDERS.values())
     vqa = BlipForQuestionAnswering.from_pretrained(tmp_path / blip.FOLDERS["vqa"])
@@ -113,7 +117,7 @@ def test_vilt_trains_and_judges_as_the_saved_model_does(tmp_path: Path) -> None:
     from transformers import ViltForImagesAndTextClassification
 
     torch.manual_seed(0)
-    last = vilt.train(Settings(tmp_path, epochs=4 * vilt.BATCH / vilt.PAIRS))
+    last = vilt.train(Scratch(tmp_path, epochs=4 * vilt.BATCH / vilt.PAIRS))
     assert set(last) == {"accuracy", "both", "only", "more", "place", "named"}
     saved = ViltForImagesAndTextClassification.from_pretrained(tmp_path / vilt.FOLDER).float()
     words, found = blip.tokenizer(), vilt.pairs(4, seed=5)
@@ -147,10 +151,10 @@ def test_patches_depict_what_is_there() -> None:
 @pytest.mark.parametrize("kind", ["vqa", "caption", "vilt"])
 def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) -> None:
     if kind == "vilt":
-        vilt.train(Settings(tmp_path, epochs=2 * vilt.BATCH / vilt.PAIRS))
+        vilt.train(Scratch(tmp_path, epochs=2 * vilt.BATCH / vilt.PAIRS))
         folder = tmp_path / vilt.FOLDER
     else:
-        blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
+        blip.train(Scratch(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
         folder = tmp_path / blip.FOLDERS[kind]
     recipe = Recipe(
         model=str(folder),
@@ -163,50 +167,54 @@ def test_saved_models_are_fine_tuned_with_crossget(kind: str, tmp_path: Path) ->
     )
     out = tmp_path / "tuned"
     finetune(recipe, Settings(out))
-    learned = method("crossget")(cross_tokens=out / "crossget.safetensors").learned
+    learned = method("crossget")(cross_tokens=out / "crossget.safetensors").tables
     towers = {"vqa": {"vision", "text"}, "caption": {"vision"}, "vilt": {"vision"}}[kind]
     assert set(learned) == towers
     assert all((table.abs().sum(1) > 0).all() for table in learned.values())
     loaded = catalogue.load(str(out))
-    batch = pairs.Scenes(loaded.kind).batch(torch.arange(3), torch.Generator().manual_seed(0))
+    batch = pairs.Scenes(type(loaded)).batch(torch.arange(3), torch.Generator().manual_seed(0))
     shown = [list(own) for own in batch.pictures]
     with torch.inference_mode(), bench.reduced(loaded.model, "crossget", r=4, cross_tokens=learned):
-        if loaded.judge is not None:
+        if isinstance(loaded, PairClassifier):
             assert loaded.judge(shown, batch.texts).shape == (3, 2)
         else:
-            assert loaded.answer is not None
+            assert isinstance(loaded, Writer)
             assert all(isinstance(s, str) for s in loaded.answer(shown, batch.texts, 4))
 
 
 def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) -> None:
-    blip.train(Settings(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
+    blip.train(Scratch(tmp_path, epochs=2 * blip.BATCH / blip.SCENES))
     loaded = catalogue.load(str(tmp_path / blip.FOLDERS["vqa"]), backend="eager")
     loaded.model.config.text_config.label_smoothing = 0.0
-    batch = pairs.Scenes("answerer").batch(torch.arange(5), torch.Generator().manual_seed(0))
+    batch = pairs.Scenes(Answerer).batch(torch.arange(5), torch.Generator().manual_seed(0))
     assert len({len(answer.split()) for answer in batch.answers}) > 1
-    whole = finetuning._answers(loaded)(batch)
+    whole = answers(loaded)(batch)
     total, count = 0.0, 0
     for i in range(5):
         one = pairs.Batch(
-            batch.images, [batch.texts[i]], batch.own[:1], [batch.answers[i]], [batch.pictures[i]]
+            batch.images,
+            [batch.texts[i]],
+            batch.target[:1],
+            [batch.answers[i]],
+            [batch.pictures[i]],
         )
         words = len(batch.answers[i].split()) + 1  # and its end
-        total += float(finetuning._answers(loaded)(one).detach()) * words
+        total += float(answers(loaded)(one).detach()) * words
         count += words
     assert abs(float(whole.detach()) - total / count) < 1e-4
 
 
 def test_a_vilt_begins_with_what_the_encoder_knows() -> None:
     torch.manual_seed(0)
-    begun = tower.Tower().eval()
+    begun = scene_encoder.Tower().eval()
     torch.nn.init.normal_(begun.model.embeddings.position_embedding)
     reasoner = vilt.Reasoner(len(blip.tokenizer())).eval()
     reasoner.begin(begun)
     with torch.no_grad():
-        pixels, _ = tower.compose(0)
+        pixels, _ = scene_encoder.compose(0)
         expected = begun.model(pixel_values=pixels).last_hidden_state
         vilt_ = reasoner.model.vilt
-        vilt_.encoder.layer = vilt_.encoder.layer[: tower.BLOCKS]
+        vilt_.encoder.layer = vilt_.encoder.layer[: scene_encoder.BLOCKS]
         x = vilt_.embeddings.patch_embeddings(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([vilt_.embeddings.cls_token.expand(len(x), -1, -1), x], 1)
         x = x + vilt_.embeddings.position_embeddings
@@ -217,7 +225,7 @@ def test_a_vilt_begins_with_what_the_encoder_knows() -> None:
 def test_a_name_looks_for_the_patches_that_depict_it() -> None:
     """Before training: words are named as patches are, and attention goes to what is alike."""
     torch.manual_seed(0)
-    begun, words = tower.Tower(), blip.tokenizer()
+    begun, words = scene_encoder.Tower(), blip.tokenizer()
     torch.nn.init.orthogonal_(begun.named.weight)
     models = blip.Blips(len(words))
     models.begin(begun, words)
@@ -232,9 +240,9 @@ def test_a_name_looks_for_the_patches_that_depict_it() -> None:
 def test_the_encoder_begins_as_llavas() -> None:
     clip = catalogue.load("embedded:llava-emoji").model.model.vision_tower
     clip = getattr(clip, "vision_model", clip)
-    begun = tower.Tower().eval()
-    tower.from_clip(clip, begun.model)
-    pixels, _ = tower.compose(4)
+    begun = scene_encoder.Tower().eval()
+    scene_encoder.from_clip(clip, begun.model)
+    pixels, _ = scene_encoder.compose(4)
     with torch.no_grad():
         x = clip.pre_layrnorm(clip.embeddings(pixels))
         block = clip.encoder.layers[0](x, attention_mask=None)

@@ -18,8 +18,8 @@ import bench
 from bench import tasks
 from bench.core import Plan, Site, redrawing
 from bench.core.registry import method
+from bench.measure import profiles
 from bench.measure.memory import PeakMemory
-from bench.records import profiles
 from bench.records.record import COST_ONLY, Accuracy, Cell, Metric, Record
 from bench.runs.cell import EVALUATION_BATCH, accuracy, measure
 from bench.runs.seed_average import averaged, mean

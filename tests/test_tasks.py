@@ -13,7 +13,7 @@ import bench
 from bench import tasks
 from bench.core.errors import BenchError, Unsupported
 from bench.models import catalogue
-from bench.models.loaded import Loaded
+from bench.models.loaded import Classifier, Loaded
 from bench.tasks.base import subset
 from bench.tasks.scores import proportion, ranks_of
 
@@ -133,7 +133,8 @@ def test_a_constant_embedding_scores_nothing(data: Path, clip: Loaded, value: fl
     flat = dataclasses.replace(clip, model=Constant(value))
     task = tasks.load(f"karpathy:{data / 'dataset.json'}:{data / 'images'}")
     assert all(m.value == 0 for name, m in task.evaluate(flat).metrics.items() if "10" not in name)
-    classes = dataclasses.replace(flat, kind="classifier", classes=5)
+    common = (flat.name, flat.model, flat.image_size, 3, flat.transform)
+    classes = Classifier(*common, classes=5)
     folder = tasks.load(f"imagefolder:{data / 'images'}")
     assert folder.evaluate(classes).metrics["top1"].value == 0
 

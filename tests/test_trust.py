@@ -16,11 +16,11 @@ import torch
 import bench
 from bench import tasks
 from bench.core.code import code_of
-from bench.measure import blocks, generation, load
+from bench.measure import blocks, generation, load, machine, profiles
 from bench.measure.memory import PeakMemory
 from bench.models import catalogue
-from bench.models.loaded import Loaded
-from bench.records import machine, profiles, sources
+from bench.models.multimodal import PromptedModel
+from bench.records import sources
 from bench.records.record import Cell, Cost, Record
 from bench.records.store import Store
 from bench.runs import budgets, cell, planning, runner, seed_average, session, solved_budgets, spec
@@ -320,13 +320,7 @@ def test_answers_are_timed_without_garbage_collection_and_warmed_up_as_the_profi
     monkeypatch.setattr(generation, "timed", timed)
     profile = dataclasses.replace(profiles.get("cpu"), warmup=5, batch_sizes=())
     model = vlm_models.llava()
-    loaded = Loaded(
-        "llava",
-        model,
-        "multimodal",
-        (8, 8),
-        example=lambda batch: vlm_models.llava_batch(batch),
-    )
+    loaded = PromptedModel("llava", model, (8, 8))
     one = Cell("s", "llava", "cost", "none", {}, "none", "cpu", latency_seconds=0.8)
     of = session.Session(loaded, profile, "float32", "sdpa")
     timing = CellTiming(one, of, lambda batch: {}, lambda stage: None)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import bench
 from bench.core import BenchError, Plan, Reducer, Site
+from bench.core.kinds import is_adaptive
 from bench.core.schedules import as_schedule
 from methods.algorithms.prumerge import (
     enriched,
@@ -25,8 +26,9 @@ from methods.algorithms.prumerge import (
     listed_by_ratio,
     outlier_ratio,
 )
+from methods.algorithms.ranking import class_attention, ranked
 from methods.divprune import DivPrune, far_apart
-from methods.fastervlm import FasterVLM, class_attention, ranked
+from methods.fastervlm import FasterVLM
 from methods.prumerge import PruMerge
 from methods.visionzip import VisionZip, gathered
 from methods.vispruner import VisPruner, diverse
@@ -472,7 +474,7 @@ def test_runs_on_the_meta_device(name: str) -> None:
     assert x.shape[1] == most or (name.startswith("prumerge") and x.shape[1] == 16)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if not METHODS[n].adaptive])
+@pytest.mark.parametrize("name", [n for n in METHODS if not is_adaptive(METHODS[n])])
 def test_compiles_as_one_graph(name: str) -> None:
     s = random_site(name)
 
@@ -500,16 +502,15 @@ def test_gradients_reach_the_tokens(name: str) -> None:
 @pytest.mark.parametrize("rate", [0.02, 0.25, 0.9])
 def test_as_many_tokens_are_left_as_the_budget_says(name: str, rate: float) -> None:
     s, method = random_site(name), METHODS[name]
+    keeps_class = isinstance(method, VisionZip)
     free = s.x.shape[1] - s.n_protected
     wanted = as_schedule(method, keep_rate=rate, layers=[0])(0, 1, free, free)
     r = method.feasible(wanted, free, None)
-    left = method.plan(s, r).apply(s.x, s.size)[0].shape[1] - s.n_protected * (
-        not method.keeps_class
-    )
-    expected = max(math.ceil(rate * free), method.least + method.keeps_class)
+    left = method.plan(s, r).apply(s.x, s.size)[0].shape[1] - s.n_protected * (not keeps_class)
+    expected = max(math.ceil(rate * free), method.least + keeps_class)
     if name == "visionzip-counts":
         assert left == 10
-    elif method.adaptive:
+    elif is_adaptive(method):
         assert 2 <= left <= expected
     else:
         assert left == expected
@@ -519,7 +520,7 @@ def test_the_authors_budgets() -> None:
     def left(method: Reducer, patches: int) -> int:
         wanted = as_schedule(method, keep_rate=method.budget["keep_rate"])(0, 1, patches, patches)
         r = method.feasible(wanted, patches, None)
-        return patches + method.keeps_class - r
+        return patches + isinstance(method, VisionZip) - r
 
     assert left(VisionZip(), 576) == 64 == left(VisionZip(54, 10), 576)
     assert round(64 * VisionZip().contextual_share) == 10

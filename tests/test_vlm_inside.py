@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import bench
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported
+from bench.core import BenchError, Plan, Reducer, Unsupported
 from bench.core.schedules import as_schedule
+from bench.core.site import LanguageSite
 from methods.algorithms.language import in_set_order, least_alike, raters, words_after
 from methods.dart import DART
 from methods.fastv import FastV
@@ -64,14 +65,16 @@ def span(n: int, first: int, count: int) -> Tensor:
     return ((at >= first) & (at < first + count))[None]
 
 
-def language_site(x: Tensor, image: Tensor, q: Any = None, k: Any = None, **more: Any) -> Site:
+def language_site(
+    x: Tensor, image: Tensor, q: Any = None, k: Any = None, **more: Any
+) -> LanguageSite:
     """What a method sees ahead of a block; `image` (B,N) are the image's tokens."""
     none = x[:, None, :, :0]
     q, k = (none if t is None else t for t in (q, k))
     B, N, _ = x.shape
     words = int((~image).sum(1)[0])
     given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
-    return Site(
+    return LanguageSite(
         x, q, k, k, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
         prefix=0, causal="bias" not in more, **{**given, **more},
     )  # fmt: skip
@@ -228,7 +231,7 @@ def layout(image: int) -> tuple[Tensor, Tensor]:
     return torch.cat(spans), torch.arange(N) >= torch.tensor(pads)[:, None]
 
 
-def random_site(seed: int = 0) -> Site:
+def random_site(seed: int = 0) -> LanguageSite:
     """Three samples; grouped queries; padding whose rows of attention are empty."""
     torch.manual_seed(seed)
     image, real = layout(IMAGE)
@@ -249,7 +252,7 @@ def random_site(seed: int = 0) -> Site:
     )  # fmt: skip
 
 
-def alone(s: Site, b: int) -> Site:
+def alone(s: LanguageSite, b: int) -> LanguageSite:
     """One sample without its padding."""
     pad = int((s.size[b] == 0).sum())
     at, q_k = slice(b, b + 1), None if s.ahead is None else s.ahead()
@@ -298,14 +301,14 @@ def best(score: dict[int, float], count: int) -> list[int]:
     return sorted(score, key=lambda i: (-score[i], i))[:count]
 
 
-def parts(s: Site, b: int) -> tuple[int, list[int], list[int]]:
+def parts(s: LanguageSite, b: int) -> tuple[int, list[int], list[int]]:
     """Padding, the image's tokens, and the words behind it."""
     image = (~s.protect[b]).nonzero().flatten().tolist()
     pad = int((s.size[b] == 0).sum())
     return pad, image, list(range(image[-1] + 1, s.x.shape[1]))
 
 
-def loop_last_token(s: Site, q: Tensor, k: Tensor, b: int, left: int) -> list[int]:
+def loop_last_token(s: LanguageSite, q: Tensor, k: Tensor, b: int, left: int) -> list[int]:
     pad, image, _ = parts(s, b)
     N = s.x.shape[1]
     heads = loop_attention(q[b], k[b], N - 1, range(pad, N))
@@ -364,7 +367,7 @@ def loop_merged(x: Tensor, again: list[int], count: int) -> list[Tensor]:
     return [x[one].sum(0) / (len(one) + 1e-6) for one in into.values()]
 
 
-def loop_rating(start: Site, b: int) -> list[int]:
+def loop_rating(start: LanguageSite, b: int) -> list[int]:
     """The raters, counted from the end: -1 is the last word."""
     _, image, words = parts(start, b)
     share = dict.fromkeys(words, 0.0)
@@ -412,7 +415,7 @@ def test_half_precision_decides_as_float32_of_the_same_numbers(
     assert s.ahead is not None and s.start is not None and s.bias is not None
     ahead = s.ahead()
 
-    def cast(to: torch.dtype) -> Site:
+    def cast(to: torch.dtype) -> LanguageSite:
         def turn(x: Tensor) -> Tensor:
             return x.to(dtype).to(to)
 
@@ -433,7 +436,7 @@ def test_half_precision_decides_as_float32_of_the_same_numbers(
     torch.testing.assert_close(x.float(), b.apply(same.x, same.size)[0], atol=0.05, rtol=0.05)
 
 
-def on_meta(s: Site) -> Site:
+def on_meta(s: LanguageSite) -> LanguageSite:
     fields = ("x", "q", "k", "v", "size", "protect", "bias", "anchor")
     moved = {f: t.to("meta") for f in fields if (t := getattr(s, f)) is not None}
     q_k = None if s.ahead is None else tuple(t.to("meta") for t in s.ahead())
@@ -490,7 +493,7 @@ def test_gradients_reach_the_tokens(name: str) -> None:
 # --- prompts out of the ordinary ----------------------------------------------------------------
 
 
-def odd_site(before: int, after: int, image: int = 12) -> Site:
+def odd_site(before: int, after: int, image: int = 12) -> LanguageSite:
     torch.manual_seed(5)
     n = before + image + after
     x, q, k = torch.randn(2, n, 16), *torch.randn(2, 2, 2, n, 8).unbind(0)

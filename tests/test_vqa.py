@@ -16,7 +16,7 @@ from bench import tasks
 from bench.core.errors import BenchError, Unsupported
 from bench.models import catalogue
 from bench.models.loaded import Loaded
-from bench.models.multimodal import answering
+from bench.models.multimodal import PromptedModel
 from bench.tasks.pictures import Arrays
 from bench.tasks.vqa import Question, QuestionAnswering, exact
 
@@ -40,19 +40,20 @@ def _prepare(images: list[list[Any]], questions: list[str]) -> dict[str, torch.T
     }
 
 
+class Tiny(PromptedModel):
+    """Reads letters and writes numbers."""
+
+    def prepare(self, images: Any, questions: Any, answers: Any = ()) -> dict[str, torch.Tensor]:
+        return _prepare(images, questions)
+
+    def decode(self, ids: torch.Tensor) -> list[str]:
+        return [" ".join(map(str, row)) for row in ids.tolist()]
+
+
 @pytest.fixture(scope="module")
 def tiny() -> Loaded:
     model = vlm_models.llava()
-    return Loaded(
-        name="tiny",
-        model=model,
-        kind="multimodal",
-        image_size=(24, 24),
-        answer=answering(
-            model, _prepare, lambda ids: [" ".join(map(str, row)) for row in ids.tolist()]
-        ),
-        provenance={"weights": "path"},
-    )
+    return Tiny("tiny", model, (24, 24), provenance={"weights": "path"})
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_what_cannot_answer_is_told_so(
     with pytest.raises(BenchError, match="random weights"):
         task.evaluate(dataclasses.replace(tiny, provenance={"weights": "random"}))
     with pytest.raises(BenchError, match="nothing says how questions are put"):
-        task.evaluate(dataclasses.replace(tiny, answer=None))
+        task.evaluate(PromptedModel("mute", tiny.model, (24, 24)))
 
 
 def test_the_emoji_questions_ship_with_the_project() -> None:

@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("bench", "crossget", "methods")
-OPTIONAL = ("lmms_eval", "onnx", "resvg_py")  # extras
+OPTIONAL = ("accelerate", "lmms_eval", "onnx", "peft", "resvg_py")  # extras
 HEAVY = ("torch", "torchvision", "transformers", "timm", "datasets", "fvcore")
 # Names of methods that are also plain words of the model libraries: no sign of knowing the method.
 PLAIN_WORDS = {"none", "random", "pool", "downsample"}
@@ -113,7 +113,7 @@ def test_crossget_knows_only_the_core() -> None:
 
 
 def report_files() -> list[Path]:
-    alone = [ROOT / "bench" / name for name in ("record.py", "store.py")]
+    alone = [ROOT / "bench" / "records" / name for name in ("record.py", "store.py")]
     return [*sorted(ROOT.glob("bench/report/**/*.py")), *alone]
 
 

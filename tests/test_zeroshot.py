@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from bench import tasks
 from bench.core.errors import BenchError, Unsupported
+from bench.models.loaded import Classifier, TwoTower
 from bench.tasks.base import Feed
 from bench.tasks.pictures import Arrays
 from bench.tasks.zeroshot import ENSEMBLE, USUAL, ZeroShot, templates_for
@@ -23,20 +23,20 @@ from bench.tasks.zeroshot import ENSEMBLE, USUAL, ZeroShot, templates_for
 WAYS = {"abyssinian": 0, "great pyrenees": 1, "Boeing 707": 2}
 
 
-class Towers(SimpleNamespace):
+class Towers(TwoTower):
     """Pictures point where their shade says; texts where the class's name says."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            name="fake", kind="two-tower", random=False, device="cpu", dtype=torch.float32
-        )
-        self.image_size, self.channels, self.image_argument = (1, 1), 1, "pixels"
-        self.model, self.texts = self, []
+    device, dtype = torch.device("cpu"), torch.float32
+    __setattr__ = object.__setattr__  # models are frozen
 
-    def transform(self, image: Any) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__("fake", self, (1, 1), 1, self.shaded, "pixels", tokenizer=self.pointed)
+        self.texts: list[str] = []
+
+    def shaded(self, image: Any) -> Tensor:
         return torch.tensor([[[np.asarray(image.convert("L"))[0, 0] // 60]]], dtype=torch.float32)
 
-    def tokenizer(self, texts: list[str]) -> dict[str, Tensor]:
+    def pointed(self, texts: list[str]) -> dict[str, Tensor]:
         self.texts += texts
         ways = [next(way for name, way in WAYS.items() if name in text) for text in texts]
         return {"ids": torch.tensor(ways), "short": torch.tensor([len(t) < 30 for t in texts])}
@@ -140,18 +140,18 @@ def test_who_points_everywhere_is_right_nowhere(tmp_path: Path) -> None:
     model.get_image_features = lambda pixels: torch.ones(len(pixels), 3)
     scored = tasks.load(f"zeroshot:{pets(tmp_path)}").evaluate(model)  # type: ignore[arg-type]
     assert scored.metrics["top1"].value == 0
-    model.kind = "classifier"
-    with pytest.raises(Unsupported, match="needs a two-tower model"):
-        tasks.load(f"zeroshot:{tmp_path}/oxford_pets").evaluate(model)  # type: ignore[arg-type]
+    with pytest.raises(Unsupported, match="needs a two-tower model; fake is a classifier"):
+        other = Classifier("fake", None, (1, 1))
+        tasks.load(f"zeroshot:{tmp_path}/oxford_pets").evaluate(other)
 
 
 class Circle(Towers):
     """Of seven classes: a picture is nearest to its shade's, then to those that follow."""
 
-    def tokenizer(self, texts: list[str]) -> dict[str, Tensor]:
+    def pointed(self, texts: list[str]) -> dict[str, Tensor]:
         return {"ids": torch.tensor([int(text) for text in texts])}
 
-    def transform(self, image: Any) -> Tensor:
+    def shaded(self, image: Any) -> Tensor:
         return torch.tensor([[[np.asarray(image)[0, 0]]]], dtype=torch.float32)
 
     def get_image_features(self, pixels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from bench.check.cases import Case, Inputs
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.core import Plan, Reducer, Site
+from bench.core.kinds import LanguageReducer
 from bench.engine.families import adapter_for
 from bench.engine.tower import override
 
@@ -111,7 +112,8 @@ class AnswerProbe(Probe):
     def renumbers(self) -> bool:
         """Whether positions count on without gaps behind a removal."""
         tower: Any = self.subject.towers["language"]
-        return bool(self.method.renumbers and tower.renumbers)
+        inside = issubclass(self.method, LanguageReducer) and self.method.renumbers
+        return bool(inside and tower.renumbers)
 
     def answer(
         self,

@@ -16,6 +16,7 @@ from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_a
 from bench.check.counts import left_of
 from bench.check.multimodal import PAD
 from bench.check.probe import Broken, NotApplicable, Probe
+from bench.core.kinds import Appender, InputReducer
 from bench.engine.reduce import reduced
 
 
@@ -24,7 +25,7 @@ def nothing(probe: Probe) -> str:
     here, reducer = of_answers(probe), probe.make()
     passes.nothing(probe)
     tower, budgets = probe.tower.name, [probe.budget(reducer, "nothing")]
-    if not probe.resizes and not reducer.appends:  # at work, and asked for nothing
+    if not isinstance(reducer, Appender | InputReducer):  # at work, and asked for nothing
         budgets.append({"r": {tower: _none_goes}})
     one = probe.case.alone(probe.subject.inputs, 0)
     alone = answer(probe.subject.model, one)

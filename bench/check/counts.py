@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.check.answer import Answer, AnswerProbe
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
+from bench.core.kinds import InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
 
 PATCH = 4  # pixels, in all the kit's models
@@ -36,6 +37,7 @@ def counts(probe: Probe) -> str:
 
 def _image_counts(probe: Probe) -> str:
     seen, subject, tower = probe.own, probe.subject, probe.tower
+    assert isinstance(seen.reducer, InputReducer)
     side = int(subject.towers["projector"].joins ** 0.5) if "projector" in subject.towers else 1
     rate, expected = seen.budget["keep_rate"][tower.name], []
     for rows, columns in filter(None, subject.grids):
@@ -89,10 +91,11 @@ def _last(
         if not calls[layer]:
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
         call = calls[layer].pop(0)
-        nominal = _after(call, nominal, reducer.adaptive)
+        nominal = _after(call, nominal, is_adaptive(reducer))
         grid = call.plan.grid
         # a projector's method sees a class token, which the language model mostly does not
-        class_stays = tower.name != "projector" or probe.method.keeps_class
+        keeps_class = issubclass(probe.method, ProjectorReducer) and probe.method.keeps_class
+        class_stays = tower.name != "projector" or keeps_class
         gone = 0 if class_stays else call.site.prefix
         if out != call.plan.keep.shape[1] + made_by(call.plan) - gone:
             raise Broken(f"layer {layer} runs on {out} tokens, other than planned")
@@ -195,7 +198,7 @@ def _behind(
     ahead = layer == 0 and reducer.before
     for number, b in enumerate(asked):
         call, i = (calls[0], b) if together else (calls[number], 0)
-        _after(call, rows[b].removable - r[b], reducer.adaptive)
+        _after(call, rows[b].removable - r[b], is_adaptive(reducer))
         rows[b] = _row(call, i, rows[b])
         if (ahead and _one_axis(probe)) or probe.renumbers:
             rows[b] = rows[b].renumbered()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.check.cases import Inputs, Prompted
 from bench.check.probe import Broken, Probe
 from bench.core import Learner, Plan, Reducer, observing
+from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
 from bench.engine.tracing import Trace
 from bench.measure.macs import count_macs
@@ -89,7 +90,7 @@ def _agree(probe: Probe, real: Cost, shape: Cost) -> str:
     Raises:
         Broken: they should agree and do not.
     """
-    adaptive, groups = probe.method.adaptive, _leaves_groups(probe)
+    adaptive, groups = is_adaptive(probe.method), _leaves_groups(probe)
     without = ("projector", "language", "MACs") if groups else ()
     values, shapes = real.figures(without), shape.figures(without)
     if values.keys() != shapes.keys():

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
-from bench.core import Plan, Reducer
+from bench.core import Learner, Plan
+from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
 
 
@@ -123,7 +124,7 @@ def half(probe: Probe) -> str:
 
 def compiles(probe: Probe) -> str:
     """The decision and its application are one graph to torch.compile, with the same result."""
-    if probe.method.adaptive:
+    if is_adaptive(probe.method):
         raise NotApplicable("how many tokens it keeps depends on the sample")
     calls = probe.decided()[0].calls
     if not probe.case.thorough:
@@ -174,12 +175,12 @@ def gradient(probe: Probe) -> str:
         return ""
     if any(g is not None and g.any() for g in gradients.values()):
         return f"{len(learned)} learned"
-    if _own_loss_reaches(probe, reducer, list(learned.values())):
+    if isinstance(reducer, Learner) and _own_loss_reaches(probe, reducer, [*learned.values()]):
         return f"{len(learned)} learned, by its own loss alone"
     raise Broken(f"no gradient reaches any of its {len(learned)} learned tensors")
 
 
-def _own_loss_reaches(probe: Probe, reducer: Reducer, learned: Sequence[Tensor]) -> bool:
+def _own_loss_reaches(probe: Probe, reducer: Learner, learned: Sequence[Tensor]) -> bool:
     """Whether the method's own loss, which may compare the towers, reaches what it learns."""
     model = probe.subject.model
     with torch.enable_grad(), reduced(model, reducer, **probe.budget(reducer)):

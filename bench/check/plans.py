@@ -10,13 +10,16 @@ from torch import Tensor
 
 from bench.check.probe import Broken, Call, Probe, made_by
 from bench.core import Plan
+from bench.core.kinds import Appender
+from bench.core.site import LanguageSite
 
 
 def protected(probe: Probe) -> str:
     """Class, prefix, end-of-text and appended tokens stay, unmixed, where readers find them."""
     for seen in probe.decided(_survive):
+        appends = seen.reducer.appends if isinstance(seen.reducer, Appender) else 0
         for call, slots, _ in seen.reductions(probe.tower.name):
-            _stand_still(call, slots, seen.reducer.appends, call.site.prefix)
+            _stand_still(call, slots, appends, call.site.prefix)
     return ""
 
 
@@ -50,7 +53,8 @@ def mass(probe: Probe) -> str:
         first = [c.site.size.sum(1) for c in seen.calls if c.site.layer == seen.calls[0].site.layer]
         largest = torch.stack(first).amax(0)  # of packed images
         for call, slots, size in seen.reductions(probe.tower.name):
-            most = largest if call.site.start is None else call.site.start.size.sum(1)
+            start = call.site.start if isinstance(call.site, LanguageSite) else None
+            most = largest if start is None else start.size.sum(1)
             if call.plan.size is None:
                 _conserved(call, slots, size)
             else:

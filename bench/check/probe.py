@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bench.check.cases import Case, Inputs
 from bench.check.subject import Subject
-from bench.core import BenchError, Plan, Reducer, Site, Unsupported, observing
+from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported, observing
+from bench.core.kinds import InputReducer
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 from bench.engine.tracing import Trace
@@ -91,7 +92,7 @@ class Probe:
             torch.manual_seed(0)
             reducer = self.method(**{**self.params, **more})
             shapes = {n: s for n, s in self.subject.shapes.items() if n in reducer.towers}
-            learned = reducer.learn(shapes) if reducer.learns else {}
+            learned = reducer.learn(shapes) if isinstance(reducer, Learner) else {}
         return reducer, dict(learned)
 
     def budget(self, reducer: Reducer, kind: str = "own") -> dict[str, Any]:
@@ -145,12 +146,12 @@ class Probe:
     @property
     def resizes(self) -> bool:
         """Whether the method makes images smaller, in place of removing tokens."""
-        return self.method.acts == "input"
+        return issubclass(self.method, InputReducer)
 
     @property
     def refusals(self) -> type[BenchError]:
         """What a method may raise at the hard budget: what was learned may serve the own alone."""
-        return BenchError if self.method.learns else Unsupported
+        return BenchError if issubclass(self.method, Learner) else Unsupported
 
     @cached_property
     def passes(self) -> list[Seen]:

@@ -1,8 +1,9 @@
 """The types that everything else speaks, and the register of methods.
 
 Deciding is not applying. A method (`Reducer`) looks at a `Site` and answers with a `Plan`; the
-harness (`bench.engine`) moves the tokens, their sizes and the bookkeeping. All that a method file
-needs is imported from here; it is loaded on first use, so that the command line answers at once.
+harness (`bench.engine`) moves the tokens, their sizes and the bookkeeping. What a method file needs
+is imported from here, and from `bench.core.kinds` if it is more than a plan for each block; it is
+loaded on first use, so that the command line answers at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.core.errors import BenchError, Unsupported, check_known, near_miss
 from bench.core.registry import method, methods, register
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = [
     "Site",
     "Unsupported",
     "add_rows",
+    "check_known",
     "default_layers",
     "method",
     "methods",

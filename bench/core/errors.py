@@ -11,7 +11,20 @@ class BenchError(Exception):
 
 
 class Unsupported(BenchError):
-    """A method that cannot run on this model, said in one line; recorded, not retried."""
+    """A method that cannot run on this model, and why, in one line; recorded, not retried."""
+
+
+def check_known(what: str, name: str, choices: Iterable[str]) -> None:
+    """Raise a BenchError that begins with `what` and names the near misses, if a name is unknown.
+
+    Args:
+        what: such as "unknown method" or "pitome has no variant".
+        name: what the user typed.
+        choices: the names that there are.
+    """
+    names = list(choices)
+    if name not in names:
+        raise BenchError(f"{what} '{name}'{near_miss(name, names)}")
 
 
 def near_miss(name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar, TypeGuard
 
 from torch import Tensor, nn
 
@@ -15,42 +16,48 @@ from bench.core.site import Site
 class Learner(Reducer):
     """A method that brings tensors, which training learns.
 
-    The parameter that `learns` names gives them (or nothing: None, or "random" stand-ins made up on
-    the way); they are kept in `tables`.
+    Attributes:
+        learns: the parameter that takes the tensors: a mapping by name, or a safetensors file with
+            them under `LEARNS.NAME`. None gives none, and so does "random" to a `trained` method,
+            which then makes stand-ins up on the way.
+        trained: the method removes nothing sensible before it was trained.
+        tables: the tensors by name.
     """
 
+    learns: ClassVar[str]
+    trained: ClassVar[bool] = False
     tables: dict[str, Tensor]
 
     def __post_init__(self) -> None:
         """Read the tensors."""
         object.__setattr__(self, "tables", self.read(getattr(self, self.learns)))
 
-    def read(self, given: Mapping[str, Tensor] | str | Path | None) -> dict[str, Tensor]:
-        """Tensors by name, themselves or a safetensors file's under `LEARNS.NAME`.
+    def read(self, tables: Mapping[str, Tensor] | str | Path | None) -> dict[str, Tensor]:
+        """Tensors by name: those of a mapping, or a safetensors file's under `LEARNS.NAME`.
 
         Raises:
             BenchError: no such file, or it holds nothing under that name.
         """
-        if given is None or (given == "random" and self.trained):
+        if tables is None or (tables == "random" and self.trained):
             return {}
-        if not isinstance(given, str | Path):
-            return dict(given)
+        if not isinstance(tables, str | Path):
+            return dict(tables)
         from safetensors import safe_open
 
-        if not Path(given).is_file():
-            raise BenchError(f"no file {given}: {self.learns} must name a safetensors file")
+        if not Path(tables).is_file():
+            raise BenchError(f"no file {tables}: {self.learns} must name a safetensors file")
         prefix = self.learns + "."
-        with safe_open(str(given), "pt") as file:  # which may hold a model's weights as well
+        with safe_open(str(tables), "pt") as file:  # which may hold a model's weights as well
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        if not found:
-            raise BenchError(f"{given} holds no tensor named {prefix}NAME")
-        return found
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        if not tensors:
+            raise BenchError(f"{tables} holds no tensor named {prefix}NAME")
+        return tensors
 
     @property
-    def learned(self) -> Mapping[str, Tensor]:
-        """The tables."""
-        return self.tables
+    def random(self) -> bool:
+        """Whether stand-ins are asked for: enough to count costs."""
+        return not self.tables and bool(getattr(self, self.learns) == "random")
 
     def at(self, site: Site) -> dict[str, Tensor]:
         """This tower's and layer's tables by NAME, from those named `TOWER.LAYER.NAME`.
@@ -62,8 +69,8 @@ class Learner(Reducer):
         """
         key = f"{site.tower}.{site.layer}"
         tables = self.tables.items()
-        found = {k[len(key) + 1 :]: v for k, v in tables if f"{k}.".startswith(f"{key}.")}
-        if not found:
+        here = {k[len(key) + 1 :]: v for k, v in tables if f"{k}.".startswith(f"{key}.")}
+        if not here:
             layers = sorted({".".join(name.split(".")[:2]) for name in self.tables})
             has = f"only for {', '.join(layers)}" if layers else "for no layer"
             random = f", or give {self.learns}='random' to count costs" if self.trained else ""
@@ -71,15 +78,30 @@ class Learner(Reducer):
                 f"{self.name} has {self.learns} {has}, not for {key}: train some with --freeze or "
                 f"choose its layers={random}"
             )
-        return found
+        return here
 
     def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
-        """What to begin with in towers of these (depth, width), where nothing is given."""
+        """What training begins with in towers of these (depth, width), beside `tables`."""
         raise NotImplementedError
 
     def learn(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, nn.Parameter]:
-        """Make parameters of the tables, given or untrained."""
+        """Make parameters of the tables, old and untrained, for towers of these (depth, width).
+
+        This instance goes on with the parameters, so that gradients reach them.
+        """
         tables = {**self.untrained(shapes), **self.tables}
-        learned = {name: nn.Parameter(table.clone()) for name, table in tables.items()}
-        self.tables.update(learned)
-        return learned
+        parameters = {name: nn.Parameter(table.clone()) for name, table in tables.items()}
+        self.tables.update(parameters)
+        return parameters
+
+    def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
+        """The method's own loss after a forward pass of `model` in training; None without one.
+
+        `text_of` (B,) is the row of each image's text, where they are not paired by row.
+        """
+        return None
+
+
+def needs_training(method: type[Reducer]) -> TypeGuard[type[Learner]]:
+    """Whether a method removes nothing sensible before it was trained."""
+    return issubclass(method, Learner) and method.trained

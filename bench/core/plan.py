@@ -25,6 +25,7 @@ class Plan:
 
     Attributes:
         keep: (B,M) indices into N, in output order; -1 leaves a slot empty (size 0, never seen).
+        padded: `keep` may have empty slots.
         src: (B,R) indices into N, merged away; None for a pruner.
         dst: (B,R) indices into M, where each source goes.
         gain: (B,R) weights on the source and on its destination, once a source.
@@ -45,7 +46,7 @@ class Plan:
     extra: Tensor | None = None
     size: Tensor | None = None
     grid: tuple[int, int] | None = None
-    padded: bool = False  # whether `keep` has empty slots
+    padded: bool = False
     soft: bool = False
     members: int | None = None
 
@@ -124,7 +125,7 @@ class Plan:
             member = (self.extra != 0).any(1)
             slot = torch.where(member, M + self.extra.abs().argmax(1), slot)
         number = torch.arange(M, device=slot.device).expand(B, M)
-        if self.padded:  # an empty slot is nobody's: it writes into a column that is cut off
+        if self.padded:  # an empty slot has no token: it writes into a column that is cut off
             slot = torch.cat([slot, slot[:, :1]], 1)
             slot = slot.scatter(1, torch.where(self.keep < 0, n, self.keep), number)[:, :n]
         else:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.core.code import code_of
-from bench.core.errors import BenchError, near_miss
+from bench.core.errors import BenchError, check_known
 
 if TYPE_CHECKING:
     from bench.core import Reducer
@@ -29,32 +29,47 @@ GROUP = "crossget_bench.methods"
 _METHODS: dict[str, Any] = {}
 
 
-def register(name: str, *, source: str, url: str = "") -> Callable[[type[T]], type[T]]:
+def register(
+    name: str, *, source: str, url: str = "", acts: str = ""
+) -> Callable[[type[T]], type[T]]:
     """Class decorator: put a `Reducer` into the register.
 
     Args:
         name: what users type; lower case, words joined by hyphens.
         source: authors, venue, identifier and section the code follows.
         url: where to read it.
+        acts: where it acts, for readers; by default, what its class attributes say.
 
     Raises:
         BenchError: the name is taken by another class.
     """
 
     def add(cls: type[T]) -> type[T]:
-        old = _METHODS.get(name)
-        if old is not None and (old.__module__, old.__qualname__) != (
-            cls.__module__,
-            cls.__qualname__,
-        ):
-            raise BenchError(f"two methods are named '{name}': {old.__module__}, {cls.__module__}")
-        summary = (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        for key, value in {"name": name, "source": source, "url": url, "summary": summary}.items():
+        other = _METHODS.get(name)
+        if other is not None and _full_name(other) != _full_name(cls):
+            raise BenchError(
+                f"two methods are named '{name}': {other.__module__}, {cls.__module__}"
+            )
+        summary = (cls.__doc__ or "").split("\n\n")[0]
+        texts = {"name": name, "source": source, "url": url, "summary": summary}
+        for key, value in {**texts, "acts": acts or _where(cls)}.items():
             setattr(cls, key, " ".join(value.split()))
         _METHODS[name] = cls
         return cls
 
     return add
+
+
+def _full_name(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
+def _where(cls: Any) -> str:
+    """Where a method acts, in words, by its budget and its class attributes."""
+    if cls.before and cls.towers == ("projector",):
+        return "before the projector"
+    layers = "chosen layers" if "keep_rate" in cls.budget else "every layer"
+    return f"{layers}, {'before the block' if cls.before else 'after attention'}"
 
 
 @functools.cache
@@ -78,10 +93,8 @@ def method(name: str) -> type[Reducer]:
     Raises:
         BenchError: no such method; the message names the near misses.
     """
-    found = methods()
-    if name not in found:
-        raise BenchError(f"unknown method '{name}'{near_miss(name, found)}")
-    return found[name]
+    check_known("unknown method", name, methods())
+    return methods()[name]
 
 
 def source_hash(name: str, params: Mapping[str, Any] | None = None) -> str:
@@ -92,17 +105,26 @@ def source_hash(name: str, params: Mapping[str, Any] | None = None) -> str:
     Followed are imports within the method's own top-level package and `crossget`, so that a change
     anywhere in a method can never be served an old result; and methods that `params` name.
     """
-    cls = method(name)
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    fields = {k: v for k, v in (params or {}).items() if k in known}
     seen: dict[str, str] = {}
-    for one in [cls, *(method(part) for part, _ in cls(**fields).parts or ())]:
-        own = sys.modules[one.__module__]
-        _collect(own, {own.__name__.split(".")[0], "crossget"}, seen)
+    for cls in [method(name), *_composed_of(name, params or {})]:
+        module = sys.modules[cls.__module__]
+        _collect(module, {module.__name__.split(".")[0], "crossget"}, seen)
     digest = hashlib.sha256()
     for key in sorted(seen):
         digest.update(f"{key}\n{seen[key]}\n".encode())
     return digest.hexdigest()
+
+
+def _composed_of(name: str, params: Mapping[str, Any]) -> list[type[Reducer]]:
+    """The methods that a composition of these parameters runs; none for any other method."""
+    from bench.core.kinds import Composition
+
+    cls = method(name)
+    if not issubclass(cls, Composition):
+        return []
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    composition = cls(**{k: v for k, v in params.items() if k in known})
+    return [method(part) for part, _ in composition.parts]
 
 
 def _collect(module: Any, roots: set[str], seen: dict[str, str]) -> None:
@@ -118,9 +140,11 @@ def _collect(module: Any, roots: set[str], seen: dict[str, str]) -> None:
 
 def method_table() -> str:
     """The README's table of methods, in Markdown, made from the register."""
+    from bench.core.learner import needs_training
+
     rows = ["| method | acts | trained | what it does | source |", "|---|---|---|---|---|"]
     for name, cls in methods().items():
         source = f"[{cls.source}]({cls.url})" if cls.url else cls.source
-        trained = "yes" if cls.trained else "no"
+        trained = "yes" if needs_training(cls) else "no"
         rows.append(f"| `{name}` | {cls.acts} | {trained} | {cls.summary} | {source} |")
     return "\n".join(rows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench.core.errors import BenchError
+from bench.core.kinds import Compounding
 from bench.core.reducer import Reducer
 
 
@@ -117,7 +118,7 @@ def as_schedule(
     if keep_rate is not None:
         rate = _rates(keep_rate)
         at = None if layers is None else _blocks(layers)
-        return (KeepOfInitial if method.keeps == "initial" else KeepRate)(rate, at)
+        return (KeepOfInitial if isinstance(method, Compounding) else KeepRate)(rate, at)
     if layers is not None and not callable(r):
         return AtLayers(as_schedule(method, r), _blocks(layers))
     if isinstance(r, bool) or (not isinstance(r, int | Sequence) and not callable(r)):

@@ -26,26 +26,18 @@ class Site:
         protect: (B,N) bool, tokens that must survive and must not receive others.
         n_protected: how many tokens a sample protects (the same for all samples).
         layer: 0-based block index; `depth` the number of blocks.
-        tower: "vision" or "text".
+        tower: "vision", "text", "projector" or "language".
         scale: factor on the attention logits.
         bias: what was added to the logits, broadcastable to (B,H,N,N), or None.
         anchor: (B,) position of the token that is read out (class, end of text), or None.
         prefix: leading tokens that are not patches (class, distillation, registers).
         grid: (rows, columns) of the patches while they still form one, else None.
-        guide: (B,G,C) tokens of the other modality, where the model has them.
         whole: no token of this sequence was dropped or merged so far.
-        causal: the block attends under a causal mask that `bias` does not hold.
-        start: the site at the input of a language model (x: embeddings; q, k, v without channels),
-            for methods that compare the image's tokens with the words before any block ran.
-        ahead: () -> (q, k) of this block, for methods with `before`, which else see the block
-            before's; it costs the two projections once more.
-        norm: the tower's final norm.
         draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
 
-    In a language model ("language") the unprotected tokens are the image's; the others are words,
-    or padding (size 0). Between an image tower and a language model ("projector") q, k and v are
-    those of the block that made the features, and x has its class token in front, protected; where
-    the projector joins patches (Qwen2-VL), a token is a group of them, side by side.
+    Between an image tower and a language model ("projector") q, k and v are those of the block that
+    made the features, and x has its class token in front, protected; where the projector joins
+    patches (Qwen2-VL), a token is a group of them, side by side.
     """
 
     x: Tensor
@@ -63,12 +55,7 @@ class Site:
     anchor: Tensor | None = None
     prefix: int = 1
     grid: tuple[int, int] | None = None
-    guide: Tensor | None = None
     whole: bool = True
-    causal: bool = False
-    start: Site | None = None
-    ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
-    norm: Callable[[Tensor], Tensor] | None = None
     draw: int = 0
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
@@ -94,7 +81,7 @@ class Site:
         return logits.softmax(-1)
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
-        """What is added to the logits of these rows: the bias, and the causal mask."""
+        """What is added to the logits of these rows, one after the other."""
         bias = self.bias
         if bias is not None and bias.shape[-2] > 1 and isinstance(rows, slice):
             bias = bias[:, :, rows]
@@ -103,11 +90,6 @@ class Site:
             bias = bias.expand(len(at), -1, -1, -1)[at, :, rows][:, :, None]
         if bias is not None:
             yield bias
-        if self.causal:
-            position = torch.arange(self.k.shape[2], device=self.k.device)
-            row = position[rows][:, None] if isinstance(rows, slice) else rows[:, None, None, None]
-            later = position > row
-            yield torch.zeros_like(later, dtype=self.q.dtype).masked_fill(later, -torch.inf)
 
     def anchor_attention(self) -> Tensor:
         """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.
@@ -127,3 +109,32 @@ class Site:
     def keys(self) -> Tensor:
         """(B,N,H*D) keys over the whole width, heads side by side (a view where layout permits)."""
         return self.k.transpose(1, 2).flatten(2)
+
+
+@dataclass(frozen=True)
+class LanguageSite(Site):
+    """A block of a language model, ahead of which image tokens can be taken out of a prompt.
+
+    The unprotected tokens are the image's; the others are words, or padding (size 0).
+
+    Attributes:
+        causal: the block attends under a causal mask that `bias` does not hold.
+        start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
+            that compare the image's tokens with the words before any block ran.
+        ahead: () -> (q, k) of this block, while `q` and `k` are the block before's; it computes the
+            two projections once more.
+        norm: the model's final norm.
+    """
+
+    causal: bool = False
+    start: LanguageSite | None = None
+    ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+
+    def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
+        yield from super()._biases(rows)
+        if self.causal:
+            position = torch.arange(self.k.shape[2], device=self.k.device)
+            row = position[rows][:, None] if isinstance(rows, slice) else rows[:, None, None, None]
+            later = position > row
+            yield torch.zeros_like(later, dtype=self.q.dtype).masked_fill(later, -torch.inf)

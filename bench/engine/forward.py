@@ -8,50 +8,75 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.core import Plan, Reducer, Schedule, Site, observe
 from bench.core.errors import BenchError
+from bench.core.kinds import Appender, is_adaptive
 from bench.core.tensors import take
+from bench.engine.masks import additive, both, channel_attention, triangle, visible
 from bench.engine.tower import Tower
-
-_CHANNEL_PAD = 8  # flash kernels want head widths in steps of 8
 
 
 @dataclass(frozen=True)
-class Part:
+class Reduction:
     """A method at work in a tower, and how many tokens it removes where."""
 
     reducer: Reducer
     schedule: Schedule
 
+    def count(
+        self, layer: int, depth: int, tokens: int, initial: int, grid: tuple[int, int] | None
+    ) -> int:
+        """How many of `tokens` removable ones go: as many as scheduled, if the method can."""
+        wanted = self.schedule(layer, depth, tokens, initial)
+        return self.reducer.feasible(wanted, tokens, grid) if wanted > 0 else 0
+
 
 class Pass:
-    """The state of one tower during a forward pass: sizes, protected tokens, positions."""
+    """The state of one tower during a forward pass.
 
-    def __init__(self, tower: Tower, parts: Sequence[Part]) -> None:
+    Attributes:
+        reductions: the methods at work; those of `before` act ahead of a block's attention.
+        size: (B,N,1) how many input tokens each token stands for.
+        protect: (B,N) bool, tokens that stay.
+        slot: (B,N) present place of each input token, -1 for a dropped one; kept up to date in a
+            tower that `restores`.
+        anchor: (B,) present place of the token that is read out, or None.
+        grid: (rows, columns) of the patches while they form one.
+        nominal: removable tokens by the schedule's own count.
+        changed: the sequence is no longer the input's (tokens were removed or appended).
+        merged, reduced, padded: tokens were merged; removed; some slots are empty.
+        draw: number of the batch, for random methods; 0 unless batches are numbered.
+        upstream: the passes of the model's other towers.
+        qkv, bias, scale: what the latest attention saw.
+        attention_path: how sizes came into the latest attention: "plain", "mask" or "channel".
+    """
+
+    def __init__(self, tower: Tower, reductions: Sequence[Reduction]) -> None:
         """Nothing is known about the input yet; `begin` sets the state at the first block.
 
         Raises:
             BenchError: two of the methods append tokens of their own.
         """
-        self.tower, self.parts = tower, parts
-        appending = [part.reducer for part in parts if part.reducer.appends]
-        if len(appending) > 1:
-            names = " and ".join(f"'{reducer.name}'" for reducer in appending)
+        self.tower, self.reductions = tower, reductions
+        reducers = [reduction.reducer for reduction in reductions]
+        appenders = [reducer for reducer in reducers if isinstance(reducer, Appender)]
+        if len(appenders) > 1:
+            names = " and ".join(f"'{reducer.name}'" for reducer in appenders)
             raise BenchError(f"{names} both append tokens of their own: one a tower is possible")
-        self.guest = appending[0] if appending else None
-        self.appends = self.guest.appends if self.guest else 0
-        self.before = [part for part in parts if part.reducer.before]
-        self.after = [part for part in parts if not part.reducer.before]
-        self.adaptive = any(part.reducer.adaptive for part in parts)
-        self.proportional = any(part.reducer.proportional for part in parts)
+        self.appender = appenders[0] if appenders else None
+        self.appends = self.appender.appends if self.appender else 0
+        self.before = [reduction for reduction in reductions if reduction.reducer.before]
+        self.after = [reduction for reduction in reductions if not reduction.reducer.before]
+        self.adaptive = any(is_adaptive(reducer) for reducer in reducers)
+        self.proportional = any(reducer.proportional for reducer in reducers)
         self.depth = len(tower.blocks)
         self.input_ids: Tensor | None = None
         self.attention_path = "plain"
-        self.changed = self.merged = self.padded = False  # who reads its tokens may come first
+        # set here too: a decoder may ask for the size bias before any sequence has begun
+        self.changed = self.merged = self.padded = False
         self.layer = self.draw = 0
-        self.upstream: Mapping[str, Pass] = {}  # the passes of the model's other towers
+        self.upstream: Mapping[str, Pass] = {}
         self.qkv: tuple[Tensor, Tensor, Tensor] | None = None
         self.bias: Tensor | None = None
         self.scale: float | None = None
@@ -67,16 +92,16 @@ class Pass:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
         self.number_batch()
         B, N, _ = x.shape
-        tower, appends = self.tower, self.appends
+        tower = self.tower
         self.initial = N
-        self.nominal = max(N - tower.n_protected, 0)  # removable tokens by the schedule's count
+        self.nominal = max(N - tower.n_protected, 0)
         self.padded = mask is not None and tower.masked
         self.changed = self.merged = self.reduced = False
         self.anchor = tower.anchor(self, x)
         self.grid = tower.grid(N - tower.prefix)
         self.size = torch.ones(B, N, 1, device=x.device)
         if self.padded:
-            self.size = _visible(mask)[..., None]  # padding stands for nothing: it has size 0
+            self.size = visible(mask)[..., None]  # padding stands for nothing: it has size 0
             x = x * self.size.to(x.dtype)
             self.padded = not bool(self.size.all()) if not torch.compiler.is_compiling() else True
         position = torch.arange(N, device=x.device)
@@ -84,11 +109,15 @@ class Pass:
         if tower.name == "text" and self.anchor is not None:
             self.protect = self.protect | (position == self.anchor[:, None])
         self.slot: Tensor | None = position.expand(B, N)
-        if self.guest:
-            x = torch.cat([x, self.guest.append(x, self.anchor, tower.name)], 1)
-            self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)
-            self.protect = torch.cat([self.protect, self.protect.new_ones(B, appends)], 1)
-            self.changed = True
+        return self._with_appended(self.appender, x) if self.appender else x
+
+    def _with_appended(self, appender: Appender, x: Tensor) -> Tensor:
+        """(B,N,C) -> (B,N+appends,C), the new tokens protected and of size 1."""
+        B, appends = len(x), self.appends
+        x = torch.cat([x, appender.append(x, self.anchor, self.tower.name)], 1)
+        self.size = torch.cat([self.size, self.size.new_ones(B, appends, 1)], 1)
+        self.protect = torch.cat([self.protect, self.protect.new_ones(B, appends)], 1)
+        self.changed = True
         return x
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
@@ -104,22 +133,22 @@ class Pass:
         return self._finish(x) if layer == self.depth - 1 else x
 
     def before_attention(self, layer: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What happens to a block's input: the sequence begins, methods act ahead of the block."""
+        """A block's input (B,N,C) -> (B,M,C): the sequence begins, methods act ahead of a block."""
         self.layer = layer
         if layer == 0:
             x = self.begin(x, mask)
-        if self.guest:
-            x = self.guest.refresh(x, self.anchor, layer, self.tower.name)
-        for part in self.before:
-            x = self._step(part, layer, x)
+        if self.appender:
+            x = self.appender.refresh(x, self.anchor, layer, self.tower.name)
+        for reduction in self.before:
+            x = self._step(reduction, layer, x)
         return x
 
     def after_attention(self, layer: int, x: Tensor) -> Tensor:
-        """What happens between a block's halves: methods act."""
-        for part in self.after:
-            x = self._step(part, layer, x)
-        if not self.before:  # who reads it at the next block?
-            self.qkv = self.bias = None  # not held while the MLP runs: it would raise the peak
+        """Between a block's halves, (B,N,C) -> (B,M,C): methods act."""
+        for reduction in self.after:
+            x = self._step(reduction, layer, x)
+        if not self.before:  # only methods ahead of the next block look at this one's attention
+            self.qkv = self.bias = None  # held while the MLP runs it would raise the memory peak
         return x
 
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
@@ -130,21 +159,20 @@ class Pass:
         """What the model passes to its blocks beside tokens and mask, for the present tokens."""
         return kw
 
-    def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
-        """Reduce by as many tokens as the schedule says and the method can."""
-        reducer = part.reducer
+    def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
+        """Reduce by as many tokens as the schedule says and the method can. (B,N,C) -> (B,M,C)."""
+        reducer = reduction.reducer
         initial = max(self.initial - self.tower.n_protected, 0)
-        free = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
+        present = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
         if not self.adaptive:
-            self.nominal = free
-        wanted = part.schedule(layer, self.depth, self.nominal, initial)
-        r = reducer.feasible(wanted, self.nominal, self.grid) if wanted > 0 else 0
+            self.nominal = present
+        r = reduction.count(layer, self.depth, self.nominal, initial, self.grid)
         r = min(r, self.nominal - self.tower.reads_patches)  # one stays
         if r <= 0:
             return x
         self.nominal -= r
-        r = free - self.nominal
-        return self._reduce(reducer, layer, x, r) if r > 0 or reducer.adaptive else x
+        r = present - self.nominal
+        return self._reduce(reducer, layer, x, r) if r > 0 or is_adaptive(reducer) else x
 
     def _reduce(self, reducer: Reducer, layer: int, x: Tensor, r: int) -> Tensor:
         for observer in observe.OBSERVERS:
@@ -159,12 +187,9 @@ class Pass:
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
-        q, k, v = self.qkv or (x[:, None, :, :0],) * 3
         return Site(
             x,
-            q,
-            k,
-            v,
+            *(self.qkv or (x[:, None, :, :0],) * 3),
             self.size,
             self.protect,
             layer,
@@ -190,17 +215,8 @@ class Pass:
         return plan.reorder(order.clamp(max=self.tower.prefix)) if self.tower.prefix > 1 else plan
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
-        """Carry protection, anchor, grid and (where someone reads them) positions along."""
-        self.changed = self.reduced = True
-        self.grid = plan.grid
-        self.merged = self.merged or plan.src is not None or plan.size is not None
-        self.padded = self.padded or plan.padded
-        self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
-        if plan.padded:
-            self.protect = self.protect & (plan.keep >= 0)
-        if plan.extra is not None:
-            new = self.protect.new_zeros(self.protect.shape[0], plan.extra.shape[1])
-            self.protect = torch.cat([self.protect, new], 1)
+        """Carry the state along to the tokens after a plan; positions where a reader needs them."""
+        self._carry(plan)
         watchers = [o for o in observe.OBSERVERS if hasattr(o, "slots")]
         if not (watchers or self.tower.restores):
             return
@@ -212,14 +228,25 @@ class Pass:
         if self.anchor is not None:
             self.anchor = slots.gather(1, self.anchor[:, None])[:, 0]
 
+    def _carry(self, plan: Plan) -> None:
+        """Carry protection, grid and flags along."""
+        self.changed = self.reduced = True
+        self.grid = plan.grid
+        self.merged = self.merged or plan.src is not None or plan.size is not None
+        self.padded = self.padded or plan.padded
+        self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
+        if plan.padded:
+            self.protect = self.protect & (plan.keep >= 0)
+        if plan.extra is not None:
+            new = self.protect.new_zeros(self.protect.shape[0], plan.extra.shape[1])
+            self.protect = torch.cat([self.protect, new], 1)
+
     def _finish(self, x: Tensor) -> Tensor:
         """Appended tokens leave the sequence after the last block."""
+        n = x.shape[1] - self.appends
         if self.appends:
-            x, self.size = self._without_appended(x), self._without_appended(self.size)
+            x, self.size = x[:, :n], self.size[:, :n]
         return x
-
-    def _without_appended(self, x: Tensor) -> Tensor:
-        return x[:, : x.shape[1] - self.appends]
 
     def restore(self, x: Tensor) -> Tensor:
         """(B,M,C) -> (B,N,C): every input position shows the token that stands for it.
@@ -233,8 +260,6 @@ class Pass:
         index = torch.where(self.slot < 0, x.shape[1], self.slot)
         return take(torch.cat([x, mean], 1), index)
 
-    # --- attention -----------------------------------------------------------------------------
-
     def size_bias(self, dtype: torch.dtype) -> Tensor | None:
         """(B,1,1,N) to add to the logits: log size (proportional attention), -inf on padding."""
         if not (self.padded or (self.merged and self.proportional)):
@@ -242,11 +267,11 @@ class Pass:
         size = self.size if self.proportional else (self.size > 0).float()
         return size.log().to(dtype).transpose(1, 2)[:, None]
 
-    def _mask(self, given: Tensor | None, x: Tensor) -> Tensor | None:
-        """The causal mask of the present length; the model's own while nothing has changed."""
+    def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """The causal mask of the present length; the model's own `mask` while nothing changed."""
         if not self.changed or not self.tower.masked:
-            return given
-        return _triangle(x, x.shape[1]) if self.tower.causal else None
+            return mask
+        return triangle(x, x.shape[1]) if self.tower.causal else None
 
     def attention(
         self,
@@ -258,16 +283,12 @@ class Pass:
         inner: Callable[..., Tensor],
         fused: bool,
     ) -> Tensor:
-        """The tower's attention with the size bias in it; notes q, k, v for the method.
-
-        On a GPU a mask would knock fused attention off its flash kernel; there the bias travels as
-        one more channel of q and k, which is exact: `q.k + (1/scale) * (log size)`, scaled.
-        """
+        """The tower's attention with the size bias in it; notes q, k, v for the method."""
         self.qkv, self.scale = (q, k, v), scale
         bias = self.size_bias(q.dtype) if self.changed else None
-        self.bias = _sum(additive(mask, q.dtype), bias)
+        self.bias = both(additive(mask, q.dtype), bias)
         if mask is None and self.tower.causal:  # the kernel masks by itself; methods must see it
-            self.bias = _sum(_triangle(q, q.shape[2]), bias)
+            self.bias = both(triangle(q, q.shape[2]), bias)
         if bias is None:
             return inner(q, k, v, mask, scale)
         if fused and mask is None and (q.is_cuda or self.attention_path == "channel"):
@@ -275,37 +296,3 @@ class Pass:
             return channel_attention(q, k, v, bias, scale)
         self.attention_path = "mask"
         return inner(q, k, v, self.bias, scale)
-
-
-def channel_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """SDPA with a per-key bias (B,1,1,N) carried as an extra channel instead of a mask."""
-    D = q.shape[-1]
-    q = F.pad(F.pad(q, (0, 1), value=1 / scale), (0, _CHANNEL_PAD - 1))
-    column = bias.transpose(-2, -1).expand(*k.shape[:3], 1)
-    k = F.pad(torch.cat([k, column], -1), (0, _CHANNEL_PAD - 1))
-    v = F.pad(v, (0, _CHANNEL_PAD))
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :D]
-
-
-def _triangle(like: Tensor, n: int) -> Tensor:
-    """(1,1,n,n) to add to the logits: nobody sees what comes later."""
-    return like.new_full((n, n), float("-inf")).triu(1)[None, None]
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
-def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A mask as it is added to logits: what a boolean one hides gets -inf."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
-
-
-def _visible(mask: Any) -> Tensor:
-    """(B,1,N,N) attention mask -> (B,N) 1.0 where the last query may see the key."""
-    last: Tensor = mask[:, 0, -1]
-    return (last if last.dtype == torch.bool else last == 0).float()

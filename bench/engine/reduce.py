@@ -15,11 +15,12 @@ from typing import Any
 from torch import nn
 
 from bench.core import Reducer, Schedule
-from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.core.errors import BenchError, Unsupported, check_known, near_miss
+from bench.core.kinds import Appender, Composition, InputReducer
 from bench.core.registry import method as lookup
 from bench.core.schedules import as_schedule, removes_nothing
 from bench.engine.families import adapter_for
-from bench.engine.forward import Part, Pass
+from bench.engine.forward import Pass, Reduction
 from bench.engine.tower import Tower, override
 
 
@@ -54,52 +55,52 @@ def reduced(
     Raises:
         BenchError: unknown method, parameter, tower or budget; unsupported model.
     """
-    given = {"r": r, "keep_rate": keep_rate, "layers": layers, **params}
+    arguments = {"r": r, "keep_rate": keep_rate, "layers": layers, **params}
     if isinstance(method, str | Reducer):
-        wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]] = [(method, given)]
+        wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]] = [(method, arguments)]
     else:
         wanted = method
-        if any(value is not None for value in given.values()):
+        if any(value is not None for value in arguments.values()):
             raise BenchError("with several methods each has its own r=, keep_rate= and parameters")
     towers = adapter_for(model).towers(model)
-    installed: dict[str, list[Part]] = {}
     with contextlib.ExitStack() as stack:
-        for tower, part in _parts(stack, wanted, towers):
-            installed.setdefault(tower, []).extend(part)
-        for tower in list(installed):
+        reductions: dict[str, list[Reduction]] = {}
+        for tower, more in _reductions(stack, wanted, towers):
+            reductions.setdefault(tower, []).extend(more)
+        for tower in list(reductions):
             for name in towers[tower].linked:
-                installed.setdefault(name, [])
-        runs = {name: towers[name].start(parts) for name, parts in installed.items()}
+                reductions.setdefault(name, [])
+        runs = {name: towers[name].start(some) for name, some in reductions.items()}
         for name, run in runs.items():
             run.upstream = runs
             _install(stack, towers[name], run)
         yield model
 
 
-def _parts(
+def _reductions(
     stack: contextlib.ExitStack,
     wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]],
     towers: Mapping[str, Tower],
-) -> Iterator[tuple[str, Sequence[Part]]]:
-    """What each method does in which tower; one that acts on the input is put to work at once."""
+) -> Iterator[tuple[str, Sequence[Reduction]]]:
+    """Yield what each method does in which tower; image sizes are changed here, on `stack`."""
     for method, arguments in wanted:
-        given = dict(arguments)
-        budget = [given.pop(key, None) for key in ("r", "keep_rate", "layers")]
-        reducer = _reducer(method, given)
-        if reducer.parts is not None:
-            yield from _parts(stack, reducer.parts, towers)
+        params = dict(arguments)
+        budget = [params.pop(key, None) for key in ("r", "keep_rate", "layers")]
+        reducer = _reducer(method, params)
+        if isinstance(reducer, Composition):
+            yield from _reductions(stack, reducer.parts, towers)
             continue
-        budgets = _budgets(reducer, towers, *budget)
-        if reducer.acts == "input":
-            for name in _resize(stack, reducer, towers, budgets):
+        schedules = _schedules(reducer, towers, *budget)
+        if isinstance(reducer, InputReducer):
+            for name in _resize(stack, reducer, towers, schedules):
                 if towers[name].linked:  # others have to know that there are fewer tokens
                     yield name, ()
-        elif not all(removes_nothing(schedule) for schedule in budgets.values()):
-            if reducer.appends:  # its tokens ride along in every tower
-                riding = [name for name in towers if name in (*reducer.towers, *reducer.visits)]
-                budgets = {**{name: as_schedule(reducer, 0) for name in riding}, **budgets}
-            for name, schedule in budgets.items():
-                yield name, (Part(reducer, schedule),)
+        elif not all(removes_nothing(schedule) for schedule in schedules.values()):
+            if isinstance(reducer, Appender):  # its tokens ride along in every tower
+                visited = [name for name in towers if name in (*reducer.towers, *reducer.visits)]
+                schedules = {**{name: as_schedule(reducer, 0) for name in visited}, **schedules}
+            for name, schedule in schedules.items():
+                yield name, (Reduction(reducer, schedule),)
 
 
 def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
@@ -108,14 +109,12 @@ def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
             raise BenchError(f"parameters {sorted(params)} belong to the {method.name} instance")
         return method
     cls = lookup(method)
-    known = list(getattr(cls, "__dataclass_fields__", {}))
     for name in params:
-        if name not in known:
-            raise BenchError(f"method '{method}' has no parameter '{name}'{near_miss(name, known)}")
+        check_known(f"method '{method}' has no parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
     return cls(**params)
 
 
-def _budgets(
+def _schedules(
     reducer: Reducer, towers: Mapping[str, Tower], r: Any, keep_rate: Any, layers: Any
 ) -> dict[str, Schedule]:
     """The schedule of each tower that the user's budget names."""
@@ -123,32 +122,42 @@ def _budgets(
         r, keep_rate = reducer.budget.get("r"), reducer.budget.get("keep_rate")
     if layers is None and keep_rate is not None:
         layers = reducer.budget.get("layers")
-    named = [b for b in (r, keep_rate, layers) if isinstance(b, Mapping)]
-    wanted = list(dict.fromkeys(name for b in named for name in b))
-    if not wanted:
-        wanted = [name for name in reducer.towers if name in towers][:1]
-        if not wanted:
-            raise Unsupported(
-                f"method '{reducer.name}' acts in a {' or '.join(reducer.towers)} tower, and this "
-                f"model has {' and '.join(towers)}{_fixed(towers)}"
-            )
-    for name in wanted:
-        if name not in towers:
-            hint = _fixed(towers) or near_miss(name, towers)
-            raise BenchError(f"this model has no '{name}' tower{hint}")
-        if name not in reducer.towers:
-            where, why = " or ".join(reducer.towers), _fixed(towers) if towers[name].fixed else ""
-            raise Unsupported(
-                f"method '{reducer.name}' acts in a {where} tower, not in '{name}'{why}"
-            )
 
     def of(budget: Any, name: str) -> Any:
         return budget.get(name) if isinstance(budget, Mapping) else budget
 
     return {
         name: as_schedule(reducer, of(r, name), of(keep_rate, name), of(layers, name))
-        for name in wanted
+        for name in _named(reducer, towers, (r, keep_rate, layers))
     }
+
+
+def _named(reducer: Reducer, towers: Mapping[str, Tower], budget: Sequence[Any]) -> list[str]:
+    """The towers that a budget names; without a mapping, the first that the method acts in.
+
+    Raises:
+        BenchError: the model has no such tower, or the method does not act there.
+    """
+    where = " or ".join(reducer.towers)
+    mappings = [value for value in budget if isinstance(value, Mapping)]
+    names = list(dict.fromkeys(name for mapping in mappings for name in mapping))
+    if not names:
+        names = [name for name in reducer.towers if name in towers][:1]
+    if not names:
+        raise Unsupported(
+            f"method '{reducer.name}' acts in a {where} tower, and this "
+            f"model has {' and '.join(towers)}{_fixed(towers)}"
+        )
+    for name in names:
+        if name not in towers:
+            hint = _fixed(towers) or near_miss(name, towers)
+            raise BenchError(f"this model has no '{name}' tower{hint}")
+        if name not in reducer.towers:
+            why = _fixed(towers) if towers[name].fixed else ""
+            raise Unsupported(
+                f"method '{reducer.name}' acts in a {where} tower, not in '{name}'{why}"
+            )
+    return names
 
 
 def _fixed(towers: Mapping[str, Tower]) -> str:
@@ -157,12 +166,12 @@ def _fixed(towers: Mapping[str, Tower]) -> str:
 
 
 def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
-    for part in run.parts:
-        if part.reducer.needs_anchor and not tower.has_anchor:
+    for reduction in run.reductions:
+        if reduction.reducer.needs_anchor and not tower.has_anchor:
             where = "image encoder" if "vision" in tower.linked else f"{tower.name} tower"
             raise Unsupported(
-                f"method '{part.reducer.name}' ranks tokens by the class token, and this model's "
-                f"{where} has none"
+                f"method '{reduction.reducer.name}' ranks tokens by the class token, and this "
+                f"model's {where} has none"
             )
     if "forward" in tower.blocks[0].__dict__:
         raise BenchError(
@@ -176,11 +185,12 @@ def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
 
 def _resize(
     stack: contextlib.ExitStack,
-    reducer: Reducer,
+    reducer: InputReducer,
     towers: Mapping[str, Tower],
-    budgets: Mapping[str, Schedule],
+    schedules: Mapping[str, Schedule],
 ) -> Iterator[str]:
-    for name, schedule in budgets.items():
+    """Have images made smaller; yield the towers that see fewer tokens."""
+    for name, schedule in schedules.items():
         rate = getattr(schedule, "rate", None)
         if not isinstance(rate, float):
             raise BenchError(f"method '{reducer.name}' takes keep_rate= (one number), not r=")

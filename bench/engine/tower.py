@@ -76,7 +76,7 @@ class Tower(ABC):
         name: "vision", "text", "projector" (between an image encoder and a language model) or
             "language".
         blocks: the blocks, in order.
-        pass_class: the reduced pass that goes through it, made of the tower and its `Part`s.
+        pass_class: the reduced pass that goes through it, made of the tower and its `Reduction`s.
         prefix: leading tokens that are no patches and are never reduced.
         n_protected: tokens a sample never loses (prefix, end of text).
         causal: the blocks attend under a causal mask, so survivors keep their order.
@@ -120,9 +120,9 @@ class Tower(ABC):
         """Channels of a token, read off the first norm."""
         return int(getattr(self.blocks[0], self.attn_parts[0]).weight.shape[0])
 
-    def start(self, parts: Sequence[Any]) -> Any:
+    def start(self, reductions: Sequence[Any]) -> Any:
         """The pass that runs these methods here."""
-        return self.pass_class(self, parts)
+        return self.pass_class(self, reductions)
 
     @abstractmethod
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:

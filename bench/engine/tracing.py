@@ -30,8 +30,8 @@ class Trace(Observer):
         packed: per tower, how many sequences of their own lengths lie in each of these (images of
             Qwen2-VL); `tokens` then has so many entries a block.
         reads: per tower, tokens of another sequence that each block's cross-attention reads.
-        slots: per tower, (layer, (B,n_before) output slot of each token, -1 where dropped) for each
-            block that reduced.
+        layer_slots: per tower, for each block that reduced, (layer, (B,n_before) output slot of
+            each token, -1 where dropped).
         sizes: per tower, (layer, (B,n_after,1) input tokens represented).
         soft: per tower, whether a token became part of several; `slots` has the heaviest share.
     """
@@ -44,7 +44,6 @@ class Trace(Observer):
         default_factory=lambda: defaultdict(list)
     )
     sizes: dict[str, list[tuple[int, Tensor]]] = field(default_factory=lambda: defaultdict(list))
-
     soft: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))
 
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
@@ -92,15 +91,14 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
         *args: what its forward takes.
         **kwargs: likewise.
     """
-    found = Trace()
-    plain = Trace()
-    with torch.no_grad(), observing(found), _block_counts(model, plain):
+    seen, plain = Trace(), Trace()
+    with torch.no_grad(), observing(seen), _block_counts(model, plain):
         model(*args, **kwargs)
-    found.samples, found.packed, found.reads = plain.samples, plain.packed, plain.reads
+    seen.samples, seen.packed, seen.reads = plain.samples, plain.packed, plain.reads
     for name, tokens in plain.tokens.items():
-        if name not in found.tokens:  # a tower without reduction is not observed
-            found.tokens[name] = tokens
-    return found
+        if name not in seen.tokens:  # a tower without reduction is not observed
+            seen.tokens[name] = tokens
+    return seen
 
 
 @contextlib.contextmanager

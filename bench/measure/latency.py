@@ -24,7 +24,7 @@ from bench.measure.blocks import MIN_PAIRS, Blocks, Limits, Sample, no_garbage_c
 from bench.measure.timing import Paired
 
 if TYPE_CHECKING:
-    from bench.records.profiles import Profile
+    from bench.measure.profiles import Profile
 
 Run = Callable[[], object]
 PASS = "pass"  # the one stage of a forward pass

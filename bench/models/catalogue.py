@@ -6,44 +6,108 @@ Names: `embedded:vit-fashion` (trained here, in the repository), `timm:deit_smal
 is downloaded: cost columns need shapes only.
 
     bench.models.load("timm:vit_tiny_patch16_224", random_weights=True).model
+
+Every kind of name has a source, a file in `bench/models/sources/`, which is found by scanning. It
+takes a name apart once; what can be known of the model without loading it, and the model itself,
+are asked of the source. Sources import no heavy library before a model is loaded.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from bench.models.files import hash_files, weight_files
-from bench.models.loaded import Loaded
-from bench.models.names import EMBEDDED, FORMS, parse
-from bench.models.names import check_name as check_name
-from bench.models.shapes import SHAPES, shape
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     import torch
 
+    from bench.models.loaded import Loaded
 
-def names() -> list[str]:
-    """Return the names that need nothing but this project (and, where said, an optional extra)."""
-    return list(EMBEDDED)
-
-
-def catalogue() -> dict[str, str]:
-    """Return every kind of name that `load` takes, with a line about each."""
-    known = {name: "by its shape, with --random-weights and without a hub" for name in SHAPES}
-    return {**EMBEDDED, **_fine_tuned(), **FORMS, **known}
+PACKAGE = "bench.models.sources"
 
 
-def _fine_tuned() -> dict[str, str]:
-    from bench.models.sources import tuned as model_tuned
-    from bench.records.record import label
+@dataclass(frozen=True)
+class Source(ABC):
+    """Where the model of one name comes from.
 
-    found = {}
-    for name in model_tuned.names():
-        about = model_tuned.training(model_tuned.folder_of(name) or Path())
-        found[name] = f"fine-tuned with {label(about['method'], about['budget'])}"
-    return found
+    Attributes:
+        name: as the user typed it.
+        precedence: sources are asked for a name, and listed, from the lowest to the highest. The
+            highest takes any name.
+    """
+
+    name: str
+
+    precedence: ClassVar[int] = 50
+
+    @classmethod
+    @abstractmethod
+    def take(cls, name: str) -> Self | None:
+        """Return the source of `name`, or None if it is of another kind; may look for folders.
+
+        Raises:
+            BenchError: the name is of this kind, and incomplete.
+        """
+
+    @classmethod
+    @abstractmethod
+    def listing(cls) -> Mapping[str, str]:
+        """Return what names there are of this kind, or their form, with a line about each."""
+
+    @abstractmethod
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        """Return the model as its library makes it; `load` places it.
+
+        Raises:
+            BenchError: weights are missing, broken or out of reach.
+        """
+
+    def check(self, random_weights: bool = False) -> None:  # noqa: B027  # most need no check
+        """Raise BenchError when no model can be meant by the name; looks at no weights."""
+
+    def fingerprint(self) -> str | None:
+        """Return the sha256 of the weights without loading them; None if only loading can tell.
+
+        Raises:
+            BenchError: a weights file is missing or truncated.
+        """
+        return None
+
+    def model_type(self) -> str:
+        """Return the model type in a Hugging Face configuration, "" where there is none here."""
+        return ""
+
+    def learned(self) -> dict[str, Path]:
+        """Return the files with what methods learned with this model, by method."""
+        return {}
+
+
+@functools.cache
+def sources() -> list[type[Source]]:
+    """Return every kind of source, by precedence."""
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
+        importlib.import_module(f"{PACKAGE}.{module.name}")
+    return sorted(Source.__subclasses__(), key=lambda source: source.precedence)
+
+
+def source_of(name: str) -> Source:
+    """Return the source of the model called `name`; for a mistake it is the one that takes any.
+
+    Raises:
+        BenchError: the name is incomplete.
+    """
+    return next(filter(None, (source.take(name) for source in sources())))
+
+
+def listing() -> dict[str, str]:
+    """Return every name, or form of a name, that a model goes by, with a line about each."""
+    return {name: text for source in sources() for name, text in source.listing().items()}
 
 
 def load(
@@ -69,89 +133,30 @@ def load(
         BenchError: unknown name, weights that are missing, broken or out of reach, or a model that
             no adapter covers; the message names the fix.
     """
-    from bench.models import loading
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import hf, timm
-    from bench.models.sources import tuned as model_tuned
+    from bench.models.loading import finish
 
-    check_name(name, random_weights)
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "tuned", Path() as folder:
-            loaded = model_tuned.load(name, folder, random_weights, seed)
-        case "embedded", _:
-            loaded = model_embedded.load(name, random_weights, seed)
-        case "timm", file:
-            loaded = timm.load(name, parsed.base, file, random_weights, seed)
-        case _, folder:
-            source = str(folder or parsed.base)
-            loaded = hf.load(name, source, random_weights, seed)
-    return loading.finish(loaded, device, dtype, backend)
+    source = source_of(name)
+    source.check(random_weights)
+    return finish(source.build(random_weights, seed), device, dtype, backend)
+
+
+def check_name(name: str, random_weights: bool = False) -> None:
+    """Raise BenchError when no model can be meant by `name`; looks at no weights."""
+    source_of(name).check(random_weights)
 
 
 def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> str | None:
-    """Return the sha256 of the weights without loading them, or None when only `load` can tell.
-
-    Raises:
-        BenchError: a weights file is missing or truncated.
-    """
+    """Return the sha256 of the weights without loading them, or None when only `load` can tell."""
     if random_weights:
         return hashlib.sha256(f"random {name} {seed}".encode()).hexdigest()
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "embedded", _:
-            return hash_files(model_embedded.files(name))
-        case "tuned", Path() as folder:
-            return model_tuned.sha256(folder)
-        case "timm", Path() as file:
-            return hash_files([file])
-        case "folder", Path() as folder:
-            return hash_files(weight_files(folder))
-    return None
+    return source_of(name).fingerprint()
 
 
 def type_of(name: str) -> str:
     """Return the model type in a Hugging Face configuration, "" where there is none here."""
-    from bench.assets import embedded
-    from bench.models.loading import read_json
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    match parsed.kind, parsed.path:
-        case "tuned", Path() as tuned:
-            return type_of(str(model_tuned.training(tuned)["model"]))
-        case "embedded", _ if name in model_embedded.FOLDERS:
-            file = embedded.path(model_embedded.FOLDERS[name]) / "config.json"
-        case "folder", Path() as folder:
-            file = folder / "config.json"
-        case "hub", _:
-            known = shape(parsed.base)
-            if known is not None:
-                return str(known["model_type"])
-            file = _cached_config(parsed.base)
-        case _:
-            return ""
-    return str(read_json(file).get("model_type", "")) if file.is_file() else ""
-
-
-def _cached_config(hub_id: str) -> Path:
-    """Return where the hub's cache has a model's configuration; a path to no file if it has not."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(hub_id, "config.json")
-    return Path(cached if isinstance(cached, str) else "")
+    return source_of(name).model_type()
 
 
 def learned(name: str) -> dict[str, Path]:
     """Return the files with what methods learned with this model (none for most), by method."""
-    from bench.models.sources import embedded as model_embedded
-    from bench.models.sources import tuned as model_tuned
-
-    parsed = parse(name)
-    if parsed.kind == "tuned" and parsed.path:
-        return model_tuned.learned(parsed.path)
-    return model_embedded.learned(name) if parsed.kind == "embedded" else {}
+    return source_of(name).learned()

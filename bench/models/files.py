@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import BenchError
 
@@ -15,6 +15,12 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+
+def folder_named(name: str) -> Path | None:
+    """Return the folder that a model's name means, if any; `hf:` may stand in front."""
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    return folder if folder.is_dir() else None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -51,18 +57,26 @@ def check_file(file: Path) -> None:
     """Raise BenchError when a weights file is missing or is a truncated safetensors file."""
     if not file.is_file():
         raise BenchError(f"weights file {file} is missing: get it again or name another model")
-    if file.suffix != ".safetensors":
-        return
-    size = file.stat().st_size
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise BenchError(
+                f"weights file {file} is truncated or no safetensors file ({error}): get it again"
+            ) from None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the mapping in a model folder's JSON file."""
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, size)))
-        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        need = 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
         raise BenchError(
-            f"weights file {file} is truncated or no safetensors file ({size} bytes): get it again"
-        ) from None
-    if size < need:
-        raise BenchError(f"weights file {file} is truncated ({size} of {need} bytes): get it again")
+            f"{file.parent} has no config.json: give a folder written by save_pretrained"
+        ) from error
+    except ValueError as error:
+        raise BenchError(f"{file} is not valid JSON: get it again") from error
+    return value if isinstance(value, dict) else {}

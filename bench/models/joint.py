@@ -1,136 +1,125 @@
-"""Models of Hugging Face in which words and an image meet: BLIP and ViLT.
+"""Models of Hugging Face in which words and an image meet, BLIP and ViLT: what both share.
 
-Which head a model has, its configuration says under `architectures`. Inputs of noise are made from
-the configuration alone, so that costs need neither weights nor a processor.
+Inputs of noise are made from the configuration alone, so that costs need neither weights nor a
+processor.
 
     bench.models.load("blip-vqa-base", random_weights=True).scope
+
+A sample is prepared alone and runs beside others of exactly its shape. So no text and no image is
+padded, and an answer does not depend on what else is in the batch: BLIP's decoder, as transformers
+runs it, would read the padding of a question.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.core.errors import BenchError
-from bench.models import feeds as joint_feeds
 from bench.models import multimodal
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bench.models.loaded import Images
+
+T = TypeVar("T")
 TYPES = ("blip", "vilt")
-KINDS = {
-    "BlipForImageTextRetrieval": "matcher",
-    "BlipForQuestionAnswering": "answerer",
-    "BlipForConditionalGeneration": "captioner",
-    "ViltForQuestionAnswering": "answerer",
-    "ViltForImagesAndTextClassification": "pair-classifier",
-    "ViltModel": "encoder",
-}
 ATTENTION = "eager"  # the only one that transformers has for them
-QUESTION_TOKENS = joint_feeds.CAPTION_TOKENS  # BLIP's authors cut questions to the same length
+QUESTION_TOKENS = 35  # what BLIP's authors cut questions to, and captions when they score a match
 PROMPT_TOKENS = 4  # a start token and "a picture of", the prompt of BLIP's authors
 
 
-def class_for(name: str, config: Any) -> Any:
-    """Return the class of a model of one of these types.
+@dataclass(frozen=True)
+class Joint(Loaded):
+    """A model in which words and an image meet."""
 
-    Raises:
-        BenchError: its configuration names none that is supported.
-    """
-    import transformers
+    @property
+    def text_length(self) -> int:  # type: ignore[override]
+        return text_tokens(self.model)
 
-    for architecture in config.architectures or []:
-        if architecture in KINDS:
-            return getattr(transformers, architecture)
-    raise BenchError(
-        f"{name} is a {config.model_type} with {config.architectures or 'no named architecture'}: "
-        f"supported are {', '.join(KINDS)}; name one under 'architectures' in its config.json"
-    )
+    def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
+        return self.placed(noise(self.model, batch))
 
-
-def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:
-    """Read from a model's configuration how it is fed; `processor` may be None."""
-    config, kind = model.config, KINDS[type(model).__name__]
-    if type(model).__name__ == "BlipForQuestionAnswering":  # its answers read padded questions
-        from bench.engine.families import blip
-
-        blip.heed_padding(model.text_decoder.bert)
-    vision, text = (getattr(config, part, config) for part in ("vision_config", "text_config"))
-    tokens = _text_tokens(kind, text)
-    size = vision.image_size
-    return Loaded(
-        name=name,
-        model=model,
-        kind=kind,
-        image_size=(size, size) if isinstance(size, int) else tuple(size),
-        channels=int(getattr(vision, "num_channels", 3)),
-        text_length=tokens,
-        vocabulary=int(text.vocab_size),
-        end_token=getattr(text, "sep_token_id", None),
-        classes=int(config.num_labels) if type(model).__name__.startswith("ViltFor") else 0,
-        covers=_scope(kind, type(model).__name__, tokens),
-        example=lambda batch: noise(model, batch),
-        provenance=provenance,
-        **_feeds(name, model, kind, processor),
-    )
+    @contextlib.contextmanager
+    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
+        with on_meta(self.model):
+            yield self.example_inputs(1)
 
 
-def _text_tokens(kind: str, text: Any) -> int:
-    wanted = PROMPT_TOKENS if kind == "captioner" else QUESTION_TOKENS
-    return min(wanted, int(text.max_position_embeddings))
+@dataclass(frozen=True)
+class JointReader(Joint, Reader):
+    """A model that is asked about images, a sample at a time."""
 
+    def sample(self, images: Sequence[Any], text: str) -> dict[str, Tensor]:
+        """Return the arguments (1,...) of one text about one image."""
+        if len(images) != 1:
+            raise BenchError(f"{self.name} looks at one image with each text, not at {len(images)}")
+        settings = {"truncation": True, "max_length": longest_text(self.model)}
+        processor, image = self.require_processor(), images[0].convert("RGB")
+        return dict(processor(images=image, text=text, return_tensors="pt", **settings))
 
-def _scope(kind: str, architecture: str, tokens: int) -> str:
-    if kind == "matcher":
-        return f"one image and one text of {tokens} tokens, the score of their match"
-    if kind == "captioner":
-        return f"one image and a prompt of {tokens} tokens, the next token at each of them"
-    if kind == "pair-classifier":
-        return f"two images, each with a statement of {tokens} tokens, one judgement"
-    if architecture == "BlipForQuestionAnswering":
-        return f"one image and one question of {tokens} tokens, the answer's first token"
-    said = "its answer" if kind == "answerer" else "through the whole encoder"
-    return f"one image and one text of {tokens} tokens, {said}"
+    def ask(
+        self,
+        images: Images,
+        texts: Sequence[str],
+        run: Callable[[dict[str, Tensor]], Sequence[T]],
+    ) -> list[T]:
+        """Return what `run` makes of each text about its images, a result a row, in their order."""
+        samples = [self.sample(shown, text) for shown, text in zip(images, texts, strict=True)]
+        return in_groups(samples, lambda batch: run(self.placed(batch)))
 
-
-def processor_of(where: str, local: bool) -> Any:
-    """Return the processor that was saved beside a model, or None where files are missing."""
-    found = multimodal.processor_of(where, local)
-    if found is not None:
-        found.tokenizer.padding_side = "right"  # these models' texts are read from their start
-    return found
-
-
-def _feeds(name: str, model: Any, kind: str, processor: Any) -> dict[str, Any]:
-    """The fields of `Loaded` that say how samples are put to the model."""
-    feeds = joint_feeds.matching(model) if kind == "matcher" else {}
-    if processor is None:
-        return feeds
-    if kind == "matcher":
-        return {
-            **feeds,
-            "transform": _transform(processor.image_processor),
-            "tokenizer": joint_feeds.captions_of(model, processor),
-        }
-    if kind == "encoder":
-        return {}
-    feeds["teach"] = joint_feeds.teaching(model, processor)
-    if kind == "pair-classifier":
-        return {**feeds, "judge": joint_feeds.judging(name, model, processor)}
-    put = joint_feeds.chosen if model.config.model_type == "vilt" else joint_feeds.spoken
-    return {**feeds, "answer": put(name, model, processor)}
-
-
-def _transform(images: Any) -> Any:
-    def transform(image: Any) -> Tensor:
-        pixels: Tensor = images(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    def pixel_values(self, images: Images) -> Tensor:
+        """Return all images of all samples (I,C,H,W), as the image processor makes them."""
+        pictures = [image.convert("RGB") for shown in images for image in shown]
+        processor = self.require_processor().image_processor
+        pixels: Tensor = processor(pictures, return_tensors="pt")["pixel_values"]
         return pixels
 
-    return transform
+
+def in_groups(
+    samples: Sequence[Mapping[str, Tensor]], run: Callable[[dict[str, Tensor]], Sequence[T]]
+) -> list[T]:
+    """Run samples (1,...) of one shape together; return one result a sample, in their order."""
+    import torch
+
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        shape = tuple((key, tuple(part.shape)) for key, part in sorted(sample.items()))
+        groups.setdefault(shape, []).append(i)
+    results: dict[int, T] = {}
+    for rows in groups.values():
+        keys = samples[rows[0]].keys()
+        batch = {key: torch.cat([samples[i][key] for i in rows]) for key in keys}
+        results.update(zip(rows, run(batch), strict=True))
+    return [results[i] for i in range(len(samples))]
+
+
+def padded(words: Any, texts: Sequence[str], **settings: Any) -> dict[str, Tensor]:
+    """Return ids and mask of texts by a tokenizer, padded on its side to the longest."""
+    settings = {"padding": True, "return_token_type_ids": False, **settings}
+    return dict(words(list(texts), return_tensors="pt", **settings))
+
+
+def longest_text(model: Any) -> int:
+    """Return how many tokens the model's text side has positions for."""
+    return int(getattr(model.config, "text_config", model.config).max_position_embeddings)
+
+
+def text_tokens(model: Any) -> int:
+    """Return how many tokens the text has whose cost is counted."""
+    captions = type(model).__name__ == "BlipForConditionalGeneration"
+    return min(PROMPT_TOKENS if captions else QUESTION_TOKENS, longest_text(model))
+
+
+def image_size(config: Any) -> tuple[int, int]:
+    """Return (height, width) of what the configuration of an image encoder takes."""
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
@@ -138,20 +127,19 @@ def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    config, kind = model.config, KINDS[type(model).__name__]
+    config, architecture = model.config, type(model).__name__
     vision, text = (getattr(config, part, config) for part in ("vision_config", "text_config"))
-    size = vision.image_size
-    square = (size, size) if isinstance(size, int) else tuple(size)
-    images = (batch, config.num_images) if kind == "pair-classifier" else (batch,)
-    pixels = torch.randn(*images, getattr(vision, "num_channels", 3), *square, generator=generator)
-    shape = (batch, _text_tokens(kind, text))
+    pairs = architecture == "ViltForImagesAndTextClassification"
+    images = (batch, config.num_images) if pairs else (batch,)
+    channels = getattr(vision, "num_channels", 3)
+    pixels = torch.randn(*images, channels, *image_size(vision), generator=generator)
     special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "sep")}
     usual = torch.tensor([i for i in range(text.vocab_size) if i not in special])
-    ids = usual[torch.randint(len(usual), shape, generator=generator)]
-    given = {"pixel_values": pixels, "input_ids": ids}
-    if type(model).__name__ == "BlipForQuestionAnswering":
-        given["decoder_input_ids"] = torch.full((batch, 1), int(text.bos_token_id))
-    return given
+    ids = usual[torch.randint(len(usual), (batch, text_tokens(model)), generator=generator)]
+    inputs = {"pixel_values": pixels, "input_ids": ids}
+    if architecture == "BlipForQuestionAnswering":
+        inputs["decoder_input_ids"] = torch.full((batch, 1), int(text.bos_token_id))
+    return inputs
 
 
 @contextlib.contextmanager
@@ -163,15 +151,15 @@ def on_meta(model: Any) -> Iterator[None]:
         if model.config.model_type == "vilt":
             encoder = getattr(model, "vilt", model)
             embed, warn = encoder.embeddings, "warn_if_padding_and_no_attention_mask"
-            stack.enter_context(override(embed, "visual_embed", partial(whole, embed)))
-            stack.enter_context(override(embed, "forward", partial(unmasked, embed.forward)))
+            stack.enter_context(override(embed, "visual_embed", partial(_all_patches, embed)))
+            stack.enter_context(override(embed, "forward", partial(_unmasked, embed.forward)))
             stack.enter_context(override(encoder, warn, lambda *args: None))  # it reads values
         if hasattr(model, "text_encoder"):
             stack.enter_context(multimodal.without(model.text_encoder, "encoder_attention_mask"))
         yield
 
 
-def whole(
+def _all_patches(
     embeddings: Any, pixels: Tensor, mask: Tensor, *args: Any, **kw: Any
 ) -> tuple[Tensor, Tensor, None]:
     """Return ViLT's class token and patches (B,1+P,C) of images without padding, and their mask.
@@ -195,6 +183,6 @@ def whole(
     return x, torch.cat([seen[:, :1], seen], 1), None
 
 
-def unmasked(embed: Callable[..., tuple[Tensor, Tensor]], *args: Any, **kw: Any) -> Any:
+def _unmasked(embed: Callable[..., tuple[Tensor, Tensor]], *args: Any, **kw: Any) -> Any:
     """Return the sequence that ViLT's embeddings make, without its mask."""
     return embed(*args, **kw)[0], None

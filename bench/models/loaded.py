@@ -1,69 +1,55 @@
-"""A model ready to run, with what is needed to feed it."""
+"""A model ready to run: one class a kind, with what tasks, measurements and training ask of it.
+
+    bench.models.load("embedded:clip-emoji").encode_texts(...)    # a TwoTower
+
+A task asks for the kind that it needs with `isinstance`. Each class is abstract where the way of
+asking depends on the model: `bench.models.multimodal`, `blip` and `vilt` fill that in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    Images = Sequence[Sequence[Any]]  # PIL images of each sample
+
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model ready to run, with what is needed to feed it.
+class Loaded(ABC):
+    """What every kind of model has.
 
     Attributes:
         name: as the user typed it.
-        model: in eval mode, on its device, in its dtype.
-        kind: "classifier", "two-tower" (image and text), "encoder", "multimodal" (a language
-            model that sees), "answerer" (of questions), "captioner", "matcher" (of images and
-            texts, by features and by one look at both), "pair-classifier" (two images, one text).
+        model: an `nn.Module` in eval mode, on its device, in its dtype.
         image_size: (height, width) in pixels; `channels` of the input image.
         transform: PIL image -> (channels, height, width) float32; None when nobody knows it.
-        tokenizer: list of texts -> mapping of (B,L) tensors, or None.
-        text_length: tokens in a text, for two-tower models.
-        vocabulary: token ids run below this, for models that read.
-        prepare: for multimodal models: images of each sample and its question -> the arguments of
-            `generate()`, padded on the left; `decode`: new token ids (B,T) -> texts.
-        teach: images of each sample, questions, right answers -> the arguments of `model()` with
-            `labels`, so that it gives back the loss of the answers.
-        example: batch size -> the arguments of a prompt of noise, where the usual ones won't do.
-        covers: what a forward pass of it covers, in words.
-        answer: images of each sample, questions or prompts, most new tokens -> greedy answers.
-        judge: images of each sample, statements -> logits (B,classes).
-        encode_images: for matchers: pixels (B,3,H,W) -> features (B,D) of length 1, and tokens
-            (B,N,C) for `match`, with one more channel where a reduction left sizes that count.
-        encode_texts: for matchers: the tokenizer's mapping -> features (B,D) of length 1.
-        match: for matchers: tokens and the tokenizer's mapping -> (B,) logits of "a match".
+        image_argument: what `model()` calls its images.
         provenance: `weights` ("random", "trained here", "path", "hub:ID"), `sha256`, `card`.
+        kind: the class in one word, for messages.
+        covers: see `scope`; `{tokens}` stands for the length of a text.
+        text_length: tokens of the text in `example_inputs`, for models that read.
     """
 
     name: str
-    model: nn.Module
-    kind: str
+    model: Any
     image_size: tuple[int, int]
     channels: int = 3
     transform: Callable[[Any], Tensor] | None = None
-    tokenizer: Callable[[list[str]], dict[str, Tensor]] | None = None
-    text_length: int = 0
-    vocabulary: int = 0
-    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]] | None = None
-    teach: Callable[[list[list[Any]], list[str], list[str]], dict[str, Tensor]] | None = None
-    decode: Callable[[Tensor], list[str]] | None = None
-    example: Callable[[int], dict[str, Any]] | None = None
-    covers: str = ""
-    answer: Callable[[list[list[Any]], list[str], int], list[str]] | None = None
-    judge: Callable[[list[list[Any]], list[str]], Tensor] | None = None
-    encode_images: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-    encode_texts: Callable[[Mapping[str, Tensor]], Tensor] | None = None
-    match: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
-    end_token: int | None = None
     image_argument: str = "pixel_values"
-    classes: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    kind: ClassVar[str] = "model"
+    covers: ClassVar[str] = "one image through the whole model"
+    text_length = 0
 
     @property
     def random(self) -> bool:
@@ -73,57 +59,243 @@ class Loaded:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return _first(self.model).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return next(self.model.parameters()).dtype
+        return _first(self.model).dtype
 
     @property
     def scope(self) -> str:
         """What one forward pass of `example_inputs(1)` covers, in words."""
-        if self.covers:
-            return self.covers
-        if self.kind == "two-tower":
-            return f"one image and one text of {self.text_length} tokens, both towers"
-        if self.kind == "multimodal":
-            return f"one image and {self.text_length} words, until the first token of the answer"
-        return "one image through the whole model"
+        return self.covers.format(tokens=self.text_length)
 
-    def placed(
-        self, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """Return inputs on the model's device (or another), in its dtype where not integers."""
-        return placed(self.model, inputs, device)
+    def pixels(self, picture: Any) -> Tensor:
+        """Return a PIL image as the model takes it, (C,H,W) float32.
+
+        Raises:
+            BenchError: nobody knows how.
+        """
+        if self.transform is None:
+            raise BenchError(
+                f"nothing says how images are prepared for {self.name}: "
+                "put its preprocessor_config.json beside its weights"
+            )
+        return self.transform(picture)
+
+    def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs on the model's device, in its dtype where not integers."""
+        return placed(self.model, inputs)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
-        """Return arguments of `model()`: noise images (B,C,H,W), full-length texts (B,L)."""
+        """Return arguments of `model()`: images of noise (B,C,H,W), and texts for models that read.
+
+        Texts are random words, as long as the model's `scope` says.
+        """
         import torch
 
-        if self.example is not None:
-            return self.placed(self.example(batch))
-        generator = torch.Generator().manual_seed(seed)
+        return self._noise(batch, torch.Generator().manual_seed(seed))
+
+    def _noise(self, batch: int, generator: torch.Generator) -> dict[str, Any]:
+        import torch
+
         images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
-        inputs: dict[str, Any] = {self.image_argument: images.to(self.device, self.dtype)}
-        if self.kind == "two-tower":
-            shape_ = (batch, self.text_length)
-            ids = torch.randint(1, max(self.vocabulary - 2, 2), shape_, generator=generator)
-            # CLIP reads its text at the first end token, or at the largest id where it has no such
-            # token: the last position, so that the text is as long as it can be.
-            end = self.vocabulary - 1 if self.end_token in (None, 2) else self.end_token
-            ids[ids == end] = 1
-            ids[:, -1] = end
-            inputs["input_ids"] = ids.to(self.device)
-        return inputs
+        return {self.image_argument: images.to(self.device, self.dtype)}
+
+    @contextlib.contextmanager
+    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
+        """Give the arguments of `model()` for one example on the meta device.
+
+        Meanwhile the model is told what it would read from values.
+
+        Args:
+            words: tokens of a prompt beside its image's, for multimodal models; None: the usual.
+        """
+        yield self.example_inputs(1)
 
 
-def placed(
-    model: nn.Module, inputs: Mapping[str, Tensor], device: str | torch.device | None = None
-) -> dict[str, Tensor]:
-    """Return inputs on a model's device (or another), in its dtype where not integers."""
-    like = next(model.parameters())
+def _first(model: nn.Module) -> nn.Parameter:
+    return next(model.parameters())
+
+
+def placed(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return inputs on a model's device, in its dtype where not integers."""
+    like = _first(model)
     return {
-        key: value.to(device or like.device, like.dtype if value.is_floating_point() else None)
+        key: value.to(like.device, like.dtype if value.is_floating_point() else None)
         for key, value in inputs.items()
     }
+
+
+# --- models of images ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoder(Loaded):
+    """A model without a head: it can be counted and timed, and no task scores it."""
+
+    kind: ClassVar[str] = "encoder"
+
+
+@dataclass(frozen=True)
+class Classifier(Loaded):
+    """A model of one image that has an output for each of its `classes`."""
+
+    classes: int = 0
+
+    kind: ClassVar[str] = "classifier"
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return (B,classes) float32 for images (B,C,H,W)."""
+        output = self.model(**{self.image_argument: pixels})
+        logits: Tensor = getattr(output, "logits", output).float()
+        return logits
+
+
+@dataclass(frozen=True)
+class TwoTower(Loaded):
+    """A model that encodes images and texts apart, into one space.
+
+    Attributes:
+        tokenizer: list of texts -> mapping of (B,L) tensors, or None.
+        text_length: tokens that a text may have.
+        vocabulary: token ids run below this.
+        end_token: the id that ends a text.
+    """
+
+    tokenizer: Callable[[list[str]], Mapping[str, Tensor]] | None = None
+    text_length: int = 0
+    vocabulary: int = 0
+    end_token: int | None = None
+
+    kind: ClassVar[str] = "two-tower"
+    covers: ClassVar[str] = "one image and one text of {tokens} tokens, both towers"
+
+    def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
+        """Return images of noise (B,C,H,W) and texts (B,L) of full length."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        inputs = self._noise(batch, generator)
+        shape = (batch, self.text_length)
+        ids = torch.randint(1, max(self.vocabulary - 2, 2), shape, generator=generator)
+        # CLIP reads its text at the first end token, or at the largest id where it has no such
+        # token: the last position, so that the text is as long as it can be.
+        end = self.vocabulary - 1 if self.end_token in (None, 2) else self.end_token
+        ids[ids == end] = 1
+        ids[:, -1] = end
+        return {**inputs, "input_ids": ids.to(self.device)}
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Return features (B,D) float32 of images (B,C,H,W), of length 1."""
+        return _features(self.model.get_image_features(**{self.image_argument: pixels}))
+
+    def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return features (B,D) float32 of the tokenizer's mapping, of length 1."""
+        return _features(self.model.get_text_features(**inputs))
+
+
+def _features(output: Any) -> Tensor:
+    """Return projected features of length 1, however this version of transformers returns them."""
+    from torch.nn.functional import normalize
+
+    features: Tensor = getattr(output, "pooler_output", output)
+    return normalize(features.float(), dim=-1)
+
+
+@dataclass(frozen=True)
+class Matcher(Loaded):
+    """A model that compares images and texts by their features, and by one look at both.
+
+    `tokenizer` turns texts into a mapping of (B,L) tensors; None when nobody knows how.
+    """
+
+    tokenizer: Callable[[list[str]], Mapping[str, Tensor]] | None = None
+
+    kind: ClassVar[str] = "matcher"
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (B,D) of images (B,C,H,W), of length 1, and tokens (B,N,C) for `match`.
+
+        Tokens have one more channel where a reduction left sizes that count.
+        """
+
+    @abstractmethod
+    def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return features (B,D) of the tokenizer's mapping, of length 1."""
+
+    @abstractmethod
+    def match(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return (B,) logits of "a match" of images' tokens and the tokenizer's mapping."""
+
+
+# --- models of images and words ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reader(Loaded):
+    """A model that reads words beside images.
+
+    `processor` is the one of transformers that was saved beside the model. Without its files it is
+    None, and what the model costs can be measured while nothing can be asked of it.
+    """
+
+    processor: Any = None
+
+    def require_processor(self) -> Any:
+        """Return the processor; raises BenchError when there is none."""
+        if self.processor is None:
+            raise BenchError(
+                f"nothing says how questions are put to {self.name}, as it has no processor: put "
+                "its files beside its weights (preprocessor_config.json, tokenizer.json)"
+            )
+        return self.processor
+
+    @abstractmethod
+    def teach(
+        self, images: Images, texts: Sequence[str], answers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Return arguments of `model()` with `labels`, so that it gives the loss of the answers."""
+
+
+@dataclass(frozen=True)
+class Writer(Reader):
+    """A model that answers with text."""
+
+    @abstractmethod
+    def answer(self, images: Images, texts: Sequence[str], new_tokens: int) -> list[str]:
+        """Return the greedy answer to each question or prompt, of at most `new_tokens` tokens."""
+
+
+@dataclass(frozen=True)
+class Multimodal(Writer):
+    """A language model that sees."""
+
+    kind: ClassVar[str] = "multimodal"
+
+
+@dataclass(frozen=True)
+class Answerer(Writer):
+    """A model made for answering questions about an image."""
+
+    kind: ClassVar[str] = "answerer"
+
+
+@dataclass(frozen=True)
+class Captioner(Writer):
+    """A model that describes an image, from where a prompt begins."""
+
+    kind: ClassVar[str] = "captioner"
+
+
+@dataclass(frozen=True)
+class PairClassifier(Reader):
+    """A model that judges a text about two images."""
+
+    kind: ClassVar[str] = "pair-classifier"
+
+    @abstractmethod
+    def judge(self, images: Images, texts: Sequence[str]) -> Tensor:
+        """Return logits (B,classes) of each text about its images."""

@@ -10,15 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
 from bench.models.loaded import Loaded
-from bench.models.shapes import SHAPES
+from bench.models.shapes import shapes
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +121,7 @@ def fetching(name: str, hub: str, random_weights: bool) -> Iterator[None]:
         raise
     except Exception as error:
         if random_weights:
-            known = ", ".join(SHAPES)
+            known = ", ".join(shapes())
             fix = f"without a hub these shapes are known: {known}"
             if hub == "timm":
                 fix = _OFFLINE.format(how="")
@@ -136,16 +134,3 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, cut to what fits one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the mapping in a model folder's JSON file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BenchError(
-            f"{file.parent} has no config.json: give a folder written by save_pretrained"
-        ) from error
-    except ValueError as error:
-        raise BenchError(f"{file} is not valid JSON: get it again") from error
-    return value if isinstance(value, dict) else {}

@@ -10,17 +10,18 @@ processor; on the meta device the cost of a 13B takes seconds.
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError
-from bench.models.loaded import Loaded, placed
+from bench.models.loaded import Multimodal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TYPES = ("llava", "llava_next", "blip-2", "qwen2_vl")
+    from bench.models.loaded import Images
+
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
@@ -28,135 +29,86 @@ _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be 
 _PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
 
 
-def check(config: Any) -> None:
-    """See that the parts of such a model are supported, without its weights.
+@dataclass(frozen=True)
+class PromptedModel(Multimodal):
+    """A language model that gets its images inside a prompt."""
 
-    Raises:
-        Unsupported: its language model or its image encoder is of another family.
-    """
-    import torch
-    from transformers import AutoModelForImageTextToText
+    covers: ClassVar[str] = f"one image and {WORDS} words, until the first token of the answer"
 
-    from bench.engine.families import adapter_for
+    def prepare(
+        self, images: Images, questions: Sequence[str], answers: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """Return the arguments of `generate()` for questions, padded on the left.
 
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
-    adapter_for(model).towers(model)
+        Args:
+            images: of each question.
+            questions: as a user asks them; the model's chat template goes around.
+            answers: where given, each prompt goes on with its answer and the end of text.
+        """
+        processor = self.require_processor()
+        words = processor.tokenizer
+        texts = [self._prompt(len(shown), q) for shown, q in zip(images, questions, strict=True)]
+        for i, answer in enumerate(answers):
+            texts[i] = f"{texts[i]} {answer} {words.eos_token}"
+        pictures = [image.convert("RGB") for shown in images for image in shown]
+        begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
+        settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
+        return dict(processor(text=texts, images=pictures or None, **settings))
 
-
-def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> Loaded:
-    """Read from a model's configuration how it is asked; `processor` may be None."""
-    config = model.config
-    vision = config.vision_config
-    side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
-    feeds = {} if processor is None else _feeds(name, config.model_type, processor)
-    if feeds:
-        feeds["answer"] = answering(model, feeds["prepare"], feeds["decode"])
-    return Loaded(
-        name=name,
-        model=model,
-        kind="multimodal",
-        image_size=(side, side),
-        text_length=WORDS,
-        vocabulary=config.text_config.vocab_size,
-        example=lambda batch: noise(model, batch),
-        provenance=provenance,
-        **feeds,
-    )
-
-
-# --- questions -----------------------------------------------------------------------------------
-
-
-def processor_of(where: str, local: bool) -> Any:
-    """Return the processor that was saved beside a model, or None where files are missing."""
-    import transformers
-
-    with contextlib.suppress(OSError, ValueError, ImportError, KeyError, AttributeError):
-        found = transformers.AutoProcessor.from_pretrained(
-            where, trust_remote_code=False, local_files_only=local
-        )
-        words = getattr(found, "tokenizer", None)
-        if words is not None and knows_words(words):
-            words.padding_side = "left"
-            words.pad_token = words.pad_token or words.eos_token
-            return found
-    return None
-
-
-def knows_words(tokenizer: Any) -> bool:
-    """Whether a tokenizer was read from files: without any it comes with special tokens alone."""
-    return len(tokenizer) > len(tokenizer.all_special_ids)
-
-
-def _feeds(name: str, kind: str, processor: Any) -> dict[str, Any]:
-    """How images and questions become arguments of `generate()`, and tokens become text."""
-    words = processor.tokenizer
-
-    def text(images: int, question: str) -> str:
-        if kind == "blip-2" and images != 1:
-            raise BenchError(f"{name} looks at one image with each question, not at {images}")
+    def _prompt(self, images: int, question: str) -> str:
+        """Return a question as this model was taught to read it, with a place for each image."""
+        processor, family = self.processor, self.model.config.model_type
+        if family == "blip-2" and images != 1:
+            raise BenchError(f"{self.name} looks at one image with each question, not at {images}")
         if getattr(processor, "chat_template", None):
             content = [*({"type": "image"} for _ in range(images))]
             content.append({"type": "text", "text": question})
-            said: str = processor.apply_chat_template(
+            prompt: str = processor.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
-            return said
-        if kind in _PLAIN_PROMPTS:  # its processor puts the image ahead
-            return _PLAIN_PROMPTS[kind].format(question=question)
+            return prompt
+        if family in _PLAIN_PROMPTS:  # its processor puts the image ahead
+            return _PLAIN_PROMPTS[family].format(question=question)
         marks = f"{processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
-    def prepare(
-        images: list[list[Any]], questions: list[str], answers: Sequence[str] = ()
-    ) -> dict[str, Tensor]:
-        texts = [text(len(own), q) for own, q in zip(images, questions, strict=True)]
-        for i, answer in enumerate(answers):
-            texts[i] = f"{texts[i]} {answer} {words.eos_token}"
-        shown = [image.convert("RGB") for own in images for image in own]
-        begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
-        return dict(
-            processor(
-                text=texts,
-                images=shown or None,
-                padding=True,
-                add_special_tokens=not begun,
-                return_tensors="pt",
-            )
-        )
+    def decode(self, ids: Tensor) -> list[str]:
+        """Return the texts of new tokens (B,T), without outer spaces."""
+        texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def answer(self, images: Images, texts: Sequence[str], new_tokens: int) -> list[str]:
+        inputs = self.placed(self.prepare(images, texts))
+        settings = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
+        out = self.model.generate(**inputs, **settings)
+        return self.decode(out[:, inputs["input_ids"].shape[1] :])
 
     def teach(
-        images: list[list[Any]], questions: list[str], answers: list[str]
+        self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
         import torch
 
-        asked = prepare(images, questions)["attention_mask"].sum(1)
-        inputs = prepare(images, questions, answers)
+        asked = self.prepare(images, texts)["attention_mask"].sum(1)
+        inputs = self.prepare(images, texts, answers)
         mask = inputs["attention_mask"]
         before = mask.shape[1] - mask.sum(1) + asked  # padding is on the left
-        said = torch.arange(mask.shape[1]) >= before[:, None]
-        return {**inputs, "labels": inputs["input_ids"].masked_fill(~said, -100)}
+        answered = torch.arange(mask.shape[1]) >= before[:, None]
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(~answered, -100)}
 
-    def decode(ids: Tensor) -> list[str]:
-        return [said.strip() for said in words.batch_decode(ids, skip_special_tokens=True)]
+    def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
+        return self.placed(noise(self.model, batch))
 
-    return {"prepare": prepare, "decode": decode, "teach": teach}
+    @contextlib.contextmanager
+    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
+        with asked(self.model, WORDS if words is None else words) as prompt:
+            yield prompt
 
 
-def answering(
-    model: Any,
-    prepare: Callable[[list[list[Any]], list[str]], dict[str, Tensor]],
-    decode: Callable[[Tensor], list[str]],
-) -> Callable[[list[list[Any]], list[str], int], list[str]]:
-    """Return the function that gives greedy answers; see `Loaded.answer`."""
-
-    def answer(images: list[list[Any]], questions: list[str], new: int) -> list[str]:
-        inputs = placed(model, prepare(images, questions))
-        out = model.generate(**inputs, max_new_tokens=new, do_sample=False, num_beams=1)
-        return decode(out[:, inputs["input_ids"].shape[1] :])
-
-    return answer
+def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> PromptedModel:
+    """Read from a model's configuration how it is asked; `processor` may be None."""
+    vision = model.config.vision_config
+    side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
+    return PromptedModel(name, model, (side, side), provenance=provenance, processor=processor)
 
 
 # --- prompts of noise ----------------------------------------------------------------------------

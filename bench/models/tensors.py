@@ -34,24 +34,19 @@ def check(source: str, wanted: Shapes, stored: Shapes, surplus: bool = False) ->
     Raises:
         BenchError: it names the first tensors of each fault, and how many there are.
     """
-    missing = [name for name in wanted if name not in stored]
-    reshaped = [
-        f"{name} is {stored[name]} and must be {shape}"
-        for name, shape in wanted.items()
-        if stored.get(name, shape) != shape
-    ]
-    unknown = [] if surplus else [name for name in stored if name not in wanted]
-    faults = [
-        f"{len(missing)} of {len(wanted)} tensors missing ({_first(missing)})",
-        f"{len(reshaped)} of another shape ({_first(reshaped)})",
-        f"{len(unknown)} unknown to it ({_first(unknown)})",
-    ]
-    there = [
-        fault for fault, names in zip(faults, (missing, reshaped, unknown), strict=True) if names
-    ]
-    if there:
+    tensors = {
+        f"of {len(wanted)} tensors missing": [name for name in wanted if name not in stored],
+        "of another shape": [
+            f"{name} is {stored[name]} and must be {shape}"
+            for name, shape in wanted.items()
+            if stored.get(name, shape) != shape
+        ],
+        "unknown to it": [name for name in stored if name not in wanted and not surplus],
+    }
+    faults = [f"{len(names)} {what} ({_first(names)})" for what, names in tensors.items() if names]
+    if faults:
         raise BenchError(
-            f"{source} does not fit this model: {'; '.join(there)}: "
+            f"{source} does not fit this model: {'; '.join(faults)}: "
             "get it again or name another model"
         )
 

@@ -1,1 +1,1 @@
-"""What is kept of a run: records, their store, the machine and the profile they belong to."""
+"""What is kept of a run: records, their store, and published figures beside them."""

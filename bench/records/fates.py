@@ -42,7 +42,7 @@ class Fate:
         method, label: the cell's; `made` is what it depends on, as in a record's provenance.
         layers: blocks that changed something, -1 for the input itself.
         maps: for each sample: int16 (layers, patches), deflated, in base64: the token that stands
-            for a patch after that block, -1 where nobody does.
+            for a patch after that block, -1 where none does.
         answers: for each sample: the model's best answers and their scores, best first.
         soft: a patch is part of several tokens; the maps have the one that it weighs most in.
     """
@@ -104,16 +104,16 @@ def read(results: Sequence[Path]) -> list[Fates]:
     Raises:
         BenchError: a file is not what it should be.
     """
-    found = []
+    fates = []
     for root in results:
         for path in sorted(Path(root).rglob(f"{FOLDER}/*.json")):
             try:
-                found.append(_adapter().validate_json(path.read_bytes()))
+                fates.append(_adapter().validate_json(path.read_bytes()))
             except ValueError as error:
                 raise BenchError(
                     f"{path} is not readable: delete it and make it anew with run_bench.py tokens"
                 ) from error
-    return found
+    return fates
 
 
 @functools.cache

@@ -12,16 +12,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 
 __all__ = ["FORMATS", "build"]
 
-FORMATS = ("csv", "latex", "html", "markdown", "paper")  # in the order they are written
-DEFAULT_FORMATS = FORMATS[:4]
-MOST_FIGURES = 6  # models and tasks that figures are drawn for: drawing is what takes time
+# What each format makes, in the order in which they are written: Markdown links to the tables.
 _MAKES = {
     "csv": ("tables",),
     "latex": ("tables",),
@@ -29,6 +27,9 @@ _MAKES = {
     "markdown": ("figures", "report.md"),
     "paper": ("paper",),
 }
+FORMATS = tuple(_MAKES)
+DEFAULT_FORMATS = FORMATS[:4]
+MOST_FIGURES = 6  # models and tasks that figures are drawn for: drawing is what takes time
 _PARTS = ("figures", "tables", "paper", "index.html", "report.md")  # the last names the others
 
 
@@ -64,46 +65,38 @@ def build(
     Raises:
         BenchError: If there are no records, a name is unknown, or ``out`` is not writable.
     """
-    from bench.report import content
+    from bench.report.content import content
     from bench.report.data import frame, load
     from bench.report.figures import token_maps
     from bench.report.figures.style import use
+    from bench.report.page import markdown, page
     from bench.report.paper import paper
 
     _check("format", formats, FORMATS)
     records, notes = load.read(results)
-    _check("profile", profiles, {record.cell.profile for record in records})
+    _check("profile", profiles, sorted({record.cell.profile for record in records}))
     records = [record for record in records if not profiles or record.cell.profile in profiles]
     frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
-    writers = {
-        "csv": content.write_csv,
-        "latex": content.write_latex,
-        "html": content.write_html,
-        "markdown": content.write_markdown,
-        "paper": paper.write,
-    }
+    writers = (markdown.write_csv, markdown.write_latex, page.write, markdown.write, paper.write)
     out = Path(out)
     scratch = _scratch(out)
     try:
         with use(style):
-            tokens = token_maps.read(results, frames.records)
-            parts = content.content(frames, tokens, figures)
-            for name in FORMATS:
+            parts = content(frames, token_maps.read(results, frames.records), figures)
+            for name, write in zip(FORMATS, writers, strict=True):
                 if name in formats:
-                    writers[name](parts, scratch)
+                    write(parts, scratch)
         _swap(scratch, out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    made = [part for part in _PARTS[::-1] if any(part in _MAKES[name] for name in formats)]
-    return out / made[0]
+    made = {part for name in formats for part in _MAKES[name]}
+    return out / next(part for part in reversed(_PARTS) if part in made)
 
 
-def _check(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            from bench.core.errors import near_miss
-
-            raise BenchError(f"no {what} '{name}' here{near_miss(name, sorted(known))}")
+            raise BenchError(f"no {what} '{name}' here{near_miss(name, known)}")
 
 
 def _scratch(out: Path) -> Path:
@@ -112,14 +105,15 @@ def _scratch(out: Path) -> Path:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        old = out / page.NAME
-        if old.exists() and page.MARK not in old.read_text(encoding="utf-8", errors="replace"):
-            raise BenchError(f"{old} exists but is not part of a report: choose another --out")
-        for part in _PARTS if not _is_report(out) else ():
-            if (out / part).exists():
-                raise BenchError(
-                    f"{out / part} exists but is not part of a report: choose another --out"
-                )
+        html = out / page.NAME
+        foreign = [
+            *([html] if html.exists() and not page.is_ours(html) else []),
+            *(out / part for part in _PARTS if (out / part).exists() and not _is_report(out)),
+        ]
+        if foreign:
+            raise BenchError(
+                f"{foreign[0]} exists but is not part of a report: choose another --out"
+            )
         return Path(tempfile.mkdtemp(prefix=".report-", dir=out))
     except OSError as error:
         raise BenchError(
@@ -129,9 +123,8 @@ def _scratch(out: Path) -> Path:
 
 def _is_report(out: Path) -> bool:
     """Whether a folder holds a report that may be replaced, in whatever format."""
-    tables = list((out / "tables").glob("*--*.csv")) + list((out / "tables").glob("*--*.tex"))
-    ours = ("report.md", "index.html", "paper/main.tex")
-    return bool(tables) or any((out / name).exists() for name in ours)
+    ours = ("report.md", "index.html", "paper/main.tex", "tables/*--*.csv", "tables/*--*.tex")
+    return any(any(out.glob(name)) for name in ours)
 
 
 def _swap(scratch: Path, out: Path) -> None:

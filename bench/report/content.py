@@ -1,24 +1,55 @@
-"""Everything a report shows, made once, and the files it becomes."""
+"""Everything a report shows, made once, in the order of a reader."""
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from bench.records.fates import Fates
-from bench.report.ablation import tuned_section
+from bench.report import figures, tables
 from bench.report.data.frame import Frames
-from bench.report.data.rows import rows_of
-from bench.report.figures import across, breakeven, plots, token_figure, token_maps
+from bench.report.data.makers import Maker, makers, scan
+from bench.report.data.rows import Row
+from bench.report.figures import plots, token_figure
 from bench.report.figures.plots import Plot
-from bench.report.page import page
-from bench.report.tables import answers, comparison, latex, pairs, printed, provenance, timings
-from bench.report.tables.table import Column, Table, escape, group_rows, remarked
+from bench.report.tables import comparison, provenance
+from bench.report.tables.table import Table, escape
+
+GAPS = 30  # the place of what could not be measured
+
+
+@dataclass(frozen=True)
+class Block:
+    """Text (Markdown), tables and figures that stand together.
+
+    `fold` is what a reader clicks on to see them; the paper has no room for all of them.
+    """
+
+    text: str = ""
+    tables: tuple[Table, ...] = ()
+    plots: tuple[Plot, ...] = ()
+    fold: str = ""
+    paper: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading (Markdown) and what stands below it; the headline stands on top of the report."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    headline: str = ""
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [table for block in self.blocks for table in block.tables]
+
+    @property
+    def plots(self) -> list[Plot]:
+        """All figures."""
+        return [plot for block in self.blocks for plot in block.plots]
 
 
 @dataclass(frozen=True)
@@ -27,180 +58,119 @@ class Content:
 
     Attributes:
         frames: The data.
-        groups: What is shown of each model and task.
-        studies: What is shown of fine-tuned models.
-        overviews: Figures over all models and tasks.
-        overview_tables: Tables over all models and tasks.
-        failed: The cells that did not finish.
-        origins: Where the numbers come from: measured here, estimated, as published.
-        equal: What the measurement says of two equal things, where any were timed.
+        overview: Figures over all models and tasks, and what to say of those that are not drawn.
+        across: Tables over all models and tasks.
+        groups: What is shown of each model and task, and of whatever else was declared.
         tokens: What became of the tokens of sample images.
-        undrawn: What to say of models and tasks without figures, if there are any.
+        fates: The same as data.
+        failed: The cells that did not finish.
+        equal: What the measurement says of two equal things, where any were timed.
+        origins: Where the numbers come from: measured here, estimated, as published.
     """
 
     frames: Frames
-    groups: list[dict[str, Any]]
-    studies: list[dict[str, Any]]
-    overviews: list[Plot]
-    overview_tables: list[Table]
+    overview: Section
+    across: list[Section]
+    groups: list[Section]
+    tokens: Section
+    fates: Sequence[Fates]
     failed: Table | None
+    equal: Table | None
     origins: Table
-    equal: Table | None = None
-    tokens: Sequence[Fates] = ()
-    undrawn: str = ""
+
+    @property
+    def sections(self) -> list[Section]:
+        """All sections, from top to bottom."""
+        return [self.overview, *self.across, *self.groups, self.tokens]
 
     @property
     def tables(self) -> list[Table]:
         """All tables."""
-        names = ("main", "published", "answers", "pairs", "accuracy")
-        found = [group[name] for group in self.groups for name in names]
-        found += [table for group in self.groups for table in group["timings"]]
-        found += [table for study in self.studies for table in tuned_section.tables(study)]
-        found += [*self.overview_tables, self.failed, self.equal, self.origins]
-        return [table for table in found if table is not None]
+        tables_ = [table for section in self.sections for table in section.tables]
+        return tables_ + [table for table in (self.failed, self.equal, self.origins) if table]
 
     @property
     def plots(self) -> list[Plot]:
         """All figures."""
-        parts = (*self.studies, *self.groups)
-        shown = [*self.overviews, *self.token_plots]
-        return [*shown, *(plot for part in parts for plot in part["plots"])]
-
-    @cached_property
-    def token_plots(self) -> list[Plot]:
-        """Sample images, patch by patch."""
-        return token_figure.plots(self.tokens, self.frames.records)
+        return [plot for section in self.sections for plot in section.plots]
 
 
-def content(frames: Frames, tokens: Sequence[Fates] = (), figures: int | None = None) -> Content:
+def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None) -> Content:
     """Make a report's parts, with figures of so many models and tasks; None: of all."""
-    groups, drawn = frames.groups(), plots.shown(frames, figures)
-    undrawn = f"Figures show the {len(drawn)} most complete of {len(groups)} models and tasks; "
-    undrawn += "`report --figures all` draws the others too."
+    scan(tables)
+    scan(figures)
+    drawn = plots.most_complete(frames, most)
+    shared, remark = [g for g in frames.groups() if g in drawn], frames.remark(*frames.groups())
+    over = [_block(maker, maker.make(frames, shared)) for maker in makers("figure", overall=True)]
+    across = [
+        Section(table.title, (Block(tables=(table,)),))
+        for maker in makers("table", overall=True)
+        for table in _block(maker, maker.make(frames), remark).tables
+    ]
+    if len(drawn) < len(frames.by_group):
+        text = f"Figures show the {len(drawn)} most complete of {len(frames.by_group)} models and "
+        over.append(Block(text + "tasks; `report --figures all` draws the others too."))
+    sections = [made for m in makers("section", overall=True) for made in m.make(frames)]
+    groups = [_group(frames, group, group in drawn) for group in frames.by_group]
+    sample_plots = tuple(token_figure.plots(fates, frames.records))
     return Content(
         frames,
-        [_group(frames, group, group in drawn) for group in groups],
-        tuned_section.sections(frames.records),
-        plots.overviews(frames, drawn),
-        [remarked(table, frames.remark(*groups)) for table in across.tables(frames)],
-        _failed(frames),
-        provenance.origins(frames),
+        Section("", tuple(over)),
+        across,
+        [*sections, *groups],
+        Section("Where the tokens go", (Block(plots=sample_plots, paper=False),)),
+        fates,
+        provenance.failed(frames),
         provenance.equal_things(frames),
-        tokens,
-        undrawn if len(drawn) < len(groups) else "",
+        provenance.origins(frames),
     )
 
 
-def write_csv(content: Content, folder: Path) -> None:
-    """Write every table with every digit."""
-    for table in content.tables:
-        path = folder / "tables" / f"{table.name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        names = list(dict.fromkeys(name for row in table.rows for name in row))
-        with path.open("w", encoding="utf-8", newline="") as file:
-            lines = csv.writer(file, lineterminator="\n")
-            lines.writerow(names)
-            lines.writerows([row.get(name) for name in names] for row in table.rows)
-
-
-def write_latex(content: Content, folder: Path) -> None:
-    """Write every table for a paper."""
-    for table in content.tables:
-        path = folder / "tables" / f"{table.name}.tex"
-        path.parent.mkdir(exist_ok=True)
-        head = f"% {content.frames.older}\n" if content.frames.older else ""
-        path.write_text(head + latex.latex(table), encoding="utf-8", newline="\n")
-
-
-def write_html(content: Content, folder: Path) -> None:
-    """Write the page."""
-    shown = token_maps.for_page(content.tokens, content.frames.records)
-    page.write(content.frames, folder, shown)
-
-
-def write_markdown(content: Content, folder: Path) -> None:
-    """Write ``report.md`` and its figures."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    (folder / "figures").mkdir()
-    for plot in content.plots:
-        plots.save(plot, folder / "figures")
-    environment = Environment(
-        loader=PackageLoader("bench.assets", "templates/report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # Links lead to what was written before.
-    kinds = {"csv": "CSV", "tex": "LaTeX"}
-    kinds = {kind: name for kind, name in kinds.items() if any(folder.glob(f"tables/*.{kind}"))}
-    frames = content.frames
-    text = environment.get_template("report.md.j2").render(
-        content=content,
-        kinds=kinds,
-        absent="" if any(p.name == "break-even" for p in content.overviews) else breakeven.ABSENT,
-        counts=counts(frames),
-        notes=frames.notes,
-        older=frames.older,
-        conventions=provenance.conventions(frames),
-        machines=provenance.machines(frames),
-        weights=provenance.weights(frames),
-    )
-    text = re.sub(r"\n{3,}", "\n\n", text)
-    (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")
-
-
-def _group(frames: Frames, group: str, drawn: bool) -> dict[str, Any]:
-    rows = group_rows(frames, group)
-    bare = [row | {"why": row["accuracy_reason"] or "no reason recorded"} for row in rows]
-    flawed = [row for row in bare if row["accuracy_value"] is not None and row["accuracy_reason"]]
-    bare = [row for row in bare if row["accuracy_value"] is None]
+def _group(frames: Frames, group: str, drawn: bool) -> Section:
     remark = frames.remark(group)
+    placed = [(float(GAPS), Block("\n\n".join(_gaps(frames.by_group[group])), paper=False))]
+    for maker in makers("table", *(["figure"] if drawn else [])):
+        placed.append((maker.place, _block(maker, maker.make(frames, group), remark)))
+    placed.sort(key=lambda item: item[0])
+    blocks = tuple(block for _, block in placed if block.text or block.tables or block.plots)
+    return Section(escape(frames.title(group)), blocks, comparison.headline(frames, group))
 
-    def table(made: Table | None) -> Table | None:
-        return made and remarked(made, remark)
 
-    partly = [row | {"why": row["not_measured"]} for row in rows if row["not_measured"]]
-    return {
-        "title": escape(comparison.title(rows, frames)),
-        "headline": comparison.headline(frames, group),
-        "main": table(comparison.main_table(frames, group)),
-        "published": printed.printed_table(frames, group),
-        "accuracy": table(comparison.accuracy_table(frames, group)),
-        "answers": table(answers.answer_table(frames, group)),
-        "pairs": table(pairs.pairs_table(frames, group)),
-        "timings": [remarked(made, remark) for made in timings.timing_tables(frames, group)],
-        "plots": plots.plots(frames, group) if drawn else [],
-        "gaps": [
-            *(f"No accuracy for {text}" for text in _by_reason(bare, len(rows))),
-            *(f"Accuracy of {text}" for text in _by_reason(flawed, len(rows))),
-            *(f"Cost of {text}" for text in _by_reason(partly, len(rows))),
-        ],
+def _block(maker: Maker, made: Any, remark: str = "") -> Block:
+    """Return what a maker made: nothing, one table or several, or plots."""
+    shown: list[Any] = [made] if isinstance(made, Table) else list(made or [])
+    if not shown:
+        return Block(maker.absent, paper=False)
+    if maker.what == "figure":
+        return Block(maker.lead, (), tuple(shown), maker.fold, maker.paper)
+    tables_ = tuple(table.remarked(remark if maker.measured else "") for table in shown)
+    return Block(maker.lead, tables_, (), maker.fold, maker.paper)
+
+
+def _gaps(rows: Sequence[Row]) -> list[str]:
+    """Say what lacks of some cells, and why, as Markdown."""
+    gaps: dict[str, list[tuple[Row, str]]] = {
+        "No accuracy for": [],
+        "Accuracy of": [],
+        "Cost of": [],
     }
-
-
-def _by_reason(rows: Sequence[dict[str, Any]], everything: int) -> list[str]:
-    """Say for each reason which cells it holds for, as Markdown."""
-    reasons: dict[str, list[str]] = {}
     for row in rows:
-        reasons.setdefault(row["why"], []).append(f"{row['method']} {row['setting']}".strip())
-    return [
-        f"{'any cell' if len(cells) == everything else escape(', '.join(cells))}: {escape(reason)}"
-        for reason, cells in reasons.items()
-    ]
-
-
-def _failed(frames: Frames) -> Table | None:
-    if not len(frames.failed):
-        return None
-
-    def column(name: str) -> Column:
-        return Column(name, name, lambda row: escape(row[name] or "–"), text=True)
-
-    columns = [column(name) for name in frames.failed.columns]
-    rows = [row | {"is_baseline": False, "band": ""} for row in rows_of(frames.failed)]
-    return Table("failed", "", columns, rows)
+        reason = row["accuracy_reason"]
+        if row["accuracy_value"] is None:
+            gaps["No accuracy for"].append((row, reason or "no reason recorded"))
+        elif reason:
+            gaps["Accuracy of"].append((row, reason))
+        if row["not_measured"]:
+            gaps["Cost of"].append((row, row["not_measured"]))
+    lines = []
+    for what, lacking in gaps.items():
+        cells: dict[str, list[str]] = {}
+        for row, reason in lacking:
+            cells.setdefault(reason, []).append(f"{row['method']} {row['setting']}".strip())
+        for reason, names in cells.items():
+            who = "any cell" if len(names) == len(rows) else escape(", ".join(names))
+            lines.append(f"{what} {who}: {escape(reason)}")
+    return lines
 
 
 def counts(frames: Frames) -> str:
@@ -209,9 +179,8 @@ def counts(frames: Frames) -> str:
     def several(count: int, word: str) -> str:
         return f"{count} {word}" + ("" if count == 1 else "s")
 
-    done, failed = len(frames.cells), len(frames.failed)
-    cells = [record.cell for record in frames.records]
-    models, methods = len({cell.model for cell in cells}), len({cell.method for cell in cells})
-    text = f"{several(done, 'finished cell')} of {several(models, 'model')} and "
-    text += several(methods, "method")
+    models = len({record.cell.model for record in frames.records})
+    text = f"{several(len(frames.cells), 'finished cell')} of {several(models, 'model')} and "
+    text += several(len(frames.methods), "method")
+    failed = len(frames.failed)
     return text + (f"; {failed} did not finish (listed below)." if failed else ".")

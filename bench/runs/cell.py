@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.core import observing, redrawing
+from bench.core import Learner, observing, redrawing
 from bench.engine.forward import Pass
 from bench.measure import generation
 from bench.measure.closed_form import check_counters
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import (
     COST_ONLY,
     Accuracy,
@@ -151,16 +151,18 @@ class Examples:
 def count_into(measurement: Measurement, cell: Cell) -> None:
     """Fill in what shapes alone tell: MACs, parameters, tokens, bytes of the cache."""
     loaded = shape_only.on_meta(cell.model, cell.dtype or "float32")
-    with shape_only.prompted(loaded) as inputs:
-        generates = loaded.kind == "multimodal"
+    with loaded.valueless_inputs() as inputs:
+        generates = isinstance(loaded, Multimodal)
         baseline = bench.count_macs(loaded.model, **inputs)
         plain = generation.stage_macs(loaded.model, inputs) if generates else None
         with apply(loaded, cell):
             macs, tokens = counted(loaded, inputs, baseline.total)
             measurement.add(params=parameters(loaded.model), macs=macs, tokens=tokens)
             if plain is not None:
-                own = generation.stage_macs(loaded.model, inputs)
-                answer = Generation(NEW_TOKENS, own.macs, plain.macs, own.kv_bytes, plain.kv_bytes)
+                reduced = generation.stage_macs(loaded.model, inputs)
+                answer = Generation(
+                    NEW_TOKENS, reduced.macs, plain.macs, reduced.kv_bytes, plain.kv_bytes
+                )
                 measurement.add(generation=answer)
 
 
@@ -247,8 +249,9 @@ def parameters(model: nn.Module) -> Params:
 
     Untrained stand-ins ("random"), which are made up in each pass, are not among them.
     """
-    reducers = {id(part.reducer): part.reducer for run in runs(model) for part in run.parts}
-    learned = chain.from_iterable(reducer.learned.values() for reducer in reducers.values())
+    reducers = [reduction.reducer for run in runs(model) for reduction in run.reductions]
+    learners = {id(one): one for one in reducers if isinstance(one, Learner)}
+    learned = chain.from_iterable(learner.tables.values() for learner in learners.values())
     added = sum(tensor.numel() for tensor in learned)
     return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
 
@@ -265,13 +268,13 @@ def peak_memory(cell: Cell, session: Session, batch: int, examples: Examples) ->
     if session.profile.device == "cuda":
         torch.cuda.empty_cache()
     plain = session.baseline_memory(cell, batch)
-    own = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
+    peak = plain if cell.baseline else session.memory(cell, batch, examples.rows(batch))
     return Memory(
-        peak_bytes=own.peak_bytes,
-        weights_bytes=own.weights_bytes,
+        peak_bytes=peak.peak_bytes,
+        weights_bytes=peak.weights_bytes,
         batch=batch,
-        how=own.how,
+        how=peak.how,
         baseline_peak_bytes=plain.peak_bytes,
-        activation_bytes=own.activation_bytes,
+        activation_bytes=peak.activation_bytes,
         baseline_activation_bytes=plain.activation_bytes,
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import tasks
-from bench.core import Reducer, registry
+from bench.core import Learner, registry
 from bench.core.errors import BenchError, near_miss
+from bench.measure import profiles
 from bench.models import catalogue
 from bench.models.files import check_file
-from bench.records import profiles
 from bench.records.record import COST_ONLY
 from bench.runs import budgets
 from bench.runs.spec import Document, MethodEntry, Options, Suite, Where
@@ -58,14 +58,15 @@ def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) ->
             hint = near_miss(key, [*BUDGETS, *known, "models"])
             message = f"method '{entry.name}' has no parameter '{key}'{hint}"
             raise origin.error(("methods", i, key), message)
+        learned = issubclass(method, Learner) and key == method.learns
         for choice in value if isinstance(value, list) else [value]:
             if key == "budget":
                 _at(origin, ("methods", i, key), budgets.parse, choice)
-            elif key == method.learns and isinstance(choice, str):
+            elif learned and isinstance(choice, str):
                 _at(origin, ("methods", i, key), _check_learned, method, choice)
 
 
-def _check_learned(method: type[Reducer], value: str) -> None:
+def _check_learned(method: type[Learner], value: str) -> None:
     """Let a method read what training learned for it; only the method knows if it is a file."""
     if Path(value).is_file():
         check_file(Path(value))

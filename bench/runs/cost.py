@@ -11,18 +11,16 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import BASELINE, label
 from bench.runs.options import budget, listed
-
-if TYPE_CHECKING:
-    from bench.models.loaded import Loaded
 
 MIB = 1 << 20
 
@@ -57,10 +55,9 @@ def rows(
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
     from bench import count_macs
-    from bench.runs.shape_only import prompted
 
-    with prompted(loaded, words) as inputs:
-        if loaded.kind == "multimodal":
+    with loaded.valueless_inputs(words) as inputs:
+        if isinstance(loaded, Multimodal):
             return _stages(loaded.model, inputs)
         return {"total": count_macs(loaded.model, **inputs).total / 1e9}
 
@@ -137,7 +134,7 @@ def main(
     words = WORDS if words is None else words
     costs = rows(loaded, methods, words)
     scope = loaded.scope
-    if loaded.kind == "multimodal":
+    if isinstance(loaded, Multimodal):
         scope = f"a prompt of one image and {words} other tokens"
     if json:
         print(jsonlib.dumps(_document(model, scope, DTYPE, costs), indent=1))

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench import tasks
 from bench.core import registry
+from bench.measure.profiles import Profile
 from bench.models.files import hash_files
-from bench.records.profiles import Profile
 from bench.records.record import SCHEMA, Cell
 from bench.records.sources import library_versions, measurement_hash
 from bench.runs.session import parameters, threads_of

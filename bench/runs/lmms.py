@@ -92,11 +92,12 @@ class Bridge:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         from bench.assets import embedded
-        from bench.models import catalogue, multimodal, tensors
+        from bench.models import catalogue, huggingface, tensors
         from bench.models.sources import embedded as model_embedded
 
         catalogue.check_name(pretrained)
-        if catalogue.type_of(pretrained) not in ("", *multimodal.TYPES):
+        family = catalogue.type_of(pretrained)
+        if family and not huggingface.speaks(family):
             raise Unsupported(f"{pretrained} is no language model that sees, which {NAME} asks")
         super().__init__()
         self.arguments = {"pretrained": pretrained, "method": method, "dtype": dtype} | params

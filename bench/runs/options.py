@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import tasks
+from bench.core import registry
 from bench.core.errors import BenchError, near_miss
+from bench.core.learner import needs_training
+from bench.measure import profiles
 from bench.models import catalogue
 from bench.records.record import BASELINE, COST_ONLY
 from bench.runs import spec
@@ -32,54 +35,54 @@ def suite(options: Mapping[str, Any]) -> tuple[Suite, Document | Options]:
     Raises:
         BenchError: an option names what the suite has not, or has a value that makes no sense.
     """
-    given = {key: value for key, value in options.items() if value}
+    chosen = {key: value for key, value in options.items() if value}
     origin: Document | Options
-    if "suite" in given:
-        found, origin = spec.load(given["suite"])
-        data = _narrowed(found, given)
+    if "suite" in chosen:
+        suite, origin = spec.load(chosen["suite"])
+        data = _narrowed(suite, chosen)
+    elif "model" in chosen:
+        origin, data = Options(), _made(chosen)
     else:
-        if "model" not in given:
-            raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
-        origin, data = Options(), _made(given)
+        raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
     for option, key in (
         ("profile", "profiles"), ("limit", "limit"), ("dtype", "dtypes"), ("batch", "batch_sizes"),
         ("backend", "backends"), ("seconds", "latency_seconds"),
         ("random_weights", "random_weights"),
     ):  # fmt: skip
-        if option in given:
-            data[key] = given[option]
+        if option in chosen:
+            data[key] = chosen[option]
     if options.get("seed") is not None:
         data["seed"] = options["seed"]
-    if given.get("random_weights"):
+    if "random_weights" in chosen:
         data["models"] = [{**model, "random_weights": True} for model in data["models"]]
     # Lines of a file mean nothing once options have rearranged what it says.
-    changed = set(given) - {"suite"}
-    parsed = spec.parse(data, Options() if changed else origin)
-    return parsed, Options() if changed else origin
+    if set(chosen) - {"suite"}:
+        origin = Options()
+    return spec.parse(data, origin), origin
 
 
-def _narrowed(found: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
+def _narrowed(suite: Suite, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a suite's data with only the models, tasks and methods that were named."""
-    data = found.model_dump(exclude_unset=True)
-    entries = [_model(model) for model in found.models]
-    data["models"] = _only(entries, given.get("model"), "model", found.name)
-    if "task" in given:
-        known = [*found.tasks, *(t for m in found.models for t in m.tasks or [])]
-        for name in given["task"]:
+    data = suite.model_dump(exclude_unset=True)
+    models = [_model(model) for model in suite.models]
+    data["models"] = _only(models, chosen.get("model"), "model", suite.name)
+    if "task" in chosen:
+        known = [*suite.tasks, *(task for model in suite.models for task in model.tasks or [])]
+        for name in chosen["task"]:
             if name not in known:
-                raise _absent("task", name, known, found.name)
-        data["tasks"] = [task for task in found.tasks if task in given["task"]]
+                raise _absent("task", name, known, suite.name)
+        data["tasks"] = [task for task in suite.tasks if task in chosen["task"]]
         for model in data["models"]:
             if model.get("tasks"):
-                model["tasks"] = [task for task in model["tasks"] if task in given["task"]]
+                model["tasks"] = [task for task in model["tasks"] if task in chosen["task"]]
         data["models"] = [m for m in data["models"] if m.get("tasks") or data["tasks"]]
         if not data["models"]:
-            raise BenchError(f"no model of suite '{found.name}' is run on {given['task']}")
-    methods = [_method(entry) for entry in found.methods]
-    data["methods"] = _only(methods, given.get("method"), "method", found.name)
+            raise BenchError(f"no model of suite '{suite.name}' is run on {chosen['task']}")
+    methods = [_method(entry) for entry in suite.methods]
+    data["methods"] = _only(methods, chosen.get("method"), "method", suite.name)
     names = [model["name"] for model in data["models"]]
     for entry in data["methods"]:
-        _override(entry, given, sweep=False)
+        _override(entry, chosen, sweep=False)
         if entry.get("models"):
             entry["models"] = [name for name in entry["models"] if name in names]
     return data
@@ -109,55 +112,45 @@ def _absent(kind: str, name: str, known: list[str], suite_name: str) -> BenchErr
     return BenchError(f"suite '{suite_name}' has no {kind} '{name}'{hint}")
 
 
-def _made(given: Mapping[str, Any]) -> dict[str, Any]:
+def _made(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data of a suite made of options alone."""
-    models_ = []
-    for name in given["model"]:
-        chosen = given.get("task") or [NATURAL_TASK.get(name, COST_ONLY)]
-        models_.append(
-            {"name": name, "tasks": [COST_ONLY] if given.get("random_weights") else chosen}
+    models = []
+    for name in chosen["model"]:
+        tasks_ = chosen.get("task") or [NATURAL_TASK.get(name, COST_ONLY)]
+        models.append(
+            {"name": name, "tasks": [COST_ONLY] if "random_weights" in chosen else tasks_}
         )
-    names = given.get("method") or _all_methods()
-    methods = []
-    for name in names:
-        entry: dict[str, Any] = {"name": name}
-        _override(entry, given)
-        methods.append(entry)
-    return {"name": ADHOC, "models": models_, "methods": methods}
+    methods = [{"name": name} for name in chosen.get("method") or registry.methods()]
+    for entry in methods:
+        _override(entry, chosen)
+    return {"name": ADHOC, "models": models, "methods": methods}
 
 
-def _all_methods() -> list[str]:
-    from bench.core.registry import methods
-
-    return list(methods())
-
-
-def _override(entry: dict[str, Any], given: Mapping[str, Any], sweep: bool = True) -> None:
-    """Put the budgets that were given into a method's entry, or the usual ones if it has none.
+def _override(entry: dict[str, Any], chosen: Mapping[str, Any], sweep: bool = True) -> None:
+    """Put the budgets that were chosen into a method's entry, or the usual ones if it has none.
 
     Without `sweep`, as in a suite, an entry without a budget means the method's own.
     """
     if entry["name"] == BASELINE:
         return
-    if given.get("budget"):
+    if chosen.get("budget"):
         for key in ("r", "keep_rate"):
             entry.pop(key, None)
-        entry["budget"] = given["budget"]
+        entry["budget"] = chosen["budget"]
         return
-    from bench.core.registry import method
-
-    knob = next(iter(method(entry["name"]).budget), "r")
-    values = {"r": given.get("r"), "keep_rate": given.get("keep_rate")}
-    chosen = values[knob] if values.get(knob) else None
-    if chosen is None and any(values.values()) and "method" in given:
+    usual = registry.method(entry["name"]).budget
+    knob = next(iter(usual), "r")
+    values = {key: chosen[key] for key in ("r", "keep_rate") if chosen.get(key)}
+    texts = values.get(knob)
+    if texts is None and values and "method" in chosen:
         # Named together: the user means this budget, whatever the method usually takes.
-        knob, chosen = next((k, v) for k, v in values.items() if v)
-    if chosen is not None:
+        knob, texts = next(iter(values.items()))
+    if texts is not None:
         for key in ("r", "keep_rate"):
             entry.pop(key, None)
-        entry[knob] = [budget(value, knob) for value in chosen]
+        entry[knob] = [budget(text, knob) for text in texts]
     elif sweep and not set(entry) & {"r", "keep_rate", "budget"}:
-        entry[knob] = SWEEP.get(knob, [method(entry["name"]).budget[knob]])
+        entry[knob] = SWEEP[knob] if knob in SWEEP else [usual[knob]]
 
 
 def budget(text: str, knob: str) -> Any:
@@ -182,7 +175,7 @@ def budget(text: str, knob: str) -> Any:
 def listed(layers: Any) -> Any:
     """Return a single block as a list of one, also by tower."""
     if isinstance(layers, dict):
-        return {tower: listed(own) for tower, own in layers.items()}
+        return {tower: listed(blocks) for tower, blocks in layers.items()}
     return layers if isinstance(layers, list) else [layers]
 
 
@@ -194,44 +187,44 @@ def _number(text: str, knob: str) -> Any:
 
 def listing(what: str) -> list[dict[str, Any]]:
     """Return what there is of methods, models, tasks, suites or profiles, each with its name."""
-    if what == "methods":
-        from bench.core.registry import methods
+    return {
+        "methods": _methods,
+        "models": lambda: _summaries(catalogue.listing()),
+        "tasks": lambda: _summaries(tasks.catalogue()),
+        "suites": _suites,
+        "profiles": _profiles,
+    }[what]()
 
-        return [
-            {
-                "name": name,
-                "summary": cls.summary,
-                "source": cls.source,
-                "url": cls.url,
-                "acts": cls.acts,
-                "trained": cls.trained,
-                "budget": dict(cls.budget),
-            }
-            for name, cls in methods().items()
-        ]
-    if what == "models":
-        return [{"name": name, "summary": text} for name, text in catalogue.catalogue().items()]
-    if what == "tasks":
-        return [{"name": name, "summary": text} for name, text in tasks.catalogue().items()]
-    if what == "suites":
-        found = [spec.load(name)[0] for name in spec.names()]
-        return [
-            {"name": s.name, "summary": f"{s.description} ({len(s.cells())} cells)"} for s in found
-        ]
-    from bench.records import profiles
 
-    known = [profiles.get(name) for name in profiles.names()]
+def _summaries(lines: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "summary": line} for name, line in lines.items()]
+
+
+def _methods() -> list[dict[str, Any]]:
     return [
-        {"name": "auto", "summary": "the profile that fits this machine"},
-        *(
-            {
-                "name": p.name,
-                "summary": f"{p.device}, {'/'.join(p.dtypes)}, batch "
-                f"{'/'.join(map(str, p.batch_sizes))}",
-                "device": p.device,
-                "dtypes": list(p.dtypes),
-                "batch_sizes": list(p.batch_sizes),
-            }
-            for p in known
-        ),
+        {
+            "name": name,
+            "summary": cls.summary,
+            "source": cls.source,
+            "url": cls.url,
+            "acts": cls.acts,
+            "trained": needs_training(cls),
+            "budget": dict(cls.budget),
+        }
+        for name, cls in registry.methods().items()
     ]
+
+
+def _suites() -> list[dict[str, Any]]:
+    suites = [spec.load(name)[0] for name in spec.names()]
+    return _summaries({s.name: f"{s.description} ({len(s.cells())} cells)" for s in suites})
+
+
+def _profiles() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"name": "auto", "summary": "the profile that fits this machine"}]
+    for profile in map(profiles.get, profiles.names()):
+        dtypes, batches = list(profile.dtypes), list(profile.batch_sizes)
+        kind = f"{profile.device}, {'/'.join(dtypes)}, batch {'/'.join(map(str, batches))}"
+        row = {"name": profile.name, "summary": kind, "device": profile.device}
+        rows.append({**row, "dtypes": dtypes, "batch_sizes": batches})
+    return rows

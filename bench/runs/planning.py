@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError
-from bench.records.profiles import Profile
+from bench.measure.profiles import Profile
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import keys, solved_budgets
 from bench.runs.resources import Resources

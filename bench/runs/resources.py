@@ -8,10 +8,10 @@ from typing import Any
 
 from bench import tasks
 from bench.core.errors import BenchError
+from bench.measure import machine, profiles
+from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.models.loading import COSTS_ALONE
-from bench.records import machine, profiles
-from bench.records.profiles import Profile
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import shape_only
 from bench.runs.session import Session, threads_of
@@ -100,7 +100,7 @@ class Resources:
         Args:
             cell: with the weights that accuracy needs.
             profile: the cell's.
-            source: where the data can be had; "" where nobody said.
+            source: where the data can be had; "" where that is unknown.
         """
         if cell.task != COST_ONLY and cell.task not in self.missing:
             reason = _reason(lambda: self.task(cell.task))

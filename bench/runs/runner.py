@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from bench.core.errors import BenchError, Unsupported
+from bench.measure import machine as this
 from bench.measure.latency import using_threads
-from bench.records import machine as this
 from bench.records.record import Accuracy, Record, Status
 from bench.records.store import BUDGETS, Store
 from bench.runs import checking, planning

@@ -10,6 +10,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from bench.core import registry
+from bench.core.kinds import Stochastic
 from bench.records.record import Accuracy, Cell, Metric
 from bench.runs.session import Session, apply, parameters
 
@@ -25,12 +26,12 @@ def over_seeds(
         session: the model, not reduced at present.
         score: takes the accuracy under a seed, of the model as it is then.
     """
-    seeds = registry.method(cell.method).seeds
-    if seeds == 1 or first.primary is None:
+    method = registry.method(cell.method)
+    if not issubclass(method, Stochastic) or first.primary is None:
         return first
     start = parameters(cell)["seed"]
     further = []
-    for seed in range(start + 1, start + seeds):
+    for seed in range(start + 1, start + method.seeds):
         with apply(session.loaded, replace(cell, params={**cell.params, "seed": seed})):
             further.append(score(seed))
     return averaged([first, *further])

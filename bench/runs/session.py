@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -17,17 +16,19 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.core import registry
+from bench.core import Learner, registry
 from bench.core.errors import Unsupported
+from bench.core.learner import needs_training
+from bench.measure import latency
 from bench.measure.counts import MacCount
 from bench.measure.generation import ANSWER
 from bench.measure.memory import PeakMemory, peak
+from bench.measure.profiles import Profile
 from bench.measure.task_images import task_pixels, with_pixels
 from bench.measure.timing import Timing
 from bench.models import catalogue, joint
 from bench.models.loaded import Loaded
 from bench.models.loading import backends_of, set_backend
-from bench.records.profiles import Profile
 from bench.records.record import BASELINE, Cell, Cost, Speedup
 from bench.tasks import Task
 
@@ -204,11 +205,11 @@ def parameters(cell: Cell) -> dict[str, Any]:
     method = registry.method(cell.method)
     if "seed" in {f.name for f in dataclasses.fields(method)}:  # type: ignore[arg-type]
         params.setdefault("seed", cell.seed)
-    if cell.random_weights and method.trained:
+    if cell.random_weights and needs_training(method):
         params.setdefault(method.learns, "random")
-    own = catalogue.learned(cell.model).get(cell.method)
-    if own is not None and not cell.random_weights:
-        params.setdefault(method.learns, own)
+    learned = catalogue.learned(cell.model).get(cell.method)
+    if learned is not None and not cell.random_weights and issubclass(method, Learner):
+        params.setdefault(method.learns, learned)
     return params
 
 
@@ -243,18 +244,9 @@ def workload(
 
 
 def _seconds(model: nn.Module, inputs: dict[str, Any]) -> float:
-    """Return the median time of a few forward passes."""
-    times = []
+    """Return the median time of a few forward passes, after a first one."""
+    device = next(model.parameters()).device
+    sample = latency.sampler(lambda: model(**inputs), device)
     with torch.inference_mode():
-        for _ in range(4):
-            _synchronise()
-            start = time.perf_counter()
-            model(**inputs)
-            _synchronise()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        times = [sample()[latency.PASS] for _ in range(4)]
+    return statistics.median(times[1:]) / 1e3

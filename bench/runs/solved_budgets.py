@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from bench.core import registry
+from bench.core import Learner, registry
 from bench.core.errors import BenchError
+from bench.core.kinds import is_adaptive
+from bench.core.learner import needs_training
+from bench.measure import machine
+from bench.measure.profiles import Profile
 from bench.models import catalogue
-from bench.records import machine
-from bench.records.profiles import Profile
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
 from bench.records.store import write_atomic
@@ -76,7 +78,7 @@ def _adaptive(cell: Cell) -> bool:
     """Whether what the method keeps depends on the image."""
     method = registry.method(cell.method)
     known = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
-    return method(**{k: v for k, v in cell.params.items() if k in known}).adaptive
+    return is_adaptive(method(**{k: v for k, v in cell.params.items() if k in known}))
 
 
 def _solved(
@@ -92,8 +94,9 @@ def _solved(
     needed: dict[str, Any] = {}  # what the method cannot do without, and no part of the answer
     if task is not None:
         learned = catalogue.learned(cell.model).get(cell.method)
-        needed = {method.learns: learned} if learned and method.learns not in params else {}
-    elif method.trained and method.learns not in params:
+        if learned and issubclass(method, Learner) and method.learns not in params:
+            needed = {method.learns: learned}
+    elif needs_training(method) and method.learns not in params:
         needed = {method.learns: "random"}
     answer = {"cell": cell.label, "model": cell.model}
     try:
@@ -129,4 +132,4 @@ def _examples(
             yield loaded.model, inputs
         else:
             loaded = shape_only.on_meta(cell.model, "float32")
-            yield loaded.model, stack.enter_context(shape_only.prompted(loaded))
+            yield loaded.model, stack.enter_context(loaded.valueless_inputs())

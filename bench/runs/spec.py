@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 from bench.records.record import BASELINE, COST_ONLY, Cell, label
 
 Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
@@ -161,10 +161,10 @@ class Document:
         node, line = self._root, 1
         for part in where:
             if isinstance(node, yaml.MappingNode):
-                found = [(k, v) for k, v in node.value if k.value == str(part)]
-                if not found:
+                pairs = [(k, v) for k, v in node.value if k.value == str(part)]
+                if not pairs:
                     break
-                line, node = found[0][0].start_mark.line + 1, found[0][1]
+                line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
                 node = node.value[part]
                 line = node.start_mark.line + 1
@@ -195,8 +195,6 @@ def parse(data: Mapping[str, Any], origin: Document | Options) -> Suite:
         where = tuple(part for part in errors[0]["loc"] if not _inner(part))
         key = ".".join(map(str, where))
         if errors[0]["type"] == "extra_forbidden":
-            from bench.core.errors import near_miss
-
             model = ModelEntry if where[0] == "models" else Suite
             hint = near_miss(str(where[-1]), list(model.model_fields))
             raise origin.error(where, f"unknown key '{where[-1]}'{hint}") from invalid
@@ -224,8 +222,6 @@ def load(name: str) -> tuple[Suite, Document]:
                 f"no suite file {name}: give an existing YAML file or one of {names()}"
             )
     elif not path.is_file():
-        from bench.core.errors import near_miss
-
         raise BenchError(f"unknown suite '{name}'{near_miss(name, names())}")
     document = Document(path.read_text(encoding="utf-8"), path.name)
     document.data.setdefault("name", path.stem)

@@ -13,6 +13,7 @@ from torch import nn
 from bench.measure import generation, latency
 from bench.measure.blocks import Blocks, Limits, no_garbage_collection
 from bench.measure.timing import Paired
+from bench.models.loaded import Multimodal
 from bench.records.record import Cell, Generation, Latency, Speedup, Stage
 from bench.runs.session import ANSWERS, Session
 
@@ -60,7 +61,7 @@ class CellTiming:
                 self._passes[batch].add()
                 if batch in self._against_fastest:
                     self._against_fastest[batch].add()
-            if self.session.loaded.kind == "multimodal":
+            if isinstance(self.session.loaded, Multimodal):
                 self.stage("time, answers")
                 self._answers = self._answers or self._answer_blocks()
                 self._answers.add()

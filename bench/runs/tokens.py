@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +19,18 @@ from torch import Tensor
 from bench import tasks
 from bench.assets import embedded
 from bench.core import registry
+from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.engine.tracing import Trace, trace
 from bench.models import catalogue
-from bench.models.loaded import Loaded
+from bench.models.loaded import Classifier, Loaded, TwoTower
 from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
 from bench.records.record import Cell, Record
 from bench.records.store import Store, slug, write_atomic
 from bench.runs.session import apply
 from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
-from bench.tasks.retrieval import Retrieval, features_of, text_features
+from bench.tasks.retrieval import Retrieval, text_features
 
 TOWER = "vision"
 BEST = 3  # answers kept
@@ -42,11 +42,11 @@ def main(folders: Sequence[Path], samples: int) -> list[Path]:
     written = []
     for folder in folders:
         records = [record for record in Store(folder).read_all() if record.status == "ok"]
-        for (model, task), own in groupby(sorted(records, key=_place), key=_place):
-            found = record_fates(list(own), samples)
-            if found is not None:
+        for (model, task), group in groupby(sorted(records, key=_place), key=_place):
+            fates = record_fates(list(group), samples)
+            if fates is not None:
                 path = folder / FOLDER / f"{slug(model)}--{slug(task)}.json"
-                write_atomic(path, found.to_json())
+                write_atomic(path, fates.to_json())
                 written.append(path)
     return written
 
@@ -55,7 +55,7 @@ def _place(record: Record) -> tuple[str, str]:
     return record.cell.model, record.cell.task
 
 
-def _say(text: str) -> None:
+def _tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
@@ -64,7 +64,7 @@ def record_fates(records: Sequence[Record], samples: int) -> Fates | None:
     model, task_name = _place(records[0])
     task = tasks.load(task_name) if not records[0].cell.random_weights else None
     if not isinstance(task, Classification | Retrieval):
-        _say(f"{model} on {task_name}: no pictures that a single image tower answers; left out")
+        _tell(f"{model} on {task_name}: no pictures that a single image tower answers; left out")
         return None
     loaded = catalogue.load(model, device="cpu", dtype="float32")
     index = subset(len(task), samples)
@@ -73,7 +73,7 @@ def record_fates(records: Sequence[Record], samples: int) -> Fates | None:
     patches = _trace(loaded, images).tokens[TOWER][0][0] - tower.prefix
     grid = tower.grid(patches)
     if grid is None:
-        _say(f"{model} on {task_name}: {patches} patches form no grid; left out")
+        _tell(f"{model} on {task_name}: {patches} patches form no grid; left out")
         return None
     answer, score = _answerer(task, loaded, records[0].cell.limit)
     made = {"task_version": task.version, "weights_sha256": str(catalogue.fingerprint(model))}
@@ -103,27 +103,27 @@ def _fate(
 ) -> Fate:
     """Run one cell on the images."""
     with apply(loaded, cell), torch.inference_mode():
-        found = _trace(loaded, images)
+        tracked = _trace(loaded, images)
         answers = answer(images)
         prefix = adapter_for(loaded.model).towers(loaded.model)[TOWER].prefix
     patches = grid[0] * grid[1]
-    before = found.tokens[TOWER][0][0] - prefix  # appended tokens stand behind the patches
-    layers = sorted({layer for layer, _ in found.layer_slots[TOWER]})
+    before = tracked.tokens[TOWER][0][0] - prefix  # appended tokens stand behind the patches
+    layers = sorted({layer for layer, _ in tracked.layer_slots[TOWER]})
     if before < patches:  # a smaller image, before there were tokens
-        layers, maps = [-1, *layers], _resized(found, layers, before, grid, prefix, len(images))
+        layers, maps = [-1, *layers], _resized(tracked, layers, before, grid, prefix, len(images))
     else:
-        at = [found.position(TOWER, layer) for layer in layers]
+        at = [tracked.position(TOWER, layer) for layer in layers]
         maps = [slots[:, prefix : prefix + patches] for slots in at if slots is not None]
     stacked = torch.stack(maps, 1) if maps else torch.zeros(len(images), 0, patches)
-    texts = [pack(own.numpy()) for own in stacked]
+    texts = [pack(slots.numpy()) for slots in stacked]
     made = {**made, "method_source_sha256": registry.source_hash(cell.method, cell.params)}
-    return Fate(cell.method, cell.label, made, layers, texts, answers, found.soft[TOWER])
+    return Fate(cell.method, cell.label, made, layers, texts, answers, tracked.soft[TOWER])
 
 
 def _resized(
-    found: Trace, layers: list[int], small: int, grid: tuple[int, int], prefix: int, images: int
+    tracked: Trace, layers: list[int], small: int, grid: tuple[int, int], prefix: int, images: int
 ) -> list[Tensor]:
-    """Maps (B,N) of the whole grid, at the input and after each layer, for a smaller image.
+    """Maps (B,N) of the full grid, at the input and after each layer, for a smaller image.
 
     A patch belongs to the patch of the smaller image that covers its middle.
     """
@@ -135,7 +135,7 @@ def _resized(
     where = (row[:, None] * width + column).flatten() + prefix
     maps = [where.expand(images, -1)]
     for layer in layers:
-        slots = found.position(TOWER, layer)
+        slots = tracked.position(TOWER, layer)
         assert slots is not None
         maps.append(slots[:, where])
     return maps
@@ -145,19 +145,15 @@ def _answerer(
     task: Classification | Retrieval, loaded: Loaded, limit: int | None
 ) -> tuple[Callable[[Tensor], Answers], str]:
     """Return images -> the best answers of the model as it then is, and what their scores are."""
-    model: Any = loaded.model
-    if isinstance(task, Classification):
+    if isinstance(loaded, Classifier) and isinstance(task, Classification):
         names = _classes(task)
-
-        def classify(images: Tensor) -> Answers:
-            output = model(**{loaded.image_argument: images})
-            return _best(getattr(output, "logits", output).float().softmax(-1), names)
-
-        return classify, "probability"
+        return lambda images: _best(loaded.logits(images).softmax(-1), names), "probability"
+    if not isinstance(loaded, TwoTower) or not isinstance(task, Retrieval):
+        raise BenchError(f"{loaded.name} cannot do task '{task.name}'")
     texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
 
     def retrieve(images: Tensor) -> Answers:
-        features = features_of(loaded, images)
+        features = loaded.encode_images(images)
         return _best(features @ text_features(Feed(loaded, (), device="cpu"), texts).T, texts)
 
     return retrieve, "cosine similarity"

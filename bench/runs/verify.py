@@ -15,16 +15,22 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import timm
+import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
+from bench import adapter_for, count_macs, reduced, trace
+from bench.measure.conventions import Decoder, prompt_macs
+from bench.models.loaded import placed
+from bench.models.multimodal import asked
 from bench.records import published
 from bench.records.published import UNITS, PublishedCost
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from bench.runs.shape_only import on_meta
 
 VERDICTS = {"ok": "green", "off": "bold red", "unsupported": "dim"}
 Verdict = Literal["ok", "off", "unsupported"]
@@ -79,22 +85,14 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
         The model in eval mode, and its inputs by name (timm's only one is called "x"; a language
         model's are made for each cost).
     """
-    import torch
-
     spec = published.model_spec(name)
     if spec["library"] == "shapes":
-        from bench.runs.shape_only import on_meta
-
         return on_meta(name).model, {}
     with torch.device("meta"):
         if spec["library"] == "timm":
-            import timm
-
             model: Any = timm.create_model(name, pretrained=False)
             shapes: Any = {"x": {"shape": [1, *model.pretrained_cfg["input_size"]]}}
         else:
-            import transformers
-
             model_class = getattr(transformers, spec["class"])
             model = model_class(model_class.config_class(**spec["config"]))
             shapes = spec["inputs"]
@@ -103,8 +101,6 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
 
 def _sample(shape: list[int], fill: int | None = None, last: int | None = None) -> Tensor:
     """Noise of that shape, or token ids `fill` that end in `last`."""
-    import torch
-
     if fill is None:
         return torch.randn(shape)
     ids = torch.full(shape, fill, dtype=torch.long)
@@ -115,8 +111,6 @@ def _sample(shape: list[int], fill: int | None = None, last: int | None = None) 
 
 def recompute(cost: PublishedCost) -> float:
     """Count one cost by this project's own code, in the unit of `cost.quantity`."""
-    from bench import reduced
-
     model, inputs = build(cost.model)
     if cost.quantity in ("gmacs_per_layer", "tflops", "tmacs"):
         per_block = _blocks(model, cost)
@@ -132,11 +126,6 @@ def recompute(cost: PublishedCost) -> float:
 
 
 def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: PublishedCost) -> int:
-    import torch
-
-    from bench import count_macs
-    from bench.models.loaded import placed
-
     if cost.passes:
         with torch.inference_mode(), torch.device("meta"):
             return sum(
@@ -154,10 +143,6 @@ def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: PublishedCost) -> i
 
 def _blocks(model: Any, cost: PublishedCost) -> list[float]:
     """MACs of each block of a language model, from the tokens that are in it when it runs."""
-    from bench import adapter_for, count_macs, reduced, trace
-    from bench.measure.conventions import Decoder, prompt_macs
-    from bench.models.multimodal import asked
-
     with asked(model, cost.words) as prompt, reduced(model, cost.method, **cost.params):
         if not cost.convention:
             counted = count_macs(model, **prompt).by_module
@@ -184,13 +169,13 @@ def _table(results: list[Check]) -> Table:
         table.add_column(name, no_wrap=True)
     table.add_column("source; what was counted; why unsupported", overflow="fold")
     for _, group in groupby(results, key=lambda check: check.cost.figure):
-        said = ""
+        told = ""
         for i, check in enumerate(group):
             why = check.cost.unsupported
             remarks = (check.cost.source if i == 0 else "", check.cost.counted, why)
-            remark = "; ".join(text for text in remarks if text and text != said)
+            remark = "; ".join(text for text in remarks if text and text != told)
             table.add_row(*_row(check, first=i == 0), remark)
-            said = why
+            told = why
         table.add_section()
     return table
 

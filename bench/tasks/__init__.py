@@ -8,14 +8,13 @@ that loads it, registered with `@task`.
 from __future__ import annotations
 
 from bench.records.record import Metric
-from bench.tasks.base import Evaluation, Progress, ScoredTask, Task
+from bench.tasks.base import Evaluation, Progress, Task
 from bench.tasks.registry import catalogue, check_name, load, names, source_hash, task
 
 __all__ = [
     "Evaluation",
     "Metric",
     "Progress",
-    "ScoredTask",
     "Task",
     "catalogue",
     "check_name",

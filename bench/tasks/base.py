@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -41,47 +41,16 @@ class Evaluation:
     failed: list[str] = field(default_factory=list)
 
 
-class Task(Protocol):
-    """Held-out data and how to score a model on them."""
-
-    name: str
-    version: str  # changes when the data change
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def evaluate(
-        self,
-        loaded: Loaded,
-        *,
-        limit: int | None = None,
-        batch_size: int = 64,
-        device: str | None = None,
-        progress: Progress | None = None,
-    ) -> Evaluation:
-        """Score a model as it is now, reduced or not.
-
-        Args:
-            loaded: the model and how to feed it.
-            limit: use this many images, the same for every model and method.
-            batch_size: images a forward pass.
-            device: where the model is; None asks the model.
-            progress: called after each batch.
-
-        Raises:
-            Unsupported: this model cannot do this task.
-            BenchError: its weights are random, or it says not how images are prepared.
-        """
-
-
-class ScoredTask(ABC):
-    """A task of this project: a subclass says which kinds of models can do it, and scores them.
+class Task(ABC):
+    """Held-out data and how to score a model on them.
 
     Attributes:
-        kinds: of models that can do it (`Loaded.kind`).
+        kinds: of models that can do the task.
+        name: as users type it.
+        version: changes when the data change.
     """
 
-    kinds: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[type[Loaded], ...]]
 
     def __init__(self, name: str, version: str, samples: Sequence[Any]) -> None:
         """Name the task and its data."""
@@ -100,7 +69,19 @@ class ScoredTask(ABC):
         device: str | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
-        """Score a model; see `Task`. What the outcomes are, `score` says."""
+        """Score a model as it is now, reduced or not. What the outcomes are, `score` says.
+
+        Args:
+            loaded: the model and how to feed it.
+            limit: use this many samples, the same for every model and method.
+            batch_size: samples a forward pass.
+            device: where the model is; None asks the model.
+            progress: called after each batch.
+
+        Raises:
+            Unsupported: this model cannot do this task.
+            BenchError: its weights are random, or it says not how images are prepared.
+        """
         import torch
 
         require(loaded, self.kinds, self.name)
@@ -168,10 +149,10 @@ def refuse_random(loaded: Loaded) -> None:
         raise BenchError(f"{loaded.name} has random weights: no accuracy can be taken from them")
 
 
-def require(loaded: Loaded, kinds: Sequence[str], task: str) -> None:
+def require(loaded: Loaded, kinds: tuple[type[Loaded], ...], task: str) -> None:
     """Raise Unsupported when a model is of another kind than a task needs."""
-    if loaded.kind not in kinds:
-        needed = _a(" or ".join(kinds))
+    if not isinstance(loaded, kinds):
+        needed = _a(" or ".join(kind.kind for kind in kinds))
         raise Unsupported(f"task '{task}' needs {needed} model; {loaded.name} is {_a(loaded.kind)}")
 
 

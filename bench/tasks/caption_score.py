@@ -84,14 +84,14 @@ def _ptb(lines: Sequence[str]) -> list[str]:
         capture_output=True,
         encoding="utf-8",
     )
-    found = done.stdout.split("\n")[: len(lines)]
-    if done.returncode or len(found) != len(lines):
+    tokenised_lines = done.stdout.split("\n")[: len(lines)]
+    if done.returncode or len(tokenised_lines) != len(lines):
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise BenchError(f"Java's tokenizer failed ({last}): mend Java, or say tokens=plain")
-    left_out = set(module.PUNCTUATIONS)
+    punctuation = set(module.PUNCTUATIONS)
     # Single spaces part tokens: some hold others ("1 1/2" has an unbreakable one).
-    words = (line.rstrip().split(" ") for line in found)
-    return [" ".join(word for word in line if word not in left_out) for line in words]
+    words = (line.rstrip().split(" ") for line in tokenised_lines)
+    return [" ".join(word for word in line if word not in punctuation) for line in words]
 
 
 def scorer(name: str) -> Any:
@@ -104,44 +104,46 @@ def scorer(name: str) -> Any:
         ) from error
 
 
-def score(said: Mapping[int, str], references: Texts, tokens: str) -> Scores:
+def score(captions: Mapping[int, str], references: Texts, tokens: str) -> Scores:
     """Score captions.
 
     Args:
-        said: image -> the caption to score, tokenised. Not every image needs one.
+        captions: image -> the caption to score, tokenised. Not every image needs one.
         references: image -> its references, tokenised, of every image of the split.
         tokens: how they were tokenised; it becomes part of the metrics' names.
     """
     suffix = "" if tokens == PTB else f"_{tokens}"
-    # Images without a caption to score stay in for the weights of words, with nothing said.
-    everything = {image: [said.get(image, "")] for image in references}
-    asked = {image: [text] for image, text in said.items()}
-    own = {image: references[image] for image in said}
+    # Images without a caption to score stay in for the weights of words, without a caption.
+    everything = {image: [captions.get(image, "")] for image in references}
+    asked = {image: [text] for image, text in captions.items()}
+    references_of_asked = {image: references[image] for image in captions}
     _, cider = scorer("cider.cider").Cider().compute_score(references, everything)
     by_image = dict(zip(references, 100 * np.asarray(cider), strict=True))
-    bleu, _ = scorer("bleu.bleu").Bleu(4).compute_score(own, asked, verbose=0)
-    _, rouge = scorer("rouge.rouge").Rouge().compute_score(own, asked)
+    bleu, _ = scorer("bleu.bleu").Bleu(4).compute_score(references_of_asked, asked, verbose=0)
+    _, rouge = scorer("rouge.rouge").Rouge().compute_score(references_of_asked, asked)
     each = {
-        f"cider{suffix}": [float(by_image[image]) for image in said],
+        f"cider{suffix}": [float(by_image[image]) for image in captions],
         f"rouge_l{suffix}": [float(one) for one in rouge],
     }
     metrics = {
         f"cider{suffix}": average(each[f"cider{suffix}"], TIMES_100),
         # Over the whole set at once: no caption has a BLEU whose mean this would be.
-        f"bleu4{suffix}": Metric(100 * float(bleu[3]), "%", None, len(said)),
+        f"bleu4{suffix}": Metric(100 * float(bleu[3]), "%", None, len(captions)),
         f"rouge_l{suffix}": average(each[f"rouge_l{suffix}"], "%", 100),
     }
     return Scores(metrics, each)
 
 
-def with_java(name: str, said: Mapping[int, str], references: Texts, tokens: str) -> Metric:
+def with_java(name: str, captions: Mapping[int, str], references: Texts, tokens: str) -> Metric:
     """Return METEOR or SPICE, whose programs need Java (and SPICE a download of its own)."""
     if tokens != PTB:
         raise BenchError(f"{name} needs Java, and the tokens of the Penn Treebank: install Java")
-    asked = {image: [text] for image, text in said.items()}
-    own = {image: references[image] for image in said}
+    asked = {image: [text] for image, text in captions.items()}
+    references_of_asked = {image: references[image] for image in captions}
     try:
-        value, _ = getattr(scorer(f"{name}.{name}"), name.title())().compute_score(own, asked)
+        value, _ = getattr(scorer(f"{name}.{name}"), name.title())().compute_score(
+            references_of_asked, asked
+        )
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         raise BenchError(f"{name} failed ({error}): leave it out of metrics=") from error
-    return Metric(100 * float(value), "%", None, len(said))
+    return Metric(100 * float(value), "%", None, len(captions))

@@ -14,9 +14,10 @@ from functools import cached_property, partial
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Files, Pictures, answered, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import average
@@ -25,16 +26,16 @@ KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
 KNOWN = ("prompt", "tokens", "metrics")
 # What each kind of model is told: BLIP's evaluation, and lmms-eval's for LLaVA.
 PROMPTS = {
-    "captioner": "a picture of ",
-    "multimodal": "Provide a one-sentence caption for the provided image.",
+    Captioner.kind: "a picture of ",
+    Multimodal.kind: "Provide a one-sentence caption for the provided image.",
 }
 LONGEST = 30  # tokens of a caption
 
 
-class Captioning(ScoredTask):
+class Captioning(Task):
     """Pictures and what people wrote about each."""
 
-    kinds = tuple(PROMPTS)
+    kinds = (Captioner, Multimodal)
 
     def __init__(
         self,
@@ -83,11 +84,10 @@ class Captioning(ScoredTask):
         captions = feed.answers(feed.index, partial(self._captions, feed.loaded, failed))
         return self._scored(feed.index, captions, failed)
 
-    def _captions(self, loaded: Any, failed: list[str], some: Sequence[int]) -> list[str]:
+    def _captions(self, loaded: Writer, failed: list[str], some: Sequence[int]) -> list[str]:
         """The captions of some pictures, "" where one does not decode."""
         prompt = PROMPTS[loaded.kind] if self.prompt is None else self.prompt
         images = [opened(self.pictures, i, failed) for i in some]
-        files.require_ability(loaded, "answer")
         captions = answered(loaded, images, [prompt] * len(images), LONGEST)
         # A caption goes on from its prompt, which some processors give back and references lack.
         return [text.strip().removeprefix(prompt.strip()).strip() for text in captions]
@@ -95,11 +95,11 @@ class Captioning(ScoredTask):
     def _scored(
         self, index: Sequence[int], captions: Sequence[str], failed: list[str]
     ) -> Evaluation:
-        ours = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
-        scores = caption_score.score(ours, self.references, self.tokens)
+        tokenised = dict(zip(index, caption_score.tokenised(captions, self.tokens), strict=True))
+        scores = caption_score.score(tokenised, self.references, self.tokens)
         metrics: dict[str, Metric] = dict(scores.metrics)
         for name in self.more:
-            metrics[name] = caption_score.with_java(name, ours, self.references, self.tokens)
+            metrics[name] = caption_score.with_java(name, tokenised, self.references, self.tokens)
         primary = next(iter(metrics))
         cider = dict(zip(index, scores.each[primary], strict=True))
         for domain in dict.fromkeys(self.domains):

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.core.errors import BenchError, Unsupported
+from bench.models.loaded import Classifier
 from bench.tasks import files
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.base import Evaluation, Feed, Task, hash_of
 from bench.tasks.pictures import Arrays, Files, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.scores import ranks_of_labels, top_k
 
 
-class Classification(ScoredTask):
+class Classification(Task):
     """Labelled pictures; label i is the model's output i."""
 
-    kinds = ("classifier",)
+    kinds = (Classifier,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, labels: Sequence[int], classes: int
@@ -36,8 +37,7 @@ class Classification(ScoredTask):
         ranks: list[int] = []
         decoded: list[bool] = []
         for images, ok in feed.images(self.prepared):
-            output = loaded.model(**{loaded.image_argument: images})
-            logits = getattr(output, "logits", output).float()
+            logits = loaded.logits(images)
             labels = [self.labels[i] for i in feed.index[len(ranks) : len(ranks) + len(images)]]
             ranks += ranks_of_labels(logits, labels, ok)
             decoded += ok

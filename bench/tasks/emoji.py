@@ -49,9 +49,9 @@ def reranking() -> ReRanking:
     images, texts = zip(*scenes.described(2 * QUERIES, SEED), strict=True)
     first = {text: i for i, text in reversed(list(enumerate(texts)))}
     chosen = sorted(first.values())[:QUERIES]
-    pixels, own = np.stack([images[i] for i in chosen]), [[texts[i]] for i in chosen]
-    version = hash_of(pixels.tobytes(), own)
-    return ReRanking("emoji-rerank", version, Arrays(pixels, "scene"), own, NEAREST)
+    pixels, captions = np.stack([images[i] for i in chosen]), [[texts[i]] for i in chosen]
+    version = hash_of(pixels.tobytes(), captions)
+    return ReRanking("emoji-rerank", version, Arrays(pixels, "scene"), captions, NEAREST)
 
 
 @task(

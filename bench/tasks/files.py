@@ -113,15 +113,6 @@ def class_folders(root: Path) -> tuple[list[str], list[Path], list[int]]:
     return [folder.name for folder in folders], paths, labels
 
 
-def require_ability(loaded: Any, name: str) -> None:
-    """Raise BenchError where a model was saved without what feeds it ("answer", "judge" ...)."""
-    if getattr(loaded, name, None) is None:
-        raise BenchError(
-            f"nothing says how {loaded.name} is fed (it has no '{name}'): put its processor's "
-            "files (preprocessor_config.json, tokenizer.json) beside its weights"
-        )
-
-
 def answers_as_json(key: str, ids: Sequence[Any], value: str, answers: Sequence[Any]) -> str:
     """Return the JSON list that evaluation servers take: an id and an answer each."""
     rows = [{key: i, value: answer} for i, answer in zip(ids, answers, strict=True)]

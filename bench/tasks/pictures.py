@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bench.core.errors import BenchError
-
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from bench.models.loaded import Loaded
+    from bench.models.loaded import Loaded, Writer
 
 CACHE_BYTES = 1 << 30  # prepared images are kept between cells up to this size
 BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises on files that do not decode
@@ -110,11 +108,6 @@ class Prepared:
     def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
         import torch
 
-        if loaded.transform is None:
-            raise BenchError(
-                f"nothing says how images are prepared for {loaded.name}: "
-                "put its preprocessor_config.json beside its weights"
-            )
         images = torch.zeros(len(index), loaded.channels, *loaded.image_size)
         decoded = []
         for row, i in enumerate(index):
@@ -123,7 +116,7 @@ class Prepared:
             except BROKEN:
                 decoded.append(False)
                 continue
-            images[row] = loaded.transform(picture)
+            images[row] = loaded.pixels(picture)
             decoded.append(True)
         return images, decoded
 
@@ -143,7 +136,7 @@ def undecoded(pictures: Pictures, index: Sequence[int], decoded: Sequence[bool])
 
 
 def answered(
-    loaded: Any, images: Sequence[Image | None], texts: Sequence[str], longest: int
+    loaded: Writer, images: Sequence[Image | None], texts: Sequence[str], longest: int
 ) -> list[str]:
     """Return a model's answer to each picture and text, "" where the picture does not decode.
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import Unsupported
+from bench.models.loaded import PairClassifier
 from bench.records.record import Metric
 from bench.tasks import files
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, subset
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Pictures, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import share
@@ -42,10 +43,10 @@ class Statement:
         return f"{split}-{group}-{number}"
 
 
-class Reasoning(ScoredTask):
+class Reasoning(Task):
     """Statements about pairs of pictures."""
 
-    kinds = ("pair-classifier",)
+    kinds = (PairClassifier,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, statements: Sequence[Statement]
@@ -72,7 +73,7 @@ class Reasoning(ScoredTask):
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _judged(
-        self, loaded: Any, failed: list[str], some: Sequence[Statement]
+        self, loaded: PairClassifier, failed: list[str], some: Sequence[Statement]
     ) -> list[bool | None]:
         """Whether the model takes some statements for true; None where a picture is broken."""
         pairs = [[opened(self.pictures, i, failed) for i in one.pictures] for one in some]
@@ -80,7 +81,6 @@ class Reasoning(ScoredTask):
         if not any(shown):
             return [None] * len(some)
         texts = [one.text for one, ok in zip(some, shown, strict=True) if ok]
-        files.require_ability(loaded, "judge")
         logits = loaded.judge([pair for pair in pairs if None not in pair], texts).float()
         if logits.shape[1] != 2:
             raise Unsupported(

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.models.loaded import Matcher
 from bench.tasks import files, karpathy
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import flattened, recalls
@@ -29,13 +30,13 @@ FORM = "rerank-karpathy:JSON[:IMAGES]"
 FEW_IMAGES, K_FEW, K_MANY = 1000, 128, 256
 
 
-class ReRanking(ScoredTask):
+class ReRanking(Task):
     """Pictures, each with one or more texts; the best found are compared again, in pairs.
 
     With a limit, only the texts of the pictures that are left are searched, as in `Retrieval`.
     """
 
-    kinds = ("matcher",)
+    kinds = (Matcher,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]], k: int

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.models.loaded import TwoTower
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
@@ -14,20 +15,18 @@ from bench.tasks.scores import proportion, ranks_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.models.loaded import Loaded
-
 RECALLS = (1, 5, 10)
 FORM = "karpathy:JSON[:IMAGES]"
 
 
-class Retrieval(ScoredTask):
+class Retrieval(Task):
     """Pictures, each with one or more texts that describe it.
 
     With a limit, only the texts of the pictures that are left are searched: fewer distractors, so
     figures under different limits do not compare.
     """
 
-    kinds = ("two-tower",)
+    kinds = (TwoTower,)
 
     def __init__(
         self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]]
@@ -75,11 +74,11 @@ def recalls(
     import torch
 
     rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
-    own = torch.tensor(owners, device=to_texts.device) == rows
-    asked = own.any(1)
+    right = torch.tensor(owners, device=to_texts.device) == rows
+    asked = right.any(1)
     ranks = {
-        "i2t": ranks_of(to_texts[asked], own[asked]).tolist(),
-        "t2i": ranks_of(to_images.T, own.T).tolist(),
+        "i2t": ranks_of(to_texts[asked], right[asked]).tolist(),
+        "t2i": ranks_of(to_images.T, right.T).tolist(),
     }
     metrics = {f"{way}_r{k}": proportion(of, k) for way, of in ranks.items() for k in RECALLS}
     outcomes = {f"rank_{way}": of for way, of in ranks.items()}
@@ -93,35 +92,16 @@ def image_features(feed: Feed, prepared: Prepared) -> tuple[Tensor, list[bool]]:
     features: list[Tensor] = []
     decoded: list[bool] = []
     for images, ok in feed.images(prepared):
-        features.append(features_of(feed.loaded, images))
+        features.append(feed.loaded.encode_images(images))
         decoded += ok
     return torch.cat(features), decoded
-
-
-def features_of(loaded: Loaded, pixels: Tensor) -> Tensor:
-    """Return a two-tower model's features (B,D) of images (B,C,H,W), of length 1."""
-    model: Any = loaded.model
-    return _features(model.get_image_features(**{loaded.image_argument: pixels}))
 
 
 def text_features(feed: Feed, texts: Sequence[str]) -> Tensor:
     """Return a two-tower model's features of texts, of length 1."""
     import torch
 
-    model = feed.loaded.model
-    return torch.cat([_features(model.get_text_features(**x)) for x in feed.texts(texts)])
-
-
-def _features(output: Any) -> Tensor:
-    """Return projected features of length 1, whichever way this version of transformers does."""
-    return normalised(getattr(output, "pooler_output", output))
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Return (B,C) float32 features of length 1."""
-    import torch
-
-    return torch.nn.functional.normalize(features.float(), dim=-1)
+    return torch.cat([feed.loaded.encode_texts(tokens) for tokens in feed.texts(texts)])
 
 
 @task(

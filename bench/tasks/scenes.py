@@ -140,25 +140,25 @@ def depicted(placed: Mapping[int, Placed], side: int) -> NDArray[np.int64]:
     shown = np.zeros((side, side), np.int64)
     pixels = SIDE // side
     names = list(NAMES.values())
-    for found in placed.values():
+    for drawing in placed.values():
         rows, columns = (
-            slice((at + pixels // 2) // pixels, (at + found.side + pixels // 2) // pixels)
-            for at in (found.top, found.left)
+            slice((at + pixels // 2) // pixels, (at + drawing.side + pixels // 2) // pixels)
+            for at in (drawing.top, drawing.left)
         )
-        shown[rows, columns] = 1 + names.index(found.name)
+        shown[rows, columns] = 1 + names.index(drawing.name)
     return shown
 
 
 def scenes(count: int, seed: int) -> list[Scene]:
     """So many scenes, one question each, kinds in turn."""
-    found = []
+    composed = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         image, objects = compose(rng)
         kind = KINDS[i % len(KINDS)]
         question, answer = ask(kind, objects, rng)
-        found.append(Scene(image, question, answer, kind))
-    return found
+        composed.append(Scene(image, question, answer, kind))
+    return composed
 
 
 def words() -> list[str]:

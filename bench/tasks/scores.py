@@ -32,7 +32,7 @@ def average(scores: Sequence[float], unit: str, scale: float = 1.0) -> Metric:
     return Metric(mean, unit, (scale * float(low), scale * float(high)), len(scores))
 
 
-def ranks_of(scores: Tensor, own: Tensor) -> Tensor:
+def ranks_of(scores: Tensor, right: Tensor) -> Tensor:
     """Return the 0-based rank of each query's best right answer, ties counted against it.
 
     A wrong answer that scores the same as the right one stands before it, and so does one that
@@ -40,12 +40,12 @@ def ranks_of(scores: Tensor, own: Tensor) -> Tensor:
 
     Args:
         scores: (Q,A) score of each answer for each query.
-        own: (Q,A) bool, the right answers, at least one a query.
+        right: (Q,A) bool, the right answers, at least one a query.
     """
     import torch
 
-    best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-    return (~(scores < best) & ~own).sum(1)
+    best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+    return (~(scores < best) & ~right).sum(1)
 
 
 def ranks_of_labels(scores: Tensor, labels: Sequence[int], decoded: Sequence[bool]) -> list[int]:
@@ -55,9 +55,9 @@ def ranks_of_labels(scores: Tensor, labels: Sequence[int], decoded: Sequence[boo
     """
     import torch
 
-    right = torch.tensor(labels, device=scores.device)
-    own = torch.nn.functional.one_hot(right, scores.shape[1]).bool()
-    ranks = ranks_of(scores, own).tolist()
+    classes = torch.tensor(labels, device=scores.device)
+    right = torch.nn.functional.one_hot(classes, scores.shape[1]).bool()
+    ranks = ranks_of(scores, right).tolist()
     return [rank if ok else scores.shape[1] for rank, ok in zip(ranks, decoded, strict=True)]
 
 

@@ -22,7 +22,7 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images (64,64,3), what is in them, what is said of them, and whether it is true.
+    """Two images (64,64,3), what is in them, a statement about them, and whether it is true.
 
     `fits`: whether each image is as the statement has it, where it can be said of each alone.
     """
@@ -42,17 +42,17 @@ class Pair:
 
 def pairs(count: int, seed: int) -> list[Pair]:
     """So many pairs with a statement each, kinds in turn, true or false by the toss of a coin."""
-    found = []
+    composed = []
     for i in range(count):
         rng = np.random.default_rng([seed, i, 1])
         kind, wanted = KINDS[i % len(KINDS)], bool(rng.integers(2))
         while True:  # until a pair of scenes and a statement come out as wanted
-            (left, ours), (right, theirs) = compose(rng), compose(rng)
-            text, true, fits = state(kind, (ours, theirs), rng)
+            (left, in_left), (right, in_right) = compose(rng), compose(rng)
+            text, true, fits = state(kind, (in_left, in_right), rng)
             if true == wanted:
                 break
-        found.append(Pair((left, right), (ours, theirs), text, kind, true, fits))
-    return found
+        composed.append(Pair((left, right), (in_left, in_right), text, kind, true, fits))
+    return composed
 
 
 def state(
@@ -60,7 +60,7 @@ def state(
 ) -> tuple[str, bool, tuple[bool, ...]]:
     """A statement of a kind about what is in two scenes, whether it is true, and `Pair.fits`."""
     side = int(rng.integers(2))
-    names = [{found.name for found in own.values()} for own in objects]
+    names = [{placed.name for placed in scene.values()} for scene in objects]
     if kind == "more":
         text = f"there are more objects in the {SIDES[side]} image ."
         return text, len(objects[side]) > len(objects[1 - side]), ()
@@ -79,10 +79,10 @@ def state(
         shared = sorted(names[0] & names[1])
         if shared and rng.integers(2):
             name = shared[int(rng.integers(len(shared)))]
-        there = tuple(name in own for own in names)
+        there = tuple(name in scene for scene in names)
         return f"there is a {name} in both images .", all(there), there
     claimed = side if rng.integers(2) else 1 - side
-    alone = tuple((name in own) == (i == claimed) for i, own in enumerate(names))
+    alone = tuple((name in scene) == (i == claimed) for i, scene in enumerate(names))
     return f"there is a {name} only in the {SIDES[claimed]} image .", all(alone), alone
 
 

@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from bench.core.errors import BenchError
+from bench.models.loaded import Answerer, Multimodal
 from bench.tasks import scenes
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of
+from bench.tasks.base import Evaluation, Feed, Task, hash_of
 from bench.tasks.pictures import Arrays, Pictures, answered, opened
 from bench.tasks.registry import task
 from bench.tasks.scores import share
@@ -40,10 +40,10 @@ def exact(answer: str, right: Sequence[str]) -> float:
     return float(answer.strip().lower() in {one.strip().lower() for one in right})
 
 
-class QuestionAnswering(ScoredTask):
+class QuestionAnswering(Task):
     """Questions about pictures."""
 
-    kinds = ("multimodal", "answerer")
+    kinds = (Multimodal, Answerer)
 
     def __init__(
         self,
@@ -61,11 +61,6 @@ class QuestionAnswering(ScoredTask):
 
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `correct` (0 to 1) and `answer`."""
-        if feed.loaded.answer is None:
-            raise BenchError(
-                f"nothing says how questions are put to {feed.loaded.name}: put its processor's "
-                "files (preprocessor_config.json, tokenizer.json) beside its weights"
-            )
         asked = [self.questions[i] for i in feed.index]
         failed: list[str] = []
         answers = feed.answers(asked, partial(self._answers, feed, failed))

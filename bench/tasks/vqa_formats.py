@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError
+from bench.models.loaded import Multimodal
 from bench.records.record import Metric
 from bench.tasks import files, vqa_score
 from bench.tasks.base import Evaluation, Feed, hash_of, subset
@@ -47,7 +48,7 @@ class NumberedQuestions(QuestionAnswering):
         self.ids = ids
 
     def _text(self, feed: Feed, question: Question) -> str:
-        return question.text + (SHORT if feed.loaded.kind == "multimodal" else "")
+        return question.text + (SHORT if isinstance(feed.loaded, Multimodal) else "")
 
     def submission(self, outcomes: Mapping[str, Sequence[Any]]) -> str:
         """Return the file that evaluation servers take: [{"question_id", "answer"}]."""

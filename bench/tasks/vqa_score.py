@@ -69,11 +69,11 @@ def soft_accuracy(answer: str, right: Sequence[str]) -> float:
     The mean, over the people, of min(1, how many of the other people gave the answer / 3). Where
     all people gave the same answer nothing is normalised: the answer has to be theirs exactly.
     """
-    given, people = _stripped(answer), [_stripped(one) for one in right]
+    answer, people = _stripped(answer), [_stripped(one) for one in right]
     if len(set(people)) > 1:
-        given, people = normalised_answer(given), [normalised_answer(one) for one in people]
-    agreed = sum(one == given for one in people)
-    scores = [min(1.0, (agreed - (one == given)) / NEEDED) for one in people]
+        answer, people = normalised_answer(answer), [normalised_answer(one) for one in people]
+    agreed = sum(one == answer for one in people)
+    scores = [min(1.0, (agreed - (one == answer)) / NEEDED) for one in people]
     return sum(scores) / len(scores)
 
 

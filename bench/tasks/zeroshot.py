@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.tasks.base import Evaluation, Feed, ScoredTask, hash_of, require_tokenizer
+from bench.models.loaded import TwoTower
+from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
-from bench.tasks.retrieval import image_features, normalised, text_features
+from bench.tasks.retrieval import image_features, text_features
 from bench.tasks.scores import ranks_of_labels, top_k
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ ENSEMBLE = (
 
 def templates_for(data_set: str, ensemble: bool = False) -> tuple[str, ...]:
     """Return the sentences of a data set: its own, after the seven where they are asked for."""
-    own = TEMPLATES.get(data_set, USUAL)
-    return (*ENSEMBLE, own) if ensemble else (own,)
+    sentence = TEMPLATES.get(data_set, USUAL)
+    return (*ENSEMBLE, sentence) if ensemble else (sentence,)
 
 
-class ZeroShot(ScoredTask):
+class ZeroShot(Task):
     """Labelled pictures, and the names of the classes. A limit leaves images out, never classes."""
 
-    kinds = ("two-tower",)
+    kinds = (TwoTower,)
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class ZeroShot(ScoredTask):
             text_features(feed, [template.format(name) for name in names])
             for template in self.templates
         ]
-        return normalised(torch.stack(each).mean(0))
+        return torch.nn.functional.normalize(torch.stack(each).mean(0), dim=-1)
 
 
 @task(

@@ -1,8 +1,8 @@
 """Fine-tune a model with token reduction on, so that trained is compared with trained.
 
-The loss is `(1 - w) task + w own`, where `own` is what the method adds (CrossGET's alignment loss,
-§3.1, w = 0.5 in its CLIP code) and the task loss is CLIP's contrastive one, or a classifier's cross
-entropy; a method that adds nothing gets the task loss alone, from the same batches, for as many
+The loss is `(1 - w) task + w method`: CrossGET adds its alignment loss (§3.1, w = 0.5 in its CLIP
+code). The task loss is CLIP's contrastive one, a classifier's cross entropy, or that of the right
+answers. A method that adds nothing gets the task loss alone, from the same batches, for as many
 steps, at the same rates.
 
 What it writes into its folder is a model that every command takes by the folder's name:
@@ -14,9 +14,12 @@ what the method learned.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,85 +28,155 @@ from torch import Tensor, nn
 
 import bench
 from bench import tasks
-from bench.core import Reducer
-from bench.core.errors import BenchError, Unsupported
+from bench.core import Learner, Reducer, registry
+from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
-from bench.models import catalogue
+from bench.measure import machine
+from bench.models import adapters, catalogue, learning
 from bench.models.loaded import Loaded
-from bench.models.names import TRAINING
-from bench.models.sources.tuned import ADAPTER, WEIGHTS
-from bench.records import machine
-from bench.records.store import write_atomic
-from bench.runs.options import NATURAL_TASK
-from bench.training import lora, pairs
-from bench.training import recipe as recipes
-from bench.training.contrastive import MAX_LOGIT_SCALE, contrastive_loss
-from bench.training.loop import CHECKPOINT, Job, Phase, Rates, Settings, fit
-from bench.training.recipe import Recipe
+from bench.models.sources import tuned
+from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.records.record import label
+from bench.records.store import slug, write_atomic
+from bench.training import loop, pairs
+from bench.training.loop import Job, Settings, TrainingError
+from bench.training.losses import BatchLoss, task_loss
+
+EVALUATE_EVERY = 1000  # steps
 
 
-def finetune(recipe: Recipe, settings: Settings, command: str = "") -> dict[str, float]:
+@dataclass(frozen=True)
+class Recipe:
+    """What is fine-tuned, how the tokens are reduced meanwhile, and for how long.
+
+    `rank` 0 trains all weights; a positive one trains adapters of that rank and leaves the weights.
+    `weight` is the share of the method's own loss. `freeze` trains what the method learns, alone.
+    """
+
+    model: str = "embedded:clip-emoji"
+    method: str = "none"
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 0.5
+    data: str = ""
+    epochs: float = 1.0
+    batch: int = 32
+    rate: float = 3e-4
+    rank: int = 0
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense.
+
+        Raises:
+            BenchError: there is such a number.
+        """
+        for name, fine in {
+            "epochs": self.epochs > 0,
+            "batch": self.batch > 0,
+            "rate": self.rate > 0,
+            "rank": self.rank >= 0,
+            "weight": 0 <= self.weight <= 1,
+        }.items():
+            if not fine:
+                raise BenchError(f"{name} {getattr(self, name)} makes no sense in a fine-tuning")
+
+    def name(self) -> str:
+        """Return a folder name that tells one recipe from another."""
+        named = ("model", "method", "budget", "params")
+        usual = {f.name: f.default for f in fields(self) if f.name not in named}
+        numbers = {key: v for key, v in asdict(self).items() if v != usual.get(key, v)}
+        text = label(self.method, {**self.budget, **self.params, **numbers})
+        return slug(f"{Path(self.model).name}-{text}")
+
+
+def finetune(
+    recipe: Recipe, settings: Settings, command: str = "", task: str | None = None
+) -> dict[str, float]:
     """Fine-tune as `recipe` says, unless that is done; return the scores of the last evaluation.
+
+    Args:
+        recipe: what is trained, with which method, on what.
+        settings: where, on which device.
+        command: the command line, to be noted in `training.json`.
+        task: the name of the task that scores the model; None scores nothing.
 
     Raises:
         BenchError: unknown names, unusable data, a model that is neither a CLIP nor a classifier,
             a folder that holds another training.
     """
-    reducer = recipes.reducer(recipe)
+    reducer = learning.reducer(recipe.method, recipe.params, tuned.learned_with(recipe.model))
     about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
-    done = recipes.done(settings.begun(), recipe, about)
+    settings = settings.begun()
+    done = _done(settings, recipe, about)
     if done is not None:
         return done
-    loaded = catalogue.load(recipe.model, device=settings.device, backend=_backend(settings.device))
-    model: Any = loaded.model
-    if loaded.kind not in TASK_LOSSES and not hasattr(model, "visual_projection"):
-        raise Unsupported(
-            f"{recipe.model} is neither a CLIP nor of the kinds {', '.join(TASK_LOSSES)}: only "
-            "these can be fine-tuned so far"
-        )
+    processes = loop.accelerator(settings.device)
+    # Torch's fused attention is slow backwards in bfloat16 on a CPU.
+    backend = "eager" if torch.device(settings.device).type == "cpu" else "sdpa"
+    loaded = catalogue.load(recipe.model, device=settings.device, backend=backend)
+    of_task = task_loss(loaded, processes)
     data = pairs.load(recipe.data, loaded, settings.data_dir)
-    model.requires_grad_(not recipe.freeze)
-    if recipe.rank:
-        lora.attach(model, recipe.rank, settings.seed)
-    learned = _learn(reducer, model)
-    if recipe.freeze and not learned:
-        raise BenchError(f"method '{recipe.method}' learns nothing of its own: leave --freeze out")
-    start = time.monotonic()
-    with bench.reduced(model, reducer, **recipe.budget):
-        if learned and not _is_reduced(model):
+    trained, learned = _prepared(recipe, reducer, loaded, settings.seed)
+    started = time.monotonic()
+    with bench.reduced(loaded.model, reducer, **recipe.budget):
+        if learned and not _is_reduced(loaded.model):
             raise BenchError(
                 f"with this budget {recipe.method} removes nothing and learns nothing: "
                 "give a larger --r, or --method none to train without reduction"
             )
-        job = Job(
-            model,
-            len(data),
-            _loss(loaded, reducer, recipe, data),
-            _scores(recipe, loaded),
-            [Phase(loaded.image_size[0], recipe.epochs, recipe.batch)],
-            Rates(matrix=None, other=recipe.rate, decay=0.0, warmup_steps=20),
-        )
-        job.about = about = {**about, "steps": sum(job.steps())}
-        if not settings.resume:
-            recipes.clear(settings.out)
-        scores = fit(job, settings, evaluate_every=1000)
-    if learned:
-        del model.learned
-    _write(settings, recipe, model, reducer, learned)
-    about |= {
-        "precision": f"{settings.device}, bfloat16 autocast",
-        "command": command,
-        "scores": {name: round(value, 4) for name, value in scores.items()},
-        "seconds": round(time.monotonic() - start, 1),
-        "environment": machine.environment(
-            machine.slug(settings.device, torch.get_num_threads()),
-            settings.device,
-            torch.get_num_threads(),
-        ),
-    }
-    write_atomic(settings.out / TRAINING, json.dumps(about, indent=1) + "\n")  # now it is done
-    (settings.out / CHECKPOINT).unlink()
+        steps = max(1, round(recipe.epochs * len(data) / recipe.batch))
+        about |= {"steps": steps}
+        loss = _loss(of_task, loaded, reducer, recipe, data, settings.seed, processes)
+        parameters = [p for p in trained.parameters() if p.requires_grad]
+        adamw = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)
+        scorer = _scorer(task, loaded)
+        job = Job(trained, loss, steps, [adamw], scorer, about=about)
+        if processes.is_main_process and not settings.resume:
+            # The new training may not write all of these.
+            learned_files = [f"{name}.safetensors" for name in registry.methods()]
+            _clear(settings.out, TRAINING, ADAPTER, WEIGHTS, *learned_files)
+        scores = loop.fit(job, settings, evaluate_every=EVALUATE_EVERY)
+    if processes.is_main_process:
+        _write(settings, recipe, loaded.model, reducer, learned)
+        about |= {
+            "precision": f"{settings.device}, bfloat16 autocast",
+            "command": command,
+            "scores": {name: round(value, 4) for name, value in scores.items()},
+            "seconds": round(time.monotonic() - started, 1),
+            "processes": processes.num_processes,
+            "environment": _environment(settings.device),
+        }
+        write_atomic(settings.out / TRAINING, json.dumps(about, indent=1) + "\n")  # now it is done
+        _clear(settings.out)
     return scores
+
+
+def _environment(device: str) -> Mapping[str, Any]:
+    threads = torch.get_num_threads()
+    return machine.environment(machine.slug(device, threads), device, threads)
+
+
+def _prepared(
+    recipe: Recipe, reducer: Reducer, loaded: Loaded, seed: int
+) -> tuple[nn.Module, Mapping[str, nn.Parameter]]:
+    """Return the module with all that is trained, and of it what the method learns, by name."""
+    loaded.model.requires_grad_(not recipe.freeze)
+    if recipe.rank:
+        adapters.attach(loaded.model, recipe.rank, seed)
+    shapes = learning.towers(reducer, loaded.model)
+    learned = dict(reducer.learn(shapes)) if isinstance(reducer, Learner) else {}
+    for tower, table in learned.items():
+        if tower in shapes and table.shape != shapes[tower]:
+            raise BenchError(
+                f"what {reducer.name} learned for the {tower} tower is {tuple(table.shape)}, "
+                f"and this model takes {shapes[tower]}"
+            )
+    if recipe.freeze and not learned:
+        raise BenchError(f"method '{recipe.method}' learns nothing of its own: leave --freeze out")
+    tables = nn.ParameterDict({name.replace(".", "/"): table for name, table in learned.items()})
+    trained = nn.ModuleDict({"model": loaded.model, "learned": tables.to(loaded.device)})
+    return trained, learned
 
 
 def _is_reduced(model: Any) -> bool:
@@ -111,124 +184,80 @@ def _is_reduced(model: Any) -> bool:
     return any("forward" in block.__dict__ for tower in towers for block in tower.blocks)
 
 
-def _backend(device: str) -> str:
-    """Torch's fused attention is slow backwards in bf16 on a CPU."""
-    return "eager" if device == "cpu" else "sdpa"
-
-
-def _learn(reducer: Reducer, model: Any) -> dict[str, nn.Parameter]:
-    """Give `model` the method's own parameters, so that they are trained and kept with it."""
-    shapes = recipes.towers(reducer, model)
-    learned = dict(reducer.learn(shapes))
-    for tower, table in learned.items():
-        if tower in shapes and table.shape != shapes[tower]:
-            raise BenchError(
-                f"what {reducer.name} learned for the {tower} tower is {tuple(table.shape)}, "
-                f"and this model takes {shapes[tower]}"
-            )
-    if learned:
-        named = {name.replace(".", "/"): table for name, table in learned.items()}
-        model.learned = nn.ParameterDict(named).to(next(model.parameters()).device)
-    return learned
-
-
 def _loss(
-    loaded: Loaded, reducer: Reducer, recipe: Recipe, data: pairs.Pairs
-) -> Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]:
-    task_loss = TASK_LOSSES.get(loaded.kind, _contrastive)(loaded)
+    of_task: BatchLoss,
+    loaded: Loaded,
+    reducer: Reducer,
+    recipe: Recipe,
+    data: pairs.Pairs,
+    seed: int,
+    processes: Any,
+) -> Callable[[int, torch.Generator], Tensor]:
+    """Return the loss of a step: of the task and of the method, on this process's images."""
+    count = min(recipe.batch, len(data))
+    if count % processes.num_processes:
+        raise TrainingError(
+            f"a batch of {count} does not divide into {processes.num_processes} processes: "
+            "choose another --batch"
+        )
+    size = count // processes.num_processes
+    share = slice(processes.process_index * size, (processes.process_index + 1) * size)
 
-    def loss(indices: Tensor, _: int, rng: torch.Generator, __: dict[str, Tensor]) -> Tensor:
-        batch = data.batch(indices, rng)
-        task = task_loss(batch)
-        own = reducer.loss(loaded.model, batch.own.to(loaded.device))
-        return task if own is None else (1 - recipe.weight) * task + recipe.weight * own
-
-    return loss
-
-
-def _cross_entropy(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
-    def loss(batch: pairs.Batch) -> Tensor:
-        with torch.autocast(loaded.device.type, torch.bfloat16):
-            out = loaded.model(**{loaded.image_argument: batch.images.to(loaded.device)})
-        logits = getattr(out, "logits", out).float()
-        return nn.functional.cross_entropy(logits, batch.own.to(loaded.device))
-
-    return loss
-
-
-def _contrastive(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
-    model: Any = loaded.model
-    device = loaded.device
-    tokenizer = _tokenizer(loaded)
-
-    def loss(batch: pairs.Batch) -> Tensor:
-        words = {key: value.to(device) for key, value in tokenizer(batch.texts).items()}
-        if model.logit_scale.requires_grad:
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        with torch.autocast(device.type, torch.bfloat16):
-            out = model(pixel_values=batch.images.to(device), **words)
-        a, b, scale = out.image_embeds.float(), out.text_embeds.float(), model.logit_scale.exp()
-        return contrastive_loss(a, b, scale, batch.own.to(device))
+    def loss(step: int, rng: torch.Generator) -> Tensor:
+        batch = data.batch(loop.shuffled(len(data), recipe.batch, step, seed), rng, share)
+        task = of_task(batch)
+        if not isinstance(reducer, Learner):
+            return task
+        added = reducer.loss(loaded.model, batch.target.to(loaded.device))
+        return task if added is None else (1 - recipe.weight) * task + recipe.weight * added
 
     return loss
 
 
-def _answers(loaded: Loaded) -> Callable[[pairs.Batch], Tensor]:
-    """The model's own loss of the right answers."""
-    if loaded.teach is None:
-        raise BenchError(f"{loaded.name} has no processor: put its files beside its weights")
-    teach = loaded.teach
-
-    def loss(batch: pairs.Batch) -> Tensor:
-        shown = [list(pictures) for pictures in batch.pictures]
-        inputs = loaded.placed(teach(shown, batch.texts, list(batch.answers)))
-        with torch.autocast("cuda", torch.bfloat16, enabled=loaded.device.type == "cuda"):
-            found: Tensor = loaded.model(**inputs).loss
-        return found
-
-    return loss
-
-
-TASK_LOSSES = {
-    "classifier": _cross_entropy,
-    **dict.fromkeys(("multimodal", "answerer", "captioner", "pair-classifier"), _answers),
-}
-
-
-def _tokenizer(loaded: Loaded) -> Callable[[list[str]], dict[str, Tensor]]:
-    """Return the model's tokenizer, once it has shown that it pads texts to one length."""
-    try:
-        if loaded.tokenizer is not None and loaded.tokenizer(["one", "one two"]):
-            return loaded.tokenizer
-    except ValueError:
-        pass  # transformers makes up an empty one where its files are missing
-    raise BenchError(f"{loaded.name} has no tokenizer: put its files beside its weights")
-
-
-def _scores(recipe: Recipe, loaded: Loaded) -> Callable[[], dict[str, float]]:
-    """Return what scores the model on the task that goes with it; nothing where none does."""
-    name = NATURAL_TASK.get(recipe.model)
-    if name is None:
+def _scorer(task: str | None, loaded: Loaded) -> Callable[[], dict[str, float]]:
+    """Return what scores the model on a task; nothing where there is none."""
+    if task is None:
         return dict
-    task = tasks.load(name)
+    scored = tasks.load(task)
 
     def evaluate() -> dict[str, float]:
         loaded.model.eval()
-        return {key: m.value for key, m in task.evaluate(loaded).metrics.items()}
+        return {key: metric.value for key, metric in scored.evaluate(loaded).metrics.items()}
 
     return evaluate
+
+
+def _done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the scores if the folder holds this very training, finished."""
+    out = settings.out
+    itself = out.resolve() == Path(recipe.model).expanduser().resolve()
+    if itself or (out / "config.json").is_file():
+        raise TrainingError(f"{out} holds a model already: name another folder with --out")
+    if not settings.resume or not (out / TRAINING).is_file():
+        return None
+    there = tuned.training(out)
+    loop.check_same(there, about, out)
+    print(f"{out} is done already; --no-resume trains it again", file=sys.stderr)
+    return dict(there["scores"])
+
+
+def _clear(out: Path, *names: str) -> None:
+    """Remove files of these names, and checkpoints."""
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    for folder in loop.checkpoints(out):
+        shutil.rmtree(folder)
 
 
 def _write(
     settings: Settings, recipe: Recipe, model: Any, reducer: Reducer, learned: Mapping[str, Tensor]
 ) -> None:
     if recipe.rank:
-        save_file(lora.detach(model), settings.out / ADAPTER)
+        save_file(adapters.factors(model), settings.out / ADAPTER)
     elif not recipe.freeze:
         # Clones: some are tied, and a file may not hold a tensor twice.
         state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         save_file(state, settings.out / WEIGHTS)
-    if learned:
+    if isinstance(reducer, Learner) and learned:
         tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
         save_file(tensors, settings.out / f"{reducer.name}.safetensors")

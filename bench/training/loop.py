@@ -1,21 +1,25 @@
-"""The training loop that all embedded models share: schedule, optimisers, checkpoints, log.
+"""The training loop: steps, processes, checkpoints and a log, on Hugging Face's accelerate.
 
-A recipe is a list of phases. The learning rate is constant after a short warm-up and falls linearly
-to zero over the last phase, so phases before it do not depend on how long it is. Position tables
-are interpolated inside the model, so early phases train the same parameters at a lower resolution
-and a fraction of the cost; the last phase is always at the full resolution.
+transformers' `Trainer` wants samples that it batches itself and a loss of each batch's outputs.
+Here the texts of a batch are chosen together, the contrastive loss is of the batch over all
+processes, and a method adds a loss of what it saw inside the model. So the loop is written out, and
+accelerate does the rest: one GPU or several (`accelerate launch`, `torchrun`), and checkpoints.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-import os
+import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +27,8 @@ from torch import Tensor, nn
 from bench.core.errors import BenchError
 
 SAVE_SECONDS = 60.0
-CHECKPOINT = "checkpoint.pt"
+LOG_EVERY = 20  # steps
+ABOUT = "about.json"  # written last: a checkpoint without it is incomplete
 
 
 class TrainingError(BenchError):
@@ -31,53 +36,27 @@ class TrainingError(BenchError):
 
 
 @dataclass(frozen=True)
-class Phase:
-    """Training at one resolution: side in pixels, passes over the data, images a step."""
-
-    pixels: int
-    epochs: float
-    batch: int
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Learning rates: `matrix` for the blocks' weights (Muon), `other` for the rest (AdamW).
-
-    `matrix` None leaves everything to AdamW, as fine-tuning does. `known` are parts of the model,
-    by the beginnings of their parameters' names, that AdamW trains at 0.3 of the rate.
-    """
-
-    matrix: float | None = 3e-3
-    other: float = 1e-3
-    known: tuple[str, ...] = ()
-    decay: float = 0.05
-    warmup_steps: int = 100
-
-
-@dataclass(frozen=True)
 class Settings:
-    """What a user may choose of a training run; None is the recipe's own value.
+    """Where and how a training runs, whatever is trained.
 
-    `epochs` are passes over the data at full resolution, `low_epochs` those before at a lower one.
+    Attributes:
+        out: folder for checkpoints, log and weights.
+        seed: of new weights, the order of the data and the augmentation.
+        resume: go on from the checkpoint in `out`, if there is one.
+        device: "cpu" or "cuda"; of several processes each takes the GPU of its number.
+        data_dir: cache of the raw data; None is `$CROSSGET_BENCH_CACHE`.
+        threads: of the CPU; None is torch's own choice.
     """
 
     out: Path
     seed: int = 0
-    epochs: float | None = None
-    low_epochs: float | None = None
     resume: bool = True
     device: str = "cpu"
     data_dir: Path | None = None
     threads: int | None = None
-    compile: bool = False
 
-    def compile_blocks(self, blocks: Iterable[nn.Module]) -> None:
-        """Compile alike blocks in place if asked to; on a CPU a third to a half faster."""
-        for block in blocks if self.compile else ():
-            block.compile()
-
-    def begun(self) -> Settings:
-        """Seed torch, set its threads, make the folder; return the settings.
+    def begun(self) -> Self:
+        """Seed torch, set its threads and make the folder; return the settings of this process.
 
         Raises:
             TrainingError: there is no such device, or the folder cannot be written.
@@ -96,42 +75,61 @@ class Settings:
             raise TrainingError(
                 f"cannot write to {self.out} ({error.strerror}): name another folder with --out"
             ) from error
-        return self
+        processes = accelerator(self.device)
+        alone = processes.num_processes == 1
+        return self if alone else replace(self, device=str(processes.device))
+
+
+def accelerator(device: str) -> Any:
+    """Return a new accelerate.Accelerator; it joins the other processes, if there are any."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise TrainingError("training needs accelerate: pip install accelerate peft") from error
+    return Accelerator(
+        cpu=torch.device(device).type == "cpu",
+        device_placement=False,  # the model is loaded to its device
+        step_scheduler_with_optimizer=False,
+        mixed_precision="no",  # each loss says what it computes in bfloat16
+        # A method may leave parameters of some layers unused.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
 @dataclass
-class Progress:
-    """Where training stands; saved with the weights, so that a killed run goes on from here."""
+class Job:
+    """What is trained, and for how long.
 
-    step: int = 0
-    seconds: float = 0.0
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    Attributes:
+        model: all that is trained and kept in checkpoints.
+        loss: step and generator -> the loss; the generator depends on seed and step alone.
+        steps: how many.
+        optimizers: those of `model`'s parameters.
+        evaluate: returns scores by name.
+        warmup: steps until the learning rates have risen to their peaks.
+        decay_start: the step from which they fall, to zero at the last.
+        about: what a checkpoint must say of itself to be resumed.
+    """
+
+    model: nn.Module
+    loss: Callable[[int, torch.Generator], Tensor]
+    steps: int
+    optimizers: Sequence[torch.optim.Optimizer]
+    evaluate: Callable[[], dict[str, float]]
+    warmup: int = 20
+    decay_start: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def optimizers(model: nn.Module, rates: Rates) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the blocks and AdamW for everything else."""
-    matrices: list[nn.Parameter] = []
-    rest: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            inside = parameter.ndim == 2 and ("blocks." in name or "layers." in name)
-            rate = rates.other * (0.3 if name.startswith(rates.known) else 1.0)
-            muon = inside and rates.matrix is not None
-            (matrices if muon else rest.setdefault(rate, [])).append(parameter)
-    found: list[torch.optim.Optimizer] = []
-    if matrices and rates.matrix is not None:
-        found.append(
-            torch.optim.Muon(
-                matrices, lr=rates.matrix, weight_decay=rates.decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-    if rest:
-        groups = [{"params": group, "lr": rate} for rate, group in rest.items()]
-        found.append(torch.optim.AdamW(groups, lr=rates.other, weight_decay=rates.decay))
-    for optimizer in found:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return found
+class Objective(nn.Module):
+    """The loss of a step as a module, whose gradients several processes share."""
+
+    def __init__(self, job: Job) -> None:
+        """Hold the job's model, so that its parameters are this module's."""
+        super().__init__()
+        self.model = job.model
+        self.forward = job.loss
 
 
 def rate_factor(step: int, warmup: int, decay_start: int, total: int) -> float:
@@ -140,71 +138,17 @@ def rate_factor(step: int, warmup: int, decay_start: int, total: int) -> float:
     return max(0.0, min((step + 1) / max(1, warmup), 1.0, fall))
 
 
-def save_atomic(state: object, path: Path) -> None:
-    """Write a torch checkpoint so that a kill leaves either the old file or the new one."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    torch.save(state, partial)
-    partial.replace(path)
+def shuffled(count: int, batch: int, step: int, seed: int) -> Tensor:
+    """Return the positions (batch,) of a step's samples among `count`; each pass is shuffled."""
+    per_pass = max(1, count // batch)
+    rng = torch.Generator().manual_seed(seed * 7919 + step // per_pass)
+    start = step % per_pass * batch
+    return torch.randperm(count, generator=rng)[start : start + batch]
 
 
-class Log:
-    """A JSON-lines log; on resuming, lines after the checkpoint's step are dropped."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        """Open the log at `path`, keeping only lines of steps up to `step`."""
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() and step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
-
-    def write(self, **values: Any) -> None:
-        """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-@dataclass
-class Job:
-    """What differs between models: the data size, the loss of some images, the evaluation.
-
-    `loss(indices, pixels, rng, state)` gets positions (B,) into the training data, the side in
-    pixels, a generator that depends only on seed and step, and tensors kept in the checkpoint.
-    A checkpoint that says something else `about` itself is not resumed.
-    """
-
-    model: nn.Module
-    images: int
-    loss: Callable[[Tensor, int, torch.Generator, dict[str, Tensor]], Tensor]
-    evaluate: Callable[[], dict[str, float]]
-    phases: Sequence[Phase]
-    rates: Rates = field(default_factory=Rates)
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def steps(self) -> list[int]:
-        """Return the number of steps of each phase."""
-        return [max(1, round(p.epochs * self.images / p.batch)) for p in self.phases]
-
-
-def _position(job: Job, step: int) -> tuple[Phase, int, int]:
-    """Return the phase of a global step, the step inside it, and the phase's number."""
-    for number, (phase, count) in enumerate(zip(job.phases, job.steps(), strict=True)):
-        if step < count:
-            return phase, step, number
-        step -= count
-    raise IndexError(step)
-
-
-def _indices(job: Job, phase: Phase, inner: int, seed: int) -> Tensor:
-    """Return the positions (B,) of a step's images; each pass is its own shuffle."""
-    per_pass = max(1, job.images // phase.batch)
-    shuffle = torch.Generator().manual_seed(seed * 7919 + inner // per_pass + phase.pixels * 10007)
-    start = inner % per_pass * phase.batch
-    return torch.randperm(job.images, generator=shuffle)[start : start + phase.batch]
-
-
-def check_same(said: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
+def check_same(there: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
     """Raise TrainingError when a folder holds another training than the one `about` describes."""
-    other = [f"{key} is {said.get(key)}" for key, own in about.items() if said.get(key) != own]
+    other = [f"{key} is {there.get(key)}" for key, mine in about.items() if there.get(key) != mine]
     if other:
         raise TrainingError(
             f"{folder} holds another training ({', '.join(other)} there): "
@@ -212,101 +156,138 @@ def check_same(said: Mapping[str, Any], about: Mapping[str, Any], folder: Path) 
         )
 
 
-def _restore(path: Path, job: Job, opts: list[torch.optim.Optimizer]) -> Progress:
+def checkpoints(out: Path) -> list[Path]:
+    """Return the folders `checkpoint-STEP` in `out`, the newest last, incomplete ones included."""
+    return sorted(out.glob("checkpoint-*"))
+
+
+def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, float]:
+    """Load the newest complete checkpoint; return its step and loss, zeros where there is none."""
+    complete = [path for path in checkpoints(out) if (path / ABOUT).is_file()]
+    if not complete:
+        return 0, 0.0
+    folder = complete[-1]
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        check_same(saved.get("about", job.about), job.about, path.parent)
-        job.model.load_state_dict(saved["model"])
-        for optimizer, state in zip(opts, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        return Progress(**saved["progress"])
+        there = json.loads((folder / ABOUT).read_text())
+        check_same(there["about"], about, out)
+        processes.load_state(str(folder))
+        return int(there["step"]), float(there["loss"])
     except TrainingError:
         raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"cannot resume from {path} ({reason}): delete it") from error
+    except Exception as error:  # whatever torch and safetensors raise at damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise TrainingError(f"cannot resume from {folder} ({reason}): delete it") from error
 
 
-def _save(path: Path, job: Job, opts: list[torch.optim.Optimizer], progress: Progress) -> None:
-    save_atomic(
-        {
-            "model": job.model.state_dict(),
-            "optimizers": [o.state_dict() for o in opts],
-            "progress": vars(progress),
-            "about": dict(job.about),
-        },
-        path,
+def _save(processes: Any, about: Mapping[str, Any], out: Path, step: int, loss: float) -> None:
+    """Write a checkpoint, then delete those before; a kill leaves one of them complete."""
+    folder = out / f"checkpoint-{step:08d}"
+    earlier = [path for path in checkpoints(out) if path != folder]
+    processes.save_state(str(folder))
+    progress = {"step": step, "loss": loss, "about": about}
+    (folder / ABOUT).write_text(json.dumps(progress) + "\n")
+    for path in earlier:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set; the second of them stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield stopped
+        return
+
+    def stop(number: int, _: Any) -> None:
+        stopped.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float]:
+    """Train to the last step and return the final evaluation.
+
+    Writes a checkpoint about once a minute and when it is stopped, and `log.jsonl`, into the
+    settings' folder.
+
+    Raises:
+        TrainingError: the loss is not finite, or a checkpoint cannot be used.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with all steps so far in a checkpoint.
+    """
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    processes, out = accelerator(settings.device), settings.out
+    factor = functools.partial(
+        rate_factor, warmup=job.warmup, decay_start=job.decay_start, total=job.steps
     )
+    schedules = [torch.optim.lr_scheduler.LambdaLR(opt, factor) for opt in job.optimizers]
+    objective, *others = processes.prepare(Objective(job), *job.optimizers, *schedules)
+    step, recent = _restore(processes, job.about, out) if settings.resume else (0, 0.0)
+    first = processes.is_main_process  # alone writes files
+    log: Callable[..., None] = _log(out / "log.jsonl", step) if first else lambda **_: None
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    at = time.monotonic()
+    with Progress(*columns, disable=not first) as bar, _stoppable() as stopped:
+        task = bar.add_task("training", total=job.steps, completed=step)
+        while step < job.steps:
+            rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+            value = _step(objective, others, processes, step, rng)
+            loss, stop = _agreed(processes, value, stopped.is_set())
+            recent = 0.98 * recent + 0.02 * loss if recent else loss
+            step += 1
+            bar.update(task, advance=1, description=f"loss {recent:.3f}")
+            if step % LOG_EVERY == 0:
+                log(step=step, loss=round(recent, 4))
+            if step % evaluate_every == 0 and step < job.steps:
+                log(step=step, **job.evaluate())
+            due = stop or step == job.steps or time.monotonic() - at > SAVE_SECONDS
+            if due and first:
+                _save(processes, job.about, out, step, recent)
+                at = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    scores = job.evaluate()
+    log(step=job.steps, final=True, **scores)
+    return scores
+
+
+def _log(path: Path, step: int) -> Callable[..., None]:
+    """Return what appends a JSON line to a log, in which lines after `step` are dropped first."""
+    lines = path.read_text().splitlines() if path.exists() and step else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(line + "\n" for line in kept))
+
+    def write(**values: Any) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    return write
 
 
 def _step(
-    job: Job, opts: list[torch.optim.Optimizer], progress: Progress, seed: int, total: int
-) -> float:
-    """Do one optimiser step; return the loss."""
-    phase, inner, _ = _position(job, progress.step)
-    last = total - job.steps()[-1]
-    factor = rate_factor(progress.step, job.rates.warmup_steps, last, total)
-    rng = torch.Generator().manual_seed(seed * 1_000_003 + progress.step)
-    loss = job.loss(_indices(job, phase, inner, seed), phase.pixels, rng, progress.extra)
+    objective: nn.Module, others: Sequence[Any], processes: Any, step: int, rng: torch.Generator
+) -> Tensor:
+    """Do one step of `others`, optimisers and then their schedules; return the loss."""
+    objective.train()
+    loss: Tensor = objective(step, rng)
     if not torch.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {float(loss.detach())} at step {progress.step}: try a smaller --rate"
-        )
-    for optimizer in opts:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(job.model.parameters(), 1.0)
-    for optimizer in opts:
-        optimizer.step()
-    return float(loss.detach())
+        raise TrainingError(f"the loss is {loss.item()} at step {step}: try a smaller --rate")
+    processes.backward(loss)
+    processes.clip_grad_norm_(objective.parameters(), 1.0)
+    for other in others:
+        other.step()
+    objective.zero_grad()
+    return loss.detach()
 
 
-def _evaluate(job: Job) -> dict[str, float]:
-    with torch.compiler.set_stance("force_eager"):  # not worth compiling for the few passes
-        return job.evaluate()
-
-
-def fit(
-    job: Job, settings: Settings, *, evaluate_every: int, log_every: int = 20
-) -> dict[str, float]:
-    """Train to the end of the last phase and return the final evaluation.
-
-    Writes `checkpoint.pt` about once a minute, and `log.jsonl`, in the settings' folder.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    path = settings.out / CHECKPOINT
-    opts = optimizers(job.model, job.rates)
-    progress = _restore(path, job, opts) if settings.resume and path.exists() else Progress()
-    log, total, recent = Log(settings.out / "log.jsonl", progress.step), sum(job.steps()), 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as bar:
-        task = bar.add_task("training", total=total, completed=progress.step)
-        saved = time.monotonic()
-        while progress.step < total:
-            began = time.monotonic()
-            job.model.train()
-            loss = _step(job, opts, progress, settings.seed, total)
-            recent = loss if not recent else 0.98 * recent + 0.02 * loss
-            progress.step += 1
-            progress.seconds += time.monotonic() - began
-            pixels = _position(job, progress.step - 1)[0].pixels
-            bar.update(task, advance=1, description=f"{pixels} px, loss {recent:.3f}")
-            if progress.step % log_every == 0:
-                log.write(
-                    step=progress.step,
-                    pixels=pixels,
-                    loss=round(recent, 4),
-                    seconds=round(progress.seconds, 1),
-                )
-            if progress.step % evaluate_every == 0 and progress.step < total:
-                log.write(step=progress.step, pixels=pixels, **_evaluate(job))
-            if time.monotonic() - saved > SAVE_SECONDS or progress.step == total:
-                _save(path, job, opts, progress)
-                saved = time.monotonic()
-    final = _evaluate(job)
-    log.write(step=total, final=True, seconds=round(progress.seconds, 1), **final)
-    return final
+def _agreed(processes: Any, loss: Tensor, stopped: bool) -> tuple[float, bool]:
+    """Return the mean loss of all processes, and whether one of them was stopped: all then are."""
+    both = torch.stack([loss, loss.new_tensor(float(stopped))])
+    mean, stops = processes.reduce(both, reduction="mean").tolist()
+    return mean, stops > 0

@@ -1,4 +1,8 @@
-"""Images with texts or labels to fine-tune on: what the embedded models saw, or a user's files."""
+"""Images with texts or labels to fine-tune on: what the embedded models saw, or a user's files.
+
+Several processes share a step's batch: each opens its share of the images, and all read the same
+texts, which cost little beside images and are the negatives of every image.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +16,31 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import BenchError
-from bench.models.loaded import Loaded
+from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
 
 if TYPE_CHECKING:
+    from bench.assets.embedded.drawings import Drawings
     from bench.tasks.pictures import Pictures
     from bench.tasks.retrieval import Retrieval
-    from bench.training.drawings import Drawings
 
-
-SCENES = 8192
+SCENES = 8192  # are called a pass over what has no end
 TEST_SEEDS = 1000  # seeds below are left to evaluations
+EXTRA_TEXTS = 96  # captions of other drawings than the batch's
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images (B,C,H,W) as the model takes them, and what belongs to them.
 
-    `own` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
+    `target` (B,) is the row of each image's text in `texts`, or its label where there are no texts.
     Questions come with their `answers`, and with the `pictures` of each in place of images, as the
     model's processor wants them.
     """
 
     images: Tensor
     texts: list[str]
-    own: Tensor
+    target: Tensor
     answers: Sequence[str] = ()
     pictures: Sequence[Sequence[Any]] = ()
 
@@ -46,14 +51,17 @@ class Pairs(Protocol):
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
-        """Return the images at `indices` (B,) with their texts; all chance comes from `rng`."""
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
+        """Return a `share` of the images at `indices` (B,), with the texts of all of them.
+
+        All chance comes from `rng`, which is the same for all shares.
+        """
 
 
 class Emoji:
     """Drawings of five design houses, distorted, with some of their captions' keywords dropped.
 
-    A batch has `EXTRA_TEXTS_FULL` captions more than its images: negatives that cost little.
+    A batch has `EXTRA_TEXTS` captions more than its images: negatives that cost little.
     """
 
     def __init__(self, loaded: Loaded, drawings: Drawings) -> None:
@@ -66,20 +74,19 @@ class Emoji:
         """Return the number of drawings."""
         return len(self.images)
 
-    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
         """Return distorted drawings; see `Pairs`."""
         from PIL import Image
 
-        from bench.training.augment import distort
-        from bench.training.contrastive import EXTRA_TEXTS_FULL, choose_texts
-        from bench.training.text import drop_keywords
+        from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords
 
         concepts = self.concept[indices]
-        shown, own = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS_FULL, rng)
-        texts = [drop_keywords(self.concepts[i].text, rng) for i in shown.tolist()]
-        colours = distort(self.images[indices], self.images.shape[1], rng)
+        chosen, rows = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS, rng)
+        texts = [drop_keywords(self.concepts[i].text, rng) for i in chosen.tolist()]
+        colours = distort(self.images[indices[share]], self.images.shape[1], rng)
         pixels = (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        return Batch(_prepared(self.loaded, [Image.fromarray(p) for p in pixels]), texts, own)
+        images = _prepared(self.loaded, [Image.fromarray(p) for p in pixels])
+        return Batch(images, texts, rows[share])
 
 
 class Files:
@@ -96,71 +103,71 @@ class Files:
         """Return the number of pictures with a caption."""
         return len(self.usable)
 
-    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
         """Return pictures as they are; see `Pairs`."""
         chosen = [self.usable[i] for i in indices.tolist()]
         pick = torch.rand(len(chosen), generator=rng).tolist()
         texts = [
             self.texts[i][int(p * len(self.texts[i]))] for i, p in zip(chosen, pick, strict=True)
         ]
-        images = _prepared(self.loaded, [_open(self.pictures, i) for i in chosen])
-        return Batch(images, texts, torch.arange(len(chosen)))
+        images = _prepared(self.loaded, [_open(self.pictures, i) for i in chosen[share]])
+        return Batch(images, texts, torch.arange(len(chosen))[share])
 
 
+@dataclass
 class Scenes:
-    """Endlessly many scenes of emoji drawings with what a kind of model is to say of them."""
+    """Endlessly many scenes of emoji drawings with what a `kind` of model is to say of them."""
 
-    def __init__(self, kind: str) -> None:
-        """Note whether it answers, captions, or judges two of them at a time."""
-        self.kind = kind
+    kind: type[Reader]
 
     def __len__(self) -> int:
         """Return how many are called a pass."""
         return SCENES
 
-    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
-        """Return new scenes, as many as there are indices; see `Pairs`."""
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
+        """Return new scenes; see `Pairs`. Here each question belongs to one scene alone."""
         from PIL import Image
 
         seed = TEST_SEEDS + int(torch.randint(2**31, (1,), generator=rng))
-        said = self._said(len(indices), seed)
+        samples = self._samples(len(indices), seed)[share]
         return Batch(
             torch.empty(0),
-            [text for _, text, _ in said],
-            torch.arange(len(said)),
-            [answer for *_, answer in said],
-            [[Image.fromarray(image) for image in images] for images, *_ in said],
+            [text for _, text, _ in samples],
+            torch.arange(len(samples)),
+            [answer for *_, answer in samples],
+            [[Image.fromarray(image) for image in images] for images, *_ in samples],
         )
 
-    def _said(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
-        """Images, what is asked or stated, and the right answer, a number of times."""
+    def _samples(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
+        """Images, what is asked or stated, and the right answer, `count` times."""
         from bench.tasks import scenes, statements
 
-        if self.kind == "pair-classifier":
-            found = statements.pairs(count, seed)
-            return [(pair.images, pair.text, str(pair.true)) for pair in found]
-        if self.kind == "captioner":
-            composed = scenes.described(count, seed)
-            return [((image,), "", text) for image, text in composed]
+        if issubclass(self.kind, PairClassifier):
+            pairs = statements.pairs(count, seed)
+            return [(pair.images, pair.text, str(pair.true)) for pair in pairs]
+        if issubclass(self.kind, Captioner):
+            return [((image,), "", text) for image, text in scenes.described(count, seed)]
         asked = scenes.scenes(count, seed)
         return [((scene.image,), scene.question, scene.answer) for scene in asked]
 
 
+@dataclass
 class Labelled:
-    """Labelled pictures, mirrored half the time."""
+    """Labelled pictures, prepared as `loaded` says, mirrored half the time."""
 
-    def __init__(self, loaded: Loaded, pictures: Pictures, labels: Sequence[int]) -> None:
-        """Keep the pictures; `loaded` says how images are prepared."""
-        self.loaded, self.pictures, self.labels = loaded, pictures, torch.as_tensor(labels)
+    loaded: Loaded
+    pictures: Pictures
+    labels: Tensor
 
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.labels)
 
-    def batch(self, indices: Tensor, rng: torch.Generator) -> Batch:
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
         """Return pictures, some mirrored; see `Pairs`."""
+        mirror = (torch.rand(len(indices), 1, 1, 1, generator=rng) < 0.5)[share]
+        indices = indices[share]
         images = _prepared(self.loaded, [_open(self.pictures, i) for i in indices.tolist()])
-        mirror = torch.rand(len(images), 1, 1, 1, generator=rng) < 0.5
         return Batch(torch.where(mirror, images.flip(-1), images), [], self.labels[indices])
 
 
@@ -174,12 +181,7 @@ def _open(pictures: Pictures, index: int) -> Any:
 
 
 def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
-    if loaded.transform is None:
-        raise BenchError(
-            f"nothing says how images are prepared for {loaded.name}: "
-            "put its preprocessor_config.json beside its weights"
-        )
-    return torch.stack([torch.as_tensor(np.asarray(loaded.transform(p))) for p in pictures])
+    return torch.stack([torch.as_tensor(np.asarray(loaded.pixels(p))) for p in pictures])
 
 
 def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
@@ -191,35 +193,26 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     Raises:
         BenchError: another name, or data that are missing or unusable.
     """
+    from bench.assets.embedded import drawings, raw
+    from bench.tasks import classification, pictures, retrieval
+
     scheme, _, where = name.partition(":")
-    if loaded.kind == "classifier":
-        return _labelled(scheme or "fashion", where, loaded, cache)
-    if loaded.kind in ("multimodal", "answerer", "captioner", "pair-classifier"):
+    if isinstance(loaded, Classifier):
+        if scheme in ("", "fashion"):
+            images, labels = raw.fashion("train", cache)
+            return Labelled(
+                loaded, pictures.Arrays(images, "fashion image"), torch.from_numpy(labels)
+            )
+        if scheme == "imagefolder" and where:
+            task = classification.image_folder(where)
+            return Labelled(loaded, task.prepared.pictures, torch.tensor(task.labels))
+        raise BenchError(f"unknown training data '{scheme}': fashion, or imagefolder:PATH")
+    if isinstance(loaded, Reader):
         if scheme in ("", "scenes"):
-            return Scenes(loaded.kind)
+            return Scenes(type(loaded))
         raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
     if scheme in ("", "emoji"):
-        from bench.training import drawings
-
         return Emoji(loaded, drawings.emoji("train", cache))
     if scheme == "karpathy" and where:
-        from bench.tasks import retrieval
-
         return Files(loaded, retrieval.karpathy(where, split="train"))
     raise BenchError(f"unknown training data '{name}': emoji, or karpathy:JSON[:IMAGES]")
-
-
-def _labelled(scheme: str, where: str, loaded: Loaded, cache: Path | None) -> Labelled:
-    from bench.tasks.pictures import Arrays
-
-    if scheme == "fashion":
-        from bench.training import data
-
-        images, labels = data.fashion("train", cache)
-        return Labelled(loaded, Arrays(images, "fashion image"), labels.tolist())
-    if scheme == "imagefolder" and where:
-        from bench.tasks import classification
-
-        task = classification.image_folder(where)
-        return Labelled(loaded, task.prepared.pictures, task.labels)
-    raise BenchError(f"unknown training data '{scheme}': fashion, or imagefolder:PATH")

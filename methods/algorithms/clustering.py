@@ -33,8 +33,8 @@ def density_peaks(
     density_BN = -near.square().mean(-1)  # its logarithm
     if empty_BN is not None:
         density_BN = density_BN.masked_fill(empty_BN, -torch.inf)
-    own, other = density_BN[:, :, None], density_BN[:, None]
-    denser = (other > own) | ((other == own) & torch.ones_like(dist_BNN[0]).tril(-1).bool())
+    here, there = density_BN[:, :, None], density_BN[:, None]
+    denser = (there > here) | ((there == here) & torch.ones_like(dist_BNN[0]).tril(-1).bool())
     delta_BN = torch.where(denser, dist_BNN, largest_B11).amin(-1)
     peak_BN = delta_BN.log() + density_BN
     centre = peak_BN.argsort(dim=1, descending=True, stable=True)[:, :clusters]

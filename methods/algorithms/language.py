@@ -1,4 +1,4 @@
-"""Inside a language model: words behind the image, words that rate it, pivots and their unlike.
+"""Inside a language model: the block before, words behind the image, raters and pivots.
 
 The methods `dart` and `sparsevlm` name the sources and the departures from them. Shapes: B batch,
 N tokens, P words or pivots, C channels.
@@ -9,7 +9,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.core import take
+from bench.core import Site, Unsupported, take
+from bench.core.site import LanguageSite
+from methods.algorithms.ranking import precise
+
+
+def block_before(site: Site, name: str) -> LanguageSite:
+    """The site for method `name`, with queries and keys of the block before in float32.
+
+    Raises:
+        Unsupported: it is in no language model, no block ran before, or it saw other tokens.
+    """
+    if not isinstance(site, LanguageSite):
+        raise Unsupported(f"method '{name}' acts in a language model, not in '{site.tower}'")
+    if not site.q.shape[-1] or site.q.shape[2] != site.x.shape[1]:
+        raise Unsupported(
+            f"method '{name}' reads the block before, and ahead of block {site.layer} none has run "
+            "on these tokens: give other layers="
+        )
+    return precise(site)
 
 
 def words_after(protect_BN: Tensor, size_BN1: Tensor) -> Tensor:

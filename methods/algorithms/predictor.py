@@ -39,8 +39,8 @@ def new_predictor(width: int, seed: int = 0) -> dict[str, Tensor]:
     """An untrained predictor for tokens of `width` channels."""
     rng = torch.Generator().manual_seed(seed)
     widths = [(width, width), (width // 2, width), (width // 4, width // 2), (2, width // 4)]
-    found = {"in_conv.0.weight": torch.ones(width), "in_conv.0.bias": torch.zeros(width)}
+    weights = {"in_conv.0.weight": torch.ones(width), "in_conv.0.bias": torch.zeros(width)}
     for name, (out, into) in zip(LAYERS, widths, strict=True):
-        found[f"{name}.weight"] = torch.randn(out, into, generator=rng) * into**-0.5
-        found[f"{name}.bias"] = torch.zeros(out)
-    return found
+        weights[f"{name}.weight"] = torch.randn(out, into, generator=rng) * into**-0.5
+        weights[f"{name}.bias"] = torch.zeros(out)
+    return weights

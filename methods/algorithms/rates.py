@@ -29,8 +29,8 @@ def published_rates(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kept = _published()[name]
     n = kept["prune_kept"][0]  # the first block keeps all
     for after_pruning, after_merging in zip(kept["prune_kept"], kept["merge_kept"], strict=True):
-        left = min(n, after_pruning)
-        pruned.append(n - left)
-        removed.append(n - min(left, after_merging))
+        unpruned = min(n, after_pruning)
+        pruned.append(n - unpruned)
+        removed.append(n - min(unpruned, after_merging))
         n -= removed[-1]
     return tuple(pruned), tuple(removed)

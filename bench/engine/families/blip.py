@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
 from bench.engine.attention import fused_projection, own_projections
 from bench.engine.families import Adapter
 from bench.engine.families.hf import FAMILIES, VisionTower
-from bench.engine.families.reading import ReadingPass
+from bench.engine.forward import Pass
 from bench.engine.tower import Run, Tower, original, override
 
 _VISION = replace(FAMILIES["CLIPVisionModel"], masked=False)
@@ -167,6 +167,38 @@ class _BertTower(Tower):
         return block.attention.output(y, x)  # type: ignore[no-any-return]
 
 
+class ReadingPass(Pass):
+    """The pass of a text encoder whose blocks read an image between attention and MLP.
+
+    Attributes:
+        states: (B,M,C') tokens of the image encoder, while a block runs.
+    """
+
+    states: Tensor | None = None
+
+    def block(
+        self,
+        layer: int,
+        block: nn.Module,
+        x: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        *args: Any,
+        **kw: Any,
+    ) -> Tensor:
+        """One block: attend, reduce, read, feed. (B,N,C) -> (B,M,C)."""
+        self.states = encoder_hidden_states
+        try:
+            return super().block(layer, block, x, **kw)
+        finally:
+            self.states = None  # an image's tokens are not held beyond the block
+
+    def feed(self, block: Any, x: Tensor) -> Tensor:
+        """Cross-attention where there is something to read, then the MLP. (B,M,C) -> (B,M,C)."""
+        if self.states is not None:
+            x = block.crossattention(x, encoder_hidden_states=self.states)[0]
+        return block.feed_forward_chunk(x)  # type: ignore[no-any-return]
+
+
 class BlipTextTower(_BertTower):
     """The text encoder; its first token, which is read out, stays."""
 
@@ -188,12 +220,6 @@ class BlipTextTower(_BertTower):
     def anchor(self, run: Run, x: Tensor) -> Tensor:
         """Position 0 of every sample."""
         return x.new_zeros(x.shape[0], dtype=torch.long)
-
-    def feed_reading(self, block: Any, x: Tensor, states: Tensor | None) -> Tensor:
-        """Cross-attention where there is something to read, then the MLP. (B,M,C) -> (B,M,C)."""
-        if states is not None:
-            x = block.crossattention(x, encoder_hidden_states=states)[0]
-        return block.feed_forward_chunk(x)  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def install(self, run: Run) -> Iterator[None]:

@@ -5,110 +5,67 @@ caches behind a removal are shorter; decoding goes on from there, with the mask 
 that belong to each. What an earlier tower removed is taken out of the prompt before the first
 block, and so is what a method removes ahead of it: to the model that is a shorter prompt.
 
-Shape suffixes: B batch, N tokens of the prompt, M tokens that are left.
+Shape suffixes: B batch, N tokens of the prompt, M tokens that remain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import Reducer, Site, observe
+from bench.core import observe
 from bench.core.errors import Unsupported
+from bench.core.kinds import LanguageReducer
+from bench.core.site import LanguageSite
 from bench.core.tensors import take
-from bench.engine.forward import Part, Pass, additive
+from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
+from bench.engine.forward import Pass, Reduction
+from bench.engine.masks import additive
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import LanguageTower
-
-
-@dataclass(frozen=True)
-class Left:
-    """The tokens that are left of a prompt.
-
-    Attributes:
-        x: (B,M,C) tokens, `size` (B,M,1), `image` (B,M) the image's.
-        place: (B,M) position of each in the prompt; in an empty slot any.
-        filled: (B,M) False in padding, and in slots that are empty since others kept more.
-    """
-
-    x: Tensor
-    size: Tensor
-    image: Tensor
-    place: Tensor
-    filled: Tensor
-
-    def rows(self, at: slice) -> Left:
-        """The samples `at`."""
-        return Left(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
-
-    def take(self, index_BM: Tensor) -> Left:
-        """The tokens at these positions."""
-        return Left(
-            take(self.x, index_BM),
-            take(self.size, index_BM),
-            *(t.gather(1, index_BM) for t in (self.image, self.place, self.filled)),
-        )
-
-
-def _beside(samples: Sequence[Left]) -> Left:
-    """Samples of unequal length in one batch, the shorter ones with empty slots in front."""
-    longest = max(one.x.shape[1] for one in samples)
-
-    def pad(name: str) -> Tensor:
-        tensors = [getattr(one, name) for one in samples]
-        before = [longest - t.shape[1] for t in tensors]
-        tail = (0, 0) * (tensors[0].dim() - 2)
-        return torch.cat([F.pad(t, (*tail, n, 0)) for t, n in zip(tensors, before, strict=True)])
-
-    return Left(**{f.name: pad(f.name) for f in fields(Left)})
-
-
-@dataclass(frozen=True)
-class Stage:
-    """From `layer` on, blocks see the tokens at `place` of what the first block saw.
-
-    `moved` (B,M) is how far each moved up, where the method renumbers positions.
-    """
-
-    layer: int
-    place: Tensor
-    filled: Tensor
-    moved: Tensor | None
 
 
 class LanguagePass(Pass):
     """The state of a language model during one prompt and the decoding after it.
 
     Attributes:
-        left: what the present block sees of a prompt, while it runs.
+        prompt: what the present block sees of a prompt; None while nothing or a next token runs.
         cut: what the first block sees of the prompt, where that is not all.
+        entered: (B,N) which tokens of what the first block sees are no padding.
+        counts: the image's tokens of each sample, now; `initials` at the first block.
+        moved: (B,1) how far positions behind the prompt moved up ahead of the first block.
+        removals: what blocks see from which layer on.
+        ragged: samples are unequally long, with empty slots in front.
+        start: the site at the model's input.
+        mask: the mask that the latest attention got.
+        rotary: what a block is told of the present tokens' positions, once it was worked out.
     """
 
     tower: LanguageTower
 
-    def __init__(self, tower: LanguageTower, parts: Sequence[Part]) -> None:
+    def __init__(self, tower: LanguageTower, reductions: Sequence[Reduction]) -> None:
         """Nothing is known about a prompt yet."""
-        super().__init__(tower, parts)
-        self.visitor, self.appends = self.guest, 0  # nothing is appended to a prompt
+        super().__init__(tower, reductions)
+        self.visitor, self.appends = self.appender, 0  # nothing is appended to a prompt
         self.decoding = False
         self._clear()
 
     def _clear(self) -> None:
-        self.left: Left | None = None
-        self.cut: Left | None = None
-        self.first: Tensor | None = None
+        self.prompt: Prompt | None = None
+        self.cut: Prompt | None = None
+        self.entered: Tensor | None = None
         self.moved: Tensor | None = None
-        self.stages: list[Stage] = []
+        self.removals: list[Removal] = []
         self.ragged = self.renumbered = self.changed = False
-        self.start: Site | None = None
+        self.start: LanguageSite | None = None
         self.qkv = None
-        self.given: Tensor | None = None
+        self.mask: Tensor | None = None
         self.rotary: dict[str, Any] = {}
 
     # --- the language model as a whole ---------------------------------------------------------
@@ -131,73 +88,63 @@ class LanguagePass(Pass):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
-        whole = self._prompt(x, kw.get("attention_mask"), image)
-        left = self._ahead_of_all(self._alive(whole))
-        n, m = whole.x.shape[1], left.x.shape[1]
-        if left is not whole:  # may be as long: where one sample lost nothing
-            self.cut = left
-            kw = self._shorter(kw, whole, left)
-        place = torch.arange(m, device=left.x.device).expand(len(left.x), -1)
-        self.left, self.first = replace(left, place=place), left.filled
+        return self._cut_prompt(plain, args, kw, x, image)
+
+    def _cut_prompt(
+        self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
+    ) -> Any:
+        """Run a prompt (B,N,C), and put what comes out at its places in the prompt."""
+        asked = self._as_asked(x, kw.get("attention_mask"), image)
+        entering = self._before_first_block(self._alive(asked))
+        N, M = asked.x.shape[1], entering.x.shape[1]
+        if entering is not asked:  # may be as long: where one sample lost nothing
+            self.cut = entering
+            kw, self.moved = entering.arguments(kw, asked.filled, self.ragged)
+        place = torch.arange(M, device=x.device).expand(len(x), -1)
+        self.prompt, self.entered = replace(entering, place=place), entering.filled
         out = plain(*args, **kw)
-        if self.cut is not None or out.last_hidden_state.shape[1] < n:
-            out.last_hidden_state = self._restored(out.last_hidden_state, n)
-        self.left = self.start = self.qkv = self.given = None
+        if self.cut is not None or out.last_hidden_state.shape[1] < N:
+            prompt = self.prompt
+            if self.cut is not None:
+                prompt = replace(prompt, place=self.cut.place.gather(1, prompt.place))
+            out.last_hidden_state = prompt.restored(out.last_hidden_state, N)
+        self.prompt = self.start = self.qkv = self.mask = None
         return out
 
-    def _prompt(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Left:
+    def _as_asked(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Prompt:
+        """The prompt as the model got it."""
         B, N, _ = x.shape
         self.counts = self.initials = image.sum(1).tolist()
         filled = torch.ones(B, N, device=x.device) if mask is None else mask.to(x.device).float()
         place = torch.arange(N, device=x.device).expand(B, N)
-        return Left(x, filled[..., None], image.to(x.device), place, filled > 0)
+        return Prompt(x, filled[..., None], image.to(x.device), place, filled > 0)
 
-    def _alive(self, left: Left) -> Left:
-        """Without the tokens that earlier towers removed, which they mark by NaN."""
+    def _alive(self, prompt: Prompt) -> Prompt:
+        """The prompt without the tokens that earlier towers removed."""
         before: Any = self.upstream.get("projector")
         if before is None or not before.removed:
-            return left
-        if left.x.is_meta:  # the same number anywhere costs the same
+            return prompt
+        if prompt.x.is_meta:  # the same number anywhere costs the same
             gone = before.removed // len(self.counts)
             self.counts = self.initials = [n - gone for n in self.counts]
-            return left.take(left.place[:, gone:])
-        alive = ~(left.image & left.x[..., 0].isnan())
-        most = int(alive.sum(1).max())
-        order = alive.to(torch.int8).argsort(dim=1, stable=True)[:, alive.shape[1] - most :]
-        left, real = left.take(order), alive.gather(1, order)
-        self.ragged = not bool(real.all())
-        image = left.image & real
-        self.counts = self.initials = image.sum(1).tolist()
-        x = left.x.masked_fill(~real[..., None], 0.0)
-        return Left(x, left.size * real[..., None], image, left.place, left.filled & real)
+            return prompt.take(prompt.place[:, gone:])
+        alive = prompt.alive()
+        counts = alive.image.sum(1).tolist()
+        self.ragged = len({n - m for n, m in zip(self.counts, counts, strict=True)}) > 1
+        self.counts = self.initials = counts
+        return alive
 
-    def _ahead_of_all(self, left: Left) -> Left:
-        """What methods that act on a block's input do to the first one's."""
-        self.start = self._site(0, left)
-        for part in self.before:
-            left = self._shorten(part, 0, left)
+    def _before_first_block(self, prompt: Prompt) -> Prompt:
+        """Let methods that act on a block's input act on the prompt itself."""
+        self.start = self._language_site(0, prompt)
+        for reduction in self.before:
+            prompt = self._shorten(reduction, 0, prompt)
         self.initials = self.counts
-        return left
-
-    def _shorter(self, kw: dict[str, Any], whole: Left, left: Left) -> dict[str, Any]:
-        """The arguments of the language model for the prompt's tokens that are left."""
-        mask, position = kw.get("attention_mask"), kw.get("position_ids")
-        if mask is not None or self.ragged:
-            mask = left.filled.long()
-        if position is not None:
-            up = _moved_up(whole.filled, left)
-            index = left.place.expand(*position.shape[:-2], -1, -1)
-            position = position.expand(*position.shape[:-2], len(left.x), -1).gather(-1, index)
-            if position.dim() == 2:
-                self.moved, position = up[:, -1:], position - up
-            elif len(position) == 4:  # M-RoPE: only the count of tokens, for the mask, moves up
-                self.moved = up[:, -1:]
-                position = torch.cat([position[:1] - up, position[1:]])
-        return {**kw, "inputs_embeds": left.x, "attention_mask": mask, "position_ids": position}
+        return prompt
 
     def _next(self, kw: dict[str, Any]) -> dict[str, Any]:
         """The arguments for the next token, as after the shorter prompt."""
-        if self.cut is None and not self.stages:
+        if self.cut is None and not self.removals:
             return kw
         tokens = kw.get("input_ids") if kw.get("inputs_embeds") is None else kw["inputs_embeds"]
         if tokens is not None and tokens.shape[1] != 1:
@@ -208,123 +155,107 @@ class LanguagePass(Pass):
         if mask is not None or self.ragged:
             mask = self._with_next(self.cut.filled).long()
         if position is not None and self.moved is not None:
-            if position.dim() == 2:
-                position = position - self.moved
-            else:
-                position = torch.cat([position[:1] - self.moved, position[1:]])
+            position = moved_up(position, self.moved)
         return {**kw, "attention_mask": mask, "position_ids": position}
 
     def _with_next(self, filled: Tensor) -> Tensor:
         """(B,M) of a prompt -> (B,M+T) with the tokens that were decoded since, and the next."""
-        assert self.first is not None
-        return F.pad(filled, (0, self.past + 1 - self.first.shape[1]), value=True)
-
-    def _restored(self, x: Tensor, n: int) -> Tensor:
-        """(B,M,C) -> (B,N,C): each token at its place in the prompt, zeros for those that left."""
-        assert self.left is not None
-        place = self.left.place
-        if self.cut is not None:
-            place = self.cut.place.gather(1, place)
-        place = place.masked_fill(self.left.size[..., 0] == 0, n)
-        out = x.new_zeros(len(x), n + 1, x.shape[2])
-        return out.scatter(1, place[..., None].expand_as(x), x)[:, :n]
+        assert self.entered is not None
+        return F.pad(filled, (0, self.past + 1 - self.entered.shape[1]), value=True)
 
     # --- its blocks ----------------------------------------------------------------------------
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """One block, on a prompt or on a next token."""
         self.module, self.arguments = block, kw
-        self.guest = self.visitor if self.left is not None else None
-        if self.guest and self.left is not None:
-            self.anchor = self.left.filled.to(torch.int8).argmax(1)
+        self.appender = self.visitor if self.prompt is not None else None
+        if self.appender and self.prompt is not None:
+            self.anchor = self.prompt.filled.to(torch.int8).argmax(1)
         return super().block(layer, block, x, *args, **kw)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """A prompt has begun before its first block."""
         return x
 
-    def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
-        if self.left is None or (layer == 0 and part.reducer.before):
+    def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
+        if self.prompt is None or (layer == 0 and reduction.reducer.before):
             return x
-        before = replace(self.left, x=x)
-        self.left = self._shorten(part, layer, before)
-        if self.left is before:
+        before = replace(self.prompt, x=x)
+        self.prompt = self._shorten(reduction, layer, before)
+        if self.prompt is before:
             return x
-        assert self.first is not None
-        moved = _moved_up(self.first, self.left) if self.renumbered else None
-        since = layer if part.reducer.before else layer + 1
-        self.stages.append(Stage(since, self.left.place, self.left.filled, moved))
+        assert self.entered is not None
+        moved = self.prompt.gone_ahead(self.entered) if self.renumbered else None
+        since = layer if reduction.reducer.before else layer + 1
+        self.removals.append(Removal(since, self.prompt.place, self.prompt.filled, moved))
         self.rotary = {}
-        return self.left.x
+        return self.prompt.x
 
-    def _shorten(self, part: Part, layer: int, left: Left) -> Left:
+    def _shorten(self, reduction: Reduction, layer: int, prompt: Prompt) -> Prompt:
         """Remove what the schedule says, sample by sample where they have unequal images."""
-        reducer, r = part.reducer, []
-        for now, first in zip(self.counts, self.initials, strict=True):
-            wanted = part.schedule(layer, self.depth, now, first)
-            r.append(reducer.feasible(wanted, now, None) if wanted > 0 else 0)
+        reducer = reduction.reducer
+        r = [
+            reduction.count(layer, self.depth, now, first, None)
+            for now, first in zip(self.counts, self.initials, strict=True)
+        ]
         if not any(r):
-            return left
+            return prompt
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
-        site = self._site(layer, left)
+        site = self._language_site(layer, prompt)
         if len(set(self.counts)) == 1:
-            left = _reduced(reducer, site, left, r[0])
+            shorter = prompt.reduced(reducer, site, r[0])
         else:
-            each = [slice(b, b + 1) for b in range(len(r))]
+            each = [(slice(b, b + 1), some) for b, some in enumerate(r)]
             samples = [
-                _reduced(reducer, _sample(site, at), left.rows(at), some) if some else left.rows(at)
-                for at, some in zip(each, r, strict=True)
+                prompt.rows(at).reduced(reducer, sample_site(site, at), some) for at, some in each
             ]
-            left, self.ragged = _beside(samples), True
-        n = left.x.shape[1]
-        if left.x.is_meta:
-            self.counts = [count - (site.x.shape[1] - n) for count in self.counts]
+            shorter, self.ragged = beside(samples), True
+        if shorter.x.is_meta:
+            gone = prompt.x.shape[1] - shorter.x.shape[1]
+            self.counts = [count - gone for count in self.counts]
         else:
-            self.counts = left.image.sum(1).tolist()
-        self.renumbered = self.renumbered or (reducer.renumbers and self.tower.renumbers)
+            self.counts = shorter.image.sum(1).tolist()
+        if isinstance(reducer, LanguageReducer) and reducer.renumbers:
+            self.renumbered = self.renumbered or self.tower.renumbers
         for observer in observe.OBSERVERS:
             observer.exit("reduction")
-        return left
+        return shorter
 
-    def _site(self, layer: int, left: Left) -> Site:  # type: ignore[override]
-        B, M, _ = left.x.shape
-        q, k, v = self.qkv or (left.x[:, None, :, :0],) * 3
-        bias = additive(self.given, left.x.dtype)
-        return Site(
-            left.x,
-            q,
-            k,
-            v,
-            left.size,
-            ~left.image,
+    def _language_site(self, layer: int, prompt: Prompt) -> LanguageSite:
+        x = prompt.x
+        B, M, _ = x.shape
+        bias = additive(self.mask, x.dtype)
+        return LanguageSite(
+            x,
+            *(self.qkv or (x[:, None, :, :0],) * 3),
+            prompt.size,
+            ~prompt.image,
             layer,
             self.depth,
             n_protected=M - self.counts[0],
             tower=self.tower.name,
             scale=self.scale,
             bias=bias,
-            anchor=torch.full((B,), M - 1, device=left.x.device),
+            anchor=torch.full((B,), M - 1, device=x.device),
             prefix=0,
-            whole=not self.stages,
+            whole=not self.removals,
             causal=bias is None,
             start=self.start,
-            ahead=lambda: self._ahead(left.x),
+            ahead=lambda: self.tower.ahead(self.module, x, self._arguments(self.arguments, x)),
             norm=self.tower.final_norm,
             draw=self.draw,
         )
 
-    def _ahead(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.tower.ahead(self.module, x, self._arguments(self.arguments, x))
+    def _latest(self) -> Removal | None:
+        """The removal after which the present block runs."""
+        return next((r for r in reversed(self.removals) if r.layer <= self.layer), None)
 
-    def _stage(self) -> Stage | None:
-        return next((s for s in reversed(self.stages) if s.layer <= self.layer), None)
-
-    def _mask(self, given: Tensor | None, x: Tensor) -> Tensor | None:
-        stage = self._stage()
-        if stage is None:
-            return given
-        filled = stage.filled if given is not None or self.ragged else None
+    def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
+        removal = self._latest()
+        if removal is None:
+            return mask
+        filled = removal.filled if mask is not None or self.ragged else None
         if not self.decoding:
             return self.tower.causal_mask(x, filled)
         if filled is None:
@@ -332,25 +263,24 @@ class LanguagePass(Pass):
         return self.tower.mask(self._with_next(filled)[:, None, None], x)
 
     def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
-        """Rotary angles of the tokens that are left: their own, or of the positions they moved to.
+        """Rotary angles of the tokens that remain: their own, or of the positions they moved to.
 
         A block before a removal and the one behind it may disagree about where a next token is.
         """
-        stage, given = self._stage(), kw.get("position_embeddings")
-        if stage is None or given is None or (self.decoding and stage.moved is None):
+        removal, angles = self._latest(), kw.get("position_embeddings")
+        if removal is None or angles is None:
             return kw
+        place, moved = removal.place, removal.moved
         if self.decoding:
-            return {**kw, **self.tower.rotary(x, kw["position_ids"] - stage.moved[:, -1:])}  # type: ignore[index]
-        if not self.rotary:
-            if stage.moved is None:
-                self.rotary = {
-                    "position_embeddings": tuple(
-                        take(angle.expand(len(x), -1, -1), stage.place) for angle in given
-                    )
-                }
-            else:
-                position = kw["position_ids"].expand(len(x), -1).gather(1, stage.place)
-                self.rotary = self.tower.rotary(x, position - stage.moved)
+            if moved is None:
+                return kw
+            return {**kw, **self.tower.rotary(x, kw["position_ids"] - moved[:, -1:])}
+        if not self.rotary and moved is None:
+            here = (take(angle.expand(len(x), -1, -1), place) for angle in angles)
+            self.rotary = {"position_embeddings": tuple(here)}
+        elif not self.rotary:
+            position = kw["position_ids"].expand(len(x), -1).gather(1, place)
+            self.rotary = self.tower.rotary(x, position - moved)
         return {**kw, **self.rotary}
 
     def attention(
@@ -364,47 +294,6 @@ class LanguagePass(Pass):
         fused: bool,
     ) -> Tensor:
         """The model's own attention; a prompt's q, k, v are noted for the methods."""
-        if self.left is not None:
-            self.qkv, self.scale, self.given = (q, k, v), scale, mask
+        if self.prompt is not None:
+            self.qkv, self.scale, self.mask = (q, k, v), scale, mask
         return inner(q, k, v, mask, scale)
-
-
-def _moved_up(first: Tensor, left: Left) -> Tensor:
-    """(B,M) how many tokens ahead of each are gone, of those that were `first` (B,N) there."""
-    return _counted(first).gather(1, left.place) - _counted(left.filled)
-
-
-def _counted(filled: Tensor) -> Tensor:
-    return (filled.long().cumsum(1) - 1).clamp_min(0)
-
-
-def _reduced(reducer: Reducer, site: Site, left: Left, r: int) -> Left:
-    """Apply a method's plan; made tokens stand behind the last token of the image."""
-    plan = reducer.plan(site, r)
-    plan = plan.reorder(plan.keep)
-    x, size = plan.apply(left.x, left.size)
-    image, place, filled = (t.gather(1, plan.keep) for t in (left.image, left.place, left.filled))
-    if plan.extra is None:
-        return Left(x, size, image, place, filled)
-    made = plan.extra.shape[1]
-    last = left.place.masked_fill(~left.image, -1).amax(1, keepdim=True)
-    place = torch.cat([place, last.expand(-1, made)], 1)
-    image, filled = (F.pad(t, (0, made), value=True) for t in (image, filled))
-    return Left(x, size, image, place, filled).take(place.argsort(dim=1, stable=True))
-
-
-def _sample(site: Site, at: slice) -> Site:
-    """The site of some samples of a batch."""
-    cut: dict[str, Any] = {
-        f.name: value[at]
-        for f in fields(site)
-        if isinstance(value := getattr(site, f.name), Tensor) and len(value) == len(site.x)
-    }
-    ahead, start = site.ahead, site.start
-    return replace(
-        site,
-        **cut,
-        n_protected=int(site.protect[at].sum()),
-        start=None if start is None else _sample(start, at),
-        ahead=None if ahead is None else lambda: (ahead()[0][at], ahead()[1][at]),
-    )

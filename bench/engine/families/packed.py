@@ -6,11 +6,11 @@ size.
 
 Behind the image encoder patches are put back into their 2x2 groups, each of which becomes one token
 of the language model: a patch is shown by the token that it was merged into, a dropped one by the
-mean of what is left of its group, and a group of which nothing is left is a removed token. On the
-meta device, where nobody knows which those are, as many groups are left as on average after so many
+mean of those that remain in its group, and a group in which none remains is a removed token. The
+meta device cannot tell which groups those are; there as many remain as on average after so many
 drops at random places.
 
-Shape suffixes: N patches of an image, M tokens that are left, G groups, C channels.
+Shape suffixes: N patches of an image, M tokens and L groups that remain, G groups, C channels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from bench.core import Plan, Reducer, observe
 from bench.core.tensors import take
 from bench.engine.families.projector import ProjectorPass, places
-from bench.engine.forward import Part, Pass
+from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.qwen2_vl import MergerTower, PackedTower
@@ -43,8 +43,10 @@ class OneImage(Pass):
     """The pass of one image's patches, (1,N,C) at first.
 
     Attributes:
-        shape: rows and columns of its patches; `whole` those that the model counts on.
+        shape: rows and columns of its patches.
+        full: rows and columns that the model counts on: more, where images are made smaller.
         place: (1,M) patch whose position each token has, by its index in the sequence.
+        dropped: how many patches were removed and merged into no other.
     """
 
     tower: PackedTower
@@ -52,13 +54,13 @@ class OneImage(Pass):
     def __init__(
         self,
         tower: PackedTower,
-        parts: Sequence[Part],
+        reductions: Sequence[Reduction],
         shape: tuple[int, int],
-        whole: tuple[int, int],
+        full: tuple[int, int],
     ) -> None:
         """Nothing is removed yet."""
-        super().__init__(tower, parts)
-        self.shape, self.whole, self.dropped, self.reduced = shape, whole, 0, False
+        super().__init__(tower, reductions)
+        self.shape, self.full, self.dropped, self.reduced = shape, full, 0, False
 
     def number_batch(self) -> None:
         """Keep the number of the batch that the image came in."""
@@ -89,22 +91,22 @@ class OneImage(Pass):
             self.dropped += n - plan.keep.shape[1] - merged
 
     def groups(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (M,C) -> what is left of the groups (1,L,4C), and (L,) which those are."""
+        """Tokens (M,C) -> the groups that still have a token (1,L,4C), and (L,) which those are."""
         four, C = self.tower.side**2, x.shape[1]
         if not self.reduced:
             x = x.reshape(1, -1, four * C)
             return x, torch.arange(x.shape[1], device=x.device)
         assert self.slot is not None
         slot = self.slot.view(-1, four)
-        left = self._left(slot)
-        slot = slot[left]
+        remaining = self._remaining(slot)
+        slot = slot[remaining]
         there = (slot >= 0)[..., None]
         patches = x[slot.clamp(min=0)] * there
         mean = patches.sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        return torch.where(there, patches, mean.to(x.dtype)).reshape(1, -1, four * C), left
+        return torch.where(there, patches, mean.to(x.dtype)).reshape(1, -1, four * C), remaining
 
-    def _left(self, slot: Tensor) -> Tensor:
-        """(L,) groups of which something is left."""
+    def _remaining(self, slot: Tensor) -> Tensor:
+        """(L,) groups that still have a token."""
         if not slot.is_meta:
             return (slot >= 0).any(1).nonzero()[:, 0]
         gone = prod((self.dropped - i) / (slot.numel() - i) for i in range(slot.shape[1]))
@@ -124,15 +126,15 @@ class PackedPass(Pass):
         self, plain: Callable[..., Any], hidden_states: Tensor, grid_thw: Tensor, **kw: Any
     ) -> Any:
         """The image encoder as a whole, which says what shape its images have."""
-        shapes = whole = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)]
+        shapes = full = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)]
         if self.tower.size is not None:
-            hidden_states, grid_thw = self.tower.smaller(hidden_states, whole)
+            hidden_states, grid_thw = self.tower.smaller(hidden_states, full)
             shapes = [(h, w) for _, h, w in grid_thw.tolist()]
             rows = [in_rows(*shape, self.tower.side) for shape in shapes]
             at = [torch.stack([i // w, i % w], 1) for i, (_, w) in zip(rows, shapes, strict=True)]
             kw["position_ids"] = torch.cat(at).to(hidden_states.device)
-        sizes = zip(shapes, whole, strict=True)
-        self.images = [OneImage(self.tower, self.parts, *size) for size in sizes]
+        sizes = zip(shapes, full, strict=True)
+        self.images = [OneImage(self.tower, self.reductions, *size) for size in sizes]
         self.number_batch()
         for image in self.images:
             image.draw = self.draw
@@ -154,32 +156,33 @@ class PackedPass(Pass):
             for counts in zip(n_in, self.lengths, strict=True):
                 observer.block(self.tower.name, layer, *counts)
         if self.appends and layer == self.depth - 1:
-            x = self._each(lambda image, _, own: image._finish(own), layer, x)
+            x = self._each(lambda image, _, tokens: image._finish(tokens), layer, x)
         return x
 
     def _each(
         self, step: Callable[[OneImage, int, Tensor], Tensor], layer: int, x: Tensor
     ) -> Tensor:
         """Let each image take a step with its own tokens. (N,C) -> (M,C)."""
-        if not self.parts:
+        if not self.reductions:
             return x
         pieces = x.split(self.lengths)
         done = [
-            step(image, layer, own[None])[0] for image, own in zip(self.images, pieces, strict=True)
+            step(image, layer, piece[None])[0]
+            for image, piece in zip(self.images, pieces, strict=True)
         ]
-        self.lengths = [len(own) for own in done]
+        self.lengths = [len(piece) for piece in done]
         return torch.cat(done)
 
-    def _angles(self, given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def _angles(self, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """Cosine and sine (M,D) at each token's place; what a method appended has none: 1 and 0."""
         if not any(image.changed for image in self.images):
-            return given
+            return angles
         padded = [
-            [F.pad(own, (0, 0, 0, self.appends), value=value) for own in angle.split(self.first)]
-            for angle, value in zip(given, (1.0, 0.0), strict=True)
+            [F.pad(part, (0, 0, 0, self.appends), value=value) for part in angle.split(self.first)]
+            for angle, value in zip(angles, (1.0, 0.0), strict=True)
         ]
         return tuple(
-            torch.cat([own[image.place[0]] for own, image in zip(each, self.images, strict=True)])
+            torch.cat([part[image.place[0]] for part, image in zip(each, self.images, strict=True)])
             for each in padded
         )
 
@@ -187,7 +190,7 @@ class PackedPass(Pass):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, inner: Any, fused: bool
     ) -> Tensor:
         """The attention of the image whose turn it is."""
-        if not self.parts:
+        if not self.reductions:
             return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
         return next(self.turn).attention(q, k, v, mask, scale, inner, fused)
 
@@ -197,16 +200,18 @@ class OneMerged(ProjectorPass):
 
     tower: MergerTower  # type: ignore[assignment]
 
-    def __init__(self, tower: MergerTower, parts: Sequence[Part], image: OneImage) -> None:
+    def __init__(
+        self, tower: MergerTower, reductions: Sequence[Reduction], image: OneImage
+    ) -> None:
         """Take over from the image encoder."""
-        super().__init__(tower, parts)  # type: ignore[arg-type]
+        super().__init__(tower, reductions)  # type: ignore[arg-type]
         self.image, side = image, image.tower.side
         self.shape = image.shape[0] // side, image.shape[1] // side
-        self.full = image.whole[0] // side, image.whole[1] // side
-        self.whole = prod(self.full)
+        self.full = image.full[0] // side, image.full[1] // side
+        self.expected = prod(self.full)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The groups that are left (1,L,4C) of tokens (M,C)."""
+        """Tokens (M,C) -> the groups that still have one (1,L,4C)."""
         x, at = self.image.groups(x)
         x = super().begin(x, mask)
         rows, columns = self.shape
@@ -226,17 +231,17 @@ class MergerPass(ProjectorPass):
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Put groups together, act ahead of the merger, merge, act behind it. (M,C) -> (G,D)."""
         vision: Any = self.upstream["vision"]
-        images = [OneMerged(self.tower, self.parts, image) for image in vision.images]
+        images = [OneMerged(self.tower, self.reductions, image) for image in vision.images]
         self.number_batch()
         for merged in images:
             merged.draw = self.draw
         pieces = x.split(vision.lengths)
-        ahead = [image.ahead(own) for image, own in zip(images, pieces, strict=True)]
+        ahead = [image.ahead(piece) for image, piece in zip(images, pieces, strict=True)]
         y = self.tower.attend(block, torch.cat(ahead, 1)[0], self, None, {})
-        lengths = [own.shape[1] for own in ahead]
+        lengths = [groups.shape[1] for groups in ahead]
         behind = [
-            image.behind(own[None], n)
-            for image, own, n in zip(images, y.split(lengths), lengths, strict=True)
+            image.behind(tokens[None], n)
+            for image, tokens, n in zip(images, y.split(lengths), lengths, strict=True)
         ]
         self.removed = sum(image.removed for image in images)
         return torch.cat(behind, 1)[0]

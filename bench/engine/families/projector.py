@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bench.core import Plan, Site, observe
+from bench.core import Plan, Reducer, Site, observe
 from bench.core.errors import Unsupported
-from bench.engine.forward import Part, Pass
+from bench.core.kinds import ProjectorReducer
+from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import ImageTower, ProjectorTower
@@ -27,6 +28,7 @@ class ImagePass(Pass):
 
     Attributes:
         features: (I,M,C) output of the feature block, without tokens that a method appended.
+        reads: blocks whose attention the projector's methods look at.
         seen: by block, (q, k, v), the bias and the scale of its attention, for the survivors.
     """
 
@@ -34,9 +36,8 @@ class ImagePass(Pass):
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Forget the images before."""
-        parts = self.upstream["projector"].parts if self.tower.linked else ()
-        readers = [part.reducer for part in parts if part.reducer.needs_anchor]
-        self.reads = {self.tower.feature + reducer.reads for reducer in readers}
+        readers = self.upstream["projector"].reductions if self.tower.linked else ()
+        self.reads = {_block_read(reader.reducer, self.tower) for reader in readers}
         self.seen: dict[int, tuple[tuple[Tensor, ...], Tensor | None, float | None]] = {}
         x = super().begin(x, mask)
         self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
@@ -69,10 +70,18 @@ class ImagePass(Pass):
             self.seen[layer] = tuple(t.gather(2, rows) for t in qkv), bias, scale
 
 
-def places(plan: Plan, place: Tensor) -> Tensor:
-    """(B,M+E) a kept token's place is its own, a made token's that of its heaviest input.
+def _block_read(reducer: Reducer, tower: ImageTower | ProjectorTower) -> int:
+    """The vision block whose attention a projector's method looks at; -1 for none."""
+    if not reducer.needs_anchor:
+        return -1
+    return tower.feature + (reducer.reads if isinstance(reducer, ProjectorReducer) else 0)
 
-    Where that is taken, or two want it, a made token takes the first place that nobody wants.
+
+def places(plan: Plan, place: Tensor) -> Tensor:
+    """(B,M+E) a kept token stays at its place, a made token takes that of its heaviest input.
+
+    Where that place is kept, or the heaviest input of several, a made token takes the first place
+    that no token has a claim to.
     """
     keep = plan.keep.clamp(min=0)
     if plan.extra is None:
@@ -90,17 +99,18 @@ class ProjectorPass(Pass):
     """The state between an image encoder and a language model.
 
     Attributes:
-        whole: tokens that an image has for the language model; `left` of them are not removed.
-        removed: how many are, of all images (and crops of images) together.
+        expected: tokens of an image that the language model's code counts on.
+        removed: how many are missing, of all images (and crops of images) together.
+        fixed: class tokens in front, while they are there: 0 or 1.
+        place: (I,M) place of each token among the image's, class token included.
     """
 
     tower: ProjectorTower
 
-    def __init__(self, tower: ProjectorTower, parts: Sequence[Part]) -> None:
+    def __init__(self, tower: ProjectorTower, reductions: Sequence[Reduction]) -> None:
         """Nothing is removed yet."""
-        super().__init__(tower, parts)
-        self.whole = self.left = tower.whole
-        self.removed = 0
+        super().__init__(tower, reductions)
+        self.expected, self.removed = tower.whole, 0
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -110,21 +120,21 @@ class ProjectorPass(Pass):
         return self.behind(self.tower.attend(block, x, self, None, {}), n_in)
 
     def ahead(self, x: Tensor) -> Tensor:
-        """The features that are left for the projection."""
+        """The features (I,N,C) -> those that the projection gets (I,M,C)."""
         x = self.begin(x, None)
-        for part in self.before:
-            x = self._step(part, 0, x)
+        for reduction in self.before:
+            x = self._step(reduction, 0, x)
         return self._without_class(x)
 
     def behind(self, x: Tensor, n_in: int) -> Tensor:
-        """What the language model gets of them: as many rows as it counts on."""
-        for part in self.after:
-            x = self._step(part, 0, x)
+        """Projected tokens (I,M,C) -> as many rows as the language model counts on (I,N,C)."""
+        for reduction in self.after:
+            x = self._step(reduction, 0, x)
         for observer in observe.OBSERVERS:
             observer.block(self.tower.name, 0, n_in, x.shape[1])
-        self.left = x.shape[1]
-        self.removed = len(x) * (self.whole - self.left)
-        return self._marked(x) if self.left < self.whole else x
+        missing = self.expected - x.shape[1]
+        self.removed = len(x) * missing
+        return self._marked(x) if missing > 0 else x
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The features (I,M,C) that the model selected, or those with their class token."""
@@ -154,29 +164,29 @@ class ProjectorPass(Pass):
         row, column = (part * full // side for part in (at // side, at % side))
         return torch.where(at < 0, place, row * full + column + self.fixed)
 
-    def _step(self, part: Part, layer: int, x: Tensor) -> Tensor:
-        free = x.shape[1] - self.fixed
-        wanted = part.schedule(layer, self.depth, free, self.first)
-        r = part.reducer.feasible(wanted, free, self.grid) if wanted > 0 else 0
+    def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
+        reducer, present = reduction.reducer, x.shape[1] - self.fixed
+        r = reduction.count(layer, self.depth, present, self.first, self.grid)
         if not r:
             return x
-        self.reads = self.tower.feature + part.reducer.reads if part.reducer.needs_anchor else -1
-        self.class_stays = self.class_stays or part.reducer.keeps_class
-        return self._reduce(part.reducer, layer, x, r)
+        self.block_read = _block_read(reducer, self.tower)
+        if isinstance(reducer, ProjectorReducer):
+            self.class_stays = self.class_stays or reducer.keeps_class
+        return self._reduce(reducer, layer, x, r)
 
     def _site(self, layer: int, x: Tensor) -> Site:
         site = super()._site(layer, x)
         site = replace(site, n_protected=self.fixed, prefix=self.fixed)
-        if self.reads < 0:
+        if self.block_read < 0:
             return site
         image: Any = self.upstream["vision"]
-        qkv, bias, scale = image.seen[self.reads]
+        qkv, bias, scale = image.seen[self.block_read]
         n = x.shape[1]
         if qkv[0].shape[2] != n + image.appends:
-            names = " and ".join(part.reducer.name for part in image.parts)
+            names = " and ".join(reduction.reducer.name for reduction in image.reductions)
             raise Unsupported(
-                f"the attention of vision block {self.reads} is not that of the tokens left: give "
-                f"{names} layers= below {self.reads}"
+                f"the attention of vision block {self.block_read} is not that of the tokens left: "
+                f"give {names} layers= below {self.block_read}"
             )
         q, k, v = (t[:, :, :n] for t in qkv)
         bias = None if bias is None else bias[..., :n]
@@ -184,13 +194,7 @@ class ProjectorPass(Pass):
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         self.place = places(plan, self.place)
-        self.changed = self.reduced = True
-        self.grid = plan.grid
-        keep = plan.keep.clamp(min=0)
-        self.protect = self.protect.gather(1, keep) & (plan.keep >= 0)
-        if plan.extra is not None:
-            made = self.protect.new_zeros(len(keep), plan.extra.shape[1])
-            self.protect = torch.cat([self.protect, made], 1)
+        self._carry(plan)
 
     def _without_class(self, x: Tensor) -> Tensor:
         """The class token goes no further, unless the model or a method wants it to."""
@@ -206,12 +210,12 @@ class ProjectorPass(Pass):
         """(I,M,C) -> (I,N,C) with rows of NaN for what was removed."""
         x = x.masked_fill(self.size == 0, torch.nan)
         if not self.tower.grid_order:
-            gone = x.new_full((len(x), self.whole - self.left, x.shape[2]), torch.nan)
-            return torch.cat([x, gone], 1)
+            missing = x.new_full((len(x), self.expected - x.shape[1], x.shape[2]), torch.nan)
+            return torch.cat([x, missing], 1)
         at = self.place - (self.tower.prefix if self.tower.drops_class else 0)
-        # a class token that came along takes the first place that got free
-        taken = torch.zeros(len(x), self.whole + 1, device=x.device)
-        taken = taken.scatter(1, torch.where(at < 0, self.whole, at), 1)[:, : self.whole]
+        # a class token that came along takes the first place that became free
+        taken = torch.zeros(len(x), self.expected + 1, device=x.device)
+        taken = taken.scatter(1, torch.where(at < 0, self.expected, at), 1)[:, : self.expected]
         at = torch.where(at < 0, taken.argmin(1, keepdim=True), at)
-        out = x.new_full((len(x), self.whole, x.shape[2]), torch.nan)
+        out = x.new_full((len(x), self.expected, x.shape[2]), torch.nan)
         return out.scatter(1, at[..., None].expand_as(x), x)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from bench.engine.attention import own_projections
 from bench.engine.families import Adapter
-from bench.engine.families.reading import JointPass
 from bench.engine.families.timm_vit import shrink
+from bench.engine.forward import Pass
 from bench.engine.tower import Run, Tower, original, override
 
 
@@ -38,6 +38,14 @@ class ViltAdapter(Adapter):
 
 def _encoder(model: Any) -> Any:
     return getattr(model, "vilt", model)
+
+
+class JointPass(Pass):
+    """The pass through an encoder of words and patches, whose blocks answer with tuples."""
+
+    def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Any:
+        """One block: attend, reduce, feed. (B,N,C) -> ((B,M,C),)."""
+        return (super().block(layer, block, x, *args, **kw),)
 
 
 class ViltTower(Tower):
@@ -94,7 +102,7 @@ class ViltTower(Tower):
     def _embedded(self, inner: Callable[..., Any], input_ids: Any, *args: Any, **kw: Any) -> Any:
         self.shape = None
         x, mask = inner(input_ids, *args, **kw)
-        if x.is_meta:  # as `bench.models.joint.whole` made it
+        if x.is_meta:  # as `bench.models.joint.on_meta` made it
             rows, columns = args[2].shape[-2:]
             patch = self.part.config.patch_size
             self.shape = rows // patch, columns // patch

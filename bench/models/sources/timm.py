@@ -1,83 +1,139 @@
-"""Models of timm: by name, from a weights file, or from a folder that timm wrote."""
+"""Models of timm: `timm:NAME`, `timm:NAME@FILE`, or a folder that timm wrote."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from bench.core.errors import BenchError
-from bench.models.files import hash_files, weight_files
-from bench.models.loaded import Loaded
-from bench.models.loading import fetching, quiet, read_json
-from bench.models.tensors import checked, fill
+from bench.core.errors import BenchError, near_miss
+from bench.models.catalogue import Source
+from bench.models.files import folder_named, hash_files, read_json, weight_files
+from bench.models.loaded import Classifier, Encoder, Loaded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def load(name: str, bare: str, file: Path | None, random_weights: bool, seed: int) -> Loaded:
-    """Return a timm model: random, from `file`, or with its published weights."""
-    import timm
-    import torch
-    from timm.data import create_transform, resolve_model_data_config
+@dataclass(frozen=True)
+class Timm(Source):
+    """A model by timm's own name, `model`, with the weights in `file` or timm's."""
 
-    if file is None or random_weights:
-        with quiet(), fetching(name, "timm", random_weights), checked(f"checkpoint {name}"):
+    model: str
+    file: Path | None
+
+    precedence = 30
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        scheme, _, rest = name.partition(":")
+        if scheme != "timm":
+            return None
+        model, at, file = rest.partition("@")
+        if at and not file:
+            raise BenchError(f"'{name}' names no file behind its @: give timm:NAME@FILE")
+        return cls(name, model, Path(file).expanduser() if at else None)
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        about = "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file"
+        return {"timm:NAME": about}
+
+    def check(self, random_weights: bool = False) -> None:
+        import timm
+
+        if not timm.is_model(self.model):
+            hint = near_miss(self.model, timm.list_models("*vit*") + timm.list_models("*deit*"))
+            raise BenchError(f"unknown timm model '{self.model}'{hint}")
+        try:
+            timm.models.get_pretrained_cfg(self.model)
+        except RuntimeError as error:  # the part behind the dot, which names the weights
+            hint = near_miss(self.model, timm.list_pretrained(f"{self.model.partition('.')[0]}.*"))
+            raise BenchError(f"unknown timm model '{self.model}'{hint}") from error
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        import timm
+        import torch
+
+        from bench.models.loading import fetching, quiet
+        from bench.models.tensors import checked, fill
+
+        here, published = self.file is not None or random_weights, f"checkpoint {self.name}"
+        with quiet(), fetching(self.name, "timm", random_weights), checked(published):
             torch.manual_seed(seed)
-            model = timm.create_model(bare, pretrained=not random_weights)
-    else:
-        model = timm.create_model(bare, pretrained=False)
-        fill(model, file)
-    config = resolve_model_data_config(model)
-    channels, height, width = config["input_size"]
-    source = "random" if random_weights else ("path" if file else f"hub:timm/{bare}")
-    return Loaded(
-        name=name,
-        model=model,
-        kind="classifier" if getattr(model, "num_classes", 0) else "encoder",
-        image_size=(height, width),
-        channels=channels,
-        transform=create_transform(**config, is_training=False),
-        image_argument="x",
-        classes=int(getattr(model, "num_classes", 0)),
-        provenance={"weights": source, "card": None},
-    )
+            model = timm.create_model(self.model, pretrained=not here)
+        if self.file is not None and not random_weights:
+            fill(model, self.file)
+        weights = "path" if self.file else f"hub:timm/{self.model}"
+        return describe(self.name, model, {"weights": "random" if random_weights else weights})
+
+    def fingerprint(self) -> str | None:
+        return None if self.file is None else hash_files([self.file])
 
 
-def from_folder(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
-    """Return a model that timm's `save_for_hf` wrote to a folder."""
-    import timm
-    import torch
+@dataclass(frozen=True)
+class TimmFolder(Source):
+    """A folder that timm's `save_for_hf` wrote: its configuration has no type of transformers."""
 
-    config = read_json(folder / "config.json")
-    bare = config.get("architecture")
-    if not isinstance(bare, str) or not timm.is_model(bare):
-        raise BenchError(f"{folder}/config.json names no model of transformers or timm")
-    if random_weights:
+    folder: Path
+
+    precedence = 40
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        folder = folder_named(name)
+        if folder is None or not (folder / "config.json").is_file():
+            return None
+        return None if "model_type" in read_json(folder / "config.json") else cls(name, folder)
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        return {}  # the forms of Hugging Face's names have folders among them
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        import timm
+        import torch
+
+        from bench.models.tensors import fill
+
+        config = read_json(self.folder / "config.json")
+        architecture = config.get("architecture")
+        if not isinstance(architecture, str) or not timm.is_model(architecture):
+            raise BenchError(f"{self.folder}/config.json names no model of transformers or timm")
         torch.manual_seed(seed)
-    model = timm.create_model(
-        bare,
-        pretrained=False,
-        num_classes=config.get("num_classes", 1000),
-        **config.get("model_args", {}),
-    )
-    if not random_weights:
-        fill(model, weight_files(folder)[-1])
-    size = (config.get("pretrained_cfg") or {}).get("input_size") or (
-        model.patch_embed.proj.in_channels,
-        *model.patch_embed.img_size,
-    )
+        classes = config.get("num_classes", 1000)
+        model = timm.create_model(
+            architecture, pretrained=False, num_classes=classes, **config.get("model_args", {})
+        )
+        if not random_weights:
+            fill(model, weight_files(self.folder)[-1])
+        size = (config.get("pretrained_cfg") or {}).get("input_size") or (
+            model.patch_embed.proj.in_channels,
+            *model.patch_embed.img_size,
+        )
+        sha = None if random_weights else self.fingerprint()
+        weights = {"weights": "random" if random_weights else "path", "sha256": sha}
+        return describe(self.name, model, weights, input_size=tuple(size))
+
+    def fingerprint(self) -> str | None:
+        return hash_files(weight_files(self.folder))
+
+
+def describe(name: str, model: nn.Module, provenance: dict[str, Any], **images: Any) -> Loaded:
+    """Return a model of timm with what its configuration, or `images`, says of its images."""
     from timm.data import create_transform, resolve_model_data_config
 
-    data = {**resolve_model_data_config(model), "input_size": tuple(size)}
-    return Loaded(
-        name=name,
-        model=model,
-        kind="classifier" if model.num_classes else "encoder",
-        image_size=(size[1], size[2]),
-        channels=size[0],
-        transform=create_transform(**data, is_training=False),
-        image_argument="x",
-        classes=int(model.num_classes),
-        provenance={
-            "weights": "random" if random_weights else "path",
-            "card": None,
-            "sha256": None if random_weights else hash_files(weight_files(folder)),
-        },
-    )
+    config = {**resolve_model_data_config(model), **images}
+    channels, height, width = config["input_size"]
+    fields: dict[str, Any] = {
+        "name": name,
+        "model": model,
+        "image_size": (height, width),
+        "channels": channels,
+        "transform": create_transform(**config, is_training=False),
+        "image_argument": "x",
+        "provenance": provenance,
+    }
+    classes = int(getattr(model, "num_classes", 0))
+    return Classifier(**fields, classes=classes) if classes else Encoder(**fields)

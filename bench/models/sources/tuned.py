@@ -2,48 +2,148 @@
 
 The folder says in `training.json` which model it started from and what was done; that model is
 loaded by its name and gets the folder's weights. `embedded:clip-emoji@NAME` is such a folder in
-this project, with adapters in place of weights.
+this project, with adapters in place of weights (`bench.models.adapters`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from bench.core.errors import BenchError
-from bench.models import names as model_names
-from bench.models.catalogue import fingerprint
-from bench.models.files import check_file, hash_files
-from bench.models.loaded import Loaded
-from bench.models.loading import read_json
-from bench.models.names import TRAINING
-from bench.models.tensors import check, fill, read, shapes
+from bench.assets import embedded
+from bench.core.errors import BenchError, near_miss
+from bench.models.catalogue import Source, load, source_of
+from bench.models.files import check_file, folder_named, hash_files, read_json
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from bench.models.loaded import Loaded
+
+TRAINING = "training.json"  # which the folder of a fine-tuned model holds
 ADAPTER, WEIGHTS = "adapter.safetensors", "model.safetensors"
 
 
-def folder_of(name: str) -> Path | None:
-    """Return the folder of the fine-tuned model called `name`; None if it is no such model."""
-    parsed = model_names.parse(name)
-    return parsed.path if parsed.kind == "tuned" else None
+@dataclass(frozen=True)
+class Tuned(Source):
+    """A model that began as another; it `ships` where it is one of this project."""
+
+    folder: Path
+    ships: bool
+
+    precedence = 20
+
+    @classmethod
+    def take(cls, name: str) -> Self | None:
+        base, at, folder_name = name.partition("@")
+        if at and base.startswith("embedded:"):
+            return cls(name, shipped() / folder_name, True)
+        folder = folder_named(name)
+        if folder is None or not (folder / TRAINING).is_file():
+            return None
+        return cls(name, folder, False)
+
+    @classmethod
+    def listing(cls) -> Mapping[str, str]:
+        from bench.records.record import label
+
+        folders = sorted(shipped().iterdir()) if shipped().is_dir() else []
+        about = {f.name: training(f) for f in folders if (f / TRAINING).is_file()}
+        return {
+            f"{one['model']}@{name}": f"fine-tuned with {label(one['method'], one['budget'])}"
+            for name, one in about.items()
+        }
+
+    def check(self, random_weights: bool = False) -> None:
+        if self.ships and self.name not in self.listing():
+            raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
+
+    def build(self, random_weights: bool, seed: int) -> Loaded:
+        from bench.models import adapters
+        from bench.models.tensors import check, fill, read, shapes
+
+        about = training(self.folder)
+        with self._started_from():
+            base = load(about["model"], random_weights=random_weights, seed=seed)
+        if random_weights:
+            return replace(base, name=self.name)
+        for file in self._weights():
+            if file.name == ADAPTER:
+                factors = read(file)
+                wanted = adapters.shapes(base.model, int(about.get("rank") or 0))
+                check(f"weights file {file}", wanted, shapes(factors))
+                adapters.fold(base.model, factors)
+            else:
+                fill(base.model, file)
+        self._check_learned(about, base.model)
+        sha = self._hash_with(str(base.provenance["sha256"]))
+        provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
+        return replace(base, name=self.name, provenance=provenance)
+
+    def fingerprint(self) -> str | None:
+        with self._started_from():
+            base = source_of(training(self.folder)["model"]).fingerprint()
+        return None if base is None else self._hash_with(base)
+
+    def _hash_with(self, base: str) -> str:
+        """Return the hash of the base model with what the folder adds."""
+        added = hash_files([*self._weights(), *self.learned().values()])
+        return hashlib.sha256((base + added).encode()).hexdigest()
+
+    def model_type(self) -> str:
+        return source_of(training(self.folder)["model"]).model_type()
+
+    def learned(self) -> dict[str, Path]:
+        files = sorted(self.folder.glob("*.safetensors"))
+        return {file.stem: file for file in files if file.name not in (ADAPTER, WEIGHTS)}
+
+    def _weights(self) -> list[Path]:
+        """Return the file with the weights; none where only what the method learns was trained."""
+        for name in (ADAPTER, WEIGHTS):
+            if (self.folder / name).is_file():
+                return [self.folder / name]
+        if training(self.folder).get("freeze"):
+            return []
+        raise BenchError(f"{self.folder} has no weights ({WEIGHTS} or {ADAPTER}): train it again")
+
+    def _check_learned(self, about: Mapping[str, Any], model: nn.Module) -> None:
+        """Raise BenchError when tensors that a method learned in the training are not in its file.
+
+        Some methods would go on without them, as if untrained.
+        """
+        from bench.core import Learner, registry
+        from bench.models import learning
+        from bench.models.tensors import check, read, shapes
+
+        kind, params = registry.method(about["method"]), about["params"]
+        if not issubclass(kind, Learner):
+            return
+        file = self.folder / f"{about['method']}.safetensors"
+        if kind.learns in params:  # they began as the tensors of another file, which may be gone
+            check_file(file)
+            return
+        method = learning.reducer(about["method"], params, learned_with(about["model"]))
+        assert isinstance(method, Learner)
+        wanted = method.learn(learning.towers(method, model))
+        if wanted:
+            names = {f"{kind.learns}.{name}": tensor for name, tensor in wanted.items()}
+            check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
+
+    @contextlib.contextmanager
+    def _started_from(self) -> Iterator[None]:
+        try:
+            yield
+        except BenchError as error:
+            raise BenchError(f"what {self.folder} started from: {error}") from error
 
 
-def names() -> list[str]:
-    """Return the names of the fine-tuned models that ship with the project."""
-    shipped = model_names.shipped()
-    folders = sorted(shipped.iterdir()) if shipped.is_dir() else []
-    return [
-        f"{training(folder)['model']}@{folder.name}"
-        for folder in folders
-        if (folder / TRAINING).is_file()
-    ]
+def shipped() -> Path:
+    """Return the folder of the fine-tuned models that ship with the project."""
+    return embedded.path("tuned")
 
 
 def training(folder: Path) -> dict[str, Any]:
@@ -54,87 +154,7 @@ def training(folder: Path) -> dict[str, Any]:
     return about
 
 
-def load(name: str, folder: Path, random_weights: bool, seed: int) -> Loaded:
-    """Return the model that the folder started from, with the folder's weights."""
-    from bench.models import catalogue
-
-    about = training(folder)
-    with _started_from(folder):
-        base = catalogue.load(about["model"], random_weights=random_weights, seed=seed)
-    if random_weights:
-        return dataclasses.replace(base, name=name)
-    for file in _weights(folder):
-        if file.name == ADAPTER:
-            _adapt(base.model, file, int(about.get("rank") or 0))
-        else:
-            fill(base.model, file)
-    _check_learned(folder, about, base.model)
-    sha = _with_own(str(base.provenance["sha256"]), folder)
-    provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
-    return dataclasses.replace(base, name=name, provenance=provenance)
-
-
-def _adapt(model: nn.Module, file: Path, rank: int) -> None:
-    """Fold a file of adapters, one for each linear layer, into a model's weights."""
-    from bench.training import lora
-
-    factors = read(file)
-    check(f"weights file {file}", lora.shapes(model, rank), shapes(factors))
-    lora.fold(model, factors)
-
-
-def sha256(folder: Path) -> str | None:
-    """Return the hash of the weights and of what it started from; None if only loading can tell."""
-    with _started_from(folder):
-        base = fingerprint(training(folder)["model"])
-    return None if base is None else _with_own(base, folder)
-
-
-def _with_own(base: str, folder: Path) -> str:
-    """Return the hash of a base model with what a folder adds, what methods learned included."""
-    own = hash_files([*_weights(folder), *learned(folder).values()])
-    return hashlib.sha256((base + own).encode()).hexdigest()
-
-
-def _check_learned(folder: Path, about: Mapping[str, Any], model: nn.Module) -> None:
-    """Raise BenchError when tensors that a method learned in the training are not in its file.
-
-    Some methods would go on without them, as if untrained.
-    """
-    from bench.core import registry
-    from bench.training import recipe
-
-    learns, params = registry.method(about["method"]).learns, about["params"]
-    file = folder / f"{about['method']}.safetensors"
-    if learns in params:  # the tensors began as those of another file, which may be gone
-        check_file(file)
-        return
-    method = recipe.reducer(recipe.Recipe(about["model"], about["method"], params=params))
-    wanted = method.learn(recipe.towers(method, model))
-    if wanted:
-        names = {f"{learns}.{name}": tensor for name, tensor in wanted.items()}
-        check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
-
-
-@contextlib.contextmanager
-def _started_from(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BenchError as error:
-        raise BenchError(f"what {folder} started from: {error}") from error
-
-
-def learned(folder: Path) -> dict[str, Path]:
-    """Return the files in which methods keep what they learned, by the method's name."""
-    found = sorted(folder.glob("*.safetensors"))
-    return {file.stem: file for file in found if file.name not in (ADAPTER, WEIGHTS)}
-
-
-def _weights(folder: Path) -> list[Path]:
-    """Return the file with the weights; none where only what the method learns was trained."""
-    for name in (ADAPTER, WEIGHTS):
-        if (folder / name).is_file():
-            return [folder / name]
-    if training(folder).get("freeze"):
-        return []
-    raise BenchError(f"{folder} has no weights ({WEIGHTS} or {ADAPTER}): train it again")
+def learned_with(model: str) -> dict[str, Path]:
+    """Return what methods learned in the training of a model; nothing if it was not fine-tuned."""
+    source = source_of(model)
+    return source.learned() if isinstance(source, Tuned) else {}

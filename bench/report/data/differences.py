@@ -14,18 +14,19 @@ from typing import Any
 
 from bench.records.record import Metric, Record
 from bench.report.data import stats
-from bench.report.data.rows import DIFFERENCE_COLUMNS, Row
+from bench.report.data.rows import DIFFERENCES, Row
 
 RANDOM = "random"
 # In points of the unreduced MACs: how far the nearest random setting may be, and by how much the
 # cheapest one may be dearer than a method that is judged by it.
 LIKE_POINTS, EDGE_POINTS = 10.0, 2.0
 DELTA, OVER_RANDOM = "delta", "over_random"
+VALUES = ("value", "unit", "low", "high", "n")  # of a metric
 
 
 @dataclass(frozen=True)
 class Flag:
-    """What is said of a difference: its kind, the mark behind it, and the field that says so."""
+    """A judgement of a difference: its kind, the mark behind it, and the field that holds it."""
 
     kind: str
     mark: str
@@ -45,7 +46,7 @@ LEGEND = (
 
 
 def flags(kind: str) -> list[Flag]:
-    """Return what is said of differences of a kind."""
+    """Return the judgements of differences of a kind."""
     return [flag for flag in FLAGS if flag.kind == kind]
 
 
@@ -62,13 +63,15 @@ class Scored:
         known = self.record.accuracy
         return {name: stats.scores_by_seed(name, known) for name in known.metrics}
 
-    def metric(self, name: str) -> Metric | None:
-        """Return a metric, None where there is none of this name."""
-        return self.record.accuracy.metrics.get(name)
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The metrics by name."""
+        return self.record.accuracy.metrics
 
-    def scores_of(self, name: str) -> stats.Scores | None:
-        """Return a metric's scores, None where the outcomes do not hold it."""
-        return self.scores.get(name)
+    @property
+    def share(self) -> Any:
+        """The percentage of the unreduced model's MACs, None where it is not known."""
+        return 100.0 if self.record.cell.baseline else self.row["gmacs_pct_of_unreduced"]
 
 
 @dataclass(frozen=True)
@@ -96,41 +99,43 @@ class Between:
         cells = [one for one in (self.fewer, self.more) if one.row["method"] == RANDOM]
         return min((1 + len(one.record.accuracy.repeats) for one in cells), default=1)
 
-    def metric(self, name: str) -> Metric | None:
-        """Return the mean of a metric; None where a cell lacks it."""
-        pair = self.fewer.metric(name), self.more.metric(name)
-        if pair[0] is None or pair[1] is None or pair[0].unit != pair[1].unit:
-            return None
-        value = self._mean(pair[0].value, pair[1].value)
-        return replace(pair[0], value=value, ci95=None)
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The means of the metrics that both cells have."""
+        return {
+            name: replace(one, value=self._mean(one.value, other.value), ci95=None)
+            for name, one in self.fewer.metrics.items()
+            if (other := self.more.metrics.get(name)) and one.unit == other.unit
+        }
 
-    def scores_of(self, name: str) -> stats.Scores | None:
-        """Return the mean of the samples' scores, seed by seed; None where they do not pair."""
-        pair = self.fewer.scores_of(name), self.more.scores_of(name)
-        if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
-            return None
-        mean: stats.Scores = self._mean(pair[0], pair[1])
-        return mean
+    @cached_property
+    def scores(self) -> dict[str, stats.Scores | None]:
+        """The means of the samples' scores, seed by seed, of metrics that pair."""
+        return {
+            name: self._mean(one, other)
+            for name, one in self.fewer.scores.items()
+            if (other := self.more.scores.get(name)) is not None
+            if one is not None and stats.pairable(one, other)
+        }
 
     def _mean(self, fewer: Any, more: Any) -> Any:
         return fewer if not self.weight else (1 - self.weight) * fewer + self.weight * more
 
 
-def metrics(records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
-    """Return one row a cell and metric, and add the primary metric's to the cells' own rows."""
-    cells = [Scored(record, row) for record, row in zip(records, rows, strict=True)]
+def metrics(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return one row a metric, by cell, and add the primary metric's to the cells' own rows."""
     groups: dict[str, list[Scored]] = {}
-    for cell in cells:
-        groups.setdefault(cell.row["group"], []).append(cell)
-    entries = [entry for own in groups.values() for entry in _compared(own)]
-    primary = {entry["key"]: entry for entry in entries if entry["primary"]}
+    for record, row in zip(records, rows, strict=True):
+        groups.setdefault(row["group"], []).append(Scored(record, row))
+    entries: dict[str, list[Row]] = {row["key"]: [] for row in rows}
+    for cells in groups.values():
+        for entry in _compared(cells):
+            entries[entry["key"]].append(entry)
     for row in rows:
-        entry = primary.get(row["key"], {})
+        entry = next((entry for entry in entries[row["key"]] if entry["primary"]), {})
         row["metric"] = entry.get("metric")
-        for name in ("value", "unit", "low", "high", "n"):
-            row[f"accuracy_{name}"] = entry.get(name)
-        for name in DIFFERENCE_COLUMNS:
-            row[name] = entry.get(name)
+        row |= {f"accuracy_{name}": entry.get(name) for name in VALUES}
+        row |= {name: entry.get(name) for name in DIFFERENCES}
     return entries
 
 
@@ -172,10 +177,10 @@ def _judge(entries: Sequence[Row]) -> None:
 
 def correct(rows: Sequence[Row], kind: str) -> None:
     """Add Holm's correction to the p values of a family."""
-    own = [row for row in rows if row[f"{kind}_p"] is not None]
+    judged = [row for row in rows if row[f"{kind}_p"] is not None]
     for row in rows:
         row[f"{kind}_p_holm"] = None
-    for row, p in zip(own, stats.holm([row[f"{kind}_p"] for row in own]), strict=True):
+    for row, p in zip(judged, stats.holm([row[f"{kind}_p"] for row in judged]), strict=True):
         row[f"{kind}_p_holm"] = p
 
 
@@ -199,29 +204,28 @@ def _random(
     Random reduction has no rival itself, nor have the baseline and the unreduced model; the latter
     is what random reduction becomes where it removes nothing.
     """
-    share, nothing = _share(cell), "no random at a like budget"
-    if cell.row["method"] == RANDOM or cell.row["is_baseline"] or cell.record.cell.baseline:
+    share, nothing = cell.share, "no random at a like budget"
+    aside = cell.row["method"] == RANDOM or cell.row["is_baseline"] or cell.record.cell.baseline
+    if aside or share is None:
         return None, nothing
-    if share is None:
-        return None, nothing
-    randoms = [one for one in cells if one.row["method"] == RANDOM and _share(one) is not None]
 
     def order(one: Scored) -> tuple[Any, ...]:
         seed = one.record.cell.seed != cell.record.cell.seed
-        return abs(_share(one) - share), one.row["method"] != RANDOM, seed, one.record.key
+        return abs(one.share - share), one.row["method"] != RANDOM, seed, one.record.key
 
+    randoms = [one for one in cells if one.row["method"] == RANDOM and one.share is not None]
     randoms = _alike(cell, sorted(randoms, key=order), unreduced)
-    if not randoms or abs(_share(randoms[0]) - share) > LIKE_POINTS:
+    if not randoms or abs(randoms[0].share - share) > LIKE_POINTS:
         return None, nothing
-    if min(map(_share, randoms)) > share + EDGE_POINTS:
+    if min(one.share for one in randoms) > share + EDGE_POINTS:
         return None, "fewer MACs than any random setting has"
     around = sorted([*randoms, *([unreduced] if unreduced else [])], key=order)
-    fewer = next((one for one in around if _share(one) <= share), None)
-    more = next((one for one in around if _share(one) >= share), None)
+    fewer = next((one for one in around if one.share <= share), None)
+    more = next((one for one in around if one.share >= share), None)
     fewer, more = fewer or more, more or fewer
     assert fewer and more
-    span = _share(more) - _share(fewer)
-    return Between(fewer, more, (share - _share(fewer)) / span if span else 0.0), None
+    span = more.share - fewer.share
+    return Between(fewer, more, (share - fewer.share) / span if span else 0.0), None
 
 
 def _alike(cell: Scored, randoms: list[Scored], unreduced: Scored | None) -> list[Scored]:
@@ -254,11 +258,6 @@ def _place(cell: Scored, unreduced: Scored | None) -> set[tuple[str, str]]:
     return place
 
 
-def _share(cell: Scored) -> Any:
-    """Return the percentage of the unreduced model's MACs, None where it is not known."""
-    return 100.0 if cell.record.cell.baseline else cell.row["gmacs_pct_of_unreduced"]
-
-
 def difference(cell: Scored, base: Scored | Between | None, name: str, kind: str, what: str) -> Row:
     """Return a metric's paired difference, its interval and p value, or the reason without."""
     row: Row = dict.fromkeys(f"{kind}{end}" for end in ("", "_low", "_high", "_p"))
@@ -267,18 +266,18 @@ def difference(cell: Scored, base: Scored | Between | None, name: str, kind: str
         return row | {reason: f"no {what.removeprefix('the ')}"}
     if isinstance(base, Scored) and base.record is cell.record:
         return row | {reason: f"is {what}"}
-    ours, theirs = cell.metric(name), base.metric(name)
+    ours, theirs = cell.metrics.get(name), base.metrics.get(name)
     if ours is None or theirs is None or theirs.unit != ours.unit:
         return row | {reason: f"{what} has no such metric"}
     row[kind] = ours.value - theirs.value
-    pair = cell.scores_of(name), base.scores_of(name)
+    pair = cell.scores.get(name), base.scores.get(name)
     if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
         return row | {reason: "no paired outcomes"}
     scale = 100.0 if ours.unit == "%" else 1.0
-    found = stats.paired_over_seeds(pair[0], pair[1])
+    result = stats.paired_over_seeds(pair[0], pair[1])
     # Outcomes that do not add up to the printed metric cannot give its interval.
-    if abs(scale * found.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
+    if abs(scale * result.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
         return row | {reason: "outcomes do not reproduce the metric"}
-    values: dict[str, Any] = {"_low": scale * found.low, "_high": scale * found.high}
-    values |= {"_p": found.p, "_reason": None}
+    values: dict[str, Any] = {"_low": scale * result.low, "_high": scale * result.high}
+    values |= {"_p": result.p, "_reason": None}
     return row | {f"{kind}{end}": value for end, value in values.items()}

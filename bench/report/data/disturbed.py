@@ -23,7 +23,7 @@ def left_out(rows: Sequence[Row]) -> str:
     return LEFT_OUT if len(quiet(rows)) < len(rows) else ""
 
 
-def note(records: Iterable[Record]) -> str | None:
+def note(records: Sequence[Record]) -> str | None:
     """Count the disturbed timings of a report; None where there are none.
 
     A timing is one cell at one batch size and condition, or the stages of one cell's answer.

@@ -92,9 +92,9 @@ def spreads(records: Sequence[Record]) -> dict[Key, Spread]:
     return found
 
 
-def half(found: Mapping[Key, Spread], record: Record, timing: str) -> float | None:
+def half(spreads: Mapping[Key, Spread], record: Record, timing: str) -> float | None:
     """Return how far from 1 two equal things lie in a record's suite; None where nothing tells."""
-    spread = found.get((load.machine(record), record.cell.suite, timing))
+    spread = spreads.get((load.machine(record), record.cell.suite, timing))
     return spread.half if spread else None
 
 

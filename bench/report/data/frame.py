@@ -1,38 +1,21 @@
-"""Turn records into tidy data frames: one row a finished cell, units in the column names.
+"""Turn records into a report's data: one row a finished cell, and what belongs to it.
 
-Cells that did not finish are kept apart with their reasons. Whatever a record lacks is a missing
-value here, never a zero.
+Cells that did not finish are kept apart with their reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 from bench.records.record import Record
-from bench.report.ablation import tuned
 from bench.report.data import differences, disturbed, equal, grouping, load, mixture
-from bench.report.data.rows import (
-    FAILURE_COLUMNS,
-    LATENCY_COLUMNS,
-    METRIC_COLUMNS,
-    TOKEN_COLUMNS,
-    Row,
-    cell_row,
-    failure_row,
-    latency_rows,
-    rows_of,
-    setting,
-    token_rows,
-)
-from bench.report.figures import style
-
-__all__ = ["Frames", "Row", "build", "setting"]
+from bench.report.data.bands import band, by_band
+from bench.report.data.names import task_name
+from bench.report.data.rows import Row, cell_row, failure_row, latency_rows, token_rows
 
 
 @dataclass(frozen=True)
@@ -41,80 +24,88 @@ class Frames:
 
     Attributes:
         cells: One row a finished cell: what it was, primary accuracy, MACs, parameters, memory.
-            ``group`` names the table it belongs to.
-        metrics: One row a cell and metric, with the paired difference to the baseline.
-        latency: One row a cell, batch size and condition (device, dtype, backend, threads).
-        tokens: One row a cell, tower and layer; layer 0 is the input of the first block.
+            ``group`` names the table it belongs to, ``key`` what else is known of it.
+        scores: By cell: one row a metric, with the paired differences.
+        timings: By cell: one row a batch size and condition (device, dtype, backend, threads).
+        counts: By cell: one row a tower and layer; layer 0 is the input of the first block.
         failed: One row a cell that did not finish, with its reason.
         records: The records that all of this was made from.
         notes: What a reader should know about the records themselves.
         baseline: The method (or label) that differences refer to.
-        apart: Tables that are not shown: fine-tuned models have a section of their own.
         spreads: What each suite's measurement says of two equal things.
     """
 
-    cells: pd.DataFrame
-    metrics: pd.DataFrame
-    latency: pd.DataFrame
-    tokens: pd.DataFrame
-    failed: pd.DataFrame
+    cells: list[Row]
+    scores: dict[str, list[Row]]
+    timings: dict[str, list[Row]]
+    counts: dict[str, list[Row]]
+    failed: list[Row]
     records: tuple[Record, ...]
     notes: tuple[str, ...]
     baseline: str
-    apart: frozenset[str] = frozenset()
-    spreads: Mapping[equal.Key, equal.Spread] = field(default_factory=dict)
+    spreads: Mapping[equal.Key, equal.Spread]
 
     @property
     def older(self) -> str:
         """How many records an earlier version of the measuring code took; empty where none."""
         return mixture.older(self.records)
 
-    def remark(self, *groups: str) -> str:
-        """Say what the cells of some tables do not have in common; empty where nothing."""
-        rows = [row for group in groups for row in self.by_group[group]]
-        return mixture.remark([self.by_uid[row["key"]] for row in rows])
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The names of all methods, sorted."""
+        return tuple(sorted({record.cell.method for record in self.records}))
 
     @cached_property
     def by_uid(self) -> dict[str, Record]:
         """The records by the name that rows call `key`."""
         return {load.uid(record): record for record in self.records}
 
-    # Taken apart once: a report asks for them again and again.
     @cached_property
     def by_group(self) -> dict[str, list[Row]]:
-        """The cells by table."""
-        return _by("group", self.cells)
-
-    @cached_property
-    def scores(self) -> dict[str, list[Row]]:
-        """The metrics by cell."""
-        return _by("key", self.metrics)
-
-    @cached_property
-    def timings(self) -> dict[str, list[Row]]:
-        """The timings by cell."""
-        return _by("key", self.latency)
-
-    @cached_property
-    def counts(self) -> dict[str, list[Row]]:
-        """The token counts by cell."""
-        return _by("key", self.tokens)
-
-    @cached_property
-    def looks(self) -> dict[str, style.Look]:
-        """Every method's colour and marker."""
-        return style.looks({record.cell.method for record in self.records})
-
-    @cached_property
-    def variety(self) -> dict[Any, dict[str, int]]:
-        """How many values each column takes among the cells of a model and task."""
-        cells = self.cells.groupby(["model", "task"])[list(grouping.GROUP)]
-        found: dict[Any, Any] = cells.nunique(dropna=False).to_dict("index")
-        return found
+        """Each table's rows: the baseline first, by band of MACs, the most accurate first."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.cells:
+            shown = self.baseline if row["is_baseline"] else band(row)
+            groups.setdefault(row["group"], []).append(row | {"band": shown})
+        return {name: sorted(rows, key=by_band) for name, rows in groups.items()}
 
     def groups(self) -> list[str]:
-        """Return the names of the tables, in reading order."""
-        return [name for name in self.by_group if name not in self.apart]
+        """Return the tables that overviews are about: a fine-tuned model is no further model."""
+        return [name for name, rows in self.by_group.items() if "recipe" not in rows[0]]
+
+    def remark(self, *groups: str) -> str:
+        """Say what the cells of some tables do not have in common; empty where nothing."""
+        rows = [row for group in groups for row in self.by_group[group]]
+        return mixture.remark([self.by_uid[row["key"]] for row in rows])
+
+    def title(self, group: str) -> str:
+        """Name a table by its model and task, and by whatever else tells it from the others."""
+        row = self.by_group[group][0]
+        variety = self._variety[row["model"], row["task"]]
+        parts = [f"{row['model']} · {task_name(row['task'])}"]
+        for name in ("machine", "profile", "dtype", "backend", "how", "macs_scope", "recipe"):
+            if len(variety[name]) > 1 and row.get(name):
+                parts.append(str(row[name]))
+        if len(variety["random_weights"]) > 1 and row["random_weights"]:
+            parts.append("random weights")
+        if len(variety["limit"]) > 1:
+            limit = row["limit"]
+            parts.append("all samples" if limit is None else f"limit of {limit} samples")
+        return " · ".join(parts)
+
+    @cached_property
+    def _variety(self) -> dict[tuple[str, str], dict[str, set[Any]]]:
+        """The values that each column takes among the cells of a model and task."""
+        values: dict[tuple[str, str], dict[str, set[Any]]] = {}
+        for row in self.cells:
+            place = values.setdefault((row["model"], row["task"]), {})
+            for name in grouping.GROUP:
+                place.setdefault(name, set()).add(row.get(name))
+        return values
+
+    def timed(self, rows: Iterable[Row]) -> list[Row]:
+        """Return the timings of some rows."""
+        return [entry for row in rows for entry in self.timings.get(row["key"], ())]
 
 
 def build(
@@ -124,7 +115,7 @@ def build(
     notes: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> Frames:
-    """Build a report's frames.
+    """Build a report's data, in an order that depends on the records' content only.
 
     Args:
         records: Records from old to new.
@@ -132,89 +123,62 @@ def build(
         notes: Notes to pass on.
         methods: Methods to keep beside the baseline, after all have been compared; none: all.
 
-    Returns:
-        The frames, in an order that depends on the records' content only.
-
     Raises:
         BenchError: If a baseline other than the default, or a method, occurs in no record.
     """
     kept, outdated = load.newest(records)
-    _check_baseline(kept, baseline)
-    _check_methods(kept, methods)
+    names = {record.cell.method for record in kept}
+    for method in methods:
+        _check("method", method, names)
+    if baseline != "none":
+        _check("baseline", baseline, names | {record.cell.label for record in kept})
     done = [record for record in kept if record.status == "ok"]
-    groups, seeds = grouping.tables(done), grouping.show_seed(done)
-    uids = [load.uid(record) for record in done]
-    cells = [
-        cell_row(record, groups[uid], seeds[uid], baseline)
-        for record, uid in zip(done, uids, strict=True)
-    ]
+    cells = _cells(done, baseline)
     _check_single(cells, baseline)
-    lone = tuned.apart(done)
-    order = sorted(range(len(cells)), key=lambda index: _reading_order(cells[index]))
-    done, cells = [done[index] for index in order], [cells[index] for index in order]
-    metrics = differences.metrics(done, cells)
+    by_uid = {load.uid(record): record for record in done}
+    scores = differences.metrics([by_uid[row["key"]] for row in cells], cells)
     if methods:
         kept = [r for r in kept if {r.cell.method, r.cell.label} & {*methods, baseline}]
         shown = {load.uid(record) for record in kept}
-        done = [record for record in done if load.uid(record) in shown]
-        cells, metrics = ([r for r in own if r["key"] in shown] for own in (cells, metrics))
+        cells = [row for row in cells if row["key"] in shown]
     failed = [failure_row(record) for record in kept if record.status != "ok"]
-    failed.sort(key=lambda row: [str(value) for value in row.values()])
-    older = [f"older results of the same cells, set aside: {outdated}"] if outdated else []
-    spreads, beside_load = equal.spreads(records), disturbed.note(done)
+    older = f"older results of the same cells, set aside: {outdated}" if outdated else None
+    spreads, keys = equal.spreads(records), [row["key"] for row in cells]
+    beside_load = disturbed.note([by_uid[key] for key in keys])
     return Frames(
-        pd.DataFrame(cells),
-        _frame(metrics, METRIC_COLUMNS),
-        _frame([row for record in done for row in _timings(record, spreads)], LATENCY_COLUMNS),
-        _frame([row for record in done for row in token_rows(record)], TOKEN_COLUMNS),
-        _frame(failed, FAILURE_COLUMNS),
+        cells,
+        {key: scores[key] for key in keys},
+        {key: _timings(by_uid[key], spreads) for key in keys},
+        {key: token_rows(by_uid[key]) for key in keys},
+        sorted(failed, key=lambda row: [str(value) for value in row.values()]),
         tuple(kept),
-        (*notes, *older, *([beside_load] if beside_load else [])),
+        tuple(filter(None, (*notes, older, beside_load))),
         baseline,
-        frozenset(row["group"] for row in cells if row["model"] in lone),
         spreads,
     )
 
 
+def _cells(records: Sequence[Record], baseline: str) -> list[Row]:
+    """Return one row a finished cell, in reading order."""
+    places, rows = grouping.places(records), []
+    for record in records:
+        place = places[load.uid(record)]
+        row = cell_row(record, place.group, place.common, baseline, place.extra)
+        rows.append(row | {"seed": place.seed})
+    return sorted(rows, key=_reading_order)
+
+
 def _timings(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:
-    """Return a cell's timings, each with what its suite says of two equal things."""
+    """Return a cell's timings, each with how far from 1 its suite finds two equal things."""
     return [
         row | {"aa_half_x": equal.half(spreads, record, equal.at_batch(row["batch"]))}
         for row in latency_rows(record)
     ]
 
 
-def _frame(rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
-    """Make a frame that has its columns even where it has no rows."""
-    return pd.DataFrame(list(rows), columns=list(columns))
-
-
-def _by(name: str, frame: pd.DataFrame) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for row in rows_of(frame):
-        found.setdefault(row[name], []).append(row)
-    return found
-
-
-def _check_baseline(records: Sequence[Record], baseline: str) -> None:
-    names = {record.cell.method for record in records} | {record.cell.label for record in records}
-    if baseline != "none" and baseline not in names:
-        from bench.core.errors import near_miss
-
-        raise BenchError(
-            f"no record of the baseline '{baseline}'{near_miss(baseline, sorted(names))}"
-        )
-
-
-def _check_methods(records: Sequence[Record], methods: Sequence[str]) -> None:
-    names = {record.cell.method for record in records}
-    for method in methods:
-        if method not in names:
-            from bench.core.errors import near_miss
-
-            raise BenchError(
-                f"no record of the method '{method}'{near_miss(method, sorted(names))}"
-            )
+def _check(what: str, name: str, names: set[str]) -> None:
+    if name not in names:
+        raise BenchError(f"no record of the {what} '{name}'{near_miss(name, sorted(names))}")
 
 
 def _check_single(rows: Sequence[Row], baseline: str) -> None:
@@ -232,12 +196,6 @@ def _check_single(rows: Sequence[Row], baseline: str) -> None:
 
 
 def _reading_order(row: Row) -> tuple[Any, ...]:
-    gmacs = row["gmacs"]
-    return (
-        row["group"],
-        not row["is_baseline"],
-        row["method"],
-        -(gmacs if gmacs is not None else -1.0),
-        row["setting"],
-        row["key"],
-    )
+    cost = -(-1.0 if row["gmacs"] is None else row["gmacs"])
+    names = row["setting"], row["key"]
+    return (row["group"], not row["is_baseline"], row["method"], cost, *names)

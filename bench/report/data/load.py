@@ -28,7 +28,7 @@ def read(results: Sequence[Path]) -> tuple[list[Record], list[str]]:
         BenchError: If a path does not exist, or no usable record was found.
     """
     records: list[Record] = []
-    notes: list[str] = []
+    notes: set[str] = set()
     for root in map(Path, results):
         if not root.exists():
             raise BenchError(
@@ -41,14 +41,14 @@ def read(results: Sequence[Path]) -> tuple[list[Record], list[str]]:
         store = Store(root)
         records += store.read_all()
         # Relative paths: a report must not depend on where the folder lies.
-        notes += [problem.replace(f"{root}/", "") for problem in store.problems]
+        notes |= {problem.replace(f"{root}/", "") for problem in store.problems}
     if not records:
-        where = ", ".join(str(path) for path in results) or "(no folder given)"
+        where = ", ".join(map(str, results)) or "(no folder given)"
         raise BenchError(
             f"no records in {where}: run `python run_bench.py run --suite quick` first"
         )
     records.sort(key=lambda record: (record.created, record.key, record.cell.suite))
-    return records, sorted(set(notes))
+    return records, sorted(notes)
 
 
 def _single(file: Path) -> Record:
@@ -70,23 +70,18 @@ def uid(record: Record) -> str:
     return f"{machine(record)}/{record.key}"
 
 
-def identity(record: Record) -> str:
-    """Name what a record measured; of two records with one identity the newer one counts.
+def cell_identity(record: Record) -> str:
+    """Name what a record measured, on whatever machine.
 
     A changed method gives a new key, and another suite's folder may keep the record of the old one:
     the key cannot serve here.
     """
-    return f"{machine(record)} {cell_identity(record)}"
-
-
-def cell_identity(record: Record) -> str:
-    """Name what a record measured, on whatever machine."""
     cell = {name: value for name, value in asdict(record.cell).items() if name not in _NOT_IDENTITY}
     return json.dumps(cell, sort_keys=True, default=str)
 
 
 def newest(records: Sequence[Record]) -> tuple[list[Record], int]:
-    """Keep the newest record of each identity.
+    """Keep the newest record of each machine and cell.
 
     Args:
         records: Records sorted from old to new, as `read` returns them.
@@ -95,10 +90,10 @@ def newest(records: Sequence[Record]) -> tuple[list[Record], int]:
         The records that count, and how many older results were set aside (copies of one and the
         same record, say in two suites, are not counted).
     """
-    kept: dict[str, Record] = {}
+    kept: dict[tuple[str, str], Record] = {}
     outdated = 0
     for record in records:
-        name = identity(record)
+        name = machine(record), cell_identity(record)
         old = kept.pop(name, None)
         outdated += old is not None and old.key != record.key
         kept[name] = record

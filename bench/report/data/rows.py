@@ -1,42 +1,28 @@
-"""Flatten records into rows: what a cell was and cost, its timings, its token counts."""
+"""Flatten records into rows: what a cell was and cost, its timings, its token counts.
+
+A row is a dict with units in its names. Whatever a record lacks is None, never a zero.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.records.record import Latency, Record
 from bench.report.data import load, mixture
-
-if TYPE_CHECKING:
-    import pandas as pd
+from bench.report.data.names import setting
 
 MIB = 2**20
 Row = dict[str, Any]
-
-# fmt: off
 # Of two comparisons: with the baseline, and with random reduction at the same MACs.
 _COMPARED = ("", "_low", "_high", "_p", "_p_holm", "_reason")
-DIFFERENCE_COLUMNS = (
-    *(f"delta{end}" for end in _COMPARED), "delta_is_noise",
-    *(f"over_random{end}" for end in _COMPARED), "random_setting", "random_seeds",
-    "over_random_is_noise", "below_random",
+DIFFERENCES = (
+    *(f"delta{end}" for end in _COMPARED),
+    "delta_is_noise",
+    *(f"over_random{end}" for end in _COMPARED),
+    *("random_setting", "random_seeds", "over_random_is_noise", "below_random"),
 )
-METRIC_COLUMNS = (
-    "key", "metric", "primary", "value", "unit", "low", "high", "n", *DIFFERENCE_COLUMNS,
-)
-# What a timing says beside its condition and batch size.
-TIMING_COLUMNS = (
-    "p50_ms", "p95_ms", "p99_ms", "throughput_per_s", "speedup_x", "speedup_low_x",
-    "speedup_high_x", "fastest_x", "fastest_low_x", "fastest_high_x", "fastest_backend",
-    "bound_share_pct", "reduction_share_pct", "utilisation_pct", "attention_path",
-    "disturbed", "disturbance", "aa_half_x",  # the last: how far from 1 two equal things lie
-)
-# fmt: on
-_CONDITION = ("key", "condition", "device", "dtype", "backend", "threads", "batch")
-LATENCY_COLUMNS = _CONDITION + TIMING_COLUMNS
-TOKEN_COLUMNS = ("key", "tower", "layer", "tokens")
-FAILURE_COLUMNS = ("machine", "profile", "model", "task", "method", "setting", "status", "reason")
+CONDITION = ("key", "condition", "device", "dtype", "backend", "threads", "batch")
 
 
 def known(value: Any) -> bool:
@@ -44,37 +30,22 @@ def known(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """Return a frame's rows as dicts, missing values as None."""
-    names = list(map(str, frame.columns))
-    columns = [
-        [value if known(value) else None for value in frame[name].tolist()] for name in frame
-    ]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+def cell_row(
+    record: Record, group: str, common: Row, baseline: str = "none", extra: str = ""
+) -> Row:
+    """Return what a cell was, its MACs, parameters and memory; accuracy comes with the metrics.
 
-
-def setting(params: dict[str, Any], extra: str = "") -> str:
-    """Write a method's parameters for people: ``r=8``, ``keep_rate=0.7, layers=3/6/9``."""
-    parts = [f"{name}={_plain(value)}" for name, value in params.items()]
-    return ", ".join([*parts, extra] if extra else parts)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return "+".join(f"{name}:{_plain(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        if len(value) > 2 and len(set(map(str, value))) == 1:
-            return f"{len(value)}×{_plain(value[0])}"
-        return "/".join(_plain(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def cell_row(record: Record, group: tuple[str, Row], show_seed: bool, baseline: str) -> Row:
-    """Return what a cell was, its MACs, parameters and memory; accuracy comes with the metrics."""
+    Args:
+        record: The cell's record.
+        group: Name of the table that the cell stands in.
+        common: What all cells of this table agree in.
+        baseline: Method or label of the cell that others are compared with.
+        extra: What else tells the cell from others of its setting, such as its seed.
+    """
     cell, cost = record.cell, record.cost
-    row: Row = {"key": load.uid(record), "group": group[0], **group[1], "suite": cell.suite}
+    row: Row = {"key": load.uid(record), "group": group, **common, "suite": cell.suite}
     row |= {"method": cell.method, "label": cell.label, "seed": cell.seed}
-    row["setting"] = setting(cell.params, f"seed {cell.seed}" if show_seed else "")
+    row["setting"] = setting(cell.params, extra)
     row["is_baseline"] = baseline in (cell.method, cell.label)
     row |= {"weights": record.provenance.get("weights"), "accuracy_reason": record.accuracy.reason}
     row["not_measured"] = "; ".join(cost.notes) or None
@@ -123,15 +94,15 @@ def latency_rows(record: Record) -> list[Row]:
     rows = []
     for entry in record.cost.latency:
         row: Row = {"key": load.uid(record), "condition": condition(entry)}
-        for name in ("device", "dtype", "backend", "threads", "batch", "p50_ms", "p95_ms"):
+        for name in (*CONDITION[2:], "p50_ms", "p95_ms"):
             row[name] = getattr(entry, name)
         row |= {"p99_ms": entry.p99_ms, "throughput_per_s": entry.throughput_per_s}
         row |= {"speedup_x": entry.speedup.median}
         row["speedup_low_x"], row["speedup_high_x"] = entry.speedup.ci95
         fastest = entry.speedup_vs_fastest
-        if fastest:
-            row |= {"fastest_x": fastest.median, "fastest_backend": fastest.backend}
-            row["fastest_low_x"], row["fastest_high_x"] = fastest.ci95
+        row |= {"fastest_x": fastest.median if fastest else None}
+        row["fastest_low_x"], row["fastest_high_x"] = fastest.ci95 if fastest else (None, None)
+        row["fastest_backend"] = fastest.backend if fastest else None
         row["bound_share_pct"] = 100 * entry.speedup.median / bound if bound else None
         row["reduction_share_pct"] = _pct(entry.reduction_share)
         row["utilisation_pct"] = _pct(entry.utilisation)

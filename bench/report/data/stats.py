@@ -42,20 +42,18 @@ class Difference:
 
 
 def sample_scores(metric: str, outcomes: Mapping[str, Sequence[Any]]) -> Scores | None:
-    """Turn a record's outcomes into one score a sample for a metric.
+    """Turn a record's outcomes into one score a sample, shape (n,), whose mean is the metric.
 
     Args:
         metric: A metric's name: ``top1``, ``top5``, ``i2t_r1`` or any key of ``outcomes``.
         outcomes: Per-sample outcomes of a record; ranks count from 0.
 
     Returns:
-        Scores, shape (n,), whose mean is the metric (up to the unit), or None where the outcomes do
-        not hold it.
+        Scores up to the metric's unit, or None where the outcomes do not hold it.
     """
-    if metric in outcomes:
-        return np.asarray(outcomes[metric], dtype=np.float64)
-    if metric in ("top1", "accuracy") and "correct" in outcomes:
-        return np.asarray(outcomes["correct"], dtype=np.float64)
+    key = "correct" if metric in ("top1", "accuracy") and metric not in outcomes else metric
+    if key in outcomes:
+        return np.asarray(outcomes[key], dtype=np.float64)
     match = re.fullmatch(r"(?:(?P<way>\w+)_)?(?:r|top)(?P<k>\d+)", metric)
     if match is None:
         return None
@@ -116,7 +114,7 @@ def pairable(ours: Scores, base: Scores) -> bool:
 
 def _students(value: float, centre: float, n: int, *parts: tuple[float, int]) -> Difference:
     """Return a difference whose variance is a sum of parts, each with its degrees of freedom."""
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr, stdtrit  # scipy.stats.t checks its arguments for 0.1 ms a call
 
     variance = sum(part for part, _ in parts)
     if not variance:
@@ -229,7 +227,7 @@ def _sign_flips(gap: Scores) -> float:
 
 @lru_cache(maxsize=2**16)
 def _mcnemar(won: int, lost: int) -> float:
-    from scipy.special import bdtr
+    from scipy.special import bdtr  # scipy.stats.binomtest takes 1 ms a call, a hundred times this
 
     return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
@@ -237,7 +235,7 @@ def _mcnemar(won: int, lost: int) -> float:
 def holm(values: Sequence[float]) -> list[float]:
     """Return p values of one family, corrected for how many there are by Holm's method.
 
-    As statsmodels' multipletests, which collects garbage in each call: 60 ms a family.
+    As statsmodels' multipletests, which collects garbage in each call: 130 ms a family.
     """
     p = np.asarray(values, dtype=np.float64)
     order = np.argsort(p)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench.report.data.frame import Frames
+from bench.report.data.makers import makes
 from bench.report.data.rows import Row, known
 from bench.report.figures import style
-from bench.report.figures.drawing import BLACK, View, ends_of, joined, panels
+from bench.report.figures.drawing import DASHED, View, by_batch, joined
+from bench.report.figures.plots import Plot, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,70 +31,71 @@ def parts_of(row: Row) -> tuple[float, ...] | None:
     """Return a cell's time by part, in percent of the unreduced model's with its fastest attention.
 
     The parts add up to the time that was measured. Where it is less than the saved MACs allow, the
-    part of the MACs is what is left.
+    part of the MACs is the rest.
     """
     share, speed = row["gmacs_pct_of_unreduced"], row["speedup_x"]
     if not known(share) or not known(speed) or not known(row["reduction_share_pct"]):
         return None
-    own = 100 / speed
-    whole = 100 / row["fastest_x"] if known(row["fastest_x"]) else own
-    lost = max(0.0, whole - own)
-    deciding = (whole - lost) * row["reduction_share_pct"] / 100
-    macs = min(share, whole - lost - deciding)
-    return macs, deciding, lost, whole - lost - deciding - macs
+    same = 100 / speed
+    total = 100 / row["fastest_x"] if known(row["fastest_x"]) else same
+    lost = max(0.0, total - same)
+    deciding = (total - lost) * row["reduction_share_pct"] / 100
+    macs = min(share, total - lost - deciding)
+    return macs, deciding, lost, total - lost - deciding - macs
 
 
 def chosen(rows: Sequence[Row]) -> list[Row]:
     """Return of each method the setting that is nearest to half the MACs."""
+
+    def off(row: Row) -> float:
+        return float(abs(row["gmacs_pct_of_unreduced"] - HALF))
+
     best: dict[str, Row] = {}
     for row in rows:
-        if row["is_baseline"] or not known(row["gmacs_pct_of_unreduced"]):
-            continue
-        old = best.get(row["method"])
-        if old is None or _off(row) < _off(old):
-            best[row["method"]] = row
+        if not row["is_baseline"] and known(row["gmacs_pct_of_unreduced"]):
+            best[row["method"]] = min(best.get(row["method"], row), row, key=off)
     return sorted(best.values(), key=lambda row: row["method"])
 
 
-def _off(row: Row) -> float:
-    return float(abs(row["gmacs_pct_of_unreduced"] - HALF))
-
-
-def timed_parts(rows: Sequence[Row], timed: Sequence[Row]) -> list[Row]:
-    """Return the timings that the figure shows, with their parts; empty where none tells them."""
-    found = [row | {"parts": parts_of(row)} for row in joined(chosen(rows), timed)]
-    return [row for row in found if row["parts"]]
+@makes("figure", 42)
+def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
+    """Yield the times of each method near half the MACs, where their parts are known."""
+    data = shown(frames, group)
+    points = [row | {"parts": parts_of(row)} for row in joined(chosen(data.rows), data.timed)]
+    points = [row for row in points if row["parts"]]
+    if points:
+        caption = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % "
+        caption += "is the unreduced model with its fastest attention; without hatching, the saved "
+        caption += "MACs' promise; in brackets, an attention path other than the plain one."
+        draw = partial(breakdown, View.of(frames, data.title), points)
+        yield Plot(f"{group}--time", caption + data.left_out, draw)
 
 
 def breakdown(view: View, points: Sequence[Row]) -> Figure:
     """Draw one panel a batch size, one bar a method."""
     from matplotlib.patches import Patch
 
-    methods = sorted({row["method"] for row in points}, reverse=True)
-    sizes, page = ends_of(points), style.active()
-    figure, axes = panels(len(sizes), page.text_in, 1.1 + 0.2 * len(methods))
-    for ax, size in zip(axes, sizes, strict=True):
-        own = {row["method"]: row for row in points if row["batch"] == size}
-        places = [place for place, method in enumerate(methods) if method in own]
+    settings = {row["method"]: row for row in points}
+    methods, page = sorted(settings, reverse=True), style.active()
+    figure, parts = by_batch(points, 1.1 + 0.2 * len(methods))
+    for ax, rows in parts:
+        by_method = {row["method"]: row for row in rows}
+        places = [place for place, method in enumerate(methods) if method in by_method]
         starts = [0.0] * len(places)
-        parts = zip(*(own[methods[place]]["parts"] for place in places), strict=True)
-        for (_, color, hatch), widths in zip(PARTS, parts, strict=True):
+        by_part = zip(*(by_method[methods[place]]["parts"] for place in places), strict=True)
+        for (_, color, hatch), widths in zip(PARTS, by_part, strict=True):
             look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
             ax.barh(places, widths, left=starts, height=0.72, linewidth=0, **look)
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
-        ax.axvline(100, color=BLACK, linewidth=0.9, linestyle="--")
-        ax.set_title(f"batch {size}")
+        ax.axvline(100, **DASHED)
         ax.set_xlabel("time (% of unreduced)")
         ax.grid(axis="y", visible=False)
         ax.set_xlim(0, None)
-    settings = {row["method"]: row for row in points}
-    names = [_named(settings[method]) for method in methods]
-    axes[0].set_yticks(range(len(methods)), names)
-    seen = [max(row["parts"][i] for row in points) > VISIBLE for i in range(len(PARTS))]
+    parts[0][0].set_yticks(range(len(methods)), [_named(settings[method]) for method in methods])
     handles = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name)
-        for (name, color, hatch), visible in zip(PARTS, seen, strict=True)
-        if visible
+        for i, (name, color, hatch) in enumerate(PARTS)
+        if max(row["parts"][i] for row in points) > VISIBLE
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(4, int(page.text_in // 1.5))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.report.data import disturbed
+from bench.report.data.bands import band, off_middle
 from bench.report.data.frame import Frames
+from bench.report.data.makers import makes
 from bench.report.data.rows import known
 from bench.report.figures import style
 from bench.report.figures.drawing import panels
-from bench.report.tables.table import band, off_middle
-from bench.report.tables.timings import latency_of
+from bench.report.figures.plots import Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,51 +28,61 @@ ABSENT = (
 )
 
 
+@makes("figure", 50, overall=True, absent=ABSENT)
+def map_plots(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
+    """Yield the maps, where there are any."""
+    drawn = maps(frames)
+    if drawn:
+        caption = "Measured speed-up by batch size and resolution; hatched: slower than unreduced."
+        caption += disturbed.left_out(frames.timed(frames.cells))
+        yield Plot("break-even", caption, partial(draw, drawn))
+
+
 def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
     """Return each method's speed-ups in a band of MACs, where several sizes were timed alike.
 
     Of several settings in a band the one nearest to its middle counts. Timings that other load
     disturbed do not.
     """
-    rows = (row for own in frames.by_group.values() for row in own)
-    cells = {row["key"]: row for row in rows if not row["is_baseline"] and known(row["gmacs"])}
-    found: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
-    for entry in disturbed.quiet(latency_of(frames, list(cells.values()))):
+    cells = {row["key"]: row for row in frames.cells if not row["is_baseline"]}
+    cells = {key: row for key, row in cells.items() if known(row["gmacs"])}
+    places: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
+    for entry in disturbed.quiet(frames.timed(cells.values())):
         cell = cells[entry["key"]]
         size = SIZE.search(cell["model"])
         if size is None or not known(entry["speedup_x"]):
             continue
         model = SIZE.sub("*", cell["model"])
         name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
-        own, place = found.setdefault(name, {}), (int(entry["batch"]), int(size[1]))
+        sizes, place = places.setdefault(name, {}), (entry["batch"], int(size[1]))
         here = off_middle(cell), float(entry["speedup_x"])
-        own[place] = min(own.get(place, here), here)
+        sizes[place] = min(sizes.get(place, here), here)
     return [
         (
             f"{model} · {method}, {share} of MACs",
-            {place: speed for place, (_, speed) in own.items()},
+            {place: speed for place, (_, speed) in sizes.items()},
         )
-        for (model, method, share, *_), own in sorted(found.items())
-        if all(len({place[axis] for place in own}) > 1 for axis in (0, 1))
+        for (model, method, share, *_), sizes in sorted(places.items())
+        if all(len({place[axis] for place in sizes}) > 1 for axis in (0, 1))
     ][:MAX_MAPS]
 
 
-def draw(found: Sequence[tuple[str, Map]]) -> Figure:
+def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:
     """Draw one map a method; what is slower than the unreduced model is hatched too."""
     import pandas as pd
     import seaborn
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Rectangle
 
-    page, columns = style.active(), min(3, len(found))
-    lines = -(-len(found) // columns)
-    figure, axes = panels(len(found), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
-    speeds = [value for _, own in found for value in own.values()]
+    page, columns = style.active(), min(3, len(drawn))
+    lines = -(-len(drawn) // columns)
+    figure, axes = panels(len(drawn), page.text_in, 0.3 + 2.1 * lines, columns, share=False)
+    speeds = [value for _, places in drawn for value in places.values()]
     norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
     looks: dict[str, Any] = {"cmap": "PuOr", "cbar": False, "linewidths": 1, "linecolor": "#E4E4E4"}
     hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "k", "alpha": 0.35, "linewidth": 0}
-    for ax, (name, own) in zip(axes, found, strict=True):
-        grid = pd.Series(own).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
+    for ax, (name, places) in zip(axes, drawn, strict=True):
+        grid = pd.Series(places).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
         seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))

@@ -1,15 +1,17 @@
-"""Draw the figures that set accuracy, MACs and speed against each other."""
+"""Draw methods as points with intervals in a plane: accuracy, MACs, speed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.report.data.frame import Frames
+from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
+from bench.report.data.timings import batches, ends_of
 from bench.report.figures import labels, style
-from bench.report.tables.comparison import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +26,16 @@ if TYPE_CHECKING:
 # marker itself is exact, and wider than this.
 MAX_SHIFT_PT = 2.2
 BLACK = "#000000"
+DASHED: dict[str, Any] = {"color": BLACK, "linewidth": 0.9, "linestyle": "--"}
+DOTTED: dict[str, Any] = {"color": BLACK, "linewidth": 0.7, "linestyle": (0, (1, 2))}
 FRONT: tuple[str, dict[str, Any]] = (
     "Pareto front",
     {"color": "#BBBBBB", "linewidth": 3.5, "solid_capstyle": "butt"},
 )
+_ENDS = {
+    "accuracy_value": ("accuracy_low", "accuracy_high"),
+    "speedup_x": ("speedup_low_x", "speedup_high_x"),
+}
 
 
 def joined(rows: Sequence[Row], timed: Sequence[Row]) -> list[Row]:
@@ -36,7 +44,12 @@ def joined(rows: Sequence[Row], timed: Sequence[Row]) -> list[Row]:
     return [by_key[entry["key"]] | entry for entry in timed if entry["key"] in by_key]
 
 
-def methods_of(rows: Sequence[Row]) -> list[str]:
+def with_gmacs(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows whose MACs are known."""
+    return [row for row in rows if known(row["gmacs"])]
+
+
+def methods_of(rows: Iterable[Row]) -> list[str]:
     """Return the methods of some rows but for the baseline, in the order of every legend."""
     return sorted({row["method"] for row in rows if not row["is_baseline"]})
 
@@ -47,161 +60,104 @@ class View:
 
     baseline: str
     head: str
-    looks: dict[str, Look]
+    looks: Mapping[str, Look]
 
-    def macs(self, rows: Sequence[Row]) -> Figure:
-        """Draw accuracy against GMACs."""
-        figure, (ax,) = panels(1, style.active().column_in, 3.0)
-        self.macs_panel(ax, rows)
-        own = [row for row in rows if known(row["gmacs"])]
-        return self.finish(figure, rows, [FRONT], ends=(ax, _ends(own, "gmacs", "accuracy_value")))
+    @classmethod
+    def of(cls, frames: Frames, head: str = "") -> View:
+        """Return the view of some data under a title."""
+        return cls(frames.baseline, head, style.looks(frames.methods))
 
     def macs_panel(self, ax: Axes, rows: Sequence[Row]) -> None:
         """Draw accuracy against GMACs into one panel."""
-        rows = [row for row in rows if known(row["gmacs"])]
+        rows = with_gmacs(rows)
         self._accuracy_panel(ax, rows, "gmacs")
-        ax.set_xlim(_limits(row["gmacs"] for row in rows))
-        _accuracy_limits(ax, rows)
+        ax.set_xlim(limits(row["gmacs"] for row in rows))
         scope = rows[0]["macs_scope"] or "scope not recorded"
         ax.set_xlabel(style.safe(f"GMACs ({scope})", 40))
-        ax.set_ylabel(_metric_label(rows[0]))
-
-    def speed(self, rows: Sequence[Row], timed: Sequence[Row]) -> Figure:
-        """Draw accuracy against measured speed-up, one panel a batch size."""
-        points = joined(rows, timed)
-        sizes = ends_of(points)
-        figure, axes = panels(len(sizes), style.active().text_in, 2.9)
-        for ax, size in zip(axes, sizes, strict=True):
-            self.speed_panel(ax, [row for row in points if row["batch"] == size])
-            ax.set_title(f"batch {size}")
-            ax.label_outer()
-        _accuracy_limits(axes[0], points)
-        axes[0].set_xlim(_speed_limits(points))
-        own = [row for row in points if row["batch"] == sizes[-1]]
-        ends = axes[-1], _ends(own, "speedup_x", "accuracy_value")
-        return self.finish(figure, points, [FRONT], ends=ends)
 
     def speed_panel(self, ax: Axes, points: Sequence[Row]) -> None:
         """Draw accuracy against measured speed-up into one panel."""
         self._accuracy_panel(ax, points, "speedup_x")
-        ax.axvline(1, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
-        ax.set_xlim(_speed_limits(points))
-        _accuracy_limits(ax, points)
-        _few_ticks(ax.xaxis)
+        ax.axvline(1, **DOTTED)
+        ax.set_xlim(speed_limits(points))
+        few_ticks(ax.xaxis)
         ax.set_xlabel("measured speed-up (×)")
-        ax.set_ylabel(_metric_label(points[0]))
         _latency_axis(ax, points)
 
     def _accuracy_panel(self, ax: Axes, rows: Sequence[Row], x: str) -> None:
-        self._reference(ax, rows)
-        _front(ax, rows, x, -1 if x == "gmacs" else 1)
+        _reference(ax, rows)
+        best = front(rows, x, -1 if x == "gmacs" else 1)
+        # Between two settings nothing was measured: the step is what the cheaper one reaches.
+        places = [row[x] for row in best], [row["accuracy_value"] for row in best]
+        ax.step(*places, where="post", zorder=1, **FRONT[1])
+        self.points(ax, rows, x, "accuracy_value", apart=True)
+        accuracy_limits(ax, rows)
+        unit, metric = rows[0]["accuracy_unit"], metric_name(rows[0]["metric"])
+        ax.set_ylabel(f"{metric} ({unit})" if unit else metric)
+
+    def points(self, ax: Axes, rows: Sequence[Row], x: str, y: str, apart: bool = False) -> None:
+        """Draw every cell at its fields `x` and `y` with its intervals, settings joined by a line.
+
+        With `apart` the interval bars of several methods stand side by side.
+        """
         methods = methods_of(rows)
         for method in methods:
-            own = [row for row in rows if row["method"] == method]
-            self._series(ax, own, x, "accuracy_value", shift_of(method, methods))
-        self._base_points(ax, rows, x, "accuracy_value")
+            series = sorted((r for r in rows if r["method"] == method), key=lambda r: (r[x], r[y]))
+            if len(series) > 1:
+                places = [r[x] for r in series], [r[y] for r in series]
+                ax.plot(*places, color=self.looks[method].color, alpha=0.75)
+            self._marks(ax, series, x, y, shift_of(method, methods) if apart else 0.0)
+        for row in rows:
+            if row["is_baseline"]:
+                self._marks(ax, [row], x, y, 0.0)
 
-    def bound(self, rows: Sequence[Row], timed: Sequence[Row]) -> Figure:
-        """Draw measured speed-up against the bound that the MACs set, one panel a batch size."""
-        points = [row for row in joined(rows, timed) if known(row["mac_bound_x"])]
-        sizes = ends_of(points)
-        figure, axes = panels(len(sizes), style.active().text_in, 2.9)
-        wide = _limits([0.95, 1.05, *(row["mac_bound_x"] for row in points)])
-        tall = _speed_limits([row for row in points if row["batch"] in sizes])
-        both = max(wide[0], tall[0]), min(wide[1], tall[1])
-        for ax, size in zip(axes, sizes, strict=True):
-            ax.plot(both, both, color=BLACK, linewidth=0.9, linestyle="--")
-            ax.axhline(1, color=BLACK, linewidth=0.7, linestyle=(0, (1, 2)))
-            own = [row for row in points if row["batch"] == size]
-            for method in methods_of(own):
-                series = [row for row in own if row["method"] == method]
-                self._series(ax, series, "mac_bound_x", "speedup_x")
-            self._base_points(ax, own, "mac_bound_x", "speedup_x")
-            ax.set_xlim(wide)
-            ax.set_ylim(tall)
-            _few_ticks(ax.xaxis, ax.yaxis)
-            ax.set_title(f"batch {size}")
-            ax.set_xlabel("MAC bound (×)")
-        axes[0].set_ylabel("measured speed-up (×)")
-        extra = [("speed-up = MAC bound", {"linestyle": "--", "linewidth": 0.9})]
-        own = [row for row in points if row["batch"] == sizes[-1]]
-        ends = axes[-1], _ends(own, "mac_bound_x", "speedup_x")
-        return self.finish(figure, points, extra, ends=ends)
-
-    def _series(self, ax: Axes, rows: Sequence[Row], x: str, y: str, shift: float = 0.0) -> None:
-        """Join a method's settings by a line and draw its points with their intervals."""
-        method = rows[0]["method"]
-        ordered = sorted(rows, key=lambda row: (row[x], row[y]))
-        if len(ordered) > 1:
-            color = self.looks[method].color
-            places = [r[x] for r in ordered], [r[y] for r in ordered]
-            ax.plot(*places, color=color, alpha=0.75)
-        self._points(ax, ordered, method, x, y, shift)
-
-    def _points(
-        self, ax: Axes, rows: Sequence[Row], method: str, x: str, y: str, shift: float = 0.0
-    ) -> None:
-        look, places = self.looks[method], ([row[x] for row in rows], [row[y] for row in rows])
+    def _marks(self, ax: Axes, rows: Sequence[Row], x: str, y: str, shift: float) -> None:
+        look = self.looks[rows[0]["method"]]
         bars: dict[str, Any] = {"color": look.color, "linewidth": 0.8, "alpha": 0.7, "zorder": 2.5}
         across, up = _bars(rows, x, y), _bars(rows, y, x)
         ax.plot(*across, **bars)
         ax.plot(*up[::-1], transform=moved(ax, shift), **bars)
-        ax.plot(
-            *places,
-            color=look.color,
-            marker=look.marker,
-            linestyle="",
-            markersize=style.marker_size(look),
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            zorder=3,
-        )
-
-    def _base_points(self, ax: Axes, rows: Sequence[Row], x: str, y: str) -> None:
-        for row in rows:
-            if row["is_baseline"]:
-                self._points(ax, [row], row["method"], x, y)
-
-    def _reference(self, ax: Axes, rows: Sequence[Row]) -> None:
-        for row in rows:
-            if row["is_baseline"]:
-                ax.axhline(row["accuracy_value"], color=BLACK, linewidth=0.9, linestyle="--")
-                if known(row["accuracy_low"]) and known(row["accuracy_high"]):
-                    ends = (row["accuracy_low"], row["accuracy_high"])
-                    ax.axhspan(*ends, color=BLACK, alpha=0.08, linewidth=0)
-                return
+        places = [row[x] for row in rows], [row[y] for row in rows]
+        ax.plot(*places, linestyle="", zorder=3, **style.filled(look))
 
     def finish(
         self,
         figure: Figure,
         rows: Sequence[Row],
         extra: Sequence[tuple[str, dict[str, Any]]] = (),
-        label: str = "",
         ends: tuple[Axes, dict[str, float]] | None = None,
     ) -> Figure:
         """Add the title above, and the names of the methods: at their ends, or in a legend."""
         from matplotlib.lines import Line2D
 
-        if label or self.head:
-            text = style.safe(label or self.head, 110)
-            figure.suptitle(text, x=0.01, ha="left")
+        if self.head:
+            figure.suptitle(style.safe(self.head, 110), x=0.01, ha="left")
         if ends and len(ends[1]) > labels.FEW and style.is_wide(figure):
             labels.beside(*ends, self.looks)
             return figure
-        handles = []
-        if any(row["is_baseline"] for row in rows):
-            marker = self.looks[next(r["method"] for r in rows if r["is_baseline"])].marker
-            name = f"{self.baseline} (baseline)"
-            shape = Line2D([], [], color=BLACK, marker=marker, linestyle="--", linewidth=0.9)
-            handles.append((name, shape))
+        shapes: list[tuple[str, dict[str, Any]]] = []
+        base = next((row["method"] for row in rows if row["is_baseline"]), None)
+        if base:
+            shape = {**DASHED, "marker": self.looks[base].marker}
+            shapes.append((f"{self.baseline} (baseline)", shape))
         for method in methods_of(rows):
             look = self.looks[method]
-            handles.append((method, Line2D([], [], color=look.color, marker=look.marker)))
-        handles += [(name, Line2D([], [], **({"color": BLACK} | kind))) for name, kind in extra]
-        for name, shape in handles:
-            shape.set_label(style.short(name, 22))
-        legend(figure, [shape for _, shape in handles])
+            shapes.append((method, {"color": look.color, "marker": look.marker}))
+        shapes += [(name, {"color": BLACK} | kind) for name, kind in extra]
+        legend(figure, [Line2D([], [], label=style.short(n, 22), **kind) for n, kind in shapes])
         return figure
+
+
+def by_batch(
+    points: Sequence[Row], height: float = 2.9
+) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
+    """Return a figure with a panel for the smallest and one for the largest batch."""
+    sizes = ends_of(batches(points))
+    figure, axes = panels(len(sizes), style.active().text_in, height)
+    for ax, size in zip(axes, sizes, strict=True):
+        ax.set_title(f"batch {size}")
+    by_size = [[row for row in points if row["batch"] == size] for size in sizes]
+    return figure, list(zip(axes, by_size, strict=True))
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -219,20 +175,6 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     figure.legend(handles=list(handles), loc="outside right center")
 
 
-def overview(
-    view: View,
-    sets: Sequence[tuple[str, Sequence[Row]]],
-    draw: Callable[[Axes, Sequence[Row]], None],
-) -> Figure:
-    """Draw one panel a model and task, each with axes of its own, under one legend."""
-    lines = -(-len(sets) // 2)
-    figure, axes = panels(len(sets), style.active().text_in, 0.2 + 2.5 * lines, 2, share=False)
-    for ax, (name, rows) in zip(axes, sets, strict=True):
-        draw(ax, rows)
-        ax.set_title(style.safe(name, 40))
-    return view.finish(figure, [row for _, rows in sets for row in rows], [FRONT])
-
-
 def panels(
     count: int, width: float, height: float, columns: int | None = None, *, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
@@ -244,10 +186,9 @@ def panels(
     size = (width, height * style.active().scale)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(lines, columns, sharex=share, sharey=share, squeeze=False)
-    axes = list(grid.flat)
-    for ax in axes[count:]:
+    for ax in grid.flat[count:]:
         ax.remove()
-    return figure, axes[:count]
+    return figure, list(grid.flat[:count])
 
 
 def front(rows: Sequence[Row], x: str, better: int) -> list[Row]:
@@ -258,18 +199,11 @@ def front(rows: Sequence[Row], x: str, better: int) -> list[Row]:
         x: Their other quantity.
         better: 1 where more of it is better, -1 where less is.
     """
-    found: list[Row] = []
+    best: list[Row] = []
     for row in sorted(rows, key=lambda row: (-better * row[x], -row["accuracy_value"])):
-        if not found or row["accuracy_value"] > found[-1]["accuracy_value"]:
-            found.append(row)
-    return found
-
-
-def _front(ax: Axes, rows: Sequence[Row], x: str, better: int) -> None:
-    best = front(rows, x, better)
-    places = [row[x] for row in best], [row["accuracy_value"] for row in best]
-    # Between two settings nothing was measured: the step is what the cheaper one reaches.
-    ax.step(*places, where="post", zorder=1, **FRONT[1])
+        if not best or row["accuracy_value"] > best[-1]["accuracy_value"]:
+            best.append(row)
+    return best
 
 
 def shift_of(method: str, methods: Sequence[str]) -> float:
@@ -288,18 +222,12 @@ def moved(ax: Axes, shift: float) -> Transform:
     return ax.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
 
 
-def ends_of(rows: Sequence[Row]) -> list[int]:
-    """Return the smallest and the largest batch size."""
-    sizes = sorted({int(row["batch"]) for row in rows})
-    return list(dict.fromkeys([sizes[0], sizes[-1]]))
-
-
-def _ends(rows: Sequence[Row], x: str, y: str) -> dict[str, float]:
+def line_ends(rows: Sequence[Row], x: str, y: str) -> dict[str, float]:
     """Return where each method's line ends at the right."""
     return {row["method"]: row[y] for row in sorted(rows, key=lambda row: float(row[x]))}
 
 
-def _limits(values: Iterable[Any]) -> tuple[float, float]:
+def limits(values: Iterable[Any]) -> tuple[float, float]:
     """Return an axis that holds some values with a margin for markers."""
     ends = [float(value) for value in values if known(value)]
     low, high = min(ends), max(ends)
@@ -307,14 +235,33 @@ def _limits(values: Iterable[Any]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _accuracy_limits(ax: Axes, rows: Sequence[Row]) -> None:
+def accuracy_limits(ax: Axes, rows: Sequence[Row]) -> None:
+    """Let the y axis hold all accuracies with their intervals."""
     names = ("accuracy_value", "accuracy_low", "accuracy_high")
-    ax.set_ylim(_limits(row[name] for row in rows for name in names))
+    ax.set_ylim(limits(row[name] for row in rows for name in names))
 
 
-def _speed_limits(points: Sequence[Row]) -> tuple[float, float]:
+def speed_limits(points: Sequence[Row]) -> tuple[float, float]:
+    """Return an axis that holds all speed-ups with their intervals, and 1."""
     names = ("speedup_x", "speedup_low_x", "speedup_high_x")
-    return _limits([1.0, *(row[name] for row in points for name in names)])
+    return limits([1.0, *(row[name] for row in points for name in names)])
+
+
+def few_ticks(*axes: Axis) -> None:
+    """Leave out ticks: panels stand side by side, and many would touch."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _reference(ax: Axes, rows: Sequence[Row]) -> None:
+    row = next((row for row in rows if row["is_baseline"]), None)
+    if row:
+        ax.axhline(row["accuracy_value"], **DASHED)
+        ends = row["accuracy_low"], row["accuracy_high"]
+        if all(map(known, ends)):
+            ax.axhspan(*ends, color=BLACK, alpha=0.08, linewidth=0)
 
 
 def _latency_axis(ax: Axes, points: Sequence[Row]) -> None:
@@ -325,34 +272,16 @@ def _latency_axis(ax: Axes, points: Sequence[Row]) -> None:
     if not unreduced:
         return
     above = ax.secondary_xaxis("top")
-    _few_ticks(above.xaxis)
+    few_ticks(above.xaxis)
     above.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: f"{unreduced[0] / x:.3g}" if x > 0 else "")
     )
     above.set_xlabel("latency (ms)")
 
 
-def _few_ticks(*axes: Axis) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for axis in axes:  # panels stand side by side: many ticks would touch
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def _metric_label(row: Row) -> str:
-    unit = row["accuracy_unit"]
-    return f"{metric_name(row['metric'])} ({unit})" if unit else metric_name(row["metric"])
-
-
-_INTERVALS = {
-    "accuracy_value": ("accuracy_low", "accuracy_high"),
-    "speedup_x": ("speedup_low_x", "speedup_high_x"),
-}
-
-
 def _bars(rows: Sequence[Row], name: str, other: str) -> tuple[list[float], list[float]]:
     """Return the intervals along one axis and their places on the other, as one broken line."""
-    low, high = _INTERVALS.get(name, (name, name))
+    low, high = _ENDS.get(name, (name, name))
     along, places = [], []
     for row in rows:
         if known(row.get(low)) and known(row.get(high)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +64,6 @@ def use(name: str) -> Iterator[None]:
         BenchError: If there is no such style; the message names the near miss.
     """
     if name not in STYLES:
-        from bench.core.errors import near_miss
-
         raise BenchError(f"unknown style '{name}'{near_miss(name, STYLES)}")
     token = _ACTIVE.set(STYLES[name])
     try:
@@ -84,49 +84,20 @@ class Look:
 # muted one. Methods that a suite compares differ in colour and, where colours are near, in
 # marker; the trivial baselines get the light colours, so that the eye-catchers are the methods.
 KNOWN: dict[str, Look] = {
-    "none": Look("#000000", "*"),
-    "crossget": Look("#D55E00", "o"),
-    "tome": Look("#0072B2", "s"),
-    "evit": Look("#009E73", "^"),
-    "topk": Look("#CC79A7", "D"),
-    "pool": Look("#E69F00", "v"),
-    "downsample": Look("#56B4E9", "P"),
-    "random": Look("#7F7F7F", "X"),
-    "ats": Look("#332288", "<"),
-    "diffrate": Look("#117733", "D"),
-    "dpc-knn": Look("#999933", "o"),
-    "dynamicvit": Look("#AA4499", "s"),
-    "kmedoids": Look("#882255", "^"),
-    "patchmerger": Look("#661100", "P"),
-    "pitome": Look("#44AA99", "v"),
-    "tofu": Look("#332288", "d"),
-    "vid-tldr": Look("#CC6677", ">"),
-    "compose": Look("#000000", "p"),
-    "dart": Look("#009E73", "s"),
-    "divprune": Look("#882255", "D"),
-    "fastervlm": Look("#332288", "o"),
-    "fastv": Look("#CC79A7", "^"),
-    "prumerge": Look("#117733", "v"),
-    "pyramiddrop": Look("#661100", "<"),
-    "sparsevlm": Look("#999933", ">"),
-    "visionzip": Look("#AA4499", "d"),
-    "vispruner": Look("#44AA99", "P"),
+    name: Look(*look)
+    for name, look in json.loads(
+        files("bench.assets.data").joinpath("looks.json").read_text(encoding="utf-8")
+    ).items()
 }
 _COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#CC6677", "#44AA99")
 _MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """Assign every method its look.
+    """Return a look for each method.
 
     A method that is not in `KNOWN` gets its look from a hash of its name, so it depends neither on
     the other methods nor on their order; only unknown names that collide step aside.
-
-    Args:
-        methods: Method names, in any order.
-
-    Returns:
-        A look for each name.
     """
     chosen: dict[str, Look] = {}
     taken = set(KNOWN.values())
@@ -150,6 +121,13 @@ def is_wide(figure: Figure) -> bool:
 def marker_size(look: Look) -> float:
     """Return a marker's size in points, such that all look equally heavy."""
     return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0) * active().scale
+
+
+def filled(look: Look) -> dict[str, Any]:
+    """Return how a method's marker is drawn: in its colour, with a thin white edge."""
+    shape: dict[str, Any] = {"color": look.color, "marker": look.marker}
+    shape |= {"markersize": marker_size(look), "markeredgecolor": "white"}
+    return shape | {"markeredgewidth": 0.4}
 
 
 def safe(text: str, width: int = 24) -> str:
@@ -194,8 +172,3 @@ def rc() -> dict[str, Any]:
 def short(text: str, length: int = 18) -> str:
     """Cut a direct label to what fits beside its line."""
     return safe(text if len(text) <= length else text[: length - 1] + "…", length)
-
-
-def file_word(text: str) -> str:
-    """Make a name usable inside a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)

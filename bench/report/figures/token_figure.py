@@ -14,10 +14,10 @@ import numpy as np
 from bench.records.fates import DROPPED, Fate, Fates, unpack
 from bench.records.record import Record
 from bench.records.store import slug
+from bench.report.data.names import task_name
 from bench.report.figures import style
 from bench.report.figures.plots import Plot
 from bench.report.figures.token_maps import outdated
-from bench.report.tables.comparison import task_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,41 +36,41 @@ FIRST_HUE = 210
 def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
     """Return one figure for each model and task whose tokens were noted."""
     figures: list[Plot] = []
-    for own in shown:
-        cells = strongest(own)
+    for group in shown:
+        cells = strongest(group)
         if cells:
-            name = f"tokens_{slug(own.model)}--{slug(own.task)}"
+            name = f"tokens_{slug(group.model)}--{slug(group.task)}"
             twins = sum(figure.name.startswith(name) for figure in figures)
             name += f"-{twins + 1}" if twins else ""
-            caption = _caption(own, cells, records)
-            figures.append(Plot(name, caption, partial(draw, own, cells), vector=False))
+            caption = _caption(group, cells, records)
+            figures.append(Plot(name, caption, partial(draw, group, cells), vector=False))
     return figures
 
 
-def _caption(own: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
-    text = f"Where the tokens go: {own.model} on {task_name(own.task)}. Merged patches share a "
+def _caption(group: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
+    text = f"Where the tokens go: {group.model} on {task_name(group.task)}. Merged patches share a "
     text += "colour, dropped ones fade; below, the answer; of each method the setting that leaves "
     text += "the fewest tokens."
-    old = {cell.label for cell in cells} & outdated(own, records)
+    old = {cell.label for cell in cells} & outdated(group, records)
     if old:
         text += " Drawn with other code, weights or data than the numbers were measured with: "
         text += f"{', '.join(sorted(old))}."
     return text
 
 
-def strongest(own: Fates) -> list[Fate]:
+def strongest(group: Fates) -> list[Fate]:
     """Return of each method the cell that leaves the fewest tokens of the patches."""
     best: dict[str, Fate] = {}
-    for cell in own.cells:
+    for cell in group.cells:
         if cell.layers:
             rival = best.get(cell.method)
-            if rival is None or _left(cell, own) < _left(rival, own):
+            if rival is None or _left(cell, group) < _left(rival, group):
                 best[cell.method] = cell
     return [best[method] for method in sorted(best)]
 
 
-def _left(cell: Fate, own: Fates) -> int:
-    patches = own.grid[0] * own.grid[1]
+def _left(cell: Fate, group: Fates) -> int:
+    patches = group.grid[0] * group.grid[1]
     return sum(len(set(unpack(text, patches)[-1]) - {DROPPED}) for text in cell.maps)
 
 
@@ -80,13 +80,13 @@ def tokens_after(blocks: int, cell: Fate, sample: int, patches: int) -> NDArray[
     return np.arange(patches) if step < 0 else unpack(cell.maps[sample], patches)[step]
 
 
-def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
+def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
     """Draw two samples beside each other: the input, and its tokens at three depths."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    samples = range(min(SAMPLES, len(own.samples)))
-    depths = sorted({-(-own.depth * part // 3) for part in (1, 2, 3)})
+    samples = range(min(SAMPLES, len(group.samples)))
+    depths = sorted({-(-group.depth * part // 3) for part in (1, 2, 3)})
     wide = len(samples) * (1 + len(depths))
     room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
     tile = min(TILE_IN, (style.active().text_in - LABEL_IN) / wide, room)
@@ -96,13 +96,13 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     grid = figure.subplots(len(cells), wide, squeeze=False)
     for line, cell in zip(grid, cells, strict=True):
         for sample in samples:
-            image = _picture(own.samples[sample].png, own.grid)
+            image = _picture(group.samples[sample].png, group.grid)
             row = line[sample * (1 + len(depths)) :]
             row[0].imshow(image, interpolation="nearest")
             for ax, blocks in zip(row[1:], depths, strict=False):
-                tokens = tokens_after(blocks, cell, sample, own.grid[0] * own.grid[1])
-                ax.imshow(painted(image, tokens.reshape(own.grid)), interpolation="nearest")
-            ax.set_xlabel(_answer(own, cell, sample), fontsize=6, labelpad=1, loc="right")
+                tokens = tokens_after(blocks, cell, sample, group.grid[0] * group.grid[1])
+                ax.imshow(painted(image, tokens.reshape(group.grid)), interpolation="nearest")
+            ax.set_xlabel(_answer(group, cell, sample), fontsize=6, labelpad=1, loc="right")
         words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
     heads = ["input", *(f"block {n}" for n in depths)] * len(samples)
@@ -115,10 +115,10 @@ def draw(own: Fates, cells: Sequence[Fate]) -> Figure:
     return figure
 
 
-def _answer(own: Fates, cell: Fate, sample: int) -> str:
+def _answer(group: Fates, cell: Fate, sample: int) -> str:
     """Return the cell's best answer in a few letters, and whether it is right."""
     best = cell.answers[sample][0][0]
-    right = best == own.samples[sample].truth
+    right = best == group.samples[sample].truth
     return f"{'✓' if right else '✗'} {style.short(best.partition(':')[0], 16)}"
 
 

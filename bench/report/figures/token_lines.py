@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bench.records.store import slug
+from bench.report.data.frame import Frames
+from bench.report.data.makers import makes
 from bench.report.data.rows import Row
 from bench.report.figures import style
-from bench.report.figures.drawing import BLACK, View, methods_of
+from bench.report.figures.drawing import DASHED, View, methods_of
 from bench.report.figures.labels import spread
+from bench.report.figures.plots import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,21 +27,35 @@ LEFT_IN, TOP_IN, BOTTOM_IN, BETWEEN_IN = 0.5, 0.2, 0.42, 0.1
 LINES_APART = 0.13  # of a panel's height
 
 
+@makes("figure", 44)
+def token_plots(frames: Frames, group: str) -> Iterator[Plot]:
+    """Yield a figure for each tower that loses tokens."""
+    rows = frames.by_group[group]
+    tokens = [entry for row in rows for entry in frames.counts[row["key"]]]
+    for tower in dict.fromkeys(entry["tower"] for entry in tokens):
+        counts = [entry for entry in tokens if entry["tower"] == tower]
+        if len({entry["tokens"] for entry in counts}) > 1:
+            caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
+            caption += "dashed: the baseline. Methods that leave this tower alone are left out."
+            draw = partial(token_lines, View.of(frames, frames.title(group)), rows, counts, tower)
+            yield Plot(f"{group}--tokens-{slug(tower)}", caption, draw)
+
+
 def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: str) -> Figure:
     """Draw tokens after each layer, one panel a method and one line a setting."""
     by_key: dict[str, list[Row]] = {}
     for entry in tokens:
         by_key.setdefault(entry["key"], []).append(entry)
     base = [row for row in rows if row["is_baseline"]][:1]
-    whole = [_steps(line) for row in base for _, line in _lines(base, by_key, row["method"])]
+    full = [_steps(line) for row in base for _, line in _lines(base, by_key, row["method"])]
     methods = [
         name
         for name in methods_of(rows)
-        if any(_steps(line) not in whole for _, line in _lines(rows, by_key, name))
+        if any(_steps(line) not in full for _, line in _lines(rows, by_key, name))
     ]
     methods = methods or [row["method"] for row in base] or [rows[0]["method"]]
-    found = {name: _lines(rows, by_key, name) for name in methods}
-    knobs = {name: _knob([text for text, _ in found[name]], tower) for name in methods}
+    lines = {name: _lines(rows, by_key, name) for name in methods}
+    knobs = {name: _knob([text for text, _ in lines[name]], tower) for name in methods}
     longest = max(len(text) for _, names in knobs.values() for text in names)
     columns = min(4 if longest <= 6 else 3, len(methods))
     page, deep = style.active(), max(int(entry["layer"]) for entry in tokens)
@@ -48,10 +67,10 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     axes[0].set_xticks(range(0, deep + 1, max(1, round(deep / 3))))
     axes[0].locator_params("y", nbins=3)
     for index, (ax, method) in enumerate(zip(axes, methods, strict=True)):
-        for line in whole:
-            ax.plot(*line, color=BLACK, linewidth=0.9, linestyle="--")
+        for line in full:
+            ax.plot(*line, **DASHED)
         knob, names = knobs[method]
-        _panel(ax, view.looks[method], [line for _, line in found[method]], names)
+        _panel(ax, view.looks[method], [line for _, line in lines[method]], names)
         title = f"{method} ({knob})" if knob else method
         ax.set_title(style.short(title, 30), color=view.looks[method].color, pad=3)
         ax.tick_params(labelbottom=index + columns >= len(methods))
@@ -92,9 +111,9 @@ def _lines(
     rows: Sequence[Row], tokens: Mapping[str, Sequence[Row]], method: str
 ) -> list[tuple[str, list[Row]]]:
     """Return a method's settings, each with its token counts by layer, the most tokens first."""
-    own = [row for row in rows if row["method"] == method and row["key"] in tokens]
+    cells = [row for row in rows if row["method"] == method and row["key"] in tokens]
     result = [
-        (row["setting"], sorted(tokens[row["key"]], key=lambda e: int(e["layer"]))) for row in own
+        (row["setting"], sorted(tokens[row["key"]], key=lambda e: int(e["layer"]))) for row in cells
     ]
     return sorted(result, key=lambda item: (-item[1][-1]["tokens"], item[0]))
 

@@ -10,7 +10,7 @@ from typing import Any
 from bench.records import fates
 from bench.records.fates import Fates
 from bench.records.record import Record
-from bench.report.tables.comparison import task_name
+from bench.report.data.names import task_name
 
 
 def read(results: Sequence[Path], records: Sequence[Record]) -> list[Fates]:
@@ -19,32 +19,32 @@ def read(results: Sequence[Path], records: Sequence[Record]) -> list[Fates]:
     Files of several suites with the same images become one.
     """
     labels = {(record.cell.model, record.cell.task, record.cell.label) for record in records}
-    found: dict[Any, Fates] = {}
-    for own in fates.read([path for path in map(Path, results) if path.is_dir()]):
-        place = (own.model, own.task, tuple(own.samples))
-        known = {cell.label: cell for cell in (found[place].cells if place in found else [])}
-        cells = [cell for cell in own.cells if (own.model, own.task, cell.label) in labels]
+    groups: dict[Any, Fates] = {}
+    for group in fates.read([path for path in map(Path, results) if path.is_dir()]):
+        place = (group.model, group.task, tuple(group.samples))
+        known = {cell.label: cell for cell in (groups[place].cells if place in groups else [])}
+        cells = [cell for cell in group.cells if (group.model, group.task, cell.label) in labels]
         merged = {**known, **{cell.label: cell for cell in cells}}
         if merged:
-            found[place] = replace(
-                own, cells=[merged[label] for label in sorted(merged, key=_order)]
+            groups[place] = replace(
+                group, cells=[merged[label] for label in sorted(merged, key=_order)]
             )
-    return [found[place] for place in sorted(found, key=str)]
+    return [groups[place] for place in sorted(groups, key=str)]
 
 
 def _order(label: str) -> tuple[bool, str]:
     return label != "none", label
 
 
-def outdated(own: Fates, records: Sequence[Record]) -> set[str]:
+def outdated(group: Fates, records: Sequence[Record]) -> set[str]:
     """Return the labels of cells that none of their records was measured like: other code, say."""
     made: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        if (record.cell.model, record.cell.task) == (own.model, own.task):
+        if (record.cell.model, record.cell.task) == (group.model, group.task):
             made.setdefault(record.cell.label, []).append(record.provenance)
     return {
         cell.label
-        for cell in own.cells
+        for cell in group.cells
         if not any(cell.made.items() <= one.items() for one in made[cell.label])
     }
 
@@ -52,9 +52,9 @@ def outdated(own: Fates, records: Sequence[Record]) -> set[str]:
 def for_page(shown: Sequence[Fates], records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return the data of the page's viewer; maps stay packed, the browser unpacks them."""
     pages = []
-    for own in shown:
-        old = outdated(own, records)
-        cells = [asdict(cell) | {"made": None, "old": cell.label in old} for cell in own.cells]
-        title = f"{own.model} · {task_name(own.task)}"
-        pages.append(asdict(own) | {"title": title, "cells": cells})
+    for group in shown:
+        old = outdated(group, records)
+        cells = [asdict(cell) | {"made": None, "old": cell.label in old} for cell in group.cells]
+        title = f"{group.model} · {task_name(group.task)}"
+        pages.append(asdict(group) | {"title": title, "cells": cells})
     return pages

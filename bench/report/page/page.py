@@ -11,51 +11,46 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from bench.records.record import Record
+from bench.report.content import Content
 from bench.report.data import disturbed, load
 from bench.report.data.frame import Frames
-from bench.report.data.rows import rows_of
+from bench.report.figures import token_maps
 from bench.report.page import page_data
 from bench.report.tables import printed, provenance
-from bench.report.tables.comparison import title
-from bench.report.tables.table import group_rows, unescape
+from bench.report.tables.table import unescape
 
 NAME = "index.html"
 MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
 SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
 
 
-def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -> Path:
-    """Write a report's page; the same records give the same bytes.
-
-    Args:
-        frames: The report's data.
-        folder: Where `index.html` goes.
-        tokens: What became of the tokens of sample images, as `token_maps` reads it.
-    """
+def write(content: Content, folder: Path) -> None:
+    """Write a report's page; the same records give the same bytes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    own = files("bench.assets") / "templates" / "report" / "page"
+    assets = files("bench.assets") / "templates" / "report" / "page"
     environment = Environment(
         loader=PackageLoader("bench.assets", "templates/report"),
         undefined=StrictUndefined,
         autoescape=True,
     )
     environment.filters["unescaped"] = unescape
+    frames = content.frames
+    tokens = token_maps.for_page(content.fates, frames.records)
     panels, cells, records = page_data.cells(frames)
     data = {
         "baseline": frames.baseline,
         "panels": panels,
         "cells": cells,
-        "looks": page_data.looks(frames),
-        "tokens": list(tokens),
+        "looks": page_data.looks(frames.methods),
+        "tokens": tokens,
     }
     text = environment.get_template("page/index.html.j2").render(
         mark=MARK,
-        css=(own / "page.css").read_text(encoding="utf-8"),
-        js="\n".join((own / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        css=(assets / "page.css").read_text(encoding="utf-8"),
+        js="\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),
         data=page_data.text(data),
         records=page_data.packed(records),
         counts=_counts(frames),
@@ -64,21 +59,24 @@ def write(frames: Frames, folder: Path, tokens: Sequence[dict[str, Any]] = ()) -
         notes=frames.notes,
         heads=printed.HEADS,
         published=[
-            (title(group_rows(frames, group), frames), table.rows)
-            for group in frames.groups()
+            (frames.title(group), table.rows)
+            for group in frames.by_group
             if (table := printed.printed_table(frames, group))
         ],
-        failed=rows_of(frames.failed),
+        failed=frames.failed,
         machines=_machines(frames.records),
         conventions=[
             _bold(line) for line in provenance.conventions(frames) if not line.startswith("**Bold")
         ],
-        equal=provenance.equal_things(frames),
+        equal=content.equal,
         disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
     )
-    path = folder / NAME
-    path.write_text(text, encoding="utf-8", newline="\n")
-    return path
+    (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is the page of a report."""
+    return MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _bold(line: str) -> str:
@@ -90,7 +88,7 @@ def _counts(frames: Frames) -> str:
     cells = [record.cell for record in frames.records]
     counts = {
         "finished cell": len(frames.cells),
-        "method": len({cell.method for cell in cells}),
+        "method": len(frames.methods),
         "model": len({cell.model for cell in cells}),
         "task": len({cell.task for cell in cells}),
         "machine": len({load.machine(record) for record in frames.records}),

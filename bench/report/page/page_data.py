@@ -6,28 +6,22 @@ import base64
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
-from bench.records.record import Record
 from bench.report.data.differences import FLAGS
 from bench.report.data.frame import Frames
+from bench.report.data.names import metric_name, task_name
 from bench.report.data.rows import Row, known
-from bench.report.tables.comparison import metric_name, task_name, title
-from bench.report.tables.table import group_rows, is_noise
-from bench.report.tables.timings import conditions, latency_of, under
+from bench.report.data.timings import is_noise, under_main
+from bench.report.figures import style
 
 LONGEST_LIST = 8  # of numbers; samples and outcomes are longer, and named instead of shown
-SHARED = ("env", "provenance", "command")  # parts of a record that many records have in common
 # fmt: off
 NUMBERS = (
     "accuracy_value", "accuracy_low", "accuracy_high", "accuracy_n", "delta", "delta_low",
     "delta_high", "gmacs", "gmacs_pct_of_unreduced", "peak_mib",
-)
-# What fine-tuned models must have in common to stand in one plot.
-PLACE = (
-    "task", "machine", "profile", "limit", "dtype", "backend", "how", "macs_scope", "metric",
 )
 # fmt: on
 
@@ -43,43 +37,21 @@ def packed(value: Any) -> str:
     return base64.b64encode(zlib.compress(text(value).encode(), 9)).decode()
 
 
-def cells(frames: Frames) -> tuple[list[Row], list[Row], dict[str, Any]]:
+def cells(frames: Frames) -> tuple[list[Row], list[Row], list[Any]]:
     """Return the panels of the plot, the cells that they hold, and the cells' records."""
-    means = _mean_tokens(frames)
-    panels: dict[str, Row] = {}
-    places: dict[tuple[Any, ...], str] = {}
-    members: dict[str, list[str]] = {}
+    panels: list[Row] = []
     result: list[Row] = []
-    shown: list[Record] = []
-    for group in sorted(frames.by_group, key=lambda name: name in frames.apart):
-        rows = group_rows(frames, group)
-        name = _panel(rows, frames, group, places)
-        timed = latency_of(frames, rows)
-        condition = next(iter(conditions(timed)), None)
-        if name not in panels:
-            panels[name] = _about(rows, name, condition) | {"apart": group in frames.apart}
-        members.setdefault(name, []).append(group)
-        speeds = _speeds(under(condition, timed))
-        at = list(panels).index(name)
+    records: list[Any] = []
+    for group, rows in frames.by_group.items():
+        condition, timed = under_main(frames.timed(rows))
+        about = _about(rows, frames.title(group), condition)
+        speeds = _speeds(timed)
         for row in rows:
-            result.append(_cell(row, at, means.get(row["key"]), speeds.get(row["key"], {})))
-            shown.append(frames.by_uid[row["key"]])
-    shared = [panel | {"mixed": frames.remark(*members[name])} for name, panel in panels.items()]
-    return shared, result, _records(shown)
-
-
-def _panel(
-    rows: Sequence[Row], frames: Frames, group: str, places: dict[tuple[Any, ...], str]
-) -> str:
-    """Name the plot that a table's cells stand in: fine-tuned models of one task share theirs."""
-    if group not in frames.apart:
-        return title(rows, frames)
-    place = tuple(rows[0][name] for name in PLACE)
-    if place not in places:
-        twins = sum(key[0] == place[0] for key in places)
-        places[place] = f"fine-tuned models · {task_name(place[0])}"
-        places[place] += f" ({twins + 1})" if twins else ""
-    return places[place]
+            tokens = _mean_tokens(frames.counts[row["key"]])
+            result.append(_cell(row, len(panels), tokens, speeds.get(row["key"], {})))
+            records.append(shortened(frames.by_uid[row["key"]]))
+        panels.append(about | {"apart": "recipe" in rows[0], "mixed": frames.remark(group)})
+    return panels, result, records
 
 
 def _about(rows: Sequence[Row], name: str, condition: str | None) -> Row:
@@ -118,18 +90,14 @@ def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
         values = [_short(entry[name]) for name in names]
         noise = is_noise([entry[name] for name in names[1:]], entry["aa_half_x"], 1)
         values += [int(noise), int(entry["disturbed"])]
-        speeds.setdefault(entry["key"], {})[str(int(entry["batch"]))] = values
+        speeds.setdefault(entry["key"], {})[str(entry["batch"])] = values
     return speeds
 
 
-def _mean_tokens(frames: Frames) -> dict[str, float]:
+def _mean_tokens(counts: Sequence[Row]) -> float | None:
     """Return the tokens that a block works on, mean over all blocks of all towers."""
-    found = {}
-    for key, entries in frames.counts.items():
-        blocks = [entry["tokens"] for entry in entries if entry["layer"] > 0]
-        if blocks:
-            found[key] = sum(blocks) / len(blocks)
-    return found
+    blocks = [entry["tokens"] for entry in counts if entry["layer"] > 0]
+    return sum(blocks) / len(blocks) if blocks else None
 
 
 def _short(value: Any) -> Any:
@@ -137,52 +105,25 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if known(value) else None
 
 
-def _records(records: Sequence[Record]) -> dict[str, Any]:
-    """Return records without what repeats: common parts, and the names of all fields.
-
-    A record is the number of its shape and its values, in the order in which the shape has them.
-    """
-    shared: dict[str, int] = {}
-    shapes: dict[str, int] = {}
-    shown = []
-    for record in records:
-        value = dict(vars(record))  # asdict would copy every outcome
-        for name in SHARED:
-            value[name] = shared.setdefault(text(value[name]), len(shared))
-        leaves: list[Any] = []
-        shape = text(_shape(value, leaves))
-        shown.append([shapes.setdefault(shape, len(shapes)), *leaves])
-    return {
-        "parts": SHARED,
-        "shared": [json.loads(part) for part in shared],
-        "shapes": [json.loads(part) for part in shapes],
-        "records": shown,
-    }
-
-
-def _shape(value: Any, leaves: list[Any]) -> Any:
-    """Return nested fields with a 0 in the place of each value, which goes to `leaves`."""
-    if value is None or isinstance(value, str | int | float):
-        leaves.append(value)
-        return 0
-    if is_dataclass(value):
+def shortened(value: Any) -> Any:
+    """Return a record, or a part of one, as JSON has it, with long lists named instead of shown."""
+    if is_dataclass(value):  # asdict would copy every outcome
         value = vars(value)
-    if isinstance(value, dict) and value:
-        return {name: _shape(item, leaves) for name, item in value.items()}
-    nested = isinstance(value, list | tuple) and value
-    if nested and (is_dataclass(value[0]) or isinstance(value[0], dict)):
-        return [_shape(item, leaves) for item in value]
-    if isinstance(value, list) and len(value) > LONGEST_LIST and not isinstance(value[0], tuple):
-        value = f"… {len(value)} values, in the record's file"
-    leaves.append(value)
-    return 0
+    if isinstance(value, dict):
+        return {name: shortened(item) for name, item in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    plain = bool(value) and isinstance(value[0], str | int | float | list)
+    if plain and len(value) > LONGEST_LIST:
+        return f"… {len(value)} values, in the record's file"
+    return [shortened(item) for item in value]
 
 
-def looks(frames: Frames) -> dict[str, Row]:
+def looks(methods: Iterable[str]) -> dict[str, Row]:
     """Return every method's colour and the outline of its marker, as in all other figures."""
     return {
         name: {"color": look.color, "path": _outline(look.marker)}
-        for name, look in frames.looks.items()
+        for name, look in style.looks(methods).items()
     }
 
 
@@ -194,17 +135,11 @@ def _outline(marker: str) -> str:
 
     style_ = MarkerStyle(marker)
     outline = style_.get_path().transformed(style_.get_transform())
-    letters = {
-        Outline.MOVETO: "M",
-        Outline.LINETO: "L",
-        Outline.CURVE3: "Q",
-        Outline.CURVE4: "C",
-    }
+    letters = dict(
+        zip((Outline.MOVETO, Outline.LINETO, Outline.CURVE3, Outline.CURVE4), "MLQC", strict=True)
+    )
     parts = []
     for points, code in outline.iter_segments(simplify=False):
-        if code == Outline.CLOSEPOLY:
-            parts.append("Z")
-        else:
-            flipped = [f"{(-1) ** i * v:.3f}" for i, v in enumerate(points)]  # SVG's y goes down
-            parts.append(letters[code] + " ".join(flipped))
+        flipped = [f"{(-1) ** i * v:.3f}" for i, v in enumerate(points)]  # SVG's y goes down
+        parts.append(letters[code] + " ".join(flipped) if code in letters else "Z")
     return "".join(parts)

@@ -6,18 +6,10 @@ from bench.records.record import Generation, Record
 from bench.report.data import equal
 from bench.report.data.differences import LEGEND
 from bench.report.data.frame import Frames
+from bench.report.data.makers import makes
 from bench.report.data.rows import MIB, Row
-from bench.report.tables.table import (
-    Column,
-    Table,
-    digits_for,
-    escape,
-    group_rows,
-    name_columns,
-    number,
-    with_interval,
-)
-from bench.report.tables.timings import disturbed_legend, timing_column
+from bench.report.tables.comparison import disturbed_legend
+from bench.report.tables.table import Column, Table, escape, interval, name_columns
 
 STAGES = ("vision", "projector", "prefill", "decode")
 TIMED = {
@@ -29,33 +21,33 @@ TIMED = {
 }
 
 
+@makes("table", 50, lead="**What an answer costs.**")
 def answer_table(frames: Frames, group: str) -> Table | None:
     """Return a table's costs of an answer; None where no model of it speaks."""
-    cells = [(row, frames.by_uid[row["key"]]) for row in group_rows(frames, group)]
-    rows = [row | _row(frames, record) for row, record in cells if record.cost.generation]
+    cells = [(row, frames.by_uid[row["key"]]) for row in frames.by_group[group]]
+    rows = [
+        row | _row(frames, record, record.cost.generation)
+        for row, record in cells
+        if record.cost.generation
+    ]
     if not rows:
         return None
     columns = name_columns(rows, flag=True)
     for stage in STAGES:
-        key = f"{stage}_mmacs"
-        digits = digits_for([row[key] for row in rows])
         head = f"{stage} MMACs" + (" a token" if stage == "decode" else "")
-        columns.append(Column(head, key, number(key, min(digits, 2)), better=-1))
-    columns.append(Column("KV cache MiB", "kv_mib", number("kv_mib", 3), better=-1))
+        columns.append(Column(head, f"{stage}_mmacs", most=2, better=-1))
+    columns.append(Column("KV cache MiB", "kv_mib", digits=3, better=-1))
     for stage, head in TIMED.items():
-        ends = [f"{stage}_speedup{end}_x" for end in ("", "_low", "_high")]
-        write = with_interval(ends, 2, suffix="×", null=1, within=f"{stage}_aa_half_x")
-        timed = Column(f"{head} ms", f"{stage}_ms", number(f"{stage}_ms", 2), better=-1)
-        columns += map(timing_column, (timed, Column("speed-up", ends[0], write, better=1)))
+        how = {"digits": 2, "suffix": "×", "null": 1, "within": f"{stage}_aa_half_x", "better": 1}
+        columns.append(Column(f"{head} ms", f"{stage}_ms", digits=2, better=-1).timing())
+        columns.append(interval("speed-up", f"{stage}_speedup{{}}_x", **how).timing())
     tokens = rows[0]["new_tokens"]
     caption = f"One prompt, {tokens} new tokens, greedy; further tokens are a mean over the answer"
     legend = "; ".join(filter(None, (LEGEND, disturbed_legend(rows))))
     return Table(f"{group}--answers", escape(f"{caption}. {legend}."), columns, rows)
 
 
-def _row(frames: Frames, record: Record) -> Row:
-    cost = record.cost.generation
-    assert isinstance(cost, Generation)
+def _row(frames: Frames, record: Record, cost: Generation) -> Row:
     row: Row = {"new_tokens": cost.new_tokens, "kv_mib": cost.kv_bytes / MIB}
     row |= {"disturbed": cost.disturbed, "disturbance": cost.disturbance}
     row["kv_mib_unreduced"] = cost.baseline_kv_bytes / MIB

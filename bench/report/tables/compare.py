@@ -14,15 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import BenchError
 from bench.records.record import Cost, Latency, Record
 from bench.report.data import disturbed, load, mixture, stats
 from bench.report.data.differences import Scored, correct, difference
-from bench.report.data.rows import MIB, Row, condition, setting
-from bench.report.tables.comparison import metric_name, task_name
-from bench.report.tables.table import Column, Table, escape, signed, text_column
+from bench.report.data.names import metric_name, setting, task_name
+from bench.report.data.rows import MIB, Row, condition
+from bench.report.tables.table import MISSING, Column, Table, escape, signed, words
 
 FOLDER = "results"  # what is looked for in a git revision
 MEMORY_PCT = 2.0  # a smaller change of a single reading of peak memory says nothing
@@ -57,17 +56,17 @@ def compare(a: str, b: str) -> str:
             f"no cell is in both {a} and {b}: compare runs of the same suite and profile"
         )
     rows = [row for pair in both for row in _changes(*pair)]
-    told = [row for row in rows if not _is_same(row)]
+    changes = [row for row in rows if not _is_same(row)]
     for quantity in ("accuracy", "speed-up"):
-        correct([row for row in told if row["kind"] == quantity], KIND)
+        correct([row for row in changes if row["kind"] == quantity], KIND)
     changed = sum(one.key != other.key for one, other in both)
     lines = [
         f"# {escape(a)} → {escape(b)}",
         f"{len(both)} cells in both; in {changed} of them code, weights or data changed. "
         f"Machines: {', '.join(sorted(machines[0]))} → {', '.join(sorted(machines[1]))}.",
         *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
-        f"Exactly as before: {len(rows) - len(told)} of {len(rows)} numbers.",
-        *_sections(told),
+        f"Exactly as before: {len(rows) - len(changes)} of {len(rows)} numbers.",
+        *_sections(changes),
         *_missing(f"Only in {escape(a)}", [old[name] for name in old if name not in new]),
         *_missing(f"Only in {escape(b)}", [new[name] for name in new if name not in old]),
     ]
@@ -109,15 +108,14 @@ def _changes(old: Record, new: Record) -> Iterator[Row]:
 
 
 def _row(record: Record, kind: str, quantity: str) -> Row:
+    row = {"cell": _named(record), "kind": kind, "quantity": quantity}
+    return row | {"reason": None, f"{KIND}_p_holm": None}
+
+
+def _named(record: Record) -> str:
     cell = record.cell
-    name = f"{cell.model} · {task_name(cell.task)} · {cell.method} {setting(cell.params)}".strip()
-    return {
-        "cell": name,
-        "kind": kind,
-        "quantity": quantity,
-        "reason": None,
-        f"{KIND}_p_holm": None,
-    }
+    params = setting(cell.params)
+    return f"{cell.model} · {task_name(cell.task)} · {cell.method} {params}".strip()
 
 
 def _accuracy(old: Record, new: Record) -> Iterator[Row]:
@@ -151,7 +149,7 @@ def _speed(old: Record, new: Record) -> Iterator[Row]:
 
 def _ratios(entry: Latency) -> list[float]:
     pairs = zip(entry.baseline_samples_ms, entry.samples_ms, strict=True)
-    return [base / own for base, own in pairs]
+    return [base / ours for base, ours in pairs]
 
 
 def _cost(old: Record, new: Record) -> Iterator[Row]:
@@ -181,41 +179,36 @@ def _is_same(row: Row) -> bool:
 
 def _sections(rows: Sequence[Row]) -> Iterator[str]:
     for verdict in VERDICTS:
-        own = [row | {"band": "", "is_baseline": True} for row in rows if _verdict(row) == verdict]
-        if not own:
+        judged = [row for row in rows if _verdict(row) == verdict]
+        if not judged:
             if verdict in VERDICTS[:2]:
                 yield f"## {verdict}: nothing"
             continue
-        own.sort(key=_order)
+        judged.sort(key=lambda row: (row["kind"], -abs(row[KIND] or 0.0), row["cell"]))
         columns = [
-            *(text_column(head, head.lower()) for head in ("Cell", "Quantity")),
+            *(words(head, head.lower()) for head in ("Cell", "Quantity")),
             Column("A", "old", itemgetter("old")),
             Column("B", "new", itemgetter("new")),
             Column("Change", KIND, _change),
+            words("Why", "reason")
+            if verdict == "Not judged"
+            else Column("p by Holm", f"{KIND}_p_holm", _p),
         ]
-        if verdict == "Not judged":
-            columns.append(text_column("Why", "reason"))
-        else:
-            columns.append(Column("p by Holm", f"{KIND}_p_holm", _p))
-        yield f"## {verdict}: {len(own)}"
-        yield Table(verdict, "", columns, own).shown
+        yield f"## {verdict}: {len(judged)}"
+        yield Table(verdict, "", columns, judged).shown
 
 
 def _change(row: Row) -> str:
     if row[KIND] is None:
-        return "–"
-    return signed(row[KIND], 1) + (f" {row['unit']}" if row["unit"] else "")
+        return MISSING
+    return f"{signed(row[KIND], 1)} {row['unit']}".strip()
 
 
 def _p(row: Row) -> str:
-    return "–" if row[f"{KIND}_p"] is None else f"{row[f'{KIND}_p_holm']:.3f}"
+    return MISSING if row[f"{KIND}_p"] is None else f"{row[f'{KIND}_p_holm']:.3f}"
 
 
 def _missing(head: str, records: Sequence[Record]) -> Iterator[str]:
     if records:
         yield f"## {head}: {len(records)}"
-        yield "\n".join(f"- {escape(_row(record, '', '')['cell'])}" for record in records)
-
-
-def _order(row: Row) -> tuple[Any, ...]:
-    return row["kind"], -abs(row[KIND] or 0.0), row["cell"]
+        yield "\n".join(f"- {escape(_named(record))}" for record in records)

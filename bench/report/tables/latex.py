@@ -53,25 +53,25 @@ def latex(table: Table) -> str:
 
     Columns that are for the screen only are left out. The file compiles by itself too.
     """
+    caption = f"{table.title}. {table.caption}" if table.title else table.caption
+    template = environment().get_template("table.tex.j2")
+    return template.render(caption=plain(caption), label=table.label, tabular=_tabular(table))
+
+
+def _tabular(table: Table) -> str:
+    """Return the rows and the heads, with a gap above each band but the first."""
+    import pandas as pd
+
     shown = [i for i, column in enumerate(table.columns) if not column.wide]
-    columns = [_Printed(table, i) for i in shown]
-    return (
-        environment()
-        .get_template("table.tex.j2")
-        .render(
-            caption=plain(f"{table.title}. {table.caption}" if table.title else table.caption),
-            label=table.label,
-            spec="".join(column.spec for column in columns),
-            heads=[column.head for column in columns],
-            lines=list(zip(*(column.cells for column in columns), strict=True)),
-            gaps=[bool(i and a != b) for i, (a, b) in enumerate(_bands(table))],
-        )
-    )
-
-
-def _bands(table: Table) -> list[tuple[Any, Any]]:
-    names = [row.get("band") for row in table.rows]
-    return list(pairwise([*names[:1], *names]))
+    specs, heads, columns = zip(*(_printed(table, i) for i in shown), strict=True)
+    bands = [row.get("band") for row in table.rows]
+    gaps = ["\\addlinespace\n" if above != band else "" for above, band in pairwise(bands)]
+    first = [gap + cell for gap, cell in zip(["", *gaps], columns[0], strict=False)]
+    frame = pd.DataFrame(dict(enumerate([first, *columns[1:]])), dtype=object)
+    style: Any = frame.style.hide(axis="index")
+    style = style.format_index(lambda i: heads[i], axis="columns")
+    text: str = style.to_latex(column_format="".join(specs), hrules=True)
+    return text
 
 
 @cache
@@ -79,7 +79,7 @@ def environment() -> Environment:
     r"""Return the templates of LaTeX files, whose own braces must stay: <<value>> and <%block%>."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = Environment(
+    made = Environment(
         loader=PackageLoader("bench.assets", "templates/report"),
         undefined=StrictUndefined,
         block_start_string="<%",
@@ -92,62 +92,53 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters["plain"] = plain
-    return found
+    made.filters["plain"] = plain
+    return made
 
 
-class _Printed:
-    """A column as LaTeX has it: one of words, or a number's and, where needed, one behind it."""
-
-    def __init__(self, table: Table, index: int) -> None:
-        column: Column = table.columns[index]
-        texts = [unescape(line[index]) for line in table.texts]
-        marks = [table.places[index].get(row, 0) for row in range(len(texts))]
-        numbers = [_NUMBER.fullmatch(text) for text in texts]
-        if column.text or any(
-            n is None and t != MISSING for n, t in zip(numbers, texts, strict=True)
-        ):
-            longest = max(map(len, texts), default=0)
-            self.spec = "l" if longest <= TEXT_CHARACTERS else _paragraph(TEXT_CHARACTERS)
-            self.head, self.cells = _head(column.header, "l"), [_words(text) for text in texts]
-            return
-        found = [n for n in numbers if n]
-        whole = max((len(n[2]) for n in found), default=1)
-        digits = max((len(n[3] or "") for n in found), default=0)
-        sign = "+" if any(n[1] for n in found) else ""
-        behind = any(n[4] for n in found)
-        self.spec = f"S[table-format={sign}{whole}.{digits}]" + (r"@{\,}l" if behind else "")
-        self.head = _head(column.header, "c", 1 + behind)
-        self.cells = [
-            _number(n, mark, whole) + (f" & {_words(n[4]) if n else ''}" if behind else "")
-            for n, mark in zip(numbers, marks, strict=True)
-        ]
+def _printed(table: Table, index: int) -> tuple[str, str, list[str]]:
+    """Return a column's format, head and cells: of words, or of a number and what is behind it."""
+    column: Column = table.columns[index]
+    texts = [unescape(line[index]) for line in table.texts]
+    numbers = [_NUMBER.fullmatch(text) for text in texts]
+    odd = [text for text, n in zip(texts, numbers, strict=True) if not n and text != MISSING]
+    if column.text or odd:
+        wide = max(map(len, texts), default=0) > TEXT_CHARACTERS
+        spec = rf">{{\raggedright\arraybackslash}}p{{{TEXT_CHARACTERS // 2}em}}" if wide else "l"
+        return spec, _head(column.header, "l"), [_words(text) for text in texts]
+    present = [n for n in numbers if n]
+    integers = max((len(n[2]) for n in present), default=1)
+    digits = max((len(n[3] or "") for n in present), default=0)
+    sign = "+" if any(n[1] for n in present) else ""
+    behind = any(n[4] for n in present)
+    spec = f"S[table-format={sign}{integers}.{digits}]" + (r"@{\,}l" if behind else "")
+    cells = [
+        _number(n, table.places[index].get(row, 0), integers)
+        + (f" & {_words(n[4]) if n else ''}" if behind else "")
+        for row, n in enumerate(numbers)
+    ]
+    return spec, _head(column.header, "c", 1 + behind), cells
 
 
-def _number(found: re.Match[str] | None, mark: int, whole: int) -> str:
+def _number(number: re.Match[str] | None, place: int, integers: int) -> str:
     """Write a number for siunitx; it cannot underline, so that digits that lack are phantoms."""
-    if found is None:
+    if number is None:
         return "{--}"
-    text = found[1].replace("−", "-") + found[2] + (f".{found[3]}" if found[3] else "")
-    if mark == 2:
-        missing = "0" * (whole - len(found[2]))
+    text = number[1].replace("−", "-") + number[2] + (f".{number[3]}" if number[3] else "")
+    if place == 2:
+        missing = "0" * (integers - len(number[2]))
         return "{" + (rf"\phantom{{{missing}}}" if missing else "") + rf"\underline{{{text}}}}}"
-    return rf"\bfseries {text}" if mark else text
+    return rf"\bfseries {text}" if place else text
 
 
 def _head(header: str, place: str, columns: int = 1) -> str:
-    lines = [line for part in unescape(header).split(", ") for line in _wrapped(part)]
+    def wrapped(text: str) -> list[str]:
+        return textwrap.wrap(text, HEAD_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+
+    lines = [line for part in unescape(header).split(", ") for line in wrapped(part)]
     written = r" \\ ".join(map(_words, lines))
     text = rf"\shortstack[{place}]{{{written}}}" if len(lines) > 1 else written
     return rf"\multicolumn{{{columns}}}{{{place}}}{{{text}}}"
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, HEAD_CHARACTERS, break_long_words=False, break_on_hyphens=False)
-
-
-def _paragraph(characters: int) -> str:
-    return rf">{{\raggedright\arraybackslash}}p{{{characters / 2:.0f}em}}"
 
 
 def plain(markdown: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from bench.records import published
 from bench.records.published import UNITS, PublishedCost, PublishedResult
 from bench.report.data.frame import Frames
+from bench.report.data.makers import makes
+from bench.report.data.names import metric_name
 from bench.report.data.rows import Row
-from bench.report.tables.comparison import metric_name
-from bench.report.tables.table import Table, escape, group_rows, text_column
+from bench.report.tables.table import Table, escape, words
 
 HEADS = {
     "method": "Method",
@@ -19,15 +20,16 @@ HEADS = {
 }
 
 
+@makes("table", 20, measured=False)
 def printed_table(frames: Frames, group: str) -> Table | None:
     """Return the published numbers that belong to a table's model and task; None without any."""
-    first = group_rows(frames, group)[0]
-    found = published.results(first["model"], first["task"])
-    if not found:
+    first = frames.by_group[group][0]
+    printed = published.results(first["model"], first["task"])
+    if not printed:
         return None
-    columns = [text_column(head, key) for key, head in HEADS.items()]
+    columns = [words(head, key) for key, head in HEADS.items()]
     caption = "As published: none of these numbers was measured here."
-    return Table(f"{group}--published", escape(caption), columns, [_row(*one) for one in found])
+    return Table(f"{group}--published", escape(caption), columns, [_row(*one) for one in printed])
 
 
 def _row(row: PublishedResult, cost: PublishedCost | None) -> Row:
@@ -38,4 +40,4 @@ def _row(row: PublishedResult, cost: PublishedCost | None) -> Row:
         shown["cost"] = f"{cost.label} {cost.published}"
     counted = f"cost of {cost.counted}" if cost and cost.counted else ""
     differs = "; ".join(filter(None, (row.differs, counted)))
-    return shown | {"differs": differs, "source": row.source, "is_baseline": False, "band": ""}
+    return shown | {"differs": differs, "source": row.source}

@@ -1,21 +1,139 @@
-"""The report's tables: Markdown for reading, CSV with every digit beside it."""
+"""A report's table: one description of its columns for Markdown, CSV, LaTeX and the page."""
 
 from __future__ import annotations
 
 import html
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+from bench.report.data import disturbed
 from bench.report.data.differences import NOISE, OVER_RANDOM, Flag, flags
-from bench.report.data.frame import Frames
 from bench.report.data.rows import Row, known
+from bench.report.data.timings import is_noise
 
 MISSING = "–"
-BAND_POINTS = 10  # width of a band of MACs within which methods are compared, in percent
+SIGNIFICANT = 3  # digits of a column's smallest number
+MOST_DIGITS = 6  # behind the point
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its header, the field behind it, how that is written, and which way is better.
+
+    Attributes:
+        header: Its head, as Markdown.
+        key: The field that it shows, and that decides who is best.
+        write: How it is written where it is more than a number with its interval, as Markdown.
+        digits: Decimals; None: as many as give the smallest number three significant digits.
+        most: The most decimals of those.
+        ends: The fields of the interval's lower and upper end, where it has one.
+        half: Write the interval as half its width, ``87.1 ±1.9``, not as ``1.52× [1.48, 1.55]``.
+        sign: Write a plus before gains.
+        suffix: Unit behind the value.
+        null: The value that means no difference: an interval that holds it is marked as noise.
+        within: Field of how far from `null` two equal things lie: what is no farther is noise too.
+        marks: Fields, each with the mark that stands behind the text where the field says so.
+        better: 1: more is, -1: less is, 0: no contest.
+        text: Whether it shows words.
+        wide: Whether it is for the screen only: a printed page has no room for it.
+        unless: Field that says which rows cannot win.
+    """
+
+    header: str
+    key: str
+    write: Callable[[Row], str] | None = None
+    digits: int | None = None
+    most: int = MOST_DIGITS
+    ends: Sequence[str] = ()
+    half: bool = False
+    sign: bool = False
+    suffix: str = ""
+    null: float | None = None
+    within: str = ""
+    marks: tuple[tuple[str, str], ...] = ()
+    better: int = 0
+    text: bool = False
+    wide: bool = False
+    unless: str = ""
+
+    def texts(self, rows: Sequence[Row]) -> list[str]:
+        """Return what the column says of each row, as Markdown without emphasis."""
+        plain = self.text or self.write
+        digits = 0 if plain else self.decimals(row.get(self.key) for row in rows)
+        return [self._marked(row, self._text(row, digits)) for row in rows]
+
+    def decimals(self, values: Iterable[Any]) -> int:
+        """Return the decimals of some values."""
+        return min(self.most, digits_for(values)) if self.digits is None else self.digits
+
+    def _text(self, row: Row, digits: int) -> str:
+        if self.write:
+            return self.write(row)
+        if self.text:
+            return escape(row.get(self.key) or MISSING)
+        if not known(row.get(self.key)):
+            return MISSING
+
+        def one(value: float) -> str:
+            return signed(value, digits) if self.sign else f"{value:.{digits}f}"
+
+        text = one(row[self.key]) + self.suffix
+        low, high = self._interval(row)
+        if not (known(low) and known(high)):
+            return text
+        if self.half:
+            return f"{text} ±{(high - low) / 2:.{digits}f}"
+        ends = row[self.key], low, high
+        noise = self.null is not None and is_noise(ends, row.get(self.within), self.null)
+        return f"{text} [{one(low)}, {one(high)}]" + (f" {NOISE}" if noise else "")
+
+    def _interval(self, row: Row) -> tuple[Any, Any]:
+        low, high = self.ends or ("", "")
+        return row.get(low), row.get(high)
+
+    def _marked(self, row: Row, text: str) -> str:
+        marks = [mark for field, mark in self.marks if row.get(field) and text != MISSING]
+        return " ".join([text, *marks])
+
+    def flagged(self, flags: Iterable[Flag], before: str = "", behind: str = "") -> Column:
+        """Return the column with the marks of some judgements, whose fields have names around."""
+        added = tuple((f"{before}{flag.field}{behind}", flag.mark) for flag in flags)
+        return replace(self, marks=self.marks + added)
+
+    def timing(self, batch: int | None = None) -> Column:
+        """Return the column with disturbed timings marked and out of the contest.
+
+        Args:
+            batch: The batch size in whose fields `with_timings` put them; None: rows are timings.
+        """
+        field = "disturbed" if batch is None else f"disturbed_batch{batch}"
+        return replace(self, marks=(*self.marks, (field, disturbed.MARK)), unless=field)
+
+
+def interval(header: str, keys: str, **how: Any) -> Column:
+    """Return a column of values with intervals, whose fields are `keys` with the ends' names in.
+
+    Example:
+        >>> interval("speed-up", "speedup{}_x").ends
+        ('speedup_low_x', 'speedup_high_x')
+    """
+    ends = keys.format("_low"), keys.format("_high")
+    return Column(header, keys.format(""), ends=ends, **how)
+
+
+def accuracy(header: str, stem: str, digits: int | None, behind: str = "") -> Column:
+    """Return a column of accuracies with half their intervals, of fields like ``accuracy_low``."""
+    key, *ends = (f"{stem}_{end}{behind}" for end in ("value", "low", "high"))
+    return Column(header, key, digits=digits, ends=ends, half=True, better=1)
+
+
+def words(header: str, key: str) -> Column:
+    """Return a column of words."""
+    return Column(header, key, text=True)
 
 
 @dataclass(frozen=True)
@@ -39,7 +157,8 @@ class Table:
     @cached_property
     def texts(self) -> list[list[str]]:
         """What each cell says, by row, as Markdown without emphasis."""
-        return [[column.write(row) for column in self.columns] for row in self.rows]
+        columns = [column.texts(self.rows) for column in self.columns]
+        return [list(line) for line in zip(*columns, strict=True)]
 
     @cached_property
     def places(self) -> list[dict[int, int]]:
@@ -63,27 +182,43 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *lines])
 
     @property
+    def csv(self) -> str:
+        """All fields with every digit."""
+        import pandas as pd
+
+        text: str = pd.DataFrame(list(self.rows), dtype=object).to_csv(
+            index=False, lineterminator="\n"
+        )
+        return text
+
+    @property
     def label(self) -> str:
         """The name as LaTeX may refer to it."""
         return re.sub(r"[^A-Za-z0-9:.-]+", "-", self.name)
 
+    def remarked(self, remark: str) -> Table:
+        """Return a table whose caption ends with a remark, plain text; the same one without any."""
+        return replace(self, caption=f"{self.caption} {escape(remark)}") if remark else self
 
-def remarked(table: Table, remark: str) -> Table:
-    """Return a table whose caption ends with a remark, plain text; the same one without any."""
-    return replace(table, caption=f"{table.caption} {escape(remark)}") if remark else table
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its header, the value behind it, how that is written, and which way is better."""
-
-    header: str
-    key: str
-    write: Callable[[Row], str]
-    better: int = 0  # 1: more, -1: less, 0: no contest
-    text: bool = False
-    wide: bool = False  # for the screen: a printed page has no room for it
-    unless: str = ""  # field that says which rows cannot win
+def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[int, int]:
+    """Return who is best and second in each band, with those that print the same number."""
+    bands: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        able = not (row.get("is_baseline") or row.get(column.unless))
+        if column.better and known(row.get(column.key)) and able:
+            bands.setdefault(row.get("band", ""), []).append(index)
+    places = {}
+    for members in bands.values():
+        members.sort(key=lambda index: -column.better * rows[index][column.key])
+        printed = list(dict.fromkeys(texts[index].split()[0] for index in members))
+        if len(printed) < 2:  # a contest of equals has no winner
+            continue
+        for index in members:
+            place = printed.index(texts[index].split()[0]) + 1
+            if place < min(3, len(printed)):  # the last one is not second
+                places[index] = place
+    return places
 
 
 def escape(text: Any) -> str:
@@ -101,206 +236,31 @@ def unescape(text: str) -> str:
 def signed(value: float, digits: int) -> str:
     """Write a number with its sign (a true minus), and zero without one."""
     text = f"{value:+.{digits}f}"
-    if not float(text):
-        return text[1:]
-    return text.replace("-", "−")
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
-def digits_for(values: Sequence[Any], significant: int = 3) -> int:
-    """Return the decimals that give the smallest number so many significant digits."""
+def digits_for(values: Iterable[Any]) -> int:
+    """Return the decimals that give the smallest number three significant digits."""
     sizes = [abs(value) for value in values if known(value) and value]
     if not sizes:
         return 0
-    return min(6, max(0, significant - 1 - math.floor(math.log10(min(sizes)))))
-
-
-def number(key: str, digits: int, suffix: str = "") -> Callable[[Row], str]:
-    """Return a writer of one value."""
-    return lambda row: f"{row[key]:.{digits}f}{suffix}" if known(row.get(key)) else MISSING
-
-
-def with_half_width(ends: Sequence[str], digits: int) -> Callable[[Row], str]:
-    """Return a writer of ``87.1 ±1.9``: half the width of the 95 % interval.
-
-    Args:
-        ends: The fields of the value, of its lower and of its upper end.
-        digits: Decimals.
-    """
-    key, low, high = ends
-
-    def write(row: Row) -> str:
-        if not known(row.get(key)):
-            return MISSING
-        text = f"{row[key]:.{digits}f}"
-        if not (known(row.get(low)) and known(row.get(high))):
-            return text
-        return f"{text} ±{(row[high] - row[low]) / 2:.{digits}f}"
-
-    return write
-
-
-def with_interval(
-    ends: Sequence[str],
-    digits: int,
-    *,
-    sign: bool = False,
-    suffix: str = "",
-    null: float | None = None,
-    within: str = "",
-) -> Callable[[Row], str]:
-    """Return a writer of ``1.52× [1.48, 1.55]``: value and 95 % interval.
-
-    Args:
-        ends: The fields of the value, of its lower and of its upper end.
-        digits: Decimals.
-        sign: Write a plus before gains.
-        suffix: Unit behind the value.
-        null: The value that means no difference: an interval that holds it is marked as noise.
-        within: Field of how far from `null` two equal things lie: what is no farther is noise too.
-    """
-    key, low, high = ends
-
-    def one(value: float) -> str:
-        return signed(value, digits) if sign else f"{value:.{digits}f}"
-
-    def write(row: Row) -> str:
-        if not known(row.get(key)):
-            return MISSING
-        text = one(row[key]) + suffix
-        if not (known(row.get(low)) and known(row.get(high))):
-            return text
-        noise = null is not None and is_noise([row[end] for end in ends], row.get(within), null)
-        mark = f" {NOISE}" if noise else ""
-        return f"{text} [{one(row[low])}, {one(row[high])}]{mark}"
-
-    return write
-
-
-def is_noise(ends: Sequence[float], within: float | None, null: float) -> bool:
-    """Whether a value may be `null`: its interval holds it, or two equal things lie as far away.
-
-    Args:
-        ends: The value, the lower and the upper end of its interval.
-        within: How far from `null` two equal things lie; None where nothing tells.
-        null: The value that means no difference.
-    """
-    value, low, high = ends
-    alike = within is not None and abs(value - null) <= within
-    return alike or low <= null <= high
-
-
-def flagged(write: Callable[[Row], str], key: str, mark: str) -> Callable[[Row], str]:
-    """Return a writer that puts a mark behind what another writes, where a field says so."""
-
-    def marked(row: Row) -> str:
-        text = write(row)
-        return f"{text} {mark}" if row.get(key) and text != MISSING else text
-
-    return marked
-
-
-def all_flagged(
-    write: Callable[[Row], str], marks: Sequence[Flag], before: str = "", behind: str = ""
-) -> Callable[[Row], str]:
-    """Return a writer that puts several marks behind; their fields have names around them."""
-    for flag in marks:
-        write = flagged(write, f"{before}{flag.field}{behind}", flag.mark)
-    return write
-
-
-def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[int, int]:
-    """Return who is best and second in each band, with those that print the same number."""
-    bands: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        able = not (row["is_baseline"] or row.get(column.unless))
-        if column.better and known(row.get(column.key)) and able:
-            bands.setdefault(row["band"], []).append(index)
-    found = {}
-    for members in bands.values():
-        members.sort(key=lambda index: -column.better * rows[index][column.key])
-        printed = list(dict.fromkeys(texts[index].split()[0] for index in members))
-        if len(printed) < 2:  # a contest of equals has no winner
-            continue
-        for index in members:
-            place = printed.index(texts[index].split()[0]) + 1
-            if place < min(3, len(printed)):  # the last one is not second
-                found[index] = place
-    return found
-
-
-def band(row: Row) -> str:
-    """Name the band of MACs a cell falls in, like ``45–55 %`` of the unreduced model's.
-
-    Bands lie around the tens: methods that were solved for 50 % of the MACs meet in one.
-    """
-    share = row.get("gmacs_pct_of_unreduced")
-    if share is None:
-        return "MACs unknown"
-    middle, half = middle_of_band(share), BAND_POINTS // 2
-    if share >= 100:
-        return "100 % or more"
-    return f"{max(middle - half, 0)}–{min(middle + half, 100)} %"
-
-
-def middle_of_band(share: float) -> int:
-    """Return the ten that is nearest to a share of the MACs in percent."""
-    return math.floor(share / BAND_POINTS + 0.5) * BAND_POINTS
-
-
-def off_middle(row: Row) -> float:
-    """Return how far a cell's share of the MACs is from the middle of its band, in percent."""
-    share = float(row["gmacs_pct_of_unreduced"])
-    return abs(share - middle_of_band(share))
-
-
-def group_rows(frames: Frames, group: str) -> list[Row]:
-    """Return a table's rows by band, the baseline first, the most accurate first within a band."""
-    rows = [
-        row | {"band": frames.baseline if row["is_baseline"] else band(row)}
-        for row in frames.by_group[group]
-    ]
-    return sorted(rows, key=by_band)
-
-
-def by_band(row: Row) -> tuple[Any, ...]:
-    """Return what rows are sorted by: the baseline, bands of MACs, accuracy within a band."""
-    share = row["gmacs_pct_of_unreduced"]
-    level = math.inf  # what is unknown comes last
-    if share is not None:
-        level = -math.inf if share >= 100 else -middle_of_band(share)
-    accuracy = row["accuracy_value"]
-    return (
-        not row["is_baseline"],
-        level,
-        accuracy is None,
-        -(accuracy or 0.0),
-        -(share or 0.0),
-        row["method"],
-        row["setting"],
-    )
-
-
-def text_column(header: str, key: str) -> Column:
-    """Return a column of words."""
-    return Column(header, key, lambda row: escape(row.get(key) or MISSING), text=True)
+    return min(MOST_DIGITS, max(0, SIGNIFICANT - 1 - math.floor(math.log10(min(sizes)))))
 
 
 def name_columns(rows: Sequence[Row], *, flag: bool = False) -> list[Column]:
     """Return the columns that say what a row is: its band (once), method and setting.
 
-    Where a table has no accuracies, what is said of a method and random is flagged by its name.
+    Where a table has no accuracies (`flag`), a method's comparison with random is marked by its
+    name.
     """
     first = {id(row) for i, row in enumerate(rows) if not i or rows[i - 1]["band"] != row["band"]}
-    method = text_column("Method", "method")
-    if flag:
-        method = replace(method, write=all_flagged(method.write, flags(OVER_RANDOM)))
+
+    def band(row: Row) -> str:
+        return escape(row["band"]) if id(row) in first and not row["is_baseline"] else ""
+
+    method = words("Method", "method")
     return [
-        Column(
-            "MACs left",
-            "band_shown",
-            lambda row: escape(row["band"]) if id(row) in first and not row["is_baseline"] else "",
-            text=True,
-        ),
-        method,
-        text_column("Setting", "setting"),
+        Column("MACs left", "band_shown", band, text=True),
+        method.flagged(flags(OVER_RANDOM)) if flag else method,
+        words("Setting", "setting"),
     ]

@@ -57,12 +57,7 @@ function inflated(text) {
 let store = null; // records are many: unpacked when the first one is looked at
 async function record(index) {
   store ??= await inflated($("records").textContent).json();
-  const [number, ...leaves] = store.records[index];
-  const build = (shape) => shape === 0 ? leaves.shift() : Array.isArray(shape) ? shape.map(build)
-    : Object.fromEntries(Object.entries(shape).map(([key, item]) => [key, build(item)]));
-  const found = build(store.shapes[number]);
-  for (const part of store.parts) found[part] = store.shared[found[part]];
-  return found;
+  return store[index];
 }
 /* Indented JSON with lists of numbers on one line, as in the record's file. */
 function pretty(value, pad = "") {

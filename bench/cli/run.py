@@ -1,0 +1,114 @@
+"""The command `run`: measure a suite, or what is named here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.options import INTERRUPTED
+
+
+def run(
+    suite: Annotated[
+        str | None, typer.Option(help="A suite's name (list suites) or a YAML file.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="embedded:…, timm:NAME, a Hugging Face id, a folder.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task's name (list tasks), or 'cost' for none.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method's name (list methods).")
+    ] = None,
+    r: Annotated[
+        list[str] | None,
+        typer.Option("--r", help="Tokens removed a layer: 8, or by tower: vision=16,text=6."),
+    ] = None,
+    keep_rate: Annotated[
+        list[str] | None, typer.Option(help="Share of tokens kept at the chosen layers: 0.7.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Solve for the budget: '50% gmacs', '60% tokens', '70% latency'."),
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Hardware profile (list profiles); default auto.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the records, one JSON a cell.")] = Path(
+        "results"
+    ),
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a report into this folder.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Samples used for accuracy.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Cost only, from the model's shape.")
+    ] = False,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="float32, bfloat16 or float16; default the profile's.")
+    ] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch sizes to time; default the profile's.")
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Attention: sdpa or eager.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Time budget of the timings at each batch size.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of random weights and random methods.")] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Name of this machine's results folder.")
+    ] = None,
+) -> None:
+    """Run a suite, or models and methods named here; what is done already is skipped.
+
+    With --suite the other options narrow that suite down or override its settings. An option that
+    is a list may be given several times. The last line printed is a JSON summary.
+
+    \b
+    Examples:
+      run_bench.py run --suite quick --report reports/quick
+      run_bench.py run --suite quick --method tome --method crossget --r 16
+      run_bench.py run --model embedded:vit-fashion --method evit --keep-rate 0.7
+      run_bench.py run --model embedded:clip-emoji --method tome --budget "50% gmacs"
+      run_bench.py run --model openai/clip-vit-base-patch16 --random-weights --batch 1 --batch 32
+      run_bench.py run --model ./my-vit --task imagefolder:data/val --method tome --r 8
+    """
+    options: dict[str, Any] = {
+        "suite": suite, "model": model, "task": task, "method": method, "r": r,
+        "keep_rate": keep_rate, "budget": budget, "profile": profile, "limit": limit,
+        "random_weights": random_weights, "dtype": dtype, "batch": batch, "backend": backend,
+        "seconds": seconds, "seed": seed,
+    }  # fmt: skip
+    raise typer.Exit(run_suite(options, results, report, machine))
+
+
+def run_suite(
+    options: dict[str, Any], results: Path, report: Path | None, machine: str | None = None
+) -> int:
+    """Run and report; returns the exit code."""
+    from bench.records import store
+
+    store.Store(results).check_writable()  # before torch takes its seconds to load
+    from bench.runs import options as choose
+
+    suite, origin = choose.suite(options)
+    from bench.runs import runner
+
+    command = shlex.join(["run_bench.py", *sys.argv[1:]])
+    summary = runner.run(suite, origin, results, machine=machine, command=command)
+    if report is not None and not summary.interrupted:
+        from bench.report import build
+
+        folders = sorted(folder for folder in results.glob(f"*/{store.slug(suite.name)}"))
+        summary.report = str(build(folders, report))
+        typer.echo(f"report: {summary.report}", err=True)
+    print(json.dumps(summary.as_dict()), flush=True)
+    if summary.interrupted:
+        return INTERRUPTED
+    return 1 if summary.failed else 0

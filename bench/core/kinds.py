@@ -1,0 +1,136 @@
+"""Kinds of methods: what a `Reducer` has to say where it is more than a plan for each block.
+
+A method inherits from as many of these as apply; the harness asks with `isinstance`. Methods that
+bring tensors which training learns are in `bench.core.learner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from bench.core.reducer import Reducer
+
+
+class Bounded(Reducer):
+    """A method that can remove all tokens of a layer but `least`, as clusters need a centre.
+
+    Attributes:
+        least: how many of the unprotected tokens always stay.
+    """
+
+    max_share: ClassVar[float] = 1.0
+    least: ClassVar[int] = 1
+
+    def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
+        """The removal nearest to `r` that leaves `least` of `tokens` removable ones."""
+        return super().feasible(min(r, tokens - self.least), tokens, grid)
+
+
+class Compounding(Reducer):
+    """A method whose keep rate is a share of the tokens at the start, as TopK's.
+
+    It compounds over the layers and rounds down. The keep rate of any other method is a share of
+    the tokens that are there, and rounds up, as EViT's.
+    """
+
+
+class Adaptive(Reducer):
+    """A method that may keep fewer tokens of a sample than it is asked to.
+
+    A schedule then goes by its own count of tokens, as if all that it allows had stayed, and `plan`
+    is asked to bring the tokens that are there down to that count: its `r` is 0 or less where an
+    earlier layer did so already.
+
+    Attributes:
+        adaptive: False where its parameters make it keep what it is asked to.
+    """
+
+    adaptive: bool = True
+
+
+def is_adaptive(method: Reducer | type[Reducer]) -> bool:
+    """Whether how many tokens a method keeps depends on the sample; of a class, by default."""
+    if isinstance(method, type):
+        return issubclass(method, Adaptive) and method.adaptive
+    return isinstance(method, Adaptive) and method.adaptive
+
+
+class Stochastic(Reducer):
+    """A method with a parameter `seed`, by which chance decides the tokens that go.
+
+    Attributes:
+        seeds: its accuracy is the mean over so many values of `seed`.
+    """
+
+    seeds: ClassVar[int] = 5
+
+
+class Appender(Reducer):
+    """A method that adds tokens of its own at the end of a sequence, where they never merge.
+
+    Attributes:
+        appends: how many.
+        visits: towers in which it adds none, but refreshes the first token of a prompt.
+    """
+
+    appends: ClassVar[int] = 1
+    visits: ClassVar[tuple[str, ...]] = ()
+
+    def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
+        """(B,N,C) -> (B,appends,C): tokens to add before the first block."""
+        raise NotImplementedError
+
+    def refresh(self, x: Tensor, anchor: Tensor | None, layer: int, tower: str) -> Tensor:
+        """(B,N,C) -> (B,N,C): the sequence as this layer shall see it."""
+        return x
+
+
+class ProjectorReducer(Bounded):
+    """A method that acts on image features, ahead of the projector into a language model.
+
+    Attributes:
+        reads: whose q, k, v it sees if it needs an anchor, counted from the block that makes the
+            features (1: the block after).
+        keeps_class: the class token goes to the language model too.
+    """
+
+    towers: ClassVar[tuple[str, ...]] = ("projector",)
+    before: ClassVar[bool] = True
+    reads: ClassVar[int] = 0
+    keeps_class: ClassVar[bool] = False
+
+
+class LanguageReducer(Bounded):
+    """A method that takes the image's tokens out of a prompt, on the input of a block.
+
+    Its sites are `LanguageSite`s.
+
+    Attributes:
+        renumbers: positions count on without gaps after a removal.
+    """
+
+    towers: ClassVar[tuple[str, ...]] = ("language",)
+    before: ClassVar[bool] = True
+    renumbers: ClassVar[bool] = False
+
+
+class InputReducer(Reducer):
+    """A method that makes the input image smaller, so that no block ever sees the other tokens."""
+
+    def resize(
+        self, keep_rate: float, height: int, width: int, patch: tuple[int, int]
+    ) -> tuple[int, int]:
+        """The image size to run at, in pixels, for one of `height` by `width`."""
+        raise NotImplementedError
+
+
+class Composition(Reducer):
+    """Several methods under one name."""
+
+    @property
+    def parts(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Methods, each with its arguments for `reduced()`, that are run in place of this one."""
+        raise NotImplementedError

@@ -1,0 +1,166 @@
+"""A prompt whose image tokens become fewer: its tokens, and where they were.
+
+Shape suffixes: B batch, N tokens of the prompt, M tokens that remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.core import Reducer
+from bench.core.site import LanguageSite
+from bench.core.tensors import take
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The tokens that remain of a prompt.
+
+    Attributes:
+        x: (B,M,C) tokens, `size` (B,M,1), `image` (B,M) the image's.
+        place: (B,M) position of each in the prompt; in an empty slot any.
+        filled: (B,M) False in padding, and in slots that are empty since other samples kept more.
+    """
+
+    x: Tensor
+    size: Tensor
+    image: Tensor
+    place: Tensor
+    filled: Tensor
+
+    def rows(self, at: slice) -> Prompt:
+        """The samples `at`."""
+        return Prompt(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+
+    def take(self, index_BM: Tensor) -> Prompt:
+        """The tokens at these positions."""
+        return Prompt(
+            take(self.x, index_BM),
+            take(self.size, index_BM),
+            *(t.gather(1, index_BM) for t in (self.image, self.place, self.filled)),
+        )
+
+    def alive(self) -> Prompt:
+        """Without the tokens that earlier towers removed, which they mark by NaN.
+
+        Where samples lost unequal numbers, those that lost more get empty slots in front.
+        """
+        alive = ~(self.image & self.x[..., 0].isnan())
+        most = int(alive.sum(1).max())
+        order = alive.to(torch.int8).argsort(dim=1, stable=True)[:, alive.shape[1] - most :]
+        rest, real = self.take(order), alive.gather(1, order)
+        x = rest.x.masked_fill(~real[..., None], 0.0)
+        size, image, filled = rest.size * real[..., None], rest.image & real, rest.filled & real
+        return Prompt(x, size, image, rest.place, filled)
+
+    def reduced(self, reducer: Reducer, site: LanguageSite, r: int) -> Prompt:
+        """Without `r` tokens, by a method's plan; those that it makes stand behind the image's."""
+        if not r:
+            return self
+        plan = reducer.plan(site, r)
+        plan = plan.reorder(plan.keep)
+        x, size = plan.apply(self.x, self.size)
+        image, place, filled = (
+            t.gather(1, plan.keep) for t in (self.image, self.place, self.filled)
+        )
+        if plan.extra is None:
+            return Prompt(x, size, image, place, filled)
+        made = plan.extra.shape[1]
+        last = self.place.masked_fill(~self.image, -1).amax(1, keepdim=True)
+        place = torch.cat([place, last.expand(-1, made)], 1)
+        image, filled = (F.pad(t, (0, made), value=True) for t in (image, filled))
+        return Prompt(x, size, image, place, filled).take(place.argsort(dim=1, stable=True))
+
+    def gone_ahead(self, filled_BN: Tensor) -> Tensor:
+        """(B,M) how many tokens ahead of each are gone, of those that were `filled` at first."""
+        return _counted(filled_BN).gather(1, self.place) - _counted(self.filled)
+
+    def arguments(
+        self, kw: dict[str, Any], filled_BN: Tensor, ragged: bool
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        """A language model's arguments for these tokens of a prompt that was `filled` at first.
+
+        Returns:
+            The arguments, and (B,1) by how much the positions behind the prompt move up; None where
+            positions say where in an image a token is.
+        """
+        moved, mask, position = None, kw.get("attention_mask"), kw.get("position_ids")
+        if mask is not None or ragged:
+            mask = self.filled.long()
+        if position is not None:
+            up = self.gone_ahead(filled_BN)
+            index = self.place.expand(*position.shape[:-2], -1, -1)
+            position = position.expand(*position.shape[:-2], len(up), -1).gather(-1, index)
+            if position.dim() == 2 or len(position) == 4:
+                moved, position = up[:, -1:], moved_up(position, up)
+        shorter = {"inputs_embeds": self.x, "attention_mask": mask, "position_ids": position}
+        return {**kw, **shorter}, moved
+
+    def restored(self, x: Tensor, n: int) -> Tensor:
+        """(B,M,C) -> (B,N,C): each token at its place in the prompt, zeros for removed ones."""
+        place = self.place.masked_fill(self.size[..., 0] == 0, n)
+        out = x.new_zeros(len(x), n + 1, x.shape[2])
+        return out.scatter(1, place[..., None].expand_as(x), x)[:, :n]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """From `layer` on, blocks see the tokens at `place` (B,M) of what the first block saw.
+
+    `moved` (B,M) is how far each moved up, where the method renumbers positions.
+    """
+
+    layer: int
+    place: Tensor
+    filled: Tensor
+    moved: Tensor | None
+
+
+def moved_up(position: Tensor, up: Tensor) -> Tensor:
+    """Positions (B,M), or M-RoPE's (4,B,M), less `up`.
+
+    Only row 0 of M-RoPE counts tokens; the others say where in an image a token is, and stay.
+    """
+    if position.dim() == 2:
+        return position - up
+    return torch.cat([position[:1] - up, position[1:]])
+
+
+def _counted(filled: Tensor) -> Tensor:
+    return (filled.long().cumsum(1) - 1).clamp_min(0)
+
+
+def beside(samples: Sequence[Prompt]) -> Prompt:
+    """Samples of unequal length in one batch, the shorter ones with empty slots in front."""
+    longest = max(sample.x.shape[1] for sample in samples)
+
+    def pad(name: str) -> Tensor:
+        tensors = [getattr(sample, name) for sample in samples]
+        before = [longest - t.shape[1] for t in tensors]
+        tail = (0, 0) * (tensors[0].dim() - 2)
+        return torch.cat([F.pad(t, (*tail, n, 0)) for t, n in zip(tensors, before, strict=True)])
+
+    return Prompt(**{f.name: pad(f.name) for f in fields(Prompt)})
+
+
+def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
+    """The site of some samples of a batch."""
+    cut: dict[str, Any] = {
+        f.name: value[at]
+        for f in fields(site)
+        if isinstance(value := getattr(site, f.name), Tensor) and len(value) == len(site.x)
+    }
+    ahead, start = site.ahead, site.start
+    return replace(
+        site,
+        **cut,
+        n_protected=int(site.protect[at].sum()),
+        start=None if start is None else sample_site(start, at),
+        ahead=None if ahead is None else lambda: (ahead()[0][at], ahead()[1][at]),
+    )

@@ -1,0 +1,49 @@
+"""Methods at matched budgets, across models and tasks: one setting each, and their ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.report.data.bands import band, off_middle
+from bench.report.data.frame import Frames
+from bench.report.data.rows import Row
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A band of MACs: of each method one setting a model and task, nearest to the band's middle."""
+
+    name: str
+    cells: dict[str, dict[str, Row]]  # by method, then by group
+
+    def ranks(self) -> dict[str, list[float]]:
+        """Return each method's ranks, 1 the most accurate, where it was measured on every task."""
+        from scipy.stats import rankdata
+
+        groups = list(
+            dict.fromkeys(group for by_group in self.cells.values() for group in by_group)
+        )
+        complete = {
+            m: by_group for m, by_group in self.cells.items() if by_group.keys() == set(groups)
+        }
+        if len(complete) < 2:
+            return {}
+        scores = [
+            [-by_group[group]["accuracy_value"] for by_group in complete.values()]
+            for group in groups
+        ]
+        ranks = rankdata(scores, axis=1).T.tolist()  # (methods, groups)
+        return dict(zip(complete, ranks, strict=True))
+
+
+def budgets(frames: Frames) -> list[Budget]:
+    """Return the bands from many MACs to few, methods by name."""
+    bands: dict[str, dict[str, dict[str, Row]]] = {}
+    for group in frames.groups():
+        for row in frames.by_group[group]:
+            if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
+                continue
+            by_group = bands.setdefault(band(row), {}).setdefault(row["method"], {})
+            by_group[group] = min(by_group.get(group, row), row, key=off_middle)
+    order = sorted(bands, key=lambda name: (len(name), name), reverse=True)
+    return [Budget(name, dict(sorted(bands[name].items()))) for name in order]

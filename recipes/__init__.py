@@ -1,0 +1,1 @@
+"""How the embedded models were trained: scripts that use the package and are not part of it."""

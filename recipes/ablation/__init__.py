@@ -1,0 +1,1 @@
+"""What CrossGET's parts and its training bring: fine-tune, measure, report."""
