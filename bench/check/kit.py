@@ -86,7 +86,7 @@ def open_case(cls: type[Reducer], case: Case, params: Mapping[str, Any]) -> Prob
 
 def _refusal(probe: Probe) -> str:
     try:
-        _ = probe.own
+        _ = probe.default
     except Unsupported as refusal:
         return str(refusal)
     except Exception:  # every property will meet it and say so
