@@ -154,8 +154,17 @@ except SystemExit as stop:
 """
 
 
+LISTS = """
+from bench.runs.options import listing
+for what in ("models", "tasks", "profiles"):
+    listing(what)
+"""
+
+
 @pytest.mark.parametrize(
-    "code", ["import bench", "import bench.cli.app", HELP], ids=("bench", "bench.cli.app", "--help")
+    "code",
+    ["import bench", "import bench.cli.app", HELP, LISTS],
+    ids=("bench", "bench.cli.app", "--help", "list"),
 )
 def test_starts_without_the_heavy_libraries(code: str) -> None:
     check = f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\nassert not loaded, loaded"
