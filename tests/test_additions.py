@@ -1,8 +1,9 @@
 """What an addition costs: each test makes its files in a copy of the project and counts them.
 
-A method, a task: one file. A model family of a known kind: one line; of a new kind: one file that
-finds its tokens, and one that knows its names. Another distribution adds a task by entry point,
-without touching the project at all. What is added has to work through the command line.
+A method, a task, a table, a figure: one file. A model family of a known kind: one line; of a new
+kind: one file that finds its tokens, and one that knows its names. Another distribution adds a task
+by entry point, without touching the project at all. What is added has to work through the command
+line.
 """
 
 from __future__ import annotations
@@ -188,6 +189,40 @@ class ToySource(Source):
         return Encoder(self.name, model, (16, 16), provenance={"weights": "random"})
 '''
 
+TABLE = '''"""Show the memory of each method."""
+
+from bench.report.data.makers import makes
+from bench.report.tables.table import Column, Table, words
+
+
+@makes("table", 65)
+def memory_table(frames, group):
+    """Return one row a method."""
+    columns = [words("Method", "method"), Column("peak MiB", "peak_mib", digits=0)]
+    return Table(f"{group}--peaks", "Peaks of memory.", columns, frames.by_group[group])
+'''
+
+FIGURE = '''"""Draw the memory of each method."""
+
+from bench.report.data.makers import makes
+from bench.report.figures.plots import Plot
+
+
+@makes("figure", 66)
+def memory_plot(frames, group):
+    """Yield one bar a method."""
+    rows = frames.by_group[group]
+
+    def draw():
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.subplots().barh([row["method"] for row in rows], [row["peak_mib"] for row in rows])
+        return figure
+
+    yield Plot(f"{group}--peaks", "Peaks of memory, drawn.", draw)
+'''
+
 # run_bench.py, without the fresh process for memory and without taking timings again that other
 # tests disturb: test_cli.py has one run with all of it real.
 DRIVER = """
@@ -330,6 +365,27 @@ def test_a_new_kind_is_a_file_for_its_tokens_and_one_for_its_names(project: Copy
     assert "a toy of that width" in project.run("list", "models").stdout
     assert set(project.files()) - set(before) == {
         "bench/engine/families/toy.py", "bench/models/sources/toy.py"
+    }  # fmt: skip
+    assert before.items() <= project.files().items()
+
+
+def test_a_table_is_one_file_and_so_is_a_figure(project: Copy, repo: Path) -> None:
+    before = project.files()
+    (project.root / "bench" / "report" / "tables" / "peaks.py").write_text(TABLE)
+    (project.root / "bench" / "report" / "figures" / "peaks.py").write_text(FIGURE)
+    records = project.root / "results" / "m" / "quick"
+    records.mkdir(parents=True)
+    for label in ("none", "tome-r=8"):
+        for file in repo.glob(f"results/*/quick/embedded-vit-fashion--*--{label}--*.json"):
+            shutil.copy(file, records)
+    done = project.run("report", "--format", "markdown", "--figures", "1", "--out", "report")
+    assert done.returncode == 0, done.stderr
+    text = (project.root / "report" / "report.md").read_text()
+    assert "Peaks of memory." in text and "Peaks of memory, drawn." in text
+    (figure,) = (project.root / "report").rglob("*--peaks.png")
+    assert figure.stat().st_size > 1000
+    assert set(project.files()) - set(before) == {
+        "bench/report/tables/peaks.py", "bench/report/figures/peaks.py"
     }  # fmt: skip
     assert before.items() <= project.files().items()
 

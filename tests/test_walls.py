@@ -161,10 +161,17 @@ assert "embedded:clip-emoji@none" in catalogue.listing()
 """
 
 
+LISTS = """
+from bench.runs.options import listing
+for what in ("models", "tasks", "profiles"):
+    listing(what)
+"""
+
+
 @pytest.mark.parametrize(
     "code",
-    ["import bench", "import bench.cli.app", MODELS, HELP],
-    ids=("bench", "bench.cli.app", "names of models", "--help"),
+    ["import bench", "import bench.cli.app", HELP, LISTS, MODELS],
+    ids=("bench", "bench.cli.app", "--help", "list", "names of models"),
 )
 def test_starts_without_the_heavy_libraries(code: str) -> None:
     check = f"loaded = [m for m in {HEAVY!r} if m in sys.modules]\nassert not loaded, loaded"
