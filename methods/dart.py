@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core import BenchError, Plan, Site, register, take
 from bench.core.kinds import LanguageReducer
 from methods.algorithms.language import (
     block_before,
@@ -62,8 +62,6 @@ class DART(LanguageReducer):
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words, the image's pivots and what the pivots take, in ascending order."""
         inside = block_before(site, self.name)
-        if inside.norm is None:
-            raise Unsupported(f"method '{self.name}' needs the model's final norm")
         largest_BN = inside.k.abs().sum((1, 3))
         after_BN = words_after(site.protect, site.size)
         N, kept = site.x.shape[1], site.x.shape[1] - site.n_protected - r

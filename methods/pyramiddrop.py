@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bench.core import Plan, Site, Unsupported, register
+from bench.core import Plan, Site, register
 from bench.core.kinds import Compounding, LanguageReducer
 from methods.algorithms.language import block_before
 from methods.algorithms.ranking import keep_highest, precise
@@ -38,8 +38,6 @@ class PyramidDrop(LanguageReducer, Compounding):
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words and the highest attention, in ascending order of position."""
         inside = block_before(site, self.name)
-        if inside.ahead is None:
-            raise Unsupported(f"method '{self.name}' needs the queries and keys of the block ahead")
         q, k = inside.ahead()
         score_BN = precise(replace(inside, q=q, k=k)).anchor_attention()
         return keep_highest(score_BN, site, r)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import bench
-from bench.core import BenchError, Plan, Reducer, Unsupported
+from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.core.schedules import as_schedule
 from bench.core.site import LanguageSite
 from methods.algorithms.language import in_set_order, least_alike, raters, words_after
@@ -74,6 +74,7 @@ def language_site(
     B, N, _ = x.shape
     words = int((~image).sum(1)[0])
     given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
+    given |= {"ahead": lambda: (q, k), "norm": lambda x: x}
     return LanguageSite(
         x, q, k, k, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
         prefix=0, causal="bias" not in more, **{**given, **more},
@@ -255,14 +256,14 @@ def random_site(seed: int = 0) -> LanguageSite:
 def alone(s: LanguageSite, b: int) -> LanguageSite:
     """One sample without its padding."""
     pad = int((s.size[b] == 0).sum())
-    at, q_k = slice(b, b + 1), None if s.ahead is None else s.ahead()
+    at, q_k = slice(b, b + 1), s.ahead()
     x, size, protect = (getattr(s, f)[at, pad:] for f in ("x", "size", "protect"))
     q, k, v = (getattr(s, f)[at, :, pad:] for f in ("q", "k", "v"))
     return replace(
         s, x=x, q=q, k=k, v=v, size=size, protect=protect, bias=None, causal=True,
         n_protected=int(protect.sum()), anchor=torch.tensor([x.shape[1] - 1]),
         start=None if s.start is None else alone(s.start, b),
-        ahead=None if q_k is None else lambda: (q_k[0][at, :, pad:], q_k[1][at, :, pad:]),
+        ahead=lambda: (q_k[0][at, :, pad:], q_k[1][at, :, pad:]),
     )  # fmt: skip
 
 
@@ -319,7 +320,6 @@ def loop_last_token(s: LanguageSite, q: Tensor, k: Tensor, b: int, left: int) ->
 @pytest.mark.parametrize("left", [1, 7, 29])
 def test_fastv_and_pyramiddrop_are_their_loop(left: int) -> None:
     s = random_site(left)
-    assert s.ahead is not None
     for method, (q, k) in ((FastV(), (s.q, s.k)), (PyramidDrop(), s.ahead())):
         keep = method.plan(s, IMAGE - left).keep
         assert keep.tolist() == [loop_last_token(s, q, k, b, left) for b in range(3)]
@@ -329,7 +329,6 @@ def test_fastv_and_pyramiddrop_are_their_loop(left: int) -> None:
 @pytest.mark.parametrize("pivots", [(4, 4), (3, 0), (1, 9), (2, 3)])
 def test_dart_is_its_loop(pivots: tuple[int, int], left: int) -> None:
     s = random_site(left)
-    assert s.norm is not None
     keep = DART(*pivots).plan(s, IMAGE - left).keep
     for b in range(3):
         pad, image, words = parts(s, b)
@@ -412,7 +411,7 @@ def test_half_precision_decides_as_float32_of_the_same_numbers(
     name: str, dtype: torch.dtype
 ) -> None:
     s = random_site()
-    assert s.ahead is not None and s.start is not None and s.bias is not None
+    assert s.start is not None and s.bias is not None
     ahead = s.ahead()
 
     def cast(to: torch.dtype) -> LanguageSite:
@@ -439,11 +438,10 @@ def test_half_precision_decides_as_float32_of_the_same_numbers(
 def on_meta(s: LanguageSite) -> LanguageSite:
     fields = ("x", "q", "k", "v", "size", "protect", "bias", "anchor")
     moved = {f: t.to("meta") for f in fields if (t := getattr(s, f)) is not None}
-    q_k = None if s.ahead is None else tuple(t.to("meta") for t in s.ahead())
+    q_k: Any = tuple(t.to("meta") for t in s.ahead())
     start = None if s.start is None else on_meta(s.start)
-    ahead: Any = None if q_k is None else lambda: q_k
-    norm = None if s.norm is None else torch.nn.RMSNorm(24, device="meta")
-    return replace(s, **moved, start=start, ahead=ahead, norm=norm)
+    norm = torch.nn.RMSNorm(24, device="meta")
+    return replace(s, **moved, start=start, ahead=lambda: q_k, norm=norm)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -458,7 +456,7 @@ def test_runs_on_the_meta_device(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
     s = random_site()
-    assert s.start is not None and s.ahead is not None
+    assert s.start is not None
     q, k = map(torch.ones_like, s.ahead())
     same = {t: torch.ones_like(getattr(s, t)) for t in ("x", "q", "k", "v")}
     start = replace(s.start, x=torch.ones_like(s.start.x))
@@ -588,10 +586,12 @@ def test_ahead_of_the_first_block_there_is_nothing_to_go_by(name: str) -> None:
 
 
 def test_a_site_must_bring_what_a_method_reads() -> None:
-    s = replace(random_site(), start=None, ahead=None, norm=None)
-    for method in (PyramidDrop(), DART(), SparseVLM()):
-        with pytest.raises(Unsupported, match=method.name):
-            method.plan(s, 3)
+    with pytest.raises(Unsupported, match="sparsevlm"):
+        SparseVLM().plan(replace(random_site(), start=None), 3)
+    plain = {f.name: getattr(random_site(), f.name) for f in fields(Site)}
+    for method in METHODS.values():
+        with pytest.raises(Unsupported, match=f"'{method.name}' looks into a language model"):
+            method.plan(Site(**plain), 3)
 
 
 @pytest.mark.parametrize(

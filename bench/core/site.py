@@ -111,25 +111,25 @@ class Site:
         return self.k.transpose(1, 2).flatten(2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LanguageSite(Site):
     """A block of a language model, ahead of which image tokens can be taken out of a prompt.
 
     The unprotected tokens are the image's; the others are words, or padding (size 0).
 
     Attributes:
-        causal: the block attends under a causal mask that `bias` does not hold.
-        start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
-            that compare the image's tokens with the words before any block ran.
         ahead: () -> (q, k) of this block, while `q` and `k` are the block before's; it computes the
             two projections once more.
         norm: the model's final norm.
+        causal: the block attends under a causal mask that `bias` does not hold.
+        start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
+            that compare the image's tokens with the words before any block ran; None there.
     """
 
+    ahead: Callable[[], tuple[Tensor, Tensor]]
+    norm: Callable[[Tensor], Tensor]
     causal: bool = False
     start: LanguageSite | None = None
-    ahead: Callable[[], tuple[Tensor, Tensor]] | None = None
-    norm: Callable[[Tensor], Tensor] | None = None
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
         yield from super()._biases(rows)

@@ -21,7 +21,7 @@ def block_before(site: Site, name: str) -> LanguageSite:
         Unsupported: it is in no language model, no block ran before, or it saw other tokens.
     """
     if not isinstance(site, LanguageSite):
-        raise Unsupported(f"method '{name}' acts in a language model, not in '{site.tower}'")
+        raise Unsupported(f"method '{name}' looks into a language model, and this site is of none")
     if not site.q.shape[-1] or site.q.shape[2] != site.x.shape[1]:
         raise Unsupported(
             f"method '{name}' reads the block before, and ahead of block {site.layer} none has run "

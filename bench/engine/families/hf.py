@@ -274,5 +274,5 @@ class TextTower(HuggingFaceTower):
             return torch.full((x.shape[0],), x.shape[1] - 1, device=x.device)
         if self.part.eos_token_id == 2:  # old configs: the end-of-text token has the highest id
             return ids.to(torch.int).argmax(-1)
-        found: Tensor = ids == self.part.eos_token_id
-        return found.int().argmax(-1)
+        ends: Tensor = ids == self.part.eos_token_id
+        return ends.int().argmax(-1)

@@ -162,5 +162,5 @@ def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
         **cut,
         n_protected=int(site.protect[at].sum()),
         start=None if start is None else sample_site(start, at),
-        ahead=None if ahead is None else lambda: (ahead()[0][at], ahead()[1][at]),
+        ahead=lambda: (ahead()[0][at], ahead()[1][at]),
     )
