@@ -611,6 +611,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_command_prints_a_table_or_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("bench.check.probe.Subject", shared)
     assert call(monkeypatch, "pool") == 0
     out = capsys.readouterr().out
     assert all(name in out for name in PROPERTIES)
@@ -688,7 +689,7 @@ def test_methods_of_other_packages(tmp_path: Path, repo: Path) -> None:
     )
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "(timm or text) and counts"]
     for command, code, says in (
-        ([str(repo / "run_bench.py"), "check", "theirs", "pool"], 0, "every property holds"),
+        ([str(repo / "run_bench.py"), "check", "theirs", "fastervlm"], 0, "every property holds"),
         (tests, 1, "counts failed on timm ViT: layer 0 should keep 57 tokens, and keeps 56"),
     ):
         done = subprocess.run(

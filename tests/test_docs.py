@@ -117,10 +117,16 @@ def test_make_targets_exist() -> None:
 def test_paths_exist() -> None:
     """Every path of the repository that a page names between backticks."""
     roots = ("bench", "benchmarks", "crossget", "docs", "methods", "recipes", "reports", "tests")
-    named = re.compile(rf"`((?:{'|'.join(roots)})/[\w./-]*)`")
+    named = re.compile(rf"`((?:{'|'.join(roots)})/[\w./-]*)`|python (benchmarks/\w+\.py)")
+    modules = re.compile(r"python -m (recipes[\w.]*)")
     for path in PROSE:
-        for name in named.findall(read(path)):
+        text = read(path)
+        for name in [file or script for file, script in named.findall(text)]:
             assert (ROOT / name).exists(), f"{path.name} names {name}, which is not there"
+        for module in modules.findall(text.replace("\n", " ")):
+            place = ROOT.joinpath(*module.rstrip(".").split("."))
+            runs = place.with_suffix(".py").exists() or (place / "__main__.py").exists()
+            assert runs, f"{path.name} names python -m {module}, which is not there"
 
 
 def test_tree_is_real() -> None:
@@ -137,6 +143,15 @@ def test_tree_is_real() -> None:
         shown.append(path)
     rooms = {path.parent for path in ROOT.glob("bench/*/__init__.py")}
     assert rooms <= set(shown), "a room of bench/ is missing in the tree"
+
+
+def test_every_kind_of_method_is_described() -> None:
+    from bench.core import Learner, Reducer, kinds
+
+    defined = [value for value in vars(kinds).values() if isinstance(value, type)]
+    names = {cls.__name__ for cls in (Learner, *defined) if issubclass(cls, Reducer)}
+    rows = re.findall(r"^\| \[`(\w+)`\]", read(DOCS / "add-method.md"), re.MULTILINE)
+    assert set(rows) == names - {"Reducer"}
 
 
 def test_every_property_of_the_kit_is_described() -> None:

@@ -573,7 +573,8 @@ def test_models_that_ship_are_loaded_by_name(
     assert model_tuned.Tuned.listing() == {}
     (tmp_path / "tome-both").mkdir()
     assert model_tuned.Tuned.listing() == {}  # not one of ours
-    about = {"model": "embedded:clip-emoji", "method": "tome", "params": {}, "rank": 2}
+    about = {"model": "embedded:clip-emoji", "method": "tome", "budget": {}, "params": {}}
+    about |= {"rank": 2}
     (tmp_path / "tome-both" / "training.json").write_text(json.dumps(about))
     plain = catalogue.load("embedded:clip-emoji").model
     factors = {k: torch.randn(v).half() for k, v in adapters.shapes(plain, 2).items()}
@@ -700,6 +701,15 @@ def test_mistakes_are_one_clear_line_and_exit_2(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and says in line
     assert not list(tmp_path.rglob("training.json"))
+
+
+@pytest.mark.parametrize(("library", "rank"), [("accelerate", 0), ("peft", 2)])
+def test_a_missing_library_is_one_clear_line(
+    library: str, rank: int, recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(BenchError, match=f"pip install {library}"):
+        finetune(recipe(rank=rank), Settings(tmp_path))
 
 
 def test_cross_tokens_of_another_model_are_refused(recipe: Make, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from bench.core.registry import method
 from bench.models import catalogue
 from bench.models.loaded import Multimodal
 from bench.models.multimodal import PromptedModel
+from bench.training import finetune as finetuning
 from bench.training import pairs
 from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
@@ -60,6 +62,32 @@ def test_crossget_learns_in_both_towers_of_a_llava(folder: Path, tmp_path: Path)
     }
     assert all((table.abs().sum(1) > 0).all() for table in learned.values())
     assert cell_reads.provenance["weights"] == "fine-tuned"
+
+
+def test_adapters_load_as_trained_where_the_head_is_the_word_table(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = pairs.Scenes(Multimodal).batch(torch.arange(2), torch.Generator().manual_seed(0))
+
+    def loss(loaded: Any) -> float:
+        with torch.no_grad():
+            return float(answers(loaded)(batch))
+
+    trained: list[float] = []
+    write = finetuning._write
+
+    def spy(*arguments: Any) -> None:
+        (model,) = [a for a in arguments if isinstance(a, torch.nn.Module)]
+        loaded = catalogue.load(str(folder), backend="eager")
+        trained.append(loss(dataclasses.replace(loaded, model=model.eval())))
+        write(*arguments)
+
+    monkeypatch.setattr(finetuning, "_write", spy)
+    changes = {"method": "none", "budget": {}, "params": {}, "rank": 2, "rate": 0.3}
+    finetune(recipe(folder, **changes), Settings(tmp_path))
+    before, after = (loss(catalogue.load(str(f), backend="eager")) for f in (folder, tmp_path))
+    assert abs(after - before) > 0.02
+    assert abs(after - trained[0]) < 0.05 * abs(after - before)
 
 
 def test_the_loss_is_that_of_the_answers_alone(folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_cells_that_differ_in_their_model_share_no_session(
 ) -> None:
     suite, _ = suite_of(tmp_path)
     first = planning.plan(suite, "m").cells[0]
-    state = runner.Run(
+    state = runner.RunState(
         Store(tmp_path),
         planning.Agenda([], Resources()),
         "",

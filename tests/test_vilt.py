@@ -184,7 +184,7 @@ def test_two_images_are_judged(folders: dict[str, Path]) -> None:
         each = [loaded.judge([i], [t]) for i, t in zip(shown, said, strict=True)]
     assert logits.shape == (2, 2)
     torch.testing.assert_close(logits, torch.cat(each))
-    with pytest.raises(BenchError, match="judges 2 images with each text, not 1"):
+    with pytest.raises(BenchError, match="looks at 2 images with each text, not at 1"):
         loaded.judge([[RED]], ["red"])
 
 

@@ -134,7 +134,7 @@ class AnswerProbe(Probe):
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """At the own and, where the method does not refuse it, the hard budget."""
+        """At the default and, where the method does not refuse it, the hard budget."""
         reducer, answers = self.make(), [self.answer(self.make())]
         if self.resizes or not _calls(answers[0]):
             return answers

@@ -36,7 +36,7 @@ def counts(probe: Probe) -> str:
 
 
 def _image_counts(probe: Probe) -> str:
-    seen, subject, tower = probe.own, probe.subject, probe.tower
+    seen, subject, tower = probe.default, probe.subject, probe.tower
     assert isinstance(seen.reducer, InputReducer)
     side = int(subject.towers["projector"].joins ** 0.5) if "projector" in subject.towers else 1
     rate, expected = seen.budget["keep_rate"][tower.name], []

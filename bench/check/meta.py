@@ -48,13 +48,13 @@ def meta(probe: Probe) -> str:
     """MACs and tokens on the meta device are those with values, or an upper bound of them.
 
     They can only be a bound where an image decides how many tokens it keeps. MACs are compared at
-    the method's own budget; tokens also at the hard one, where the engine itself goes other ways
-    without values (prompts), and on an image and a text tower.
+    the method's default budget; tokens also at the hard one, on prompts, where the engine itself
+    takes another way without values, and on one image and one text tower.
     """
     subject, remarks = probe.subject, []
     thorough = probe.case.thorough or isinstance(probe.case, Prompted)
     with probe.case.costed(subject.model, subject.valueless) as (inputs, shapes):
-        for kind in ("own", "hard") if thorough else ("own",):
+        for kind in ("default", "hard") if thorough else ("default",):
             with contextlib.suppress(*([probe.refusals] if kind == "hard" else [])):
                 real = _cost(probe, subject.model, inputs, kind, probe.make())
                 shape = _cost(probe, subject.valueless, shapes, kind, _valueless(probe))
@@ -75,7 +75,7 @@ def _valueless(probe: Probe) -> Reducer:
 def _cost(probe: Probe, model: nn.Module, inputs: Inputs, kind: str, reducer: Reducer) -> Cost:
     part, macs = model.get_submodule(probe.case.part), {}
     with observing(Trace()) as seen, reduced(model, reducer, **probe.budget(reducer, kind)):
-        if kind == "own":
+        if kind == "default":
             counted = count_macs(part, **inputs)
             macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
         else:  # to count MACs takes several times as long as to run

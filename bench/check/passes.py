@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ def nothing(probe: Probe) -> str:
 
 def batch(probe: Probe) -> str:
     """A sample is reduced alone as it is in a batch: same decisions, same numbers."""
-    together = probe.own
+    together = probe.default
     with torch.no_grad():
         for i in range(probe.case.batch):
             inputs = probe.case.alone(probe.subject.inputs, i)
@@ -56,12 +56,12 @@ def batch(probe: Probe) -> str:
 
 
 def _decision(plan: Plan, i: int) -> dict[str, list[Any]]:
-    found = {"keep": [n for n in plan.keep[i].tolist() if n >= 0]}  # empty slots are the batch's
+    parts = {"keep": [n for n in plan.keep[i].tolist() if n >= 0]}  # empty slots are the batch's
     if plan.src is not None and plan.dst is not None:
-        found |= {"src": plan.src[i].tolist(), "dst": plan.dst[i].tolist()}
+        parts |= {"src": plan.src[i].tolist(), "dst": plan.dst[i].tolist()}
     if plan.extra is not None:
-        found["extra"] = (plan.extra[i] != 0).tolist()
-    return found
+        parts["extra"] = (plan.extra[i] != 0).tolist()
+    return parts
 
 
 def _differs(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> str:
@@ -91,8 +91,8 @@ def _is_equivariant(probe: Probe) -> bool:
     with torch.no_grad(), subject.at_first_block(lambda x: x[:, order]):
         moved = probe.watch(probe.make())
     groups = _groups(probe, moved, torch.arange(n))
-    expected = _groups(probe, probe.own, order)
-    return torch.equal(groups, expected) and close(moved.out, probe.own.out)
+    expected = _groups(probe, probe.default, order)
+    return torch.equal(groups, expected) and close(moved.out, probe.default.out)
 
 
 def _groups(probe: Probe, seen: Seen, order: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def half(probe: Probe) -> str:
         out = subject.run(inputs, model)
     if out.dtype != torch.bfloat16:
         raise Broken(f"a bfloat16 model answers in {out.dtype}")
-    for name, value in {"bfloat16": out, "float32": probe.own.out}.items():
+    for name, value in {"bfloat16": out, "float32": probe.default.out}.items():
         if not value.isfinite().all():
             raise Broken(f"the model's answer in {name} is not finite")
     return ""
@@ -135,12 +135,12 @@ def compiles(probe: Probe) -> str:
         plan = reducer.plan(replace(site, x=x, q=q, k=k, v=v, size=size), r)
         return (plan.keep, *plan.apply(x, size))
 
-    given = (site.x, site.q, site.k, site.v, site.size)
+    tensors = (site.x, site.q, site.k, site.v, site.size)
     torch._dynamo.reset()
     with torch.no_grad():
-        expected = step(*given)
+        expected = step(*tensors)
         # without code generation: it needs a C++ compiler, and tracing is what methods break
-        got = torch.compile(step, fullgraph=True, backend="eager")(*given)
+        got = torch.compile(step, fullgraph=True, backend="eager")(*tensors)
     if not torch.equal(got[0], expected[0]):
         raise Broken("compiled, it keeps other tokens")
     for name, a, b in zip(("tokens", "sizes"), got[1:], expected[1:], strict=True):
@@ -166,9 +166,11 @@ def gradient(probe: Probe) -> str:
     ):
         out = subject.run()
         wanted = {"the input": entered[0], **learned}
-        found = torch.autograd.grad(out.square().sum(), list(wanted.values()), allow_unused=True)
-    gradients = dict(zip(wanted, found, strict=True))
-    _finite(gradients)
+        slopes = torch.autograd.grad(out.square().sum(), list(wanted.values()), allow_unused=True)
+    gradients = dict(zip(wanted, slopes, strict=True))
+    for name, value in gradients.items():
+        if value is not None and not value.isfinite().all():
+            raise Broken(f"the gradient of {name} is not finite")
     if gradients["the input"] is None or not gradients.pop("the input").any():
         raise Broken("no gradient reaches the input")
     if not learned:
@@ -190,11 +192,5 @@ def _own_loss_reaches(probe: Probe, reducer: Learner, learned: Sequence[Tensor])
             loss = reducer.loss(model)
     if loss is None:
         return False
-    found = torch.autograd.grad(loss, learned, allow_unused=True)
-    return any(g is not None and bool(g.any()) for g in found)
-
-
-def _finite(gradients: Mapping[str, Tensor | None]) -> None:
-    for name, value in gradients.items():
-        if value is not None and not value.isfinite().all():
-            raise Broken(f"the gradient of {name} is not finite")
+    slopes = torch.autograd.grad(loss, learned, allow_unused=True)
+    return any(g is not None and bool(g.any()) for g in slopes)

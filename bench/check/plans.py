@@ -59,7 +59,7 @@ def mass(probe: Probe) -> str:
                 _conserved(call, slots, size)
             else:
                 _stated(call, call.plan.size, most)
-    return "stated" if probe.own.calls[0].plan.size is not None else "conserved"
+    return "stated" if probe.default.calls[0].plan.size is not None else "conserved"
 
 
 def _conserved(call: Call, slots: Tensor, size: Tensor) -> None:
@@ -180,9 +180,9 @@ def _misdeclared(plan: Plan, weightless: Tensor) -> str:
     if (used & ~free).any():
         return "extra is made of a token that is kept or merged elsewhere"
     made_of = used.sum(1)
-    said = free.sum(1) if plan.members is None else torch.full_like(made_of, plan.members)
-    if (made_of > said).any() or (made_of + (free & weightless).sum(1) < said).any():
-        return f"extra is made of {made_of.tolist()} tokens, and {said.tolist()} are declared"
+    declared = free.sum(1) if plan.members is None else torch.full_like(made_of, plan.members)
+    if (made_of > declared).any() or (made_of + (free & weightless).sum(1) < declared).any():
+        return f"extra is made of {made_of.tolist()} tokens, and {declared.tolist()} are declared"
     return ""
 
 

@@ -95,8 +95,8 @@ class Probe:
             learned = reducer.learn(shapes) if isinstance(reducer, Learner) else {}
         return reducer, dict(learned)
 
-    def budget(self, reducer: Reducer, kind: str = "own") -> dict[str, Any]:
-        """Its "own" default, a "hard" one or "nothing", for this tower alone."""
+    def budget(self, reducer: Reducer, kind: str = "default") -> dict[str, Any]:
+        """Its "default", a "hard" one or "nothing", for this tower alone."""
         name, value = next(iter(reducer.budget.items()))
         if kind == "nothing":
             value = NOTHING[name]
@@ -115,7 +115,7 @@ class Probe:
     ) -> Seen:
         """Run one pass and note what happens; gradients are recorded where they are switched on.
 
-        `run` is what is run in place of the case's own pass.
+        `run` is what is run in place of the case's pass.
         """
         seen = self.latest = Seen(reducer, self.budget(reducer) if budget is None else budget)
         plan = reducer.plan
@@ -138,8 +138,8 @@ class Probe:
         return seen
 
     @cached_property
-    def own(self) -> Seen:
-        """A pass at the method's own default budget."""
+    def default(self) -> Seen:
+        """A pass at the method's default budget."""
         with torch.no_grad():
             return self.watch(self.make())
 
@@ -150,18 +150,18 @@ class Probe:
 
     @property
     def refusals(self) -> type[BenchError]:
-        """What a method may raise at the hard budget: what was learned may serve the own alone."""
+        """What it may raise at the hard budget: what it learned may serve the default alone."""
         return BenchError if issubclass(self.method, Learner) else Unsupported
 
     @cached_property
     def passes(self) -> list[Seen]:
-        """Passes at the own and, where the method does not refuse it, the hard budget."""
-        if self.resizes or not self.own.calls:
-            return [self.own]
+        """Passes at the default and, unless the method refuses it, the hard budget."""
+        if self.resizes or not self.default.calls:
+            return [self.default]
         reducer = self.make()
         with torch.no_grad(), contextlib.suppress(self.refusals):
-            return [self.own, self.watch(reducer, self.budget(reducer, "hard"))]
-        return [self.own]
+            return [self.default, self.watch(reducer, self.budget(reducer, "hard"))]
+        return [self.default]
 
     def decided(self, examine: Callable[[Call], None] = lambda _: None) -> list[Seen]:
         """The passes, for properties of plans.
@@ -183,6 +183,6 @@ class Probe:
             raise
         for call in (call for seen in passes for call in seen.calls):
             examine(call)
-        if not self.own.calls:
+        if not self.default.calls:
             raise NotApplicable("it never removes a token")
         return passes

@@ -44,29 +44,29 @@ def _columns(findings: Sequence[Finding]) -> Iterator[Sequence[str]]:
 
 def _one(method: str, cases: Sequence[str], findings: Sequence[Finding]) -> Table:
     at = {(f.property, f.case): f for f in findings}
-    table = _table(method, [case.replace(" ", "\n", 1) for case in cases])
-    for name in PROPERTIES:
-        table.add_row(name, *(_cell(at[name, case]) for case in cases))
-    return table
+    rows = [[name, *(_cell(at[name, case]) for case in cases)] for name in PROPERTIES]
+    return _table([method, *(case.replace(" ", "\n") for case in cases)], rows)
 
 
 def _many(methods: Sequence[str], findings: Sequence[Finding]) -> Table:
-    table = _table("method", list(PROPERTIES))
+    """The worst that each property comes to on any tower."""
+    rows = []
     for method in methods:
-        row = []
+        row = [method]
         for name in PROPERTIES:
-            found = {f.status for f in findings if (f.method, f.property) == (method, name)}
-            worst = next(s for s in (FAILED, OK, NOT_APPLICABLE) if s in found)
+            met = {f.status for f in findings if (f.method, f.property) == (method, name)}
+            worst = next(status for status in (FAILED, OK, NOT_APPLICABLE) if status in met)
             row.append(f"[{STYLE[worst]}]{worst}[/]")
-        table.add_row(method, *row)
-    return table
+        rows.append(row)
+    return _table(["method", *PROPERTIES], rows)
 
 
-def _table(corner: str, columns: Sequence[str]) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, padding=(0, 1))
-    table.add_column(corner, no_wrap=True)
     for column in columns:
         table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -84,9 +84,9 @@ def _failures(findings: Sequence[Finding]) -> list[str]:
         if finding.status == FAILED:
             wrong.setdefault((finding.method, finding.says), []).append(finding)
     lines = []
-    for (method, says), found in wrong.items():
+    for (method, says), alike in wrong.items():
         names, cases = (
-            ", ".join(dict.fromkeys(getattr(f, key) for f in found)) for key in ("property", "case")
+            ", ".join(dict.fromkeys(getattr(f, key) for f in alike)) for key in ("property", "case")
         )
         lines.append(f"{method}: {names} failed on {cases}: {says}")
     return lines
@@ -98,7 +98,7 @@ def _reasons(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         if finding.status == NOT_APPLICABLE:
             why.setdefault(finding.says, []).append(finding)
-    lines = [f"n/a: {says} ({_where(found)})" for says, found in why.items()]
+    lines = [f"n/a: {says} ({_where(alike)})" for says, alike in why.items()]
     return [*lines, "permutation: yes where the order of the patches does not matter, else no"]
 
 

@@ -26,7 +26,7 @@ def check(
     """
     if not methods and not every:
         raise BenchError("name a method, or give --all (run_bench.py list methods)")
-    from bench.check.kit import main as conformance
+    from bench.check.main import main as conformance
 
     raise typer.Exit(conformance([] if every else methods or [], json=json))
 
@@ -39,4 +39,4 @@ def new(
 
     for path in create(name):
         print(path)
-    print(f"next: run_bench.py check {name}, and `make readme` for the table of methods")
+    print(f"next: run_bench.py check {name}, and `make docs` for the table of methods")

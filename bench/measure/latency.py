@@ -26,13 +26,13 @@ from bench.measure.timing import Paired
 if TYPE_CHECKING:
     from bench.measure.profiles import Profile
 
-Run = Callable[[], object]
+Call = Callable[[], object]
 PASS = "pass"  # the one stage of a forward pass
 
 
 def paired(
-    run_a: Run,
-    run_b: Run,
+    run_a: Call,
+    run_b: Call,
     *,
     repeats: int = 32,
     warmup: int = 3,
@@ -74,7 +74,7 @@ def take_all(blocks: Blocks, threads: int | None) -> int:
     return used
 
 
-def sampler(run: Run, device: str | torch.device) -> Sample:
+def sampler(run: Call, device: str | torch.device) -> Sample:
     """Return a function that times one call of `run`."""
     where = torch.device(device)
     return lambda: {PASS: _time_ms(run, where)}
@@ -85,7 +85,7 @@ def clock_of(device: str | torch.device) -> str:
     return "cuda events" if torch.device(device).type == "cuda" else "perf_counter"
 
 
-def _time_ms(run: Run, device: torch.device) -> float:
+def _time_ms(run: Call, device: torch.device) -> float:
     if device.type == "cuda":
         begin, end = _event(), _event()
         stream = torch.cuda.current_stream(device)
@@ -156,7 +156,7 @@ class _Stopwatch(Observer):
 
 
 def reduction_share(
-    run: Run,
+    run: Call,
     *,
     repeats: int = 5,
     warmup: int = 1,

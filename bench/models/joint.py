@@ -13,12 +13,15 @@ runs it, would read the padding of a question.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from bench.core.errors import BenchError
+from bench.engine.tower import override
 from bench.models import multimodal
 from bench.models.loaded import Loaded, Reader
 
@@ -56,12 +59,17 @@ class JointReader(Joint, Reader):
     """A model that is asked about images, a sample at a time."""
 
     def sample(self, images: Sequence[Any], text: str) -> dict[str, Tensor]:
-        """Return the arguments (1,...) of one text about one image."""
-        if len(images) != 1:
-            raise BenchError(f"{self.name} looks at one image with each text, not at {len(images)}")
-        settings = {"truncation": True, "max_length": longest_text(self.model)}
-        processor, image = self.require_processor(), images[0].convert("RGB")
-        return dict(processor(images=image, text=text, return_tensors="pt", **settings))
+        """Return the arguments (1,...) of one text about its images."""
+        processor, wanted = self.require_processor(), images_of(self.model)
+        if len(images) != wanted:
+            count = "one image" if wanted == 1 else f"{wanted} images"
+            raise BenchError(f"{self.name} looks at {count} with each text, not at {len(images)}")
+        pictures = [image.convert("RGB") for image in images]
+        pixels = processor.image_processor(pictures, return_tensors="pt")
+        tokens = padded(
+            processor.tokenizer, [text], truncation=True, max_length=longest_text(self.model)
+        )
+        return {**tokens, **{k: part if wanted == 1 else part[None] for k, part in pixels.items()}}
 
     def ask(
         self,
@@ -71,7 +79,16 @@ class JointReader(Joint, Reader):
     ) -> list[T]:
         """Return what `run` makes of each text about its images, a result a row, in their order."""
         samples = [self.sample(shown, text) for shown, text in zip(images, texts, strict=True)]
-        return in_groups(samples, lambda batch: run(self.placed(batch)))
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, sample in enumerate(samples):
+            shape = tuple((key, tuple(part.shape)) for key, part in sorted(sample.items()))
+            groups.setdefault(shape, []).append(i)
+        results: dict[int, T] = {}
+        for rows in groups.values():
+            keys = samples[rows[0]].keys()
+            batch = {key: torch.cat([samples[i][key] for i in rows]) for key in keys}
+            results.update(zip(rows, run(self.placed(batch)), strict=True))
+        return [results[i] for i in range(len(samples))]
 
     def pixel_values(self, images: Images) -> Tensor:
         """Return all images of all samples (I,C,H,W), as the image processor makes them."""
@@ -81,22 +98,10 @@ class JointReader(Joint, Reader):
         return pixels
 
 
-def in_groups(
-    samples: Sequence[Mapping[str, Tensor]], run: Callable[[dict[str, Tensor]], Sequence[T]]
-) -> list[T]:
-    """Run samples (1,...) of one shape together; return one result a sample, in their order."""
-    import torch
-
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        shape = tuple((key, tuple(part.shape)) for key, part in sorted(sample.items()))
-        groups.setdefault(shape, []).append(i)
-    results: dict[int, T] = {}
-    for rows in groups.values():
-        keys = samples[rows[0]].keys()
-        batch = {key: torch.cat([samples[i][key] for i in rows]) for key in keys}
-        results.update(zip(rows, run(batch), strict=True))
-    return [results[i] for i in range(len(samples))]
+def images_of(model: Any) -> int:
+    """Return how many images go with a text."""
+    pairs = type(model).__name__ == "ViltForImagesAndTextClassification"
+    return int(model.config.num_images) if pairs else 1
 
 
 def padded(words: Any, texts: Sequence[str], **settings: Any) -> dict[str, Tensor]:
@@ -124,20 +129,17 @@ def image_size(config: Any) -> tuple[int, int]:
 
 def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
     """Return arguments of `model()`: images of noise, random words without padding."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
-    config, architecture = model.config, type(model).__name__
+    config, count = model.config, images_of(model)
     vision, text = (getattr(config, part, config) for part in ("vision_config", "text_config"))
-    pairs = architecture == "ViltForImagesAndTextClassification"
-    images = (batch, config.num_images) if pairs else (batch,)
+    images = (batch,) if count == 1 else (batch, count)
     channels = getattr(vision, "num_channels", 3)
     pixels = torch.randn(*images, channels, *image_size(vision), generator=generator)
     special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "sep")}
     usual = torch.tensor([i for i in range(text.vocab_size) if i not in special])
     ids = usual[torch.randint(len(usual), (batch, text_tokens(model)), generator=generator)]
     inputs = {"pixel_values": pixels, "input_ids": ids}
-    if architecture == "BlipForQuestionAnswering":
+    if type(model).__name__ == "BlipForQuestionAnswering":
         inputs["decoder_input_ids"] = torch.full((batch, 1), int(text.bos_token_id))
     return inputs
 
@@ -145,8 +147,6 @@ def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def on_meta(model: Any) -> Iterator[None]:
     """Let a model run on the meta device, where masks cannot be read: they hide nothing."""
-    from bench.engine.tower import override
-
     with contextlib.ExitStack() as stack:
         if model.config.model_type == "vilt":
             encoder = getattr(model, "vilt", model)
@@ -166,8 +166,6 @@ def _all_patches(
 
     By the steps of the model itself, less the choice of patches.
     """
-    import torch
-
     x = embeddings.patch_embeddings(pixels)
     grid = x.shape[2:]
     side = embeddings.config.image_size // embeddings.config.patch_size

@@ -34,6 +34,8 @@ def reducer(method: str, params: Mapping[str, Any], learned: Mapping[str, Path])
 
 def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:
     """Return (depth, width) of the model's towers that a method learns something for, by name."""
+    if not isinstance(reducer, Learner):
+        return {}
     return {
         name: (len(tower.blocks), tower.width)
         for name, tower in adapter_for(model).towers(model).items()

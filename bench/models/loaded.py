@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+from torch.nn.functional import normalize
+
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -59,12 +62,12 @@ class Loaded(ABC):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return _first(self.model).device
+        return _like(self.model).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return _first(self.model).dtype
+        return _like(self.model).dtype
 
     @property
     def scope(self) -> str:
@@ -89,39 +92,29 @@ class Loaded(ABC):
         return placed(self.model, inputs)
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
-        """Return arguments of `model()`: images of noise (B,C,H,W), and texts for models that read.
-
-        Texts are random words, as long as the model's `scope` says.
-        """
-        import torch
-
+        """Return arguments of `model()`: images of noise (B,C,H,W), and random words (B,L)."""
         return self._noise(batch, torch.Generator().manual_seed(seed))
 
     def _noise(self, batch: int, generator: torch.Generator) -> dict[str, Any]:
-        import torch
-
         images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
         return {self.image_argument: images.to(self.device, self.dtype)}
 
     @contextlib.contextmanager
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
-        """Give the arguments of `model()` for one example on the meta device.
+        """Give one example on the meta device, where the model is told what it reads from values.
 
-        Meanwhile the model is told what it would read from values.
-
-        Args:
-            words: tokens of a prompt beside its image's, for multimodal models; None: the usual.
+        `words` are the tokens of a prompt beside its image's, for multimodal models alone.
         """
         yield self.example_inputs(1)
 
 
-def _first(model: nn.Module) -> nn.Parameter:
+def _like(model: nn.Module) -> Tensor:
     return next(model.parameters())
 
 
 def placed(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return inputs on a model's device, in its dtype where not integers."""
-    like = _first(model)
+    like = _like(model)
     return {
         key: value.to(like.device, like.dtype if value.is_floating_point() else None)
         for key, value in inputs.items()
@@ -174,8 +167,6 @@ class TwoTower(Loaded):
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return images of noise (B,C,H,W) and texts (B,L) of full length."""
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         inputs = self._noise(batch, generator)
         shape = (batch, self.text_length)
@@ -198,8 +189,6 @@ class TwoTower(Loaded):
 
 def _features(output: Any) -> Tensor:
     """Return projected features of length 1, however this version of transformers returns them."""
-    from torch.nn.functional import normalize
-
     features: Tensor = getattr(output, "pooler_output", output)
     return normalize(features.float(), dim=-1)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from bench.core.errors import BenchError
-from bench.models.joint import Joint, JointReader, longest_text, padded
+import torch
+
+from bench.models.joint import Joint, JointReader, padded
 from bench.models.loaded import Answerer, Encoder, PairClassifier
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ class ViltReader(JointReader):
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
-        import torch
-
         pixels = self.pixel_values(images)
         if len(images[0]) > 1:
             pixels = pixels.unflatten(0, (len(images), -1))
@@ -60,19 +59,7 @@ class ViltPairs(ViltReader, PairClassifier):
     covers: ClassVar[str] = "two images, each with a statement of {tokens} tokens, one judgement"
 
     def judge(self, images: Images, texts: Sequence[str]) -> Tensor:
-        import torch
-
         return torch.stack(self.ask(images, texts, lambda inputs: self.model(**inputs).logits))
-
-    def sample(self, images: Sequence[Any], text: str) -> dict[str, Tensor]:
-        count, processor = int(self.model.config.num_images), self.require_processor()
-        if len(images) != count:
-            raise BenchError(f"{self.name} judges {count} images with each text, not {len(images)}")
-        pictures = [image.convert("RGB") for image in images]
-        pixels = processor.image_processor(pictures, return_tensors="pt")
-        settings = {"truncation": True, "max_length": longest_text(self.model)}
-        tokens = processor.tokenizer(text, return_tensors="pt", **settings)
-        return {**tokens, **{key: part[None] for key, part in pixels.items()}}
 
 
 KINDS: dict[str, type[Joint]] = {

@@ -99,16 +99,16 @@ def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None
     """Make a report's parts, with figures of so many models and tasks; None: of all."""
     scan(tables)
     scan(figures)
-    drawn = plots.most_complete(frames, most)
-    shared, remark = [g for g in frames.groups() if g in drawn], frames.remark(*frames.groups())
-    over = [_block(maker, maker.make(frames, shared)) for maker in makers("figure", overall=True)]
+    every, drawn = frames.groups(), plots.most_complete(frames, most)
+    remark = frames.remark(*every)
+    over = [_block(maker, maker.make(frames, drawn)) for maker in makers("figure", overall=True)]
     across = [
         Section(table.title, (Block(tables=(table,)),))
         for maker in makers("table", overall=True)
         for table in _block(maker, maker.make(frames), remark).tables
     ]
-    if len(drawn) < len(frames.by_group):
-        text = f"Figures show the {len(drawn)} most complete of {len(frames.by_group)} models and "
+    if len(drawn) < len(every):
+        text = f"Figures show the {len(drawn)} most complete of {len(every)} models and "
         over.append(Block(text + "tasks; `report --figures all` draws the others too."))
     sections = [made for m in makers("section", overall=True) for made in m.make(frames)]
     groups = [_group(frames, group, group in drawn) for group in frames.by_group]
@@ -133,7 +133,8 @@ def _group(frames: Frames, group: str, drawn: bool) -> Section:
         placed.append((maker.place, _block(maker, maker.make(frames, group), remark)))
     placed.sort(key=lambda item: item[0])
     blocks = tuple(block for _, block in placed if block.text or block.tables or block.plots)
-    return Section(escape(frames.title(group)), blocks, comparison.headline(frames, group))
+    headline = comparison.headline(frames, group) if group in frames.groups() else ""
+    return Section(escape(frames.title(group)), blocks, headline)
 
 
 def _block(maker: Maker, made: Any, remark: str = "") -> Block:

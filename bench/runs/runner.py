@@ -53,7 +53,7 @@ class Summary:
 
 
 @dataclass
-class Run:
+class RunState:
     """The state of one run."""
 
     store: Store
@@ -98,7 +98,7 @@ def run(
             if missing:
                 head = "missing, so the rows that need it get their costs alone, on random weights:"
                 display.note("\n".join([head, *missing]))
-            state = Run(store, agenda, command, display, summary)
+            state = RunState(store, agenda, command, display, summary)
             try:
                 _work(state, todo)
             except KeyboardInterrupt:
@@ -120,13 +120,13 @@ def _done(store: Store, planned: PlannedCell) -> bool:
     return record is not None and record.done
 
 
-def _taken_care_of(state: Run, planned: PlannedCell) -> bool:
+def _taken_care_of(state: RunState, planned: PlannedCell) -> bool:
     """Whether another runner has finished the cell meanwhile, be it with a failure."""
     record = state.store.get(planned.cell, planned.key, planned.machine)
     return record is not None and (record.done or record.created >= state.started)
 
 
-def _work(state: Run, todo: list[PlannedCell]) -> None:
+def _work(state: RunState, todo: list[PlannedCell]) -> None:
     """Run each cell that nobody else holds; come back to those until they are done or free."""
     waiting = todo
     told = False
@@ -152,7 +152,7 @@ def _work(state: Run, todo: list[PlannedCell]) -> None:
         waiting = held
 
 
-def _run_one(state: Run, planned: PlannedCell) -> None:
+def _run_one(state: RunState, planned: PlannedCell) -> None:
     """Measure a cell and write its record, whatever happens in between short of a kill."""
     start = time.monotonic()
     state.display.begin(planned.cell)
@@ -183,7 +183,7 @@ def _run_one(state: Run, planned: PlannedCell) -> None:
     state.display.end(record.status, record.reason or note)
 
 
-def _provenance(state: Run, planned: PlannedCell) -> dict[str, Any]:
+def _provenance(state: RunState, planned: PlannedCell) -> dict[str, Any]:
     """Return where a cell's numbers come from: its hashes, and what is known of its weights."""
     provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
     if planned.cell.random_weights:
@@ -213,7 +213,7 @@ def _written(record: Record, store: Store) -> tuple[Record, Path]:
 
 
 def _attempt(
-    state: Run, planned: PlannedCell, measurement: Measurement
+    state: RunState, planned: PlannedCell, measurement: Measurement
 ) -> tuple[Status, str | None]:
     """Measure into `measurement`; return how it ended and, where it did not end well, why."""
     try:
@@ -267,7 +267,7 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}{place}"
 
 
-def _session(state: Run, planned: PlannedCell) -> Session:
+def _session(state: RunState, planned: PlannedCell) -> Session:
     """Return the loaded model of a cell, which knows what earlier runs say of its baseline."""
     state.display.stage("loading the model")
     session = state.agenda.resources.session_for(planned.cell, planned.profile)
@@ -276,7 +276,7 @@ def _session(state: Run, planned: PlannedCell) -> Session:
     return session
 
 
-def _recall_baseline(state: Run, planned: PlannedCell, session: Session) -> None:
+def _recall_baseline(state: RunState, planned: PlannedCell, session: Session) -> None:
     """Tell a session what an earlier run measured of the unreduced model, where it has a record."""
     for other in state.agenda.cells:
         if other.cell.baseline and Session.key(other.cell, other.profile) == session.opened_for:

@@ -53,11 +53,22 @@ class QuestionAnswering(Task):
         questions: Sequence[Question],
         score: Score = exact,
         max_answer: int = MAX_ANSWER,
+        ids: Sequence[int] = (),
     ) -> None:
-        """Name the task and its data; answers are cut after `max_answer` tokens."""
+        """Name the task and its data.
+
+        Args:
+            name: of the task.
+            version: of its data.
+            pictures: that the questions are about.
+            questions: with their right answers.
+            score: of an answer.
+            max_answer: tokens after which answers are cut.
+            ids: of each question, the number that an evaluation server knows it by.
+        """
         super().__init__(name, version, questions)
         self.pictures, self.questions = pictures, questions
-        self.score_of, self.max_answer = score, max_answer
+        self.score_of, self.max_answer, self.ids = score, max_answer, ids
 
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `correct` (0 to 1) and `answer`."""

@@ -19,10 +19,10 @@ from bench.models.loaded import Multimodal
 from bench.records.record import Metric
 from bench.tasks import files, vqa_score
 from bench.tasks.base import Evaluation, Feed, hash_of, subset
-from bench.tasks.pictures import Files, Pictures
+from bench.tasks.pictures import Files
 from bench.tasks.registry import task
 from bench.tasks.scores import proportion
-from bench.tasks.vqa import Question, QuestionAnswering, Score
+from bench.tasks.vqa import Question, QuestionAnswering
 
 VQAV2 = "vqav2:QUESTIONS:ANNOTATIONS:IMAGES"
 POPE = "pope:JSON:IMAGES"
@@ -32,20 +32,6 @@ VQAV2_TOKENS, POPE_TOKENS = 10, 16
 
 class NumberedQuestions(QuestionAnswering):
     """Questions with the numbers that an evaluation server knows them by."""
-
-    def __init__(
-        self,
-        name: str,
-        version: str,
-        pictures: Pictures,
-        questions: Sequence[Question],
-        ids: Sequence[int],
-        score: Score,
-        max_answer: int,
-    ) -> None:
-        """Name the task and its data; `ids[i]` is the number of question i."""
-        super().__init__(name, version, pictures, questions, score, max_answer)
-        self.ids = ids
 
     def _text(self, feed: Feed, question: Question) -> str:
         return question.text + (SHORT if isinstance(feed.loaded, Multimodal) else "")
@@ -86,9 +72,9 @@ def vqav2(rest: str) -> NumberedQuestions:
         hash_of(text, right_text, SHORT),
         _coco(list(at), split, root),
         [Question(at[image], words, *right[number]) for number, image, words in rows],
-        [number for number, _, _ in rows],
         vqa_score.soft_accuracy,
         VQAV2_TOKENS,
+        ids=[number for number, _, _ in rows],
     )
 
 
@@ -156,4 +142,4 @@ def pope(rest: str) -> YesNo:
     pictures = files.pictures([root / image for image in at], root, POPE)
     questions = [Question(at[image], words, (label,)) for image, words, label in asked]
     version, right = hash_of(text, SHORT), yes_or_no_is_right
-    return YesNo(f"pope:{rest}", version, pictures, questions, ids, right, POPE_TOKENS)
+    return YesNo(f"pope:{rest}", version, pictures, questions, right, POPE_TOKENS, ids=ids)

@@ -46,14 +46,12 @@ class BlipAdapter(Adapter):
         """The image encoder, the text encoder and the decoder, whichever the model has."""
         encoder = getattr(model, "text_encoder", None)
         decoder = getattr(model, "text_decoder", None)
-        speaker = [] if decoder is None else [decoder.bert]
-        towers: dict[str, Tower] = {}
-        # whoever reads the image's tokens: the text encoder, else the decoder
-        towers["vision"] = BlipVisionTower(
-            model.vision_model, speaker if encoder is None else [encoder]
-        )
+        decoders = [] if decoder is None else [decoder.bert]
+        # the text encoder reads the image's tokens, or without one the decoder
+        readers = decoders if encoder is None else [encoder]
+        towers: dict[str, Tower] = {"vision": BlipVisionTower(model.vision_model, readers)}
         if encoder is not None:
-            towers["text"] = BlipTextTower(encoder, speaker)
+            towers["text"] = BlipTextTower(encoder, decoders)
         if decoder is not None:
             towers["decoder"] = BlipDecoder(decoder.bert)
         return towers
@@ -130,8 +128,8 @@ def _read(
     if extra is not None and len(extra) not in (1, len(hidden_states)):  # beams side by side
         extra = extra.repeat_interleave(len(hidden_states) // len(extra), 0)
     if extra is None and encoder_hidden_states is not None and encoder_attention_mask is not None:
-        whole = encoder_attention_mask.shape[-1] == encoder_hidden_states.shape[1]
-        extra = encoder_attention_mask if whole else None
+        as_long = encoder_attention_mask.shape[-1] == encoder_hidden_states.shape[1]
+        extra = encoder_attention_mask if as_long else None
     return original(attn)(
         hidden_states,
         attention_mask=attention_mask,

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
 from bench.engine.families.tapping import tapped
-from bench.engine.families.timm_vit import shrink
 from bench.engine.forward import Pass
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 
 @dataclass(frozen=True)
@@ -274,5 +273,5 @@ class TextTower(HuggingFaceTower):
             return torch.full((x.shape[0],), x.shape[1] - 1, device=x.device)
         if self.part.eos_token_id == 2:  # old configs: the end-of-text token has the highest id
             return ids.to(torch.int).argmax(-1)
-        found: Tensor = ids == self.part.eos_token_id
-        return found.int().argmax(-1)
+        ends: Tensor = ids == self.part.eos_token_id
+        return ends.int().argmax(-1)

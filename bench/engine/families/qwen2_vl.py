@@ -16,8 +16,7 @@ from torch import Tensor
 
 from bench.engine.families.hf import Family, VisionTower
 from bench.engine.families.packed import MergerPass, PackedPass
-from bench.engine.families.timm_vit import shrink
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 _FAMILY = Family("vision", ("blocks",), ("norm1", "attn"), ("norm2", "mlp"), "", masked=False)
 
@@ -27,7 +26,7 @@ class PackedTower(VisionTower):
 
     Attributes:
         side: patches along a side of a group.
-        size: what makes images smaller, where they are.
+        size: maps the height and width of an image to smaller ones; None leaves images as they are.
     """
 
     pass_class = PackedPass
@@ -55,8 +54,8 @@ class PackedTower(VisionTower):
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:
         """Tap the attention; note the images' sizes where a pass begins."""
-        whole = partial(run.forward, original(self.part))
-        with self._tap(run), override(self.part, "forward", whole):
+        forward = partial(run.forward, original(self.part))
+        with self._tap(run), override(self.part, "forward", forward):
             yield
 
     @contextlib.contextmanager
@@ -71,16 +70,16 @@ class PackedTower(VisionTower):
         config, side = self.part.config, self.side
         patch, frames = config.patch_size, (config.in_channels, config.temporal_patch_size)
         unit = side * patch
-        found, grids = [], []
-        for own, (h, w) in zip(pixels.split([h * w for h, w in shapes]), shapes, strict=True):
-            own = own.view(h // side, w // side, side, side, *frames, patch, patch)
-            image = own.permute(4, 5, 0, 2, 6, 1, 3, 7).reshape(1, -1, h * patch, w * patch)
+        smaller, grids = [], []
+        for rows, (h, w) in zip(pixels.split([h * w for h, w in shapes]), shapes, strict=True):
+            patches = rows.view(h // side, w // side, side, side, *frames, patch, patch)
+            image = patches.permute(4, 5, 0, 2, 6, 1, 3, 7).reshape(1, -1, h * patch, w * patch)
             height, width = self.size(*image.shape[-2:], (unit, unit))
             image = shrink(image, (height, width))
             image = image.view(*frames, height // unit, side, patch, width // unit, side, patch)
-            found.append(image.permute(2, 5, 3, 6, 0, 1, 4, 7).reshape(-1, pixels.shape[1]))
+            smaller.append(image.permute(2, 5, 3, 6, 0, 1, 4, 7).reshape(-1, pixels.shape[1]))
             grids.append([1, height // patch, width // patch])
-        return torch.cat(found), torch.tensor(grids)
+        return torch.cat(smaller), torch.tensor(grids)
 
 
 class MergerTower(Tower):

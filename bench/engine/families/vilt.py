@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from bench.engine.attention import own_projections
 from bench.engine.families import Adapter
-from bench.engine.families.timm_vit import shrink
 from bench.engine.forward import Pass
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 
 class ViltAdapter(Adapter):
@@ -58,7 +57,7 @@ class ViltTower(Tower):
     mlp_parts = ("layernorm_after", "intermediate", "output")
 
     def __init__(self, part: Any) -> None:
-        """Find the blocks; how long the prefix is, each pass says."""
+        """Find the blocks; each pass sets how long its prefix is and the shape of its image."""
         self.part, self.blocks = part, part.encoder.layer
         self.shape: tuple[int, int] | None = None
 
@@ -119,8 +118,8 @@ class ViltTower(Tower):
         place = index[..., 0] * size[1] + index[..., 1]
         place = place.masked_fill(mask[:, 1:] == 0, size[0] * size[1])
         order = place.argsort(dim=1, stable=True)
-        whole = order.shape[1] == size[0] * size[1] and bool((mask != 0).all())
-        self.shape = size if whole else None
+        complete = order.shape[1] == size[0] * size[1] and bool((mask != 0).all())
+        self.shape = size if complete else None
         order = torch.cat([torch.zeros_like(order[:, :1]), order + 1], 1)
         x = x.gather(1, order[..., None].expand_as(x))
         index = index.gather(1, (order[:, 1:, None] - 1).expand_as(index))
@@ -153,5 +152,4 @@ def _smaller(
         pixel_values = shrink(pixel_values, size(*pixel_values.shape[-2:], patch))
         small = F.interpolate(pixel_mask[:, None].float(), pixel_values.shape[-2:])
         pixel_mask = small[:, 0].to(pixel_mask.dtype)
-    given = (input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask)
-    return inner(*given, *args, **kw)
+    return inner(input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask, *args, **kw)

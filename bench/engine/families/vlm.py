@@ -175,7 +175,7 @@ class ProjectorTower(Tower):
 
 
 class LanguageTower(HuggingFaceTower):
-    """The decoder of a multimodal language model."""
+    """The decoder of a multimodal language model; its prompt is cut ahead of the first block."""
 
     pass_class = LanguagePass
     causal = True
@@ -199,37 +199,38 @@ class LanguageTower(HuggingFaceTower):
         """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""
         embed = self.model.get_input_embeddings()
         stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
-        whole = partial(run.forward, original(self.part))
-        stack.enter_context(override(self.part, "forward", whole))
+        forward = partial(run.forward, original(self.part))
+        stack.enter_context(override(self.part, "forward", forward))
         owner = getattr(self.model, "model", None)
         if hasattr(owner, "get_video_features"):
             stack.enter_context(override(owner, "get_video_features", _no_videos))
 
     def image_of(self, ids: Tensor) -> Tensor:
         """(B,N) which tokens of a prompt are the image's."""
-        found: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
-        return found
+        layout: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
+        return layout
 
     @property
     def _fused(self) -> bool:
         return bool(self.part.config._attn_implementation != "eager")
 
     def causal_mask(self, x: Tensor, filled: Tensor | None) -> Tensor | None:
-        """(B,1,M,M) who sees whom, None where the kernel masks by itself."""
+        """(B,1,M,M) mask of a prompt, padding not `filled`; None if the kernel has its own."""
         if filled is None and self._fused:
             return None
         M = x.shape[1]
-        own = torch.ones(M, M, dtype=torch.bool, device=x.device)
-        seen = own.tril()[None, None]
+        square = torch.ones(M, M, dtype=torch.bool, device=x.device)
+        visible = square.tril()[None, None]
         if filled is not None:  # padding sees itself, lest its softmax be empty
-            seen = (seen & filled[:, None, None]) | (own.tril() & own.triu())
-        return self.mask(seen, x)
+            visible = (visible & filled[:, None, None]) | (square.tril() & square.triu())
+        return self.mask(visible, x)
 
-    def mask(self, seen: Tensor, x: Tensor) -> Tensor:
-        """What is seen, as the attention backend takes it."""
+    def mask(self, visible: Tensor, x: Tensor) -> Tensor:
+        """A boolean mask of what is visible, as the attention backend takes it."""
         if self._fused:
-            return seen
-        return torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, torch.finfo(x.dtype).min)
+            return visible
+        lowest = torch.finfo(x.dtype).min
+        return torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, lowest)
 
     def rotary(self, x: Tensor, position: Tensor) -> dict[str, Any]:
         """The arguments of a block that depend on positions (B,M)."""
@@ -256,9 +257,9 @@ def image_token_id(model: Any) -> int:
     """The token id that holds an image token's place in a prompt."""
     config = model.config
     for name in ("image_token_id", "image_token_index"):
-        found = getattr(config, name, None)
-        if found is not None:
-            return int(found)
+        token = getattr(config, name, None)
+        if token is not None:
+            return int(token)
     raise Unsupported(f"{type(model).__name__} names no image token in its configuration")
 
 

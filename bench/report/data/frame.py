@@ -70,7 +70,10 @@ class Frames:
         return {name: sorted(rows, key=by_band) for name, rows in groups.items()}
 
     def groups(self) -> list[str]:
-        """Return the tables that overviews are about: a fine-tuned model is no further model."""
+        """Return the tables that headlines, figures and overviews are about.
+
+        Not those of fine-tuned models: their seeds are no settings, the best seed is no finding.
+        """
         return [name for name, rows in self.by_group.items() if "recipe" not in rows[0]]
 
     def remark(self, *groups: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from bench.records.store import slug
 from bench.report.data.frame import Frames
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Steps = tuple[list[int], list[float]]  # layers, and the tokens after them
 LABEL_SIZE = 0.8125  # of the labels at the lines' ends, in font sizes
 LONGEST = 16  # characters of a label
 PANEL_IN, TITLE_IN = 1.05, 0.24  # heights of a panel's axes, and of what is above them
@@ -43,37 +46,30 @@ def token_plots(frames: Frames, group: str) -> Iterator[Plot]:
 
 def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: str) -> Figure:
     """Draw tokens after each layer, one panel a method and one line a setting."""
-    by_key: dict[str, list[Row]] = {}
-    for entry in tokens:
-        by_key.setdefault(entry["key"], []).append(entry)
+    lines = _lines(rows, tokens)
     base = [row for row in rows if row["is_baseline"]][:1]
-    full = [_steps(line) for row in base for _, line in _lines(base, by_key, row["method"])]
-    methods = [
-        name
-        for name in methods_of(rows)
-        if any(_steps(line) not in full for _, line in _lines(rows, by_key, name))
+    full = [
+        steps
+        for row in base
+        for setting, steps in lines.get(row["method"], [])
+        if setting == row["setting"]
     ]
+    methods = [m for m in methods_of(rows) if any(s not in full for _, s in lines.get(m, []))]
     methods = methods or [row["method"] for row in base] or [rows[0]["method"]]
-    lines = {name: _lines(rows, by_key, name) for name in methods}
     knobs = {name: _knob([text for text, _ in lines[name]], tower) for name in methods}
     longest = max(len(text) for _, names in knobs.values() for text in names)
     columns = min(4 if longest <= 6 else 3, len(methods))
-    page, deep = style.active(), max(int(entry["layer"]) for entry in tokens)
     figure, axes = _grid(len(methods), columns)
-    width_pt = 72 * (page.text_in - LEFT_IN * page.scale) / columns - 8
-    room = (0.6 * LABEL_SIZE * page.font_pt * longest + 7) / width_pt  # the labels' share of it
-    axes[0].set_xlim(-0.04 * deep, deep / (1 - room))
-    axes[0].set_ylim(0, 1.08 * max(entry["tokens"] for entry in tokens))
-    axes[0].set_xticks(range(0, deep + 1, max(1, round(deep / 3))))
-    axes[0].locator_params("y", nbins=3)
+    _limit(axes[0], tokens, longest, columns)
     for index, (ax, method) in enumerate(zip(axes, methods, strict=True)):
-        for line in full:
-            ax.plot(*line, **DASHED)
+        for steps in full:
+            ax.plot(*steps, **DASHED)
         knob, names = knobs[method]
-        _panel(ax, view.looks[method], [line for _, line in lines[method]], names)
+        _panel(ax, view.looks[method], [steps for _, steps in lines[method]], names)
         title = f"{method} ({knob})" if knob else method
         ax.set_title(style.short(title, 30), color=view.looks[method].color, pad=3)
         ax.tick_params(labelbottom=index + columns >= len(methods))
+    page = style.active()
     edge = 0.04 * page.scale / figure.get_figheight()
     figure.supxlabel("after layer", y=edge)
     figure.supylabel("tokens", x=0.04 * page.scale / page.text_in)
@@ -82,10 +78,19 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     return figure
 
 
+def _limit(ax: Axes, tokens: Sequence[Row], longest: int, columns: int) -> None:
+    """Let the axes, which all panels share, hold all lines and room for their longest label."""
+    page, deep = style.active(), max(entry["layer"] for entry in tokens)
+    width_pt = 72 * (page.text_in - LEFT_IN * page.scale) / columns - 8
+    room = (0.6 * LABEL_SIZE * page.font_pt * longest + 7) / width_pt  # the labels' share of it
+    ax.set_xlim(-0.04 * deep, deep / (1 - room))
+    ax.set_ylim(0, 1.08 * max(entry["tokens"] for entry in tokens))
+    ax.set_xticks(range(0, deep + 1, max(1, round(deep / 3))))
+    ax.locator_params("y", nbins=3)
+
+
 def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     """Return panels at fixed places: to find places for so many takes longer than to draw them."""
-    from matplotlib.figure import Figure
-
     page, lines = style.active(), -(-count // columns)
     cell = PANEL_IN + TITLE_IN
     figure = Figure(figsize=(page.text_in, page.scale * (TOP_IN + lines * cell + BOTTOM_IN)))
@@ -107,27 +112,33 @@ def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(grid.flat[:count])
 
 
-def _lines(
-    rows: Sequence[Row], tokens: Mapping[str, Sequence[Row]], method: str
-) -> list[tuple[str, list[Row]]]:
-    """Return a method's settings, each with its token counts by layer, the most tokens first."""
-    cells = [row for row in rows if row["method"] == method and row["key"] in tokens]
-    result = [
-        (row["setting"], sorted(tokens[row["key"]], key=lambda e: int(e["layer"]))) for row in cells
-    ]
-    return sorted(result, key=lambda item: (-item[1][-1]["tokens"], item[0]))
+def _lines(rows: Sequence[Row], tokens: Sequence[Row]) -> dict[str, list[tuple[str, Steps]]]:
+    """Return each method's settings with their layers and token counts, the most tokens first."""
+    by_key: dict[str, Steps] = {}
+    for entry in sorted(tokens, key=lambda entry: int(entry["layer"])):
+        layers, counts = by_key.setdefault(entry["key"], ([], []))
+        layers.append(entry["layer"])
+        counts.append(float(entry["tokens"]))
+    lines: dict[str, list[tuple[str, Steps]]] = {}
+    for row in rows:
+        if row["key"] in by_key:
+            lines.setdefault(row["method"], []).append((row["setting"], by_key[row["key"]]))
+    for settings in lines.values():
+        settings.sort(key=lambda item: (-item[1][1][-1], item[0]))
+    return lines
 
 
-def _panel(ax: Axes, look: style.Look, lines: Sequence[Sequence[Row]], names: list[str]) -> None:
+def _panel(ax: Axes, look: style.Look, lines: Sequence[Steps], names: Sequence[str]) -> None:
     apart = LINES_APART * ax.get_ylim()[1]
-    ends = spread([line[-1]["tokens"] for line in lines], apart, apart / 2, math.inf)
-    for name, line, place in zip(names, lines, ends, strict=True):
+    ends = spread([counts[-1] for _, counts in lines], apart, apart / 2, math.inf)
+    for name, (layers, counts), place in zip(names, lines, ends, strict=True):
         size = 0.8 * style.marker_size(look)
-        last: dict[str, Any] = {"marker": look.marker, "markersize": size}
-        ax.plot(*_steps(line), color=look.color, markevery=[-1], **last)
+        ax.plot(
+            layers, counts, color=look.color, markevery=[-1], marker=look.marker, markersize=size
+        )
         ax.annotate(
             name,
-            (line[-1]["layer"], place),
+            (layers[-1], place),
             xytext=(4, 0),
             textcoords="offset points",
             fontsize=LABEL_SIZE * style.active().font_pt,
@@ -153,7 +164,3 @@ def _of_tower(value: str, tower: str) -> str:
     """Pick a tower's part out of a value by tower: of ``vision:16+text:6`` the 16."""
     parts = dict(part.partition(":")[::2] for part in value.split("+"))
     return parts.get(tower) or value
-
-
-def _steps(line: Sequence[Row]) -> tuple[list[int], list[float]]:
-    return [int(entry["layer"]) for entry in line], [float(entry["tokens"]) for entry in line]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from bench.report.content import Content, counts
+from bench.report.data.templates import TRIMMED, environment
 from bench.report.figures import plots
 from bench.report.tables import latex, provenance
 
@@ -29,31 +30,26 @@ def _write(folder: Path, files: dict[str, str]) -> None:
 
 def write(content: Content, folder: Path) -> None:
     """Write ``report.md`` and its figures."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     (folder / "figures").mkdir()
     for plot in content.plots:
         plots.save(plot, folder / "figures")
-    environment = Environment(
-        loader=PackageLoader("bench.assets", "templates/report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     # Links lead to what was written before.
     kinds = {"csv": "CSV", "tex": "LaTeX"}
     kinds = {kind: name for kind, name in kinds.items() if any(folder.glob(f"tables/*.{kind}"))}
     frames = content.frames
-    text = environment.get_template("report.md.j2").render(
-        content=content,
-        kinds=kinds,
-        counts=counts(frames),
-        notes=frames.notes,
-        older=frames.older,
-        conventions=provenance.conventions(frames),
-        machines=provenance.machines(frames),
-        weights=provenance.weights(frames.records),
+    text = (
+        environment(**TRIMMED)
+        .get_template("report.md.j2")
+        .render(
+            content=content,
+            kinds=kinds,
+            counts=counts(frames),
+            notes=frames.notes,
+            older=frames.older,
+            conventions=provenance.conventions(frames),
+            machines=provenance.machines(frames),
+            weights=provenance.weights(frames.records),
+        )
     )
     text = re.sub(r"\n{3,}", "\n\n", text)
     (folder / "report.md").write_text(text, encoding="utf-8", newline="\n")

@@ -16,6 +16,7 @@ from bench.records.record import Record
 from bench.report.content import Content
 from bench.report.data import disturbed, load
 from bench.report.data.frame import Frames
+from bench.report.data.templates import environment
 from bench.report.figures import token_maps
 from bench.report.page import page_data
 from bench.report.tables import printed, provenance
@@ -28,15 +29,9 @@ SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
 
 def write(content: Content, folder: Path) -> None:
     """Write a report's page; the same records give the same bytes."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     assets = files("bench.assets") / "templates" / "report" / "page"
-    environment = Environment(
-        loader=PackageLoader("bench.assets", "templates/report"),
-        undefined=StrictUndefined,
-        autoescape=True,
-    )
-    environment.filters["unescaped"] = unescape
+    templates = environment(autoescape=True)
+    templates.filters["unescaped"] = unescape
     frames = content.frames
     tokens = token_maps.for_page(content.fates, frames.records)
     panels, cells, records = page_data.cells(frames)
@@ -47,7 +42,7 @@ def write(content: Content, folder: Path) -> None:
         "looks": page_data.looks(frames.methods),
         "tokens": tokens,
     }
-    text = environment.get_template("page/index.html.j2").render(
+    text = templates.get_template("page/index.html.j2").render(
         mark=MARK,
         css=(assets / "page.css").read_text(encoding="utf-8"),
         js="\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),

@@ -41,7 +41,7 @@ def write(content: Content, folder: Path) -> None:
         plots.save_pdf(plot, paper / "figures")
     known = references()
     text = (
-        latex.environment()
+        latex.templates()
         .get_template("paper.tex.j2")
         .render(
             counts=counts(frames),

@@ -12,6 +12,9 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from bench.report.data.templates import TRIMMED, environment
 from bench.report.tables.table import MISSING, Column, Table, unescape
 
 if TYPE_CHECKING:
@@ -54,14 +57,12 @@ def latex(table: Table) -> str:
     Columns that are for the screen only are left out. The file compiles by itself too.
     """
     caption = f"{table.title}. {table.caption}" if table.title else table.caption
-    template = environment().get_template("table.tex.j2")
+    template = templates().get_template("table.tex.j2")
     return template.render(caption=plain(caption), label=table.label, tabular=_tabular(table))
 
 
 def _tabular(table: Table) -> str:
     """Return the rows and the heads, with a gap above each band but the first."""
-    import pandas as pd
-
     shown = [i for i, column in enumerate(table.columns) if not column.wide]
     specs, heads, columns = zip(*(_printed(table, i) for i in shown), strict=True)
     bands = [row.get("band") for row in table.rows]
@@ -75,23 +76,12 @@ def _tabular(table: Table) -> str:
 
 
 @cache
-def environment() -> Environment:
-    r"""Return the templates of LaTeX files, whose own braces must stay: <<value>> and <%block%>."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("bench.assets", "templates/report"),
-        undefined=StrictUndefined,
-        block_start_string="<%",
-        block_end_string="%>",
-        variable_start_string="<<",
-        variable_end_string=">>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def templates() -> Environment:
+    r"""Return the templates of LaTeX files, whose braces must stay: <<value>> and <%block%>."""
+    marks = {"variable": ("<<", ">>"), "block": ("<%", "%>"), "comment": ("<#", "#>")}
+    starts = {f"{name}_start_string": start for name, (start, _) in marks.items()}
+    ends = {f"{name}_end_string": end for name, (_, end) in marks.items()}
+    made = environment(**starts, **ends, **TRIMMED)
     made.filters["plain"] = plain
     return made
 

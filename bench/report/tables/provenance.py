@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from statistics import median
 from typing import Any
 
@@ -14,13 +13,14 @@ from bench.report.data.differences import EDGE_POINTS, LIKE_POINTS
 from bench.report.data.frame import Frames
 from bench.report.data.names import task_name
 from bench.report.data.rows import Row
+from bench.report.data.templates import environment
 from bench.report.tables.table import MISSING, Column, Table, escape, words
 
 _HOST = {"fingerprint": "host", "memory_gib": "memory GiB", "caches": "caches"}
 _VERSIONS = ("python", "torch", "transformers", "timm", "numpy", "git")
 _FIELDS = ("cpu", "gpu", *_HOST, "threads", *_VERSIONS)
 
-CONVENTIONS = ("templates", "report", "conventions.md.j2")
+CONVENTIONS = "conventions.md.j2"
 EQUAL = (
     "The unreduced model against its twin (A/A): {n} undisturbed timings, median {median:.2f}×; "
     "{holding} of their 95 % intervals hold 1. The spread is how far from 1 the ratios lie: 95 % "
@@ -30,16 +30,13 @@ EQUAL = (
 
 def conventions(frames: Frames) -> list[str]:
     """Return how to read the numbers of a report, with the marks that occur in it."""
-    from jinja2 import Template
-
-    text = files("bench.assets").joinpath(*CONVENTIONS).read_text(encoding="utf-8")
     about: dict[str, Any] = {
         "like": f"{LIKE_POINTS:.0f}",
         "edge": f"{EDGE_POINTS:.0f}",
         "mark": disturbed.MARK,
     }
     about |= {"disturbed": disturbed.note(frames.records), "load": disturbed.LOAD}
-    lines: list[str] = Template(text).render(about).splitlines()
+    lines: list[str] = environment().get_template(CONVENTIONS).render(about).splitlines()
     return lines
 
 

@@ -1,0 +1,18 @@
+"""The templates that a report is written from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TRIMMED = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+
+
+def environment(**settings: Any) -> Environment:
+    """Return the templates of reports; a name that they lack is an error."""
+    loader = PackageLoader("bench.assets", "templates/report")
+    return Environment(loader=loader, undefined=StrictUndefined, **settings)
