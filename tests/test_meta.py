@@ -74,9 +74,9 @@ def test_newlines_stay_where_the_patches_beside_them_go() -> None:
 
 def test_groups_that_cannot_be_left_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     (case,) = [case for case in CASES if case.name == "Qwen2-VL vision"]
-    right = OneImage._left
+    right = OneImage._remaining
     monkeypatch.setattr(
-        OneImage, "_left", lambda self, slot: right(self, slot)[: 10 if slot.is_meta else None]
+        OneImage, "_remaining", lambda self, slot: right(self, slot)[: 10 if slot.is_meta else None]
     )
     (finding,) = check("random", cases=[case], properties=["meta"])
     assert finding.status == FAILED and "patches are left in 10 groups, not" in finding.says

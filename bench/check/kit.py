@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from bench.check import answers, counts, isolation, meta, passes, plans
@@ -14,7 +12,6 @@ from bench.check.cases import CASES, Case, Prompted
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.core import Reducer, Unsupported
 from bench.core.registry import method as lookup
-from bench.core.registry import methods
 from bench.measure.latency import using_threads
 
 OK, FAILED, NOT_APPLICABLE = "ok", "failed", "n/a"
@@ -115,23 +112,3 @@ def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Findi
     except Exception as error:  # a method may raise anything; the line is what its author needs
         words = " ".join(str(error).split()) or "no message"
         return finding(FAILED, f"{type(error).__name__}: {words[:300]}")
-
-
-def main(names: Sequence[str], *, json: bool = False) -> int:
-    """Check the methods of these names, or all; print a table or JSON; return the exit code.
-
-    Raises:
-        BenchError: there is no such method.
-    """
-    classes = [lookup(name) for name in names] or list(methods().values())
-    findings = [finding for cls in classes for finding in check(cls)]
-    if json:
-        print(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        from bench.check.table import show
-
-        show(findings)
-    idle = {f.method for f in findings} - {f.method for f in findings if f.status != NOT_APPLICABLE}
-    for name in sorted(idle):
-        print(f"{name}: failed: it refuses every kind of tower", file=sys.stderr)
-    return int(bool(idle) or any(finding.status == FAILED for finding in findings))

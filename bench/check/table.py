@@ -1,17 +1,39 @@
-"""Findings for people: a table of properties by tower, and a line for whatever is not plain."""
+"""`run_bench.py check`: a table of properties by tower, and a line for whatever is not plain."""
 
 from __future__ import annotations
 
+import json as jsonlib
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding
+from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding, check
+from bench.core import registry
 
 WIDTH = 160  # where the output is no terminal
 CASES_A_TABLE = 10
 STYLE = {OK: "green", FAILED: "bold red", NOT_APPLICABLE: "dim"}
+
+
+def main(names: Sequence[str], *, json: bool = False) -> int:
+    """Check the methods of these names, or all; print a table or JSON; return the exit code.
+
+    Raises:
+        BenchError: there is no such method.
+    """
+    classes = [registry.method(name) for name in names] or list(registry.methods().values())
+    findings = [finding for cls in classes for finding in check(cls)]
+    if json:
+        print(jsonlib.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        show(findings)
+    idle = {f.method for f in findings} - {f.method for f in findings if f.status != NOT_APPLICABLE}
+    for name in sorted(idle):
+        print(f"{name}: failed: it refuses every kind of tower", file=sys.stderr)
+    return int(bool(idle) or any(finding.status == FAILED for finding in findings))
 
 
 def show(findings: Sequence[Finding]) -> None:

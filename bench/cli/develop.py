@@ -26,7 +26,7 @@ def check(
     """
     if not methods and not every:
         raise BenchError("name a method, or give --all (run_bench.py list methods)")
-    from bench.check.kit import main as conformance
+    from bench.check.table import main as conformance
 
     raise typer.Exit(conformance([] if every else methods or [], json=json))
 
