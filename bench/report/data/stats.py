@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit  # scipy.stats checks its arguments for 1 ms a call
 
 from bench.records.record import Accuracy
 
