@@ -39,7 +39,7 @@ def attention_left(
         kept = take(flat, keep)
         if plan.extra is not None:
             kept = torch.cat([kept, plan.extra.to(flat.dtype) @ flat], 1)
-        return kept.unflatten(2, (x_BHND.shape[1], -1)).transpose(1, 2)
+        return kept.view(*kept.shape[:2], x_BHND.shape[1], -1).transpose(1, 2)
 
     q, k, v = (rows(x) for x in qkv)
     if bias is None and not plan.padded:
