@@ -1,1 +1,1 @@
-"""How the embedded models were trained: scripts that use the package and are not part of it."""
+"""How the embedded models were trained, and the study of CrossGET's parts: they use the package."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import bench
-from bench.core import registry
+from bench.core import Plan, Reducer, Site, registry
 from bench.core.errors import BenchError
 from bench.core.registry import method
 from tests import tiny
@@ -80,3 +82,41 @@ def test_mistakes_are_said() -> None:
     with pytest.raises(BenchError, match="each entry of `of`"):
         method("compose")(of=["tome"])
     assert all("forward" not in block.__dict__ for block in model.blocks)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("topk", {"keep_rate": 0.5, "layers": [1]}), ("tome", {"r": 4, "layers": [1]})),
+        (("evit", {"keep_rate": 0.5, "layers": [1]}), ("topk", {"keep_rate": 0.5, "layers": [1]})),
+        (("tome", {"r": 8, "layers": [1, 2]}), ("evit", {"keep_rate": 0.5, "layers": [1, 2]})),
+        (("tome", {"r": 8, "layers": [1]}), ("dpc-knn", {"keep_rate": 0.5, "layers": [2]})),
+    ],
+    ids=("pruned then merged", "fused then pruned", "merged then fused", "ahead of the next block"),
+)
+def test_the_second_in_a_block_sees_what_the_first_left(first: Any, second: Any) -> None:
+    """Its keys are those of the tokens that are left, in their order: a plain model's own."""
+    model, x = tiny.timm_vit(), tiny.images()
+    seen: list[tuple[Site, Plan]] = []
+
+    def watched(name: str) -> Reducer:
+        cls = registry.method(name)
+        plan = cls.plan
+
+        def noting(self: Any, site: Site, r: int) -> Plan:
+            seen.append((site, plan(self, site, r)))
+            return seen[-1][1]
+
+        return type(name, (cls,), {"plan": noting})()
+
+    with bench.reduced(model, [(watched(name), given) for name, given in (first, second)]):
+        assert model(x).isfinite().all()
+    (one, plan), (two, _) = seen[:2]
+    kept = plan.keep.shape[1]
+    assert two.k.shape[2] == two.x.shape[1] == two.attention().shape[-1]
+    expected = torch.stack([k[:, keep] for k, keep in zip(one.k, plan.keep, strict=True)])
+    assert torch.equal(two.k[:, :, :kept], expected)
+    if plan.extra is not None:
+        made = torch.einsum("ben,bhnd->bhed", plan.extra, one.v)
+        assert torch.allclose(two.v[:, :, kept:], made, atol=1e-6)

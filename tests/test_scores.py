@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import folders
 import numpy as np
 import pytest
 import torch
+from fakes import Answering
 from PIL import Image
 from torch import Tensor
 
 from bench import tasks
+from bench.models import loaded
 from bench.tasks.base import hash_of
 from bench.tasks.classification import Classification
 from bench.tasks.pictures import Arrays, Prepared
@@ -33,18 +34,18 @@ class Broken(Arrays):
         return super().open(index)
 
 
-class Classifier(SimpleNamespace):
+class Classifier(loaded.Classifier):
     """Puts the class of a picture's shade first, then those that follow, in a circle."""
 
-    def __init__(self, name: str = "fake", add: int = 0) -> None:
-        super().__init__(
-            name=name, kind="classifier", random=False, device="cpu", dtype=torch.float32
-        )
-        self.image_size, self.channels, self.image_argument = (1, 1), 1, "pixels"
-        self.classes, self.model, self.add = CLASSES, self.logits, add
+    device, dtype = "cpu", torch.float32  # type: ignore[assignment]
+    __setattr__ = object.__setattr__  # models are frozen
 
-    def transform(self, image: Any) -> Tensor:
-        return torch.tensor([[[float(np.asarray(image)[0, 0]) + self.add]]])
+    def __init__(self, name: str = "fake", add: int = 0) -> None:
+        super().__init__(name, None, (1, 1), channels=1, classes=CLASSES)
+        self.add = add
+
+    def pixels(self, picture: Any) -> Tensor:
+        return torch.tensor([[[float(np.asarray(picture)[0, 0]) + self.add]]])
 
     def logits(self, pixels: Tensor) -> Tensor:
         behind = torch.arange(CLASSES) - pixels[:, 0, 0, :1]
@@ -60,7 +61,7 @@ def test_many_classes_are_scored_to_what_a_hand_gets(batch_size: int) -> None:
     labels = [0, 2, 6, 3, 2, 0]
     pictures = Broken(shades(0, 1, 2, 3, 4, 0))
     task = Classification("seven", "1", pictures, labels, CLASSES)
-    scored = task.evaluate(Classifier(), batch_size=batch_size)  # type: ignore[arg-type]
+    scored = task.evaluate(Classifier(), batch_size=batch_size)
     # Shade 1 puts 1, 2, 3 ... in this order: 2 is second. 6 is fifth behind 2, 3, 4, 5; 2 is last
     # but one behind 4, 5, 6, 0, 1. The last picture does not decode; a black one would be right.
     assert scored.outcomes["rank"] == [0, 1, 4, 0, 5, 7]
@@ -122,7 +123,7 @@ def test_a_sentence_is_consistent_where_all_its_pairs_are_right() -> None:
     """A model that takes everything for true: the first sentence is right of one pair of two."""
     said = [("dev-1-0-0", True), ("dev-1-1-0", False), ("dev-2-0-0", True)]
     statements = [Statement(name, "?", (0, 1), true) for name, true in said]
-    judge = SimpleNamespace(name="fake", kind="pair-classifier", random=False)
+    judge = Answering("pair-classifier", lambda *_: "")
     judge.judge = lambda pairs, texts: torch.tensor([[0.0, 1.0]]).expand(len(pairs), 2)
     scored = Reasoning("three", "1", Arrays(shades(0, 1)), statements).evaluate(judge)
     assert scored.outcomes["correct"] == [1, 0, 1]

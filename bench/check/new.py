@@ -6,7 +6,10 @@ import keyword
 import re
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from bench.core.errors import BenchError
+from bench.core.registry import methods
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).resolve().parents[1] / "assets" / "templates"
@@ -49,15 +52,12 @@ def _must_be_free(name: str, root: Path, paths: list[Path]) -> None:
     for path in paths:
         if path.exists():
             raise BenchError(f"{path.relative_to(root)} exists already; choose another name")
-    from bench.core.registry import methods
 
     if name in methods():
         raise BenchError(f"method '{name}' is registered already; choose another name")
 
 
 def _render(template: str, **names: str) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False

@@ -15,6 +15,10 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bench.check.cases import CASES
+from bench.check.kit import FAILED, NOT_APPLICABLE, PROPERTIES, find, open_case
+from bench.core.registry import method as lookup
+
 if TYPE_CHECKING:
     from bench.check.probe import Probe
     from bench.core import Reducer
@@ -27,10 +31,6 @@ def conformance(method: str | type[Reducer], **params: Any) -> Callable[..., Non
         method: the class, or a registered name.
         **params: the method's own parameters.
     """
-    from bench.check.cases import CASES
-    from bench.check.kit import FAILED, NOT_APPLICABLE, PROPERTIES, find, open_case
-    from bench.core.registry import method as lookup
-
     pytest = importlib.import_module("pytest")  # it runs this; the harness itself does without
     cls = lookup(method) if isinstance(method, str) else method
     opened: dict[str, Probe | str] = {}

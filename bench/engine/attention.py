@@ -1,6 +1,6 @@
-"""Attention modules of transformers that ask no attention interface: BLIP's and ViLT's.
+"""What attention leaves for methods; attention modules that ask no interface, BLIP's and ViLT's.
 
-They are written out in eager operators, so there is no place to tap. Here their projections are
+Theirs are written out in eager operators, so there is no place to tap. Here their projections are
 called and the products are theirs, operator for operator, so that a pass that has removed nothing
 says bit for bit what the plain model says.
 """
@@ -10,9 +10,52 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from bench.core import Plan
+from bench.core.tensors import take
 from bench.engine.tower import Run
+
+
+def attention_left(
+    plan: Plan, qkv: tuple[Tensor, Tensor, Tensor], bias: Tensor | None
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """A block's attention as a second method in that block sees it, after the first one's plan.
+
+    A token that stays has its own q, k and v (B,H,N,D), also where others merged into it; one that
+    was made of others has the sums of theirs, weighted as the token itself. The bias of a key that
+    was made is the logarithm of its members' sum, and that of an empty slot is -inf.
+
+    Args:
+        plan: what was decided for N tokens; M+E are left.
+        qkv: (B,H,N,D) each; queries may have more heads than keys and values.
+        bias: what was added to the logits, broadcastable to (B,H,N,N), or None.
+    """
+    keep = plan.keep.clamp(min=0)
+
+    def rows(x_BHND: Tensor) -> Tensor:
+        flat = x_BHND.transpose(1, 2).flatten(2)
+        kept = take(flat, keep)
+        if plan.extra is not None:
+            kept = torch.cat([kept, plan.extra.to(flat.dtype) @ flat], 1)
+        return kept.view(*kept.shape[:2], x_BHND.shape[1], -1).transpose(1, 2)
+
+    q, k, v = (rows(x) for x in qkv)
+    if bias is None and not plan.padded:
+        return (q, k, v), None
+    B, N = len(keep), qkv[1].shape[2]
+    bias = q.new_zeros(B, 1, 1, N) if bias is None else bias.expand(B, -1, -1, -1)
+    if bias.shape[2] > 1:
+        bias = rows(bias)
+    columns = bias.take_along_dim(keep[:, None, None], 3)
+    if plan.padded:
+        columns = columns.masked_fill(plan.keep[:, None, None] < 0, -torch.inf)
+    if plan.extra is not None:
+        members = (plan.extra != 0)[:, None, None]  # (B,1,1,E,N)
+        made = bias[:, :, :, None].masked_fill(~members, -torch.inf).logsumexp(-1)
+        columns = torch.cat([columns, made], 3)
+    return (q, k, v), columns
 
 
 def fused_projection(attn: Any, x: Tensor, run: Run) -> Tensor:

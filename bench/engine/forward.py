@@ -13,6 +13,7 @@ from bench.core import Plan, Reducer, Schedule, Site, observe
 from bench.core.errors import BenchError
 from bench.core.kinds import Appender, is_adaptive
 from bench.core.tensors import take
+from bench.engine.attention import attention_left
 from bench.engine.masks import additive, both, channel_attention, triangle, visible
 from bench.engine.tower import Tower
 
@@ -181,6 +182,8 @@ class Pass:
         plan = self._ordered(reducer.plan(self._site(layer, x), r))
         x, self.size = plan.apply(x, self.size)
         self._follow(plan, n, layer)
+        if self.qkv is not None and len(self.reductions) > 1:
+            self.qkv, self.bias = attention_left(plan, self.qkv, self.bias)
         for observer in observe.OBSERVERS:
             observer.exit("reduction")
             observer.kept(self.size)
@@ -244,9 +247,8 @@ class Pass:
     def _finish(self, x: Tensor) -> Tensor:
         """Appended tokens leave the sequence after the last block."""
         n = x.shape[1] - self.appends
-        if self.appends:
-            x, self.size = x[:, :n], self.size[:, :n]
-        return x
+        self.size = self.size[:, :n]
+        return x[:, :n]
 
     def restore(self, x: Tensor) -> Tensor:
         """(B,M,C) -> (B,N,C): every input position shows the token that stands for it.

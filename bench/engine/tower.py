@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.core.errors import Unsupported
 
@@ -164,3 +165,11 @@ class Tower(ABC):
     def resize(self, size: Callable[..., Any]) -> AbstractContextManager[None]:
         """Feed the tower smaller images, its position table resampled; `size` maps the shape."""
         raise Unsupported(f"the {self.name} tower takes no images, so its input cannot be resized")
+
+
+def shrink(image: Tensor, to: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of (B,3,H,W), in float32: torch has no other on a CPU."""
+    if tuple(image.shape[-2:]) == to:
+        return image
+    small = F.interpolate(image.float(), to, mode="bicubic", align_corners=False, antialias=True)
+    return small.to(image.dtype)

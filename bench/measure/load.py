@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from bench.measure.timing import Timing
 
 BUSY_SHARE = 0.10  # of the machine's processors that others may keep busy
@@ -33,8 +35,6 @@ class Snapshot:
     @staticmethod
     def take() -> Snapshot:
         """Return the present one."""
-        import psutil
-
         times = psutil.cpu_times()
         busy = sum(getattr(times, name, 0.0) for name in _WORKING)
         return Snapshot(time.perf_counter(), busy, time.process_time())

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 PACKAGES = ("torch", "transformers", "timm", "numpy")
 _MACHINE_ID = Path("/etc/machine-id")
 _CACHE_FILES = ("level", "type", "size")
@@ -34,16 +36,12 @@ def cpu_name() -> str:
 
 def gpu_name() -> str | None:
     """Return the CUDA device's name, or None without one."""
-    import torch
-
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def free_memory(device: str) -> int:
     """Return the bytes that a model could take now."""
     if device == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info()[0]
     info = Path("/proc/meminfo")
     if info.is_file():

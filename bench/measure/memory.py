@@ -27,6 +27,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -91,8 +93,6 @@ def peak(
 
 
 def _cuda_peak(build: Build, device: str | torch.device) -> PeakMemory:
-    import torch
-
     workload = build()
     with torch.inference_mode():
         workload()

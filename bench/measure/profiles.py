@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
+import torch
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -189,6 +190,4 @@ def _with_fitting_sheet(profile: Profile) -> Profile:
 
 
 def _multiprocessors() -> int:
-    import torch
-
     return int(torch.cuda.get_device_properties().multi_processor_count)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from bench.records.record import Speedup
 
@@ -106,7 +107,6 @@ def speedup_of(blocks: Sequence[Block]) -> Speedup:
     """
     if len(blocks) < 2:
         raise ValueError("an interval of a speed-up needs two blocks of pairs or more")
-    from scipy.special import stdtrit
 
     median = float(np.median([ratio for block in blocks for ratio in block.ratios]))
     medians = [float(np.median(block.ratios)) for block in blocks]

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+from torch.nn.functional import normalize
+
+from bench.engine.families.blip import reading
 from bench.models.joint import QUESTION_TOKENS, Joint, JointReader, longest_text, padded
 from bench.models.loaded import Answerer, Captioner, Matcher, Writer
 
@@ -97,9 +101,6 @@ class BlipMatcher(Joint, Matcher):
     covers: ClassVar[str] = "one image and one text of {tokens} tokens, the score of their match"
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
-        from torch.nn.functional import normalize
-
         encoder = self.model.vision_model
         tokens = encoder(**self.placed({"pixel_values": pixels})).last_hidden_state
         features = normalize(self.model.vision_proj(tokens[:, 0]), dim=-1)
@@ -108,14 +109,10 @@ class BlipMatcher(Joint, Matcher):
         return features, tokens if bias is None else torch.cat([tokens, bias[:, 0].mT], -1)
 
     def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        from torch.nn.functional import normalize
-
         first = self.model.text_encoder(**self.placed(inputs)).last_hidden_state[:, 0]
         return normalize(self.model.text_proj(first), dim=-1)
 
     def match(self, tokens: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        from bench.engine.families.blip import reading
-
         reader, width = self.model.text_encoder, int(self.model.config.vision_config.hidden_size)
         tokens = self.placed({"tokens": tokens})["tokens"]
         bias = tokens[:, None, None, :, width] if tokens.shape[-1] > width else None

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from bench.models.loading import finish
+
 if TYPE_CHECKING:
     import torch
 
@@ -133,8 +135,6 @@ def load(
         BenchError: unknown name, weights that are missing, broken or out of reach, or a model that
             no adapter covers; the message names the fix.
     """
-    from bench.models.loading import finish
-
     source = source_of(name)
     source.check(random_weights)
     return finish(source.build(random_weights, seed), device, dtype, backend)

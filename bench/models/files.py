@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from bench.core.errors import BenchError
 
 WEIGHT_FILES = (
@@ -58,8 +60,6 @@ def check_file(file: Path) -> None:
     if not file.is_file():
         raise BenchError(f"weights file {file} is missing: get it again or name another model")
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(file, framework="numpy"):
                 pass

@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from bench.core.errors import BenchError
+from bench.engine.families import adapter_for
+from bench.engine.families.blip import heed_padding
 from bench.models import blip, joint, multimodal, vilt
 from bench.models.loaded import Classifier, Encoder, Loaded, Matcher, Reader, TwoTower
 from bench.models.loading import quiet
@@ -50,10 +54,7 @@ def class_for(name: str, config: Any) -> Any:
     Raises:
         BenchError: no adapter covers it; looked at on the meta device, without weights.
     """
-    import torch
     import transformers
-
-    from bench.engine.families import adapter_for
 
     if config.model_type in joint.TYPES:
         for architecture in config.architectures or []:
@@ -130,8 +131,6 @@ def _joint(fields: dict[str, Any], processor: Any) -> Loaded:
     architecture = type(model).__name__
     kind = JOINT[architecture]
     if architecture == "BlipForQuestionAnswering":  # its answers read padded questions
-        from bench.engine.families.blip import heed_padding
-
         heed_padding(model.text_decoder.bert)
     if processor is not None and issubclass(kind, Matcher):
         fields["transform"] = _transform(processor.image_processor)

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from bench.core.errors import BenchError
+from bench.engine.tower import override
 from bench.models import multimodal
 from bench.models.loaded import Loaded, Reader
 
@@ -75,8 +78,6 @@ class JointReader(Joint, Reader):
         run: Callable[[dict[str, Tensor]], Sequence[T]],
     ) -> list[T]:
         """Return what `run` makes of each text about its images, a result a row, in their order."""
-        import torch
-
         samples = [self.sample(shown, text) for shown, text in zip(images, texts, strict=True)]
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, sample in enumerate(samples):
@@ -128,8 +129,6 @@ def image_size(config: Any) -> tuple[int, int]:
 
 def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
     """Return arguments of `model()`: images of noise, random words without padding."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     config, count = model.config, images_of(model)
     vision, text = (getattr(config, part, config) for part in ("vision_config", "text_config"))
@@ -148,8 +147,6 @@ def noise(model: Any, batch: int = 1) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def on_meta(model: Any) -> Iterator[None]:
     """Let a model run on the meta device, where masks cannot be read: they hide nothing."""
-    from bench.engine.tower import override
-
     with contextlib.ExitStack() as stack:
         if model.config.model_type == "vilt":
             encoder = getattr(model, "vilt", model)
@@ -169,8 +166,6 @@ def _all_patches(
 
     By the steps of the model itself, less the choice of patches.
     """
-    import torch
-
     x = embeddings.patch_embeddings(pixels)
     grid = x.shape[2:]
     side = embeddings.config.image_size // embeddings.config.patch_size

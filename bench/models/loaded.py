@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+from torch.nn.functional import normalize
+
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -90,13 +93,9 @@ class Loaded(ABC):
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return arguments of `model()`: images of noise (B,C,H,W), and random words (B,L)."""
-        import torch
-
         return self._noise(batch, torch.Generator().manual_seed(seed))
 
     def _noise(self, batch: int, generator: torch.Generator) -> dict[str, Any]:
-        import torch
-
         images = torch.randn(batch, self.channels, *self.image_size, generator=generator)
         return {self.image_argument: images.to(self.device, self.dtype)}
 
@@ -168,8 +167,6 @@ class TwoTower(Loaded):
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         """Return images of noise (B,C,H,W) and texts (B,L) of full length."""
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         inputs = self._noise(batch, generator)
         shape = (batch, self.text_length)
@@ -192,8 +189,6 @@ class TwoTower(Loaded):
 
 def _features(output: Any) -> Tensor:
     """Return projected features of length 1, however this version of transformers returns them."""
-    from torch.nn.functional import normalize
-
     features: Tensor = getattr(output, "pooler_output", output)
     return normalize(features.float(), dim=-1)
 

@@ -14,7 +14,11 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+from huggingface_hub import constants, get_session
+
 from bench.core.errors import BenchError
+from bench.engine.families import adapter_for
 from bench.models.loaded import Loaded
 from bench.models.shapes import shapes
 
@@ -28,10 +32,6 @@ _OFFLINE = f"give a local folder, fill the hub's cache where there is a network{
 
 def finish(loaded: Loaded, device: str, dtype: str | torch.dtype, backend: str) -> Loaded:
     """Put a model on its device, in its dtype and attention backend; check that it is supported."""
-    import torch
-
-    from bench.engine.families import adapter_for
-
     wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     model = loaded.model.eval().requires_grad_(False)
     provenance = dict(loaded.provenance)
@@ -46,8 +46,6 @@ def finish(loaded: Loaded, device: str, dtype: str | torch.dtype, backend: str) 
 
 def state_hash(model: nn.Module, random_weights: bool) -> str:
     """Return the sha256 over a model's parameters and buffers, by name."""
-    import torch
-
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
@@ -103,8 +101,6 @@ def quiet() -> Iterator[None]:
 @functools.cache
 def hub_answers() -> bool:
     """Whether the Hugging Face hub can be reached: asked once, where a download tries six times."""
-    from huggingface_hub import constants, get_session
-
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
     except Exception:  # of whatever library the hub's client uses; offline mode is one, too

@@ -14,7 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from bench.core.errors import BenchError
+from bench.engine.families import adapter_for
+from bench.engine.families.vlm import image_token_id, prompt_layout
+from bench.engine.tower import original, override
 from bench.models.loaded import Multimodal
 
 if TYPE_CHECKING:
@@ -86,8 +91,6 @@ class PromptedModel(Multimodal):
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
-        import torch
-
         asked = self.prepare(images, texts)["attention_mask"].sum(1)
         inputs = self.prepare(images, texts, answers)
         mask = inputs["attention_mask"]
@@ -119,10 +122,6 @@ def noise(model: Any, batch: int = 1, words: int = WORDS) -> dict[str, Tensor]:
 
     The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops.
     """
-    import torch
-
-    from bench.engine.families.vlm import image_token_id
-
     g = torch.Generator().manual_seed(0)
     config, (tokens, parts) = model.config, _image(model)
     special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
@@ -140,10 +139,6 @@ def noise(model: Any, batch: int = 1, words: int = WORDS) -> dict[str, Tensor]:
 
 def _image(model: Any) -> tuple[int, dict[str, Any]]:
     """Return how many tokens an image becomes, and its tensors: a shape where values are noise."""
-    import torch
-
-    from bench.engine.families import adapter_for
-
     config, vision = model.config, model.config.vision_config
     if config.model_type == "qwen2_vl":
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -166,10 +161,6 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
 @contextlib.contextmanager
 def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
     """Give a prompt of noise for a model on the meta device, which is told where the image is."""
-    import torch
-
-    from bench.engine.families.vlm import image_token_id, prompt_layout
-
     prompt = noise(model, 1, words)
     image = prompt["input_ids"] == image_token_id(model)
     if "image_grid_thw" in prompt:  # positions, which the model would take from values
@@ -194,7 +185,6 @@ def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
 @contextlib.contextmanager
 def without(module: Any, mask: str) -> Iterator[None]:
     """Leave out a mask that hides nothing: whether it does is read from its values."""
-    from bench.engine.tower import original, override
 
     def forward(*args: Any, **kw: Any) -> Any:
         kw.pop(mask, None)

@@ -10,6 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from bench.core.errors import BenchError
 from bench.models.files import check_file
 from bench.models.loading import first_line
@@ -67,9 +71,6 @@ def read(file: Path) -> dict[str, Tensor]:
     Raises:
         BenchError: it is missing or broken.
     """
-    import torch
-    from safetensors.torch import load_file
-
     check_file(file)
     try:
         if file.suffix == ".safetensors":
@@ -122,8 +123,6 @@ def checked(source: str) -> Iterator[None]:
 
     For timm, which builds and fills a model in one call, some loosely, and reports no gaps.
     """
-    from torch import nn
-
     load = nn.Module.load_state_dict
 
     def complete(model: nn.Module, state: Mapping[str, Any], strict: bool = True, **kw: Any) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from bench.models.joint import Joint, JointReader, padded
 from bench.models.loaded import Answerer, Encoder, PairClassifier
 
@@ -29,8 +31,6 @@ class ViltReader(JointReader):
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
-        import torch
-
         pixels = self.pixel_values(images)
         if len(images[0]) > 1:
             pixels = pixels.unflatten(0, (len(images), -1))
@@ -59,8 +59,6 @@ class ViltPairs(ViltReader, PairClassifier):
     covers: ClassVar[str] = "two images, each with a statement of {tokens} tokens, one judgement"
 
     def judge(self, images: Images, texts: Sequence[str]) -> Tensor:
-        import torch
-
         return torch.stack(self.ask(images, texts, lambda inputs: self.model(**inputs).logits))
 
 

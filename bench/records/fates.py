@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from pydantic import TypeAdapter
+
 from bench.core.errors import BenchError
 from bench.records.record import dump
 
@@ -92,8 +95,6 @@ def pack(slots: NDArray[Any]) -> str:
 
 def unpack(text: str, patches: int) -> NDArray[Any]:
     """Return the map (layers, patches) that `pack` made a text of."""
-    import numpy as np
-
     flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i2")
     return flat.astype(int).reshape(-1, patches)
 
@@ -118,6 +119,4 @@ def read(results: Sequence[Path]) -> list[Fates]:
 
 @functools.cache
 def _adapter() -> Any:
-    from pydantic import TypeAdapter
-
     return TypeAdapter(Fates)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 SCHEMA = 1
 BASELINE = "none"  # the unreduced model, by its name among methods
 COST_ONLY = "cost"  # the task name of a cell that measures cost and no accuracy
@@ -249,8 +251,6 @@ class Record:
 
 @functools.cache
 def _adapter() -> Any:
-    from pydantic import TypeAdapter
-
     return TypeAdapter(Record)
 
 

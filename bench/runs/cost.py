@@ -17,10 +17,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from bench import count_macs, reduced
+from bench.core import registry
 from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.measure.generation import stage_macs
 from bench.models.loaded import Loaded, Multimodal
+from bench.models.multimodal import WORDS
 from bench.records.record import BASELINE, label
 from bench.runs.options import budget, listed
+from bench.runs.shape_only import DTYPE, on_meta
 
 MIB = 1 << 20
 
@@ -38,8 +43,6 @@ def rows(
     loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int
 ) -> list[MethodCost]:
     """Return the costs of the unreduced model and of each method with its arguments."""
-    from bench import reduced
-
     costs = [MethodCost(BASELINE, _costs(loaded, words))]
     for name, params in methods:
         if name == BASELINE:
@@ -54,8 +57,6 @@ def rows(
 
 def _costs(loaded: Loaded, words: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
-    from bench import count_macs
-
     with loaded.valueless_inputs(words) as inputs:
         if isinstance(loaded, Multimodal):
             return _stages(loaded.model, inputs)
@@ -63,8 +64,6 @@ def _costs(loaded: Loaded, words: int) -> dict[str, float]:
 
 
 def _stages(model: Any, prompt: Mapping[str, Any]) -> dict[str, float]:
-    from bench.measure.generation import stage_macs
-
     stages = stage_macs(model, prompt)
     gmacs = {stage: macs / 1e9 for stage, macs in stages.macs.items()}
     decode = gmacs.pop("decode")
@@ -94,9 +93,7 @@ def arguments(
     Raises:
         BenchError: no such method, or no method takes a parameter.
     """
-    from bench.core.registry import method
-
-    classes = {name: method(name) for name in methods}
+    classes = {name: registry.method(name) for name in methods}
     chosen: dict[str, dict[str, Any]] = {name: {} for name in methods}
     for option, text in (("r", r), ("keep_rate", keep_rate), ("layers", layers)):
         if text is not None:
@@ -127,9 +124,6 @@ def main(
     json: bool = False,
 ) -> int:
     """Print the costs; returns the exit status, 1 where a method cannot run in this model."""
-    from bench.models.multimodal import WORDS
-    from bench.runs.shape_only import DTYPE, on_meta
-
     loaded = on_meta(model)
     words = WORDS if words is None else words
     costs = rows(loaded, methods, words)

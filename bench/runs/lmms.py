@@ -28,9 +28,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from bench.assets import embedded
 from bench.core.errors import BenchError, Unsupported
+from bench.core.registry import source_hash
+from bench.engine.reduce import reduced
+from bench.models import catalogue, huggingface, tensors
+from bench.models.files import hash_files
+from bench.models.sources import embedded as model_embedded
+from bench.records.sources import library_versions, measurement_hash
 
 NAME = "crossget_bench"
 
@@ -88,12 +96,7 @@ class Bridge:
         Raises:
             BenchError: unknown method or parameter, or a model that no adapter covers.
         """
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        from bench.assets import embedded
-        from bench.models import catalogue, huggingface, tensors
-        from bench.models.sources import embedded as model_embedded
 
         catalogue.check_name(pretrained)
         family = catalogue.type_of(pretrained)
@@ -124,14 +127,10 @@ class Bridge:
         _sign_caches()
 
     def _reduced(self) -> Any:
-        from bench.engine.reduce import reduced
-
         return reduced(self.model, self.method, **self.params)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Return the answer to each request."""
-        import torch
-
         with torch.inference_mode(), self._reduced():
             return [
                 answer
@@ -209,11 +208,6 @@ def _sampling(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def signature(pretrained: str, method: str = "none", **arguments: Any) -> dict[str, Any]:
     """Return what a cached answer depends on beside the arguments: sources, weights, files."""
-    from bench.core.registry import source_hash
-    from bench.models import catalogue
-    from bench.models.files import hash_files
-    from bench.records.sources import library_versions, measurement_hash
-
     params = _read(arguments)
     files = [Path(value) for _, value in sorted(params.items()) if isinstance(value, str)]
     return {

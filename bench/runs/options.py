@@ -8,6 +8,7 @@ from typing import Any
 from bench import tasks
 from bench.core import registry
 from bench.core.errors import BenchError, near_miss
+from bench.core.learner import needs_training
 from bench.measure import profiles
 from bench.models import catalogue
 from bench.records.record import BASELINE, COST_ONLY
@@ -200,8 +201,6 @@ def _summaries(lines: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from bench.core.learner import needs_training  # methods need torch, the other lists do not
-
     return [
         {
             "name": name,

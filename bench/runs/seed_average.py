@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
+from scipy.stats import t
+
 from bench.core import registry
 from bench.core.kinds import Stochastic
 from bench.records.record import Accuracy, Cell, Metric
@@ -55,8 +57,6 @@ def mean(each: Sequence[Metric]) -> Metric:
     Its interval covers samples and seeds: the half-widths of both add up as squares, the samples'
     as a single seed has it, the seeds' by Student's t.
     """
-    from scipy.stats import t
-
     first, n = each[0], len(each)
     value = fmean(one.value for one in each)
     ends = [one.ci95 for one in each if one.ci95 is not None]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bench import tasks
@@ -180,8 +181,6 @@ def _truth(task: Classification | Retrieval, i: int) -> str:
 
 def _png(image: Tensor) -> str:
     """Return (C,H,W) as the model gets it, stretched to the range that a picture has."""
-    from PIL import Image
-
     low, high = image.min(), image.max()
     pixels = ((image - low) / (high - low).clamp_min(1e-6) * 255).round().byte().numpy()
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 
 from bench.core.errors import BenchError, Unsupported
 from bench.records.record import Metric
@@ -82,8 +83,6 @@ class Task(ABC):
             Unsupported: this model cannot do this task.
             BenchError: its weights are random, or it says not how images are prepared.
         """
-        import torch
-
         require(loaded, self.kinds, self.name)
         refuse_random(loaded)
         index = subset(len(self), limit)

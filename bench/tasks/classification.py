@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.assets import embedded
 from bench.core.errors import BenchError, Unsupported
 from bench.models.loaded import Classifier
 from bench.tasks import files
@@ -51,8 +52,6 @@ class Classification(Task):
 )
 def fashion_mnist() -> Classification:
     """Return the embedded Fashion-MNIST test images."""
-    from bench.assets import embedded
-
     images, labels = embedded.fashion_test()
     version = hash_of(images.tobytes(), labels.tolist())
     pictures = Arrays(images, "fashion-mnist image")

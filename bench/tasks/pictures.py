@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
+from PIL import Image
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from bench.models.loaded import Loaded, Writer
@@ -28,7 +29,7 @@ class Pictures(Protocol):
     def name(self, index: int) -> str:
         """Return the name of one image."""
 
-    def open(self, index: int) -> Image:
+    def open(self, index: int) -> Image.Image:
         """Return one image, decoded; raises OSError or ValueError when it cannot be."""
 
 
@@ -47,10 +48,8 @@ class Arrays:
         """Return the name of one image."""
         return f"{self.label} {index}"
 
-    def open(self, index: int) -> Image:
+    def open(self, index: int) -> Image.Image:
         """Return one image."""
-        from PIL import Image
-
         return Image.fromarray(np.asarray(self.pixels[index]))
 
 
@@ -70,10 +69,8 @@ class Files:
         path = self.paths[index]
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
-    def open(self, index: int) -> Image:
+    def open(self, index: int) -> Image.Image:
         """Return one image, decoded."""
-        from PIL import Image
-
         with Image.open(self.paths[index]) as image:
             image.load()
             return image.copy()
@@ -106,8 +103,6 @@ class Prepared:
             self._kept = (key, batches)
 
     def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
-        import torch
-
         images = torch.zeros(len(index), loaded.channels, *loaded.image_size)
         decoded = []
         for row, i in enumerate(index):
@@ -121,7 +116,7 @@ class Prepared:
         return images, decoded
 
 
-def opened(pictures: Pictures, index: int, failed: list[str]) -> Image | None:
+def opened(pictures: Pictures, index: int, failed: list[str]) -> Image.Image | None:
     """Return a picture as RGB; None where it does not decode, its name then added to `failed`."""
     try:
         return pictures.open(index).convert("RGB")
@@ -136,7 +131,7 @@ def undecoded(pictures: Pictures, index: Sequence[int], decoded: Sequence[bool])
 
 
 def answered(
-    loaded: Writer, images: Sequence[Image | None], texts: Sequence[str], longest: int
+    loaded: Writer, images: Sequence[Image.Image | None], texts: Sequence[str], longest: int
 ) -> list[str]:
     """Return a model's answer to each picture and text, "" where the picture does not decode.
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from bench.models.loaded import Matcher
 from bench.tasks import files, karpathy
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
@@ -51,8 +53,6 @@ class ReRanking(Task):
         Images are encoded twice, for their features and for their matches: the tokens of all of
         COCO's at once would take 12 GB.
         """
-        import torch
-
         require_tokenizer(feed.loaded)
         owners, texts = flattened(self.texts, feed.index)
         similar, decoded = self._similarities(replace(feed, progress=None), texts)
@@ -69,8 +69,6 @@ class ReRanking(Task):
 
     def _similarities(self, feed: Feed, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the (images, texts) cosines, -inf for broken images, and which decoded."""
-        import torch
-
         images: list[Tensor] = []
         decoded: list[bool] = []
         for pixels, ok in feed.images(self.prepared):
@@ -83,8 +81,6 @@ class ReRanking(Task):
 
     def _matches(self, feed: Feed, texts: Sequence[str], wanted: Tensor) -> Tensor:
         """Return the (images, texts) logits of the wanted pairs, 0 elsewhere."""
-        import torch
-
         matches = torch.zeros(wanted.shape, device=wanted.device)
         row = 0
         for pixels, decoded in feed.images(self.prepared):
@@ -110,8 +106,6 @@ def nearest(scores: Tensor, k: int) -> Tensor:
 
     What is no number is furthest. (A stable sort says the same, ten times slower.)
     """
-    import torch
-
     scores = scores.masked_fill(scores.isnan(), -torch.inf)
     last = scores.topk(min(k, scores.shape[1])).values[:, -1:]
     above, equal = scores > last, scores == last

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
+from bench.assets import embedded
 from bench.models.loaded import TwoTower
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.karpathy import read as read_karpathy
@@ -41,8 +44,6 @@ class Retrieval(Task):
         Outcomes are 0-based ranks: `rank_i2t` an image, of its best caption; `rank_t2i` a caption,
         of its image. Images without a caption are distractors only.
         """
-        import torch
-
         require_tokenizer(feed.loaded)
         owners, texts = flattened(self.texts, feed.index)
         images, decoded = image_features(feed, self.prepared)
@@ -71,8 +72,6 @@ def recalls(
         owners: of each text, the row of its image.
         failed: names of images that did not decode.
     """
-    import torch
-
     rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
     right = torch.tensor(owners, device=to_texts.device) == rows
     asked = right.any(1)
@@ -87,8 +86,6 @@ def recalls(
 
 def image_features(feed: Feed, prepared: Prepared) -> tuple[Tensor, list[bool]]:
     """Return a two-tower model's features of some images, of length 1, and which decoded."""
-    import torch
-
     features: list[Tensor] = []
     decoded: list[bool] = []
     for images, ok in feed.images(prepared):
@@ -99,8 +96,6 @@ def image_features(feed: Feed, prepared: Prepared) -> tuple[Tensor, list[bool]]:
 
 def text_features(feed: Feed, texts: Sequence[str]) -> Tensor:
     """Return a two-tower model's features of texts, of length 1."""
-    import torch
-
     return torch.cat([feed.loaded.encode_texts(tokens) for tokens in feed.texts(texts)])
 
 
@@ -110,8 +105,6 @@ def text_features(feed: Feed, texts: Sequence[str]) -> Tensor:
 )
 def emoji() -> Retrieval:
     """Return the embedded drawings of the held-out design house, with their names."""
-    from bench.assets import embedded
-
     images, texts = embedded.emoji_test()
     version = hash_of(images.tobytes(), *texts)
     pictures = Arrays(images, "emoji image")

@@ -14,6 +14,9 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from bench.assets import embedded
 
 Bytes = NDArray[np.uint8]
 
@@ -54,8 +57,6 @@ class Placed:
 @cache
 def library() -> dict[str, Bytes]:
     """The committed drawing (64,64,3), on white, of each name."""
-    from bench.assets import embedded
-
     images, texts = embedded.emoji_test()
     by_label = {text.partition(":")[0]: image for image, text in zip(images, texts, strict=True)}
     return {name: by_label[label] for label, name in NAMES.items()}
@@ -91,8 +92,6 @@ def _ground(rng: np.random.Generator) -> Bytes:
 
 def _paste(image: Bytes, drawing: Bytes, at: Placed) -> None:
     """Draw a drawing, whose white takes the ground's colour."""
-    from PIL import Image
-
     size = (at.side, at.side)
     small = np.asarray(Image.fromarray(drawing).resize(size, Image.Resampling.BOX))
     there = image[at.top : at.top + at.side, at.left : at.left + at.side]

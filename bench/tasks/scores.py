@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
+
 from bench.records.record import Metric
 from bench.tasks.base import Evaluation
 
@@ -14,8 +18,6 @@ if TYPE_CHECKING:
 
 def proportion(ranks: Sequence[int], k: int) -> Metric:
     """Return the percentage of `ranks` (0-based) below `k`, with its Wilson interval."""
-    from statsmodels.stats.proportion import proportion_confint
-
     hits, n = sum(rank < k for rank in ranks), len(ranks)
     low, high = proportion_confint(hits, n, method="wilson")
     return Metric(100 * hits / n, "%", (100 * float(low), 100 * float(high)), n)
@@ -26,7 +28,6 @@ def average(scores: Sequence[float], unit: str, scale: float = 1.0) -> Metric:
     mean = scale * sum(scores) / len(scores)
     if len(scores) < 2:
         return Metric(mean, unit, None, len(scores))
-    from statsmodels.stats.weightstats import DescrStatsW
 
     low, high = DescrStatsW(scores).tconfint_mean()
     return Metric(mean, unit, (scale * float(low), scale * float(high)), len(scores))
@@ -42,8 +43,6 @@ def ranks_of(scores: Tensor, right: Tensor) -> Tensor:
         scores: (Q,A) score of each answer for each query.
         right: (Q,A) bool, the right answers, at least one a query.
     """
-    import torch
-
     best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
     return (~(scores < best) & ~right).sum(1)
 
@@ -53,8 +52,6 @@ def ranks_of_labels(scores: Tensor, labels: Sequence[int], decoded: Sequence[boo
 
     A picture that did not decode has the rank after the last: it is right at no length of list.
     """
-    import torch
-
     classes = torch.tensor(labels, device=scores.device)
     right = torch.nn.functional.one_hot(classes, scores.shape[1]).bool()
     ranks = ranks_of(scores, right).tolist()

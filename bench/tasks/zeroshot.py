@@ -11,6 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
+import torch
+
+from bench.assets import embedded
 from bench.models.loaded import TwoTower
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
@@ -81,8 +85,6 @@ class ZeroShot(Task):
 
     def class_features(self, feed: Feed) -> Tensor:
         """Return (classes, C) features of length 1, each the mean over the templates."""
-        import torch
-
         names = [name.replace("_", " ") for name in self.classes]
         each = [
             text_features(feed, [template.format(name) for name in names])
@@ -100,10 +102,6 @@ def emoji() -> ZeroShot:
 
     A model that was trained on labels with keywords gets the label alone, without a sentence.
     """
-    import pyarrow.parquet as pq
-
-    from bench.assets import embedded
-
     images, _ = embedded.emoji_test()
     table = pq.read_table(embedded.path("emoji_test.parquet"), columns=["label"])
     classes: list[str] = table.column("label").to_pylist()

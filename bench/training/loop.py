@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError
@@ -220,8 +221,6 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
         TrainingError: the loss is not finite, or a checkpoint cannot be used.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, with all steps so far in a checkpoint.
     """
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     processes, out = accelerator(settings.device), settings.out
     factor = functools.partial(
         rate_factor, warmup=job.warmup, decay_start=job.decay_start, total=job.steps

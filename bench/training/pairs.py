@@ -13,10 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords, emoji
+from bench.assets.embedded.raw import fashion
 from bench.core.errors import BenchError
 from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
+from bench.tasks import classification, retrieval, scenes, statements
+from bench.tasks.pictures import Arrays
 
 if TYPE_CHECKING:
     from bench.assets.embedded.drawings import Drawings
@@ -76,10 +81,6 @@ class Emoji:
 
     def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
         """Return distorted drawings; see `Pairs`."""
-        from PIL import Image
-
-        from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords
-
         concepts = self.concept[indices]
         chosen, rows = choose_texts(concepts, len(self.concepts), EXTRA_TEXTS, rng)
         texts = [drop_keywords(self.concepts[i].text, rng) for i in chosen.tolist()]
@@ -126,8 +127,6 @@ class Scenes:
 
     def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
         """Return new scenes; see `Pairs`. Here each question belongs to one scene alone."""
-        from PIL import Image
-
         seed = TEST_SEEDS + int(torch.randint(2**31, (1,), generator=rng))
         samples = self._samples(len(indices), seed)[share]
         return Batch(
@@ -140,8 +139,6 @@ class Scenes:
 
     def _samples(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
         """Images, what is asked or stated, and the right answer, `count` times."""
-        from bench.tasks import scenes, statements
-
         if issubclass(self.kind, PairClassifier):
             pairs = statements.pairs(count, seed)
             return [(pair.images, pair.text, str(pair.true)) for pair in pairs]
@@ -193,16 +190,11 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     Raises:
         BenchError: another name, or data that are missing or unusable.
     """
-    from bench.assets.embedded import drawings, raw
-    from bench.tasks import classification, pictures, retrieval
-
     scheme, _, where = name.partition(":")
     if isinstance(loaded, Classifier):
         if scheme in ("", "fashion"):
-            images, labels = raw.fashion("train", cache)
-            return Labelled(
-                loaded, pictures.Arrays(images, "fashion image"), torch.from_numpy(labels)
-            )
+            images, labels = fashion("train", cache)
+            return Labelled(loaded, Arrays(images, "fashion image"), torch.from_numpy(labels))
         if scheme == "imagefolder" and where:
             task = classification.image_folder(where)
             return Labelled(loaded, task.prepared.pictures, torch.tensor(task.labels))
@@ -212,7 +204,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
             return Scenes(type(loaded))
         raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
     if scheme in ("", "emoji"):
-        return Emoji(loaded, drawings.emoji("train", cache))
+        return Emoji(loaded, emoji("train", cache))
     if scheme == "karpathy" and where:
         return Files(loaded, retrieval.karpathy(where, split="train"))
     raise BenchError(f"unknown training data '{name}': emoji, or karpathy:JSON[:IMAGES]")

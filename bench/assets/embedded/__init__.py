@@ -11,6 +11,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -50,18 +54,12 @@ def path(name: str) -> Path:
 
 def fashion_test() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return 2,000 Fashion-MNIST test images (N,28,28) and their labels (N,)."""
-    import numpy as np
-
     with np.load(path("fashion_test.npz")) as saved:
         return saved["images"], saved["labels"].astype(np.int64)
 
 
 def emoji_test() -> tuple[NDArray[np.uint8], list[str]]:
     """Return the held-out emoji drawings (N,64,64,3) and one distinct caption each."""
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
     table = pq.read_table(path("emoji_test.parquet"), columns=["image", "text"])
     images = [
         np.asarray(Image.open(io.BytesIO(webp)).convert("RGB"))

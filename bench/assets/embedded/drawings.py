@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from bench.assets.embedded.raw import ByteArray, DataError, cache_dir, fetch_npm
@@ -110,8 +111,6 @@ def render_house(house: str, data_dir: str | Path | None = None) -> Iterator[tup
 
 def house_images(house: str, data_dir: str | Path | None) -> dict[str, ByteArray]:
     """Return {slug: image} of one house, rendered once and cached as npz."""
-    from PIL import Image
-
     path = cache_dir(data_dir) / f"emoji-{house}-{EMOJI_PIXELS}.npz"
     if not path.exists():
         drawn = render_house(house, data_dir)

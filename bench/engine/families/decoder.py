@@ -284,16 +284,9 @@ class LanguagePass(Pass):
         return {**kw, **self.rotary}
 
     def attention(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        scale: float,
-        inner: Callable[..., Tensor],
-        fused: bool,
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, inner: Any, fused: bool
     ) -> Tensor:
         """The model's own attention; a prompt's q, k, v are noted for the methods."""
         if self.prompt is not None:
             self.qkv, self.scale, self.mask = (q, k, v), scale, mask
-        return inner(q, k, v, mask, scale)
+        return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]

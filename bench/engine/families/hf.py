@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
 from bench.engine.families.tapping import tapped
-from bench.engine.families.timm_vit import shrink
 from bench.engine.forward import Pass
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 
 @dataclass(frozen=True)

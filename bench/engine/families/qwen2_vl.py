@@ -16,8 +16,7 @@ from torch import Tensor
 
 from bench.engine.families.hf import Family, VisionTower
 from bench.engine.families.packed import MergerPass, PackedPass
-from bench.engine.families.timm_vit import shrink
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 _FAMILY = Family("vision", ("blocks",), ("norm1", "attn"), ("norm2", "mlp"), "", masked=False)
 

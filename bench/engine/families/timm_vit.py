@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
 from bench.engine.forward import Pass
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 
 class TimmVitAdapter(Adapter):
@@ -114,14 +114,6 @@ class TimmTower(Tower):
             for key, value in settings.items():
                 stack.enter_context(override(embed, key, value))
             yield
-
-
-def shrink(image: Tensor, to: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize of (B,3,H,W), in float32: torch has no other on a CPU."""
-    if tuple(image.shape[-2:]) == to:
-        return image
-    small = F.interpolate(image.float(), to, mode="bicubic", align_corners=False, antialias=True)
-    return small.to(image.dtype)
 
 
 def _attention(attn: Any, x: Tensor, run: Run) -> Tensor:

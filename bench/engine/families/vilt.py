@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from bench.engine.attention import own_projections
 from bench.engine.families import Adapter
-from bench.engine.families.timm_vit import shrink
 from bench.engine.forward import Pass
-from bench.engine.tower import Run, Tower, original, override
+from bench.engine.tower import Run, Tower, original, override, shrink
 
 
 class ViltAdapter(Adapter):

@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
+from torchvision.transforms import Compose, Lambda, Normalize, ToTensor
+
 from bench.assets import embedded
 from bench.core.errors import BenchError
+from bench.models import huggingface
 from bench.models.catalogue import Source
 from bench.models.files import check_file, hash_files, read_json
 from bench.models.loaded import Classifier, Loaded
+from bench.models.loading import quiet
 from bench.models.sources.hf import HuggingFace
+from bench.models.tensors import check, fill, read, shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,8 +96,6 @@ class Embedded(Source):
         return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        import torch
-
         if not random_weights:
             self.files()
         torch.manual_seed(seed)
@@ -108,8 +112,6 @@ def provenance(random_weights: bool, card: Path) -> dict[str, Any]:
 
 def _vit_fashion(name: str, random_weights: bool) -> Loaded:
     from timm.models.vision_transformer import VisionTransformer
-
-    from bench.models.tensors import fill
 
     shape = embedded.VIT_FASHION
     model = VisionTransformer(**shape)
@@ -129,9 +131,6 @@ def _vit_fashion(name: str, random_weights: bool) -> Loaded:
 
 def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
     """Return a model as from any folder that save_pretrained wrote; three BLIPs share one."""
-    from bench.models import huggingface
-    from bench.models.loading import quiet
-
     folder = embedded.path(FOLDERS[name])
     about = provenance(random_weights, folder.with_suffix(".md"))
     if FOLDERS[name] == "blip_emoji":
@@ -148,8 +147,6 @@ def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
     """Return one of the BLIPs "vqa", "caption" and "match" of a folder, in float32."""
     import transformers
 
-    from bench.models.tensors import check, read, shapes
-
     config = transformers.BlipConfig.from_json_file(folder / "config.json")
     model = getattr(transformers, BLIPS[which])(config)
     if random_weights:
@@ -164,8 +161,6 @@ def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
 
 def _pixels(mode: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], Tensor]:
     """Return a transform: PIL image -> (C,H,W) float32, scaled to 0..1 and normalised."""
-    from torchvision.transforms import Compose, Lambda, Normalize, ToTensor
-
     transform: Callable[[Any], Tensor] = Compose(
         [Lambda(lambda image: image.convert(mode)), ToTensor(), Normalize(mean, std)]
     )

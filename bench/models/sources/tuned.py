@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
+from bench.core import Learner, registry
 from bench.core.errors import BenchError, near_miss
+from bench.models import adapters, learning, tensors
 from bench.models.catalogue import Source, load, source_of
 from bench.models.files import check_file, folder_named, hash_files, read_json
+from bench.records.record import label
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,8 +52,6 @@ class Tuned(Source):
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        from bench.records.record import label
-
         folders = sorted(shipped().iterdir()) if shipped().is_dir() else []
         about = {f.name: training(f) for f in folders if (f / TRAINING).is_file()}
         return {
@@ -63,9 +64,6 @@ class Tuned(Source):
             raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
-        from bench.models import adapters
-        from bench.models.tensors import check, fill, read, shapes
-
         about = training(self.folder)
         with self._started_from():
             base = load(about["model"], random_weights=random_weights, seed=seed)
@@ -73,12 +71,12 @@ class Tuned(Source):
             return replace(base, name=self.name)
         for file in self._weights():
             if file.name == ADAPTER:
-                factors = read(file)
+                factors = tensors.read(file)
                 wanted = adapters.shapes(base.model, int(about.get("rank") or 0))
-                check(f"weights file {file}", wanted, shapes(factors))
+                tensors.check(f"weights file {file}", wanted, tensors.shapes(factors))
                 adapters.fold(base.model, factors)
             else:
-                fill(base.model, file)
+                tensors.fill(base.model, file)
         self._check_learned(about, base.model)
         sha = self._hash_with(str(base.provenance["sha256"]))
         provenance = {**base.provenance, "weights": "fine-tuned", "training": about, "sha256": sha}
@@ -115,10 +113,6 @@ class Tuned(Source):
 
         Some methods would go on without them, as if untrained.
         """
-        from bench.core import Learner, registry
-        from bench.models import learning
-        from bench.models.tensors import check, read, shapes
-
         kind, params = registry.method(about["method"]), about["params"]
         if not issubclass(kind, Learner):
             return
@@ -131,7 +125,8 @@ class Tuned(Source):
         wanted = method.learn(learning.towers(method, model))
         if wanted:
             names = {f"{kind.learns}.{name}": tensor for name, tensor in wanted.items()}
-            check(f"weights file {file}", shapes(names), shapes(read(file)), surplus=True)
+            saved = tensors.shapes(tensors.read(file))
+            tensors.check(f"weights file {file}", tensors.shapes(names), saved, surplus=True)
 
     @contextlib.contextmanager
     def _started_from(self) -> Iterator[None]:

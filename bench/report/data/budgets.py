@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scipy.stats import rankdata
+
 from bench.report.data.bands import band, off_middle
 from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
@@ -18,8 +20,6 @@ class Budget:
 
     def ranks(self) -> dict[str, list[float]]:
         """Return each method's ranks, 1 the most accurate, where it was measured on every task."""
-        from scipy.stats import rankdata
-
         groups = list(dict.fromkeys(group for row in self.cells.values() for group in row))
         complete = {name: row for name, row in self.cells.items() if row.keys() == set(groups)}
         if len(complete) < 2:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr, stdtr, stdtrit  # scipy.stats checks its arguments for 1 ms a call
 
 from bench.records.record import Accuracy
 
@@ -114,8 +115,6 @@ def pairable(ours: Scores, base: Scores) -> bool:
 
 def _students(value: float, centre: float, n: int, *parts: tuple[float, int]) -> Difference:
     """Return a difference whose variance is a sum of parts, each with its degrees of freedom."""
-    from scipy.special import stdtr, stdtrit  # scipy.stats.t checks its arguments for 0.1 ms a call
-
     variance = sum(part for part, _ in parts)
     if not variance:
         return Difference(value, value, value, n, float(value == 0))
@@ -227,8 +226,6 @@ def _sign_flips(gap: Scores) -> float:
 
 @lru_cache(maxsize=2**16)
 def _mcnemar(won: int, lost: int) -> float:
-    from scipy.special import bdtr  # scipy.stats.binomtest takes 1 ms a call, a hundred times this
-
     return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -12,7 +14,5 @@ TRIMMED = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": 
 
 def environment(**settings: Any) -> Environment:
     """Return the templates of reports; a name that they lack is an error."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     loader = PackageLoader("bench.assets", "templates/report")
     return Environment(loader=loader, undefined=StrictUndefined, **settings)

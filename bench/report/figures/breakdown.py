@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.patches import Patch
+
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.rows import Row, known
@@ -73,8 +75,6 @@ def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
 
 def breakdown(view: View, points: Sequence[Row]) -> Figure:
     """Draw one panel a batch size, one bar a method."""
-    from matplotlib.patches import Patch
-
     settings = {row["method"]: row for row in points}
     methods, page = sorted(settings, reverse=True), style.active()
     figure, parts = by_batch(points, 1.1 + 0.2 * len(methods))

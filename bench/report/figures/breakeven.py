@@ -7,6 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+import seaborn
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.patches import Rectangle
+
 from bench.report.data import disturbed
 from bench.report.data.bands import band, off_middle
 from bench.report.data.frame import Frames
@@ -69,11 +74,6 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
 
 def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:
     """Draw one map a method; what is slower than the unreduced model is hatched too."""
-    import pandas as pd
-    import seaborn
-    from matplotlib.colors import TwoSlopeNorm
-    from matplotlib.patches import Rectangle
-
     page, columns = style.active(), min(3, len(drawn))
     lines = -(-len(drawn) // columns)
     figure, axes = panels(len(drawn), page.text_in, 0.3 + 2.1 * lines, columns, share=False)

@@ -7,6 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+
 from bench.report.data.frame import Frames
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
@@ -128,8 +133,6 @@ class View:
         ends: tuple[Axes, dict[str, float]] | None = None,
     ) -> Figure:
         """Add the title above, and the names of the methods: at their ends, or in a legend."""
-        from matplotlib.lines import Line2D
-
         if self.head:
             figure.suptitle(style.safe(self.head, 110), x=0.01, ha="left")
         if ends and len(ends[1]) > labels.FEW and style.is_wide(figure):
@@ -179,8 +182,6 @@ def panels(
     count: int, width: float, height: float, columns: int | None = None, *, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure (inches) and its first ``count`` panels, with the same axes or their own."""
-    from matplotlib.figure import Figure
-
     columns = columns or count
     lines = -(-count // columns)
     size = (width, height * style.active().scale)
@@ -214,8 +215,6 @@ def shift_of(method: str, methods: Sequence[str]) -> float:
 
 def moved(ax: Axes, shift: float) -> Transform:
     """Return the data's coordinates, some points to the right."""
-    from matplotlib.transforms import ScaledTranslation
-
     figure = ax.get_figure()
     if not shift or figure is None:
         return ax.transData
@@ -249,8 +248,6 @@ def speed_limits(points: Sequence[Row]) -> tuple[float, float]:
 
 def few_ticks(*axes: Axis) -> None:
     """Leave out ticks: panels stand side by side, and many would touch."""
-    from matplotlib.ticker import MaxNLocator
-
     for axis in axes:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
@@ -266,8 +263,6 @@ def _reference(ax: Axes, rows: Sequence[Row]) -> None:
 
 def _latency_axis(ax: Axes, points: Sequence[Row]) -> None:
     """Add milliseconds above: the unreduced model's median over the paired speed-up."""
-    from matplotlib.ticker import FuncFormatter
-
     unreduced = [row["p50_ms"] * row["speedup_x"] for row in points if row["method"] == "none"]
     if not unreduced:
         return

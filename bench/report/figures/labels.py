@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.transforms import ScaledTranslation
+
 from bench.report.figures import style
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ def beside(ax: Axes, ends: Mapping[str, float], looks: Mapping[str, Look]) -> No
         ends: Each name's last value on the y axis.
         looks: The names' colours and markers.
     """
-    from matplotlib.transforms import ScaledTranslation
-
     figure, page = ax.figure.get_figure(root=True), style.active()
     line, around = page.legend_line_in, AROUND_IN * page.scale
     height = max(figure.get_figheight(), line * len(ends) + around)

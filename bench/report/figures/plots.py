@@ -17,7 +17,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from PIL import Image
 
 from bench.report.data import disturbed
 from bench.report.data.frame import Frames
@@ -49,10 +54,6 @@ def save(plot: Plot, folder: Path) -> None:
     What is made of images is a PNG only. The PNG has the colours of a palette.
     """
     with _drawn(plot) as figure:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from PIL import Image
-
         # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
         agg: Any = FigureCanvasAgg(figure)
         agg.draw()
@@ -71,9 +72,6 @@ def save(plot: Plot, folder: Path) -> None:
 def save_pdf(plot: Plot, folder: Path) -> None:
     """Draw a figure and write it as ``NAME.pdf``, which LaTeX can show."""
     with _drawn(plot) as figure:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.backends.backend_pdf import FigureCanvasPdf
-
         agg: Any = FigureCanvasAgg(figure)
         agg.draw()  # which lays the figure out
         figure.set_layout_engine("none")
@@ -106,7 +104,6 @@ def _slim(svg: str) -> str:
 def _drawn(plot: Plot) -> Iterator[Figure]:
     """Draw a figure under our settings, whatever the user's are."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
-    import matplotlib as mpl
 
     settings: Any = style.rc()
     with mpl.rc_context(), warnings.catch_warnings():

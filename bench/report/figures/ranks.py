@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from scipy.stats import friedmanchisquare, studentized_range
+
 from bench.report.data.budgets import Budget, budgets
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
@@ -36,7 +38,6 @@ def ranking(budgets: Sequence[Budget]) -> Ranking | None:
     every = [(name, ranks) for name, ranks in every if len(ranks) > 2 and _tasks(ranks) > 1]
     if not every:
         return None
-    from scipy.stats import friedmanchisquare, studentized_range
 
     name, ranks = max(every, key=lambda item: len(item[1]) * _tasks(item[1]))
     k, n = len(ranks), _tasks(ranks)

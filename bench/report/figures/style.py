@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import seaborn
+
 from bench.core.errors import BenchError, near_miss
 
 if TYPE_CHECKING:
@@ -139,8 +141,6 @@ def safe(text: str, width: int = 24) -> str:
 
 def rc() -> dict[str, Any]:
     """Return the matplotlib settings of every figure, on top of matplotlib's own defaults."""
-    import seaborn
-
     size = active().font_pt
     context = seaborn.plotting_context("paper")
     return {

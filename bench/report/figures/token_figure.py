@@ -10,6 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from bench.records.fates import DROPPED, Fate, Fates, unpack
 from bench.records.record import Record
@@ -82,9 +85,6 @@ def tokens_after(blocks: int, cell: Fate, sample: int, patches: int) -> NDArray[
 
 def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
     """Draw two samples beside each other: the input, and its tokens at three depths."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     samples = range(min(SAMPLES, len(group.samples)))
     depths = sorted({-(-group.depth * part // 3) for part in (1, 2, 3)})
     wide = len(samples) * (1 + len(depths))
@@ -124,8 +124,6 @@ def _answer(group: Fates, cell: Fate, sample: int) -> str:
 
 def _picture(png: str, grid: tuple[int, int]) -> NDArray[Any]:
     """(rows*SCALE, columns*SCALE, 3) the input in 0..1."""
-    from PIL import Image
-
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     size = (grid[1] * SCALE, grid[0] * SCALE)
     return np.asarray(image.resize(size, Image.Resampling.NEAREST)) / 255

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
 from bench.records.store import slug
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
@@ -89,8 +91,6 @@ def _limit(ax: Axes, tokens: Sequence[Row], longest: int, columns: int) -> None:
 
 def _grid(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     """Return panels at fixed places: to find places for so many takes longer than to draw them."""
-    from matplotlib.figure import Figure
-
     page, lines = style.active(), -(-count // columns)
     cell = PANEL_IN + TITLE_IN
     figure = Figure(figsize=(page.text_in, page.scale * (TOP_IN + lines * cell + BOTTOM_IN)))

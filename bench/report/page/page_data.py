@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as Outline
+
 from bench.report.data.differences import FLAGS
 from bench.report.data.frame import Frames
 from bench.report.data.names import metric_name, task_name
@@ -130,8 +133,6 @@ def looks(methods: Iterable[str]) -> dict[str, Row]:
 def _outline(marker: str) -> str:
     """Return matplotlib's marker as SVG path data, one unit wide."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
-    from matplotlib.markers import MarkerStyle
-    from matplotlib.path import Path as Outline
 
     style_ = MarkerStyle(marker)
     outline = style_.get_path().transformed(style_.get_transform())

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
+from scipy.stats import mannwhitneyu
+
 from bench.core.errors import BenchError
 from bench.records.record import Cost, Latency, Record
 from bench.report.data import disturbed, load, mixture, stats
@@ -130,8 +132,6 @@ def _accuracy(old: Record, new: Record) -> Iterator[Row]:
 
 
 def _speed(old: Record, new: Record) -> Iterator[Row]:
-    from scipy.stats import mannwhitneyu
-
     before = {(condition(entry), entry.batch): entry for entry in old.cost.latency}
     for entry in new.cost.latency:
         other = before.get((condition(entry), entry.batch))

@@ -12,6 +12,8 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from bench.report.data.templates import TRIMMED, environment
 from bench.report.tables.table import MISSING, Column, Table, unescape
 
@@ -61,8 +63,6 @@ def latex(table: Table) -> str:
 
 def _tabular(table: Table) -> str:
     """Return the rows and the heads, with a gap above each band but the first."""
-    import pandas as pd
-
     shown = [i for i, column in enumerate(table.columns) if not column.wide]
     specs, heads, columns = zip(*(_printed(table, i) for i in shown), strict=True)
     bands = [row.get("band") for row in table.rows]

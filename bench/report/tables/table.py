@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
+import pandas as pd
+
 from bench.report.data import disturbed
 from bench.report.data.differences import NOISE, OVER_RANDOM, Flag, flags
 from bench.report.data.rows import Row, known
@@ -184,8 +186,6 @@ class Table:
     @property
     def csv(self) -> str:
         """All fields with every digit."""
-        import pandas as pd
-
         text: str = pd.DataFrame(list(self.rows), dtype=object).to_csv(
             index=False, lineterminator="\n"
         )
