@@ -165,8 +165,7 @@ class Pass:
         reducer = reduction.reducer
         initial = max(self.initial - self.tower.n_protected, 0)
         present = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
-        if not self.adaptive:
-            self.nominal = present
+        self.nominal = self.nominal if self.adaptive else present
         r = reduction.count(layer, self.depth, self.nominal, initial, self.grid)
         r = min(r, self.nominal - self.tower.reads_patches)  # one stays
         if r <= 0:
@@ -246,9 +245,10 @@ class Pass:
 
     def _finish(self, x: Tensor) -> Tensor:
         """Appended tokens leave the sequence after the last block."""
-        n = x.shape[1] - self.appends
-        self.size = self.size[:, :n]
-        return x[:, :n]
+        if self.appends:
+            n = x.shape[1] - self.appends
+            x, self.size = x[:, :n], self.size[:, :n]
+        return x
 
     def restore(self, x: Tensor) -> Tensor:
         """(B,M,C) -> (B,N,C): every input position shows the token that stands for it.
