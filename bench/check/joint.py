@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BlipConfig, ViltConfig
 
 from bench.check.models import SMALL, VISION, images
@@ -41,8 +41,14 @@ def vilt(cls: Any, **kw: Any) -> Any:
 
 
 def _spread(model: Any) -> Any:
-    """As drawn, weights say the same for every input: larger ones tell inputs apart."""
+    """Make inputs differ inside of the model, which they hardly do with weights as drawn.
+
+    BERT's blocks end in a norm: with weights of one it would make all tokens equally long.
+    """
     with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.normal_(std=0.25)

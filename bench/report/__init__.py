@@ -9,6 +9,7 @@ Example:
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -65,6 +66,7 @@ def build(
     Raises:
         BenchError: If there are no records, a name is unknown, or ``out`` is not writable.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
     from bench.report.content import content
     from bench.report.data import frame, load
     from bench.report.figures import token_maps

@@ -6,7 +6,6 @@ writable configuration folder.
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections import Counter
@@ -103,8 +102,6 @@ def _slim(svg: str) -> str:
 @contextmanager
 def _drawn(plot: Plot) -> Iterator[Figure]:
     """Draw a figure under our settings, whatever the user's are."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
-
     settings: Any = style.rc()
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
@@ -132,8 +131,6 @@ def looks(methods: Iterable[str]) -> dict[str, Row]:
 
 def _outline(marker: str) -> str:
     """Return matplotlib's marker as SVG path data, one unit wide."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "created a temporary config folder"
-
     style_ = MarkerStyle(marker)
     outline = style_.get_path().transformed(style_.get_transform())
     letters = dict(
