@@ -17,7 +17,7 @@ LAST_LINE_REPORT := import json, sys; lines = sys.stdin.read().splitlines(); \
 GPU_REACHED := import sys, torch; sys.exit(not torch.cuda.is_available())
 # Every warning, a broken link above all, is an error; the theme's own notice about MkDocs 2 is not shown.
 BUILD_DOCS := NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
-GPU_NEEDS := psutil pytest pydantic rich safetensors timm transformers typer yaml
+GPU_NEEDS := PIL filelock psutil pytest pydantic rich safetensors scipy timm torchvision transformers typer yaml
 MISSING := import sys; from importlib.util import find_spec as f; \
 	print(*[name for name in sys.argv[1:] if not f(name)])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bench.core import registry
 from bench.core.errors import BenchError, Unsupported
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ __version__ = "0.1.0"
 
 def list_methods() -> list[str]:
     """Return the names of all registered methods, `none` first."""
-    from bench.core.registry import methods
-
-    return list(methods())
+    return list(registry.methods())
 
 
 def __getattr__(name: str) -> Any:

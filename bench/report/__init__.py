@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import BenchError, near_miss
 
@@ -81,7 +82,7 @@ def build(
     frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
     writers = (markdown.write_csv, markdown.write_latex, page.write, markdown.write, paper.write)
     out = Path(out)
-    scratch = _scratch(out)
+    scratch = _scratch(out, page)
     try:
         with use(style):
             parts = content(frames, token_maps.read(results, frames.records), figures)
@@ -101,10 +102,8 @@ def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
             raise BenchError(f"no {what} '{name}' here{near_miss(name, known)}")
 
 
-def _scratch(out: Path) -> Path:
+def _scratch(out: Path, page: Any) -> Path:
     """Make a folder beside the old report, on its file system, to build the new one in."""
-    from bench.report.page import page
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         html = out / page.NAME

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import DescrStatsW
 
 from bench.records.record import Metric
 from bench.tasks.base import Evaluation
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 def proportion(ranks: Sequence[int], k: int) -> Metric:
     """Return the percentage of `ranks` (0-based) below `k`, with its Wilson interval."""
+    from statsmodels.stats.proportion import proportion_confint
+
     hits, n = sum(rank < k for rank in ranks), len(ranks)
     low, high = proportion_confint(hits, n, method="wilson")
     return Metric(100 * hits / n, "%", (100 * float(low), 100 * float(high)), n)
@@ -25,6 +25,8 @@ def proportion(ranks: Sequence[int], k: int) -> Metric:
 
 def average(scores: Sequence[float], unit: str, scale: float = 1.0) -> Metric:
     """Return the mean of `scores`, times `scale`, with Student's interval where there is one."""
+    from statsmodels.stats.weightstats import DescrStatsW
+
     mean = scale * sum(scores) / len(scores)
     if len(scores) < 2:
         return Metric(mean, unit, None, len(scores))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
 import torch
 
 from bench.assets import embedded
@@ -103,7 +102,7 @@ def emoji() -> ZeroShot:
     A model that was trained on labels with keywords gets the label alone, without a sentence.
     """
     images, _ = embedded.emoji_test()
-    table = pq.read_table(embedded.path("emoji_test.parquet"), columns=["label"])
+    table = embedded.emoji_table("label")
     classes: list[str] = table.column("label").to_pylist()
     version = hash_of(images.tobytes(), *classes)
     pictures = Arrays(images, "emoji image")

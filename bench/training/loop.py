@@ -84,17 +84,16 @@ class Settings:
 def accelerator(device: str) -> Any:
     """Return a new accelerate.Accelerator; it joins the other processes, if there are any."""
     try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        import accelerate
     except ImportError as error:
         raise TrainingError("training needs accelerate: pip install accelerate peft") from error
-    return Accelerator(
+    return accelerate.Accelerator(
         cpu=torch.device(device).type == "cpu",
         device_placement=False,  # the model is loaded to its device
         step_scheduler_with_optimizer=False,
         mixed_precision="no",  # each loss says what it computes in bfloat16
         # A method may leave parameters of some layers unused.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 

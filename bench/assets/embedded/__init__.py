@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -58,9 +57,16 @@ def fashion_test() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return saved["images"], saved["labels"].astype(np.int64)
 
 
+def emoji_table(*columns: str) -> Any:
+    """Return columns of the held-out emoji's table, a `pyarrow.Table`."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path("emoji_test.parquet"), columns=list(columns))
+
+
 def emoji_test() -> tuple[NDArray[np.uint8], list[str]]:
     """Return the held-out emoji drawings (N,64,64,3) and one distinct caption each."""
-    table = pq.read_table(path("emoji_test.parquet"), columns=["image", "text"])
+    table = emoji_table("image", "text")
     images = [
         np.asarray(Image.open(io.BytesIO(webp)).convert("RGB"))
         for webp in table.column("image").to_pylist()

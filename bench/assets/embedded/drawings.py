@@ -105,8 +105,9 @@ def render_house(house: str, data_dir: str | Path | None = None) -> Iterator[tup
         code = emoji.concept.lower().replace("-fe0f", "")
         svg = _svg(icons, name) or _svg(icons, by_code.get(code, ""))
         if svg is not None:
-            size = {"width": EMOJI_PIXELS, "height": EMOJI_PIXELS}
-            yield name, bytes(svg_to_bytes(svg_string=svg, background="#ffffff", **size))
+            side = EMOJI_PIXELS
+            png = svg_to_bytes(svg_string=svg, background="#ffffff", width=side, height=side)
+            yield name, bytes(png)
 
 
 def house_images(house: str, data_dir: str | Path | None) -> dict[str, ByteArray]:
