@@ -10,16 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.core.code import code_of
 from bench.core.errors import BenchError, check_known
+from bench.core.scanning import discover
 
 if TYPE_CHECKING:
     from bench.core import Reducer
@@ -74,11 +72,7 @@ def _where(cls: Any) -> str:
 
 @functools.cache
 def _discover() -> None:
-    package = importlib.import_module("methods")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"methods.{module.name}")
-    for plugin in entry_points(group=GROUP):
-        plugin.load()
+    discover("methods", GROUP)
 
 
 def methods() -> dict[str, type[Reducer]]:

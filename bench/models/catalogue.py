@@ -9,21 +9,21 @@ is downloaded: cost columns need shapes only.
 
 Every kind of name has a source, a file in `bench/models/sources/`, which is found by scanning. It
 takes a name apart once; what can be known of the model without loading it, and the model itself,
-are asked of the source. Sources import no heavy library before a model is loaded.
+are asked of the source. Sources import neither timm nor
+transformers before a model is loaded.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from bench.core.scanning import defined_in, modules_of
 from bench.models.loading import finish
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ class Source(ABC):
 @functools.cache
 def sources() -> list[type[Source]]:
     """Return every kind of source, by precedence."""
-    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__):
-        importlib.import_module(f"{PACKAGE}.{module.name}")
-    return sorted(Source.__subclasses__(), key=lambda source: source.precedence)
+    kinds = (cls for module in modules_of(PACKAGE) for cls in defined_in(module, Source))
+    return sorted(kinds, key=lambda source: source.precedence)
 
 
 def source_of(name: str) -> Source:

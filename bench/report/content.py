@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.core.scanning import modules_of
 from bench.records.fates import Fates
 from bench.report import figures, tables
 from bench.report.data.frame import Frames
-from bench.report.data.makers import Maker, makers, scan
+from bench.report.data.makers import Maker, makers
 from bench.report.data.rows import Row
 from bench.report.figures import plots, token_figure
 from bench.report.figures.plots import Plot
@@ -97,8 +98,8 @@ class Content:
 
 def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None) -> Content:
     """Make a report's parts, with figures of so many models and tasks; None: of all."""
-    scan(tables)
-    scan(figures)
+    for package in (tables, figures):
+        modules_of(package.__name__)
     every, drawn = frames.groups(), plots.most_complete(frames, most)
     remark = frames.remark(*every)
     over = [_block(maker, maker.make(frames, drawn)) for maker in makers("figure", overall=True)]

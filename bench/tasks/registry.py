@@ -10,17 +10,15 @@ name in the entry-point group `crossget_bench.tasks`.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.core.code import code_of
 from bench.core.errors import BenchError, near_miss
+from bench.core.scanning import discover
 from bench.tasks.base import Task, hash_of
 
 GROUP = "crossget_bench.tasks"
@@ -81,11 +79,7 @@ def task(form: str, summary: str) -> Callable[[Loader], Loader]:
 
 @functools.cache
 def _discover() -> None:
-    package = importlib.import_module("bench.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"bench.tasks.{module.name}")
-    for plugin in entry_points(group=GROUP):
-        plugin.load()
+    discover("bench.tasks", GROUP)
 
 
 def entries() -> dict[str, Entry]:

@@ -12,15 +12,13 @@ error, so that nothing hangs on the order in which files are read.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from importlib.metadata import entry_points
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.core.errors import BenchError, Unsupported
+from bench.core.scanning import defined_in, modules_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,17 +59,8 @@ def adapters() -> tuple[Adapter, ...]:
     Raises:
         BenchError: a package names something else than an adapter, or a module with some.
     """
-    modules = [
-        importlib.import_module(f"{__name__}.{module.name}")
-        for module in pkgutil.iter_modules(__path__)
-    ]
-    return tuple(cls() for cls in [*(c for m in modules for c in _defined(m)), *_plugins()])
-
-
-def _defined(module: ModuleType) -> Iterator[type[Adapter]]:
-    for value in vars(module).values():
-        if _is_adapter(value) and value.__module__ == module.__name__:
-            yield value
+    ours = (cls for module in modules_of(__name__) for cls in defined_in(module, Adapter))
+    return tuple(cls() for cls in (*ours, *_plugins()))
 
 
 def _is_adapter(value: Any) -> bool:
@@ -81,7 +70,7 @@ def _is_adapter(value: Any) -> bool:
 def _plugins() -> Iterator[type[Adapter]]:
     for plugin in entry_points(group=GROUP):
         target = plugin.load()
-        classes = [target] if _is_adapter(target) else list(_defined(target))
+        classes = [target] if _is_adapter(target) else defined_in(target, Adapter)
         if not classes:
             raise BenchError(
                 f"'{plugin.value}' of the entry-point group {GROUP} is no subclass of "

@@ -8,11 +8,8 @@ A new table or figure is one new file in one of these folders:
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, TypeVar
 
 Make = TypeVar("Make", bound=Callable[..., Any])
@@ -64,9 +61,3 @@ def makers(*whats: str, overall: bool = False) -> list[Maker]:
     """Return what was declared, in the order in which a report shows it."""
     chosen = [m for m in _MAKERS.items() if m[1].what in whats and m[1].overall == overall]
     return [maker for _, maker in sorted(chosen, key=lambda item: (item[1].place, item[0]))]
-
-
-def scan(package: ModuleType) -> None:
-    """Import all files of a package, so that they declare what they make."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
