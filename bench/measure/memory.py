@@ -25,14 +25,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from bench.core.errors import BenchError
-
-if TYPE_CHECKING:
-    import torch
 
 Workload = Callable[[], object]
 Build = Callable[[], Workload]

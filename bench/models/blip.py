@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from bench.engine.families.blip import reading
@@ -15,8 +16,6 @@ from bench.models.joint import QUESTION_TOKENS, Joint, JointReader, longest_text
 from bench.models.loaded import Answerer, Captioner, Matcher, Writer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Images
 
 

@@ -6,9 +6,10 @@ import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
@@ -17,9 +18,6 @@ from bench.models import blip, joint, multimodal, vilt
 from bench.models.loaded import Classifier, Encoder, Loaded, Matcher, Reader, TwoTower
 from bench.models.loading import quiet
 from bench.models.shapes import shape
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 JOINT = {**blip.KINDS, **vilt.KINDS}  # by architecture, which the configuration names
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.engine.tower import override
@@ -26,8 +27,6 @@ from bench.models import multimodal
 from bench.models.loaded import Loaded, Reader
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Images
 
 T = TypeVar("T")

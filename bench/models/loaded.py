@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
     Images = Sequence[Sequence[Any]]  # PIL images of each sample
 
 

@@ -12,19 +12,16 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session
+from torch import nn
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.models.loaded import Loaded
 from bench.models.shapes import shapes
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 COSTS_ALONE = ", or add --random-weights for the cost columns alone"
 _OFFLINE = f"give a local folder, fill the hub's cache where there is a network{{how}}{COSTS_ALONE}"

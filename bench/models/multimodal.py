@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
@@ -23,8 +24,6 @@ from bench.engine.tower import original, override
 from bench.models.loaded import Multimodal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Images
 
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core.errors import BenchError
 from bench.models.files import check_file
 from bench.models.loading import first_line
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     Shapes = Mapping[str, tuple[int, ...]]
 
 SHOWN = 3  # tensors that a message names

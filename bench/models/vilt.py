@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import Tensor
 
 from bench.models.joint import Joint, JointReader, padded
 from bench.models.loaded import Answerer, Encoder, PairClassifier
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Images
 
 

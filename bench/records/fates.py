@@ -13,16 +13,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from bench.core.errors import BenchError
 from bench.records.record import dump
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FOLDER = "tokens"  # below a suite's records, which lie in its folder themselves
 DROPPED = -1

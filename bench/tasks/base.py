@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.core.errors import BenchError, Unsupported
 from bench.records.record import Metric
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Loaded
     from bench.tasks.pictures import Prepared
 

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.models.loaded import Loaded, Writer
 
 CACHE_BYTES = 1 << 30  # prepared images are kept between cells up to this size

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bench.models.loaded import Matcher
 from bench.tasks import files, karpathy
@@ -24,9 +24,6 @@ from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
 from bench.tasks.pictures import Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import flattened, recalls
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORM = "rerank-karpathy:JSON[:IMAGES]"
 FEW_IMAGES, K_FEW, K_MANY = 1000, 128, 256

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bench.assets import embedded
 from bench.models.loaded import TwoTower
@@ -14,9 +14,6 @@ from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.scores import proportion, ranks_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RECALLS = (1, 5, 10)
 FORM = "karpathy:JSON[:IMAGES]"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bench.records.record import Metric
 from bench.tasks.base import Evaluation
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def proportion(ranks: Sequence[int], k: int) -> Metric:

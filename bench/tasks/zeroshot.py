@@ -9,9 +9,9 @@ Source: CLIP (zero-shot notebook); CoOp (trainers/zsclip.py) for the sentences o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bench.assets import embedded
 from bench.models.loaded import TwoTower
@@ -20,9 +20,6 @@ from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import image_features, text_features
 from bench.tasks.scores import ranks_of_labels, top_k
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 USUAL = "a photo of a {}."
 # CoOp's sentence of each data set, by the name in its `split_zhou_NAME.json`; USUAL for the others.

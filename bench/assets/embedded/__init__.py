@@ -9,14 +9,11 @@ from __future__ import annotations
 import io
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 FASHION_MEAN, FASHION_STD = 0.286, 0.353
 EMOJI_MEAN, EMOJI_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

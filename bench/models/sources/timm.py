@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
+from torch import nn
 
 from bench.core.errors import BenchError, near_miss
 from bench.models.catalogue import Source
@@ -15,9 +16,6 @@ from bench.models.files import folder_named, hash_files, read_json, weight_files
 from bench.models.loaded import Classifier, Encoder, Loaded
 from bench.models.loading import fetching, quiet
 from bench.models.tensors import checked, fill
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 TRIMMED = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
 

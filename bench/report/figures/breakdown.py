@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from bench.report.data.frame import Frames
@@ -14,9 +15,6 @@ from bench.report.data.rows import Row, known
 from bench.report.figures import style
 from bench.report.figures.drawing import DASHED, View, by_batch, joined
 from bench.report.figures.plots import Plot, shown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Part, colour and hatch: hatch and lightness tell them apart in grey.
 PARTS = (

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import seaborn
 from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bench.report.data import disturbed
@@ -20,9 +21,6 @@ from bench.report.data.rows import known
 from bench.report.figures import style
 from bench.report.figures.drawing import panels
 from bench.report.figures.plots import Plot
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
 MAX_MAPS = 6

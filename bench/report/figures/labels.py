@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from bench.report.figures import style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from bench.report.figures.style import Look
 
 FEW = 6  # methods, which a legend names well enough

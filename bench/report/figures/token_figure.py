@@ -7,11 +7,12 @@ import colorsys
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.records.fates import DROPPED, Fate, Fates, unpack
@@ -21,10 +22,6 @@ from bench.report.data.names import task_name
 from bench.report.figures import style
 from bench.report.figures.plots import Plot
 from bench.report.figures.token_maps import outdated
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 SAMPLES = 2  # side by side
 TILE_IN = 0.78  # side of an image

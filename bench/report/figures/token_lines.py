@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.records.store import slug
@@ -17,10 +17,6 @@ from bench.report.figures import style
 from bench.report.figures.drawing import DASHED, View, methods_of
 from bench.report.figures.labels import spread
 from bench.report.figures.plots import Plot
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Steps = tuple[list[int], list[float]]  # layers, and the tokens after them
 LABEL_SIZE = 0.8125  # of the labels at the lines' ends, in font sizes
