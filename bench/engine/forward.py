@@ -162,7 +162,6 @@ class Pass:
 
     def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
         """Reduce by as many tokens as the schedule says and the method can. (B,N,C) -> (B,M,C)."""
-        reducer = reduction.reducer
         initial = max(self.initial - self.tower.n_protected, 0)
         present = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
         self.nominal = self.nominal if self.adaptive else present
@@ -172,16 +171,17 @@ class Pass:
             return x
         self.nominal -= r
         r = present - self.nominal
-        return self._reduce(reducer, layer, x, r) if r > 0 or is_adaptive(reducer) else x
+        acts = r > 0 or is_adaptive(reduction.reducer)
+        return self._reduce(reduction, layer, x, r) if acts else x
 
-    def _reduce(self, reducer: Reducer, layer: int, x: Tensor, r: int) -> Tensor:
+    def _reduce(self, reduction: Reduction, layer: int, x: Tensor, r: int) -> Tensor:
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         n = x.shape[1]
-        plan = self._ordered(reducer.plan(self._site(layer, x), r))
+        plan = self._ordered(reduction.reducer.plan(self._site(layer, x), r))
         x, self.size = plan.apply(x, self.size)
         self._follow(plan, n, layer)
-        if self.qkv is not None and len(self.reductions) > 1:
+        if self.qkv is not None and reduction is not [*self.after, *self.before][-1]:
             self.qkv, self.bias = attention_left(plan, self.qkv, self.bias)
         for observer in observe.OBSERVERS:
             observer.exit("reduction")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, observe
+from bench.core import Plan, observe
 from bench.core.tensors import take
 from bench.engine.families.projector import ProjectorPass, places
 from bench.engine.forward import Pass, Reduction
@@ -72,7 +72,7 @@ class OneImage(Pass):
         self.place = torch.arange(x.shape[1], device=x.device)[None]
         return x
 
-    def _reduce(self, reducer: Reducer, layer: int, x: Tensor, r: int) -> Tensor:
+    def _reduce(self, reduction: Reduction, layer: int, x: Tensor, r: int) -> Tensor:
         """Ahead of the first reduction put the patches in rows, as methods count on a grid."""
         if not self.reduced:
             self.slot = in_rows(*self.shape, self.tower.side, x.device)[None]
@@ -81,7 +81,7 @@ class OneImage(Pass):
             if self.qkv is not None:
                 q, k, v = (t[:, :, order[0]] for t in self.qkv)
                 self.qkv = q, k, v
-        return super()._reduce(reducer, layer, x, r)
+        return super()._reduce(reduction, layer, x, r)
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         super()._follow(plan, n, layer)

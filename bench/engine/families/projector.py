@@ -172,7 +172,7 @@ class ProjectorPass(Pass):
         self.block_read = _block_read(reducer, self.tower)
         if isinstance(reducer, ProjectorReducer):
             self.class_stays = self.class_stays or reducer.keeps_class
-        return self._reduce(reducer, layer, x, r)
+        return self._reduce(reduction, layer, x, r)
 
     def _site(self, layer: int, x: Tensor) -> Site:
         site = super()._site(layer, x)
