@@ -45,18 +45,18 @@ def test_an_adaptive_method_is_counted_on_images_of_the_task(
 ) -> None:
     monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
     one, task = cell("ats", 0.7), tasks.load("fashion-mnist")
-    found = measure(one, session, task, lambda stage: None).cost
+    cost = measure(one, session, task, lambda stage: None).cost
     with apply(session.loaded, one):
         counts = [bench.count_macs(session.loaded.model, x).total for x in images(session, task)]
         noise = bench.count_macs(session.loaded.model, **session.loaded.example_inputs(1)).total
         traces = [bench.trace(session.loaded.model, x).tokens for x in images(session, task)]
-    assert found.macs is not None and len(counts) == 24
-    assert found.macs.total == pytest.approx(sum(counts) / 24, abs=1)
-    assert abs(noise / found.macs.total - 1) > 0.005  # which is what was counted before
-    assert sum(found.macs.by_op.values()) == pytest.approx(found.macs.total, rel=1e-4)
+    assert cost.macs is not None and len(counts) == 24
+    assert cost.macs.total == pytest.approx(sum(counts) / 24, abs=1)
+    assert abs(noise / cost.macs.total - 1) > 0.005  # which is what was counted before
+    assert sum(cost.macs.by_op.values()) == pytest.approx(cost.macs.total, rel=1e-4)
     last = [trace["vision"][-1][1] for trace in traces]
-    assert found.tokens["vision"][-1][1] == pytest.approx(sum(last) / 24, abs=0.01)
-    assert found.notes == []
+    assert cost.tokens["vision"][-1][1] == pytest.approx(sum(last) / 24, abs=0.01)
+    assert cost.notes == []
 
 
 def test_an_adaptive_method_is_timed_on_images_of_the_task(session: Session) -> None:

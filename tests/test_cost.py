@@ -158,10 +158,10 @@ def test_dropped_patches_leave_whole_groups_by_chance_where_nobody_knows_which()
     with bench.reduced(real, "random", **given), bench.reduced(meta, "random", **given):
         with multimodal.asked(meta, words=7) as shape:
             guessed = stage_macs(meta, shape)
-        found = stage_macs(real, multimodal.noise(real, words=7))
-    assert guessed.macs["vision"] == found.macs["vision"]
+        stages = stage_macs(real, multimodal.noise(real, words=7))
+    assert guessed.macs["vision"] == stages.macs["vision"]
     for stage in ("projector", "prefill", "decode"):
-        assert guessed.macs[stage] == pytest.approx(found.macs[stage], rel=0.05)
+        assert guessed.macs[stage] == pytest.approx(stages.macs[stage], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -456,10 +456,12 @@ def test_a_cell_takes_what_the_method_learned_unless_it_names_something_else(
 
 
 def test_fine_tuning_goes_on_from_what_the_method_learned(recipe: Make, tuned: Path) -> None:
-    own = bench.core.registry.method("crossget")(cross_tokens=tuned / "crossget.safetensors").tables
-    found: Any = learning.reducer("crossget", {}, model_tuned.learned_with(str(tuned)))
-    assert own.keys() == found.tokens.vectors.keys()
-    assert all(torch.equal(own[tower], found.tokens.vectors[tower]) for tower in own)
+    saved = bench.core.registry.method("crossget")(
+        cross_tokens=tuned / "crossget.safetensors"
+    ).tables
+    reducer: Any = learning.reducer("crossget", {}, model_tuned.learned_with(str(tuned)))
+    assert saved.keys() == reducer.tokens.vectors.keys()
+    assert all(torch.equal(saved[tower], reducer.tokens.vectors[tower]) for tower in saved)
     fresh: Any = learning.reducer(
         "crossget", {"cross_tokens": None}, model_tuned.learned_with(str(tuned))
     )

@@ -66,25 +66,25 @@ def tasks(count: int) -> list[Record]:
 
 def test_ranks_are_those_of_the_accuracies() -> None:
     records = tasks(4)
-    found = ranks.ranking(budgets(frame.build(records)))
-    assert found is not None and found.tasks == 4 and len(found.means) > 3
+    ranking = ranks.ranking(budgets(frame.build(records)))
+    assert ranking is not None and ranking.tasks == 4 and len(ranking.means) > 3
     scores = []
     for index in range(4):
         near: dict[str, tuple[float, float]] = {}
         for one in records:
             share = 100 * share_of(one)
-            near_ten = found.budget.startswith(f"{middle(one) - 5}–")
+            near_ten = ranking.budget.startswith(f"{middle(one) - 5}–")
             if one.cell.task == f"task-{index}" and near_ten:
                 value = one.accuracy.metrics["top1"].value
                 place = (abs(share - middle(one)), value)
                 near[one.cell.method] = min(near.get(one.cell.method, place), place)
-        scores.append([near[name][1] for name in found.means])
+        scores.append([near[name][1] for name in ranking.means])
     by_task = np.array([rankdata([-value for value in own]) for own in scores])
-    assert list(found.means.values()) == pytest.approx(by_task.mean(0))
-    assert found.p == pytest.approx(friedmanchisquare(*by_task.T).pvalue)
-    k = len(found.means)
+    assert list(ranking.means.values()) == pytest.approx(by_task.mean(0))
+    assert ranking.p == pytest.approx(friedmanchisquare(*by_task.T).pvalue)
+    k = len(ranking.means)
     nemenyi = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949}[k]  # Demšar 2006, Table 5
-    assert found.critical == pytest.approx(nemenyi * (k * (k + 1) / 24) ** 0.5, rel=1e-3)
+    assert ranking.critical == pytest.approx(nemenyi * (k * (k + 1) / 24) ** 0.5, rel=1e-3)
     assert ranks.ranking(budgets(frame.build(tasks(1)))) is None
 
 

@@ -448,9 +448,9 @@ def test_speedups_are_medians_over_seeds_with_their_range() -> None:
 def test_recipes_machines_and_limits_are_not_mixed() -> None:
     few = [SPECS[0], WHOLE]
     longer = [record(spec, seed, recipe={"steps": 999}) for spec in few for seed in SEEDS]
-    found = studies.studies([*everything(few), *longer])
-    assert [len(one.settings) for one in found] == [2, 2]
-    assert len({one.name for one in found}) == 2
+    merged = studies.studies([*everything(few), *longer])
+    assert [len(one.settings) for one in merged] == [2, 2]
+    assert len({one.name for one in merged}) == 2
     own = [one for one in everything(few) if one.cell.model != BASE]
     elsewhere = [replace(record(spec), env={"machine": "other"}) for spec in few]
     limited = [replace(one, cell=replace(one.cell, limit=10)) for one in map(record, few)]
@@ -485,8 +485,8 @@ def test_the_general_comparison_is_as_without_fine_tuned_records(
     new = build([write(records, tmp_path / "b")], tmp_path / "new").parent
     texts = [(path / "report.md").read_text() for path in (old, new)]
     start, end = f"\n## {BASE} ·", "\n## "
-    found = [text[text.index(start) + len(end) :].partition(end)[0] for text in texts]
-    assert found[0] == found[1]
+    parts = [text[text.index(start) + len(end) :].partition(end)[0] for text in texts]
+    assert parts[0] == parts[1]
     assert "Fine-tuned" not in texts[0] and ", fine-tuned" not in texts[0]
     names = [{path.name for path in folder.rglob("*.*")} for folder in (old, new)]
     added = names[1] - names[0]

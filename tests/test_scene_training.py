@@ -188,7 +188,7 @@ def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) 
     loaded.model.config.text_config.label_smoothing = 0.0
     batch = pairs.Scenes(Answerer).batch(torch.arange(5), torch.Generator().manual_seed(0))
     assert len({len(answer.split()) for answer in batch.answers}) > 1
-    whole = answers(loaded)(batch)
+    batched = answers(loaded)(batch)
     total, count = 0.0, 0
     for i in range(5):
         one = pairs.Batch(
@@ -201,7 +201,7 @@ def test_the_loss_of_a_blips_answers_does_not_depend_on_padding(tmp_path: Path) 
         words = len(batch.answers[i].split()) + 1  # and its end
         total += float(answers(loaded)(one).detach()) * words
         count += words
-    assert abs(float(whole.detach()) - total / count) < 1e-4
+    assert abs(float(batched.detach()) - total / count) < 1e-4
 
 
 def test_a_vilt_begins_with_what_the_encoder_knows() -> None:

@@ -52,17 +52,17 @@ def test_patches_in_their_order_say_the_same(family: str) -> None:
 def test_every_method_runs_and_leaves_nothing_behind(uneven: bool, name: str) -> None:
     """On two images with one text, and on images that fill their pixels unlike each other."""
     model = tiny.built("ViLT" if uneven else "ViLT pairs")
-    given = tiny.inputs(model)
-    given = tiny.unlike(given) if uneven else given
-    plain = tiny.run(model, given)
+    inputs = tiny.inputs(model)
+    inputs = tiny.unlike(inputs) if uneven else inputs
+    plain = tiny.run(model, inputs)
     if uneven and name == "pool":  # it wants a grid, which images with padding have not
         return
     with bench.reduced(model, made(name), **some(name)):
-        said = tiny.run(model, given)
-        tokens = bench.trace(model, **given).tokens["vision"]
+        said = tiny.run(model, inputs)
+        tokens = bench.trace(model, **inputs).tokens["vision"]
     assert bool(said.isfinite().all())
     assert 10 <= tokens[-1][1] < 10 + tiny.PATCHES
-    assert torch.equal(tiny.run(model, given), plain)
+    assert torch.equal(tiny.run(model, inputs), plain)
     for part in model.modules():
         assert not {"forward", "visual_embed"} & set(vars(part))
 

@@ -118,9 +118,9 @@ def causal(probe: Probe) -> str:
     for one in here.answers:
         for layer, rows in enumerate(left_of(here, one)):
             for number, step in enumerate(one.steps[:2]):
-                left = torch.tensor([len(row.image) + number for row in rows])
+                expected = torch.tensor([len(row.image) + number for row in rows])
                 keys = one.steps[0].widths[layer] + number
-                _masked(layer, step.masks[layer], (step.widths[layer], keys), left)
+                _masked(layer, step.masks[layer], (step.widths[layer], keys), expected)
     _deaf_to_what_follows(here)
     return ""
 

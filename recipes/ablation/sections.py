@@ -44,6 +44,6 @@ def _blocks(study: studies.Study) -> Iterator[Block]:
     for name, table in tables.chain_tables(study):
         yield Block(f"### Part by part: {name}", (table.remarked(mixed),))
     for index, metric in enumerate(study.shown):
-        own = (tables.settings_table(study, metric).remarked(mixed),)
+        settings = (tables.settings_table(study, metric).remarked(mixed),)
         head = f"Every setting: {metric_name(metric)}"
-        yield Block(tables=own, fold=head) if index else Block(f"### {head}", own)
+        yield Block(tables=settings, fold=head) if index else Block(f"### {head}", settings)

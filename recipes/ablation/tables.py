@@ -71,12 +71,12 @@ def _setting_row(study: Study, one: Setting, metric: str) -> Row:
 
 def _named(study: Study, one: Setting) -> Row:
     """Return what a setting is and costs."""
-    whole = cell_row(one.record, study.name, {})
-    row: Row = {name: whole[name] for name in ("group", "method", "setting", "is_baseline")}
+    finished = cell_row(one.record, study.name, {})
+    row: Row = {name: finished[name] for name in ("group", "method", "setting", "is_baseline")}
     row |= {"towers": one.towers, "own_loss": _own_loss(study, one)}
-    row |= {name: whole[name] for name in _COSTS}
+    row |= {name: finished[name] for name in _COSTS}
     row["older"] = any(map(is_older, one.records))
-    return row | {"band": UNREDUCED if row["is_baseline"] else band(whole)}
+    return row | {"band": UNREDUCED if row["is_baseline"] else band(finished)}
 
 
 def _own_loss(study: Study, one: Setting) -> str:
