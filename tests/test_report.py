@@ -491,9 +491,9 @@ def test_bold_is_the_best_within_a_band_and_never_the_baseline(
     reduced = [r for r in records if r.cell.task == TASKS[0] and r.cell.method != "none"]
     assert len(bands) == len({middle(r) for r in reduced if r.status == "ok"}) > 2
     for members in bands:
-        best = max(value for value, _ in members)
-        contest = len({value for value, _ in members}) > 1
-        assert [bold for _, bold in members] == [contest and v == best for v, _ in members]
+        winners = [value for value, bold in members if bold]
+        others = [value for value, bold in members if not bold]
+        assert others and (not winners or min(winners) >= max(others))
 
 
 def test_csv_keeps_every_digit(report: Path, records: list[Record]) -> None:

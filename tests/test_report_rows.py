@@ -33,6 +33,7 @@ from bench.report.data.budgets import budgets
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
 from bench.report.figures import breakeven, drawing
 from bench.report.page import page_data
+from bench.report.tables.across import across_tables
 from bench.report.tables.answers import answer_table
 from bench.report.tables.comparison import headline, main_table
 from bench.report.tables.table import Column, Table
@@ -253,6 +254,28 @@ def test_the_baseline_competes_with_nobody() -> None:
     column = Column("x", "x", digits=0, better=1)
     rows = [{"x": x, "band": "", "is_baseline": x == 9.0} for x in (9.0, 3.0, 2.0, 1.0)]
     assert Table("t", "", [column], rows).places[0] == {1: 1, 2: 2}
+
+
+def test_what_a_paired_test_cannot_tell_from_the_best_shares_its_place() -> None:
+    """Of 310 hits 30 more than another are a lead, and 2 more are none."""
+    close = record("pitome", 308, latency=[])
+    frames = frame.build([*rivals(), close])
+    group = frames.groups()[0]
+    rows = {row["method"]: row["among_best"] for row in frames.by_group[group]}
+    assert rows == {"none": None, "evit": True, "pitome": True, "tome": False}
+    assert bold(main_table(frames, group), "accuracy %") == ["evit", "pitome"]
+    across = {table.name: table for table in across_tables(frames)}
+    for name, column in (("by-task", 2), ("retained", 2)):
+        places = across[name].places[column]
+        assert {across[name].rows[i]["method"] for i in places} == {"evit", "pitome"}
+    text = headline(frames, group)
+    assert text == (
+        "At 35–45 % of the MACs 2 of 3 settings are within noise of the best, **evit r=8**: "
+        "accuracy 77.5 % (−2.5 to none); it is also the fastest of them, measured speed-up 0.25× "
+        "at batch 8 (MAC bound 2.50×)."
+    )
+    alone = frame.build([base(), record("evit", 310), close])
+    assert bold(main_table(alone, alone.groups()[0]), "accuracy %") == []  # equals have no winner
 
 
 def test_the_headline_names_the_most_accurate_near_half_the_macs() -> None:

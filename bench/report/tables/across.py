@@ -10,6 +10,7 @@ from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
+from bench.report.data.ties import BEST
 from bench.report.tables.table import Column, Table, escape, interval, name_columns
 
 CHOICE = f"Of a method's settings in a band the one nearest to its middle. {LEGEND}."
@@ -57,8 +58,8 @@ def _row(budget: Budget, method: str) -> Row:
         row[f"setting--{group}"] = cell["setting"]
         for end in ("value", "low", "high"):
             row[f"accuracy{'' if end == 'value' else f'_{end}'}--{group}"] = cell[f"accuracy_{end}"]
-        for flag in FLAGS:
-            row[f"{flag.field}--{group}"] = cell[flag.field]
+        for field in (BEST, *(flag.field for flag in FLAGS)):
+            row[f"{field}--{group}"] = cell[field]
         base = cell["accuracy_value"] - cell[DELTA] if known(cell[DELTA]) else None
         for end in ("", "_low", "_high"):
             gap = cell[f"{DELTA}{end}"]
@@ -72,4 +73,5 @@ def _column(frames: Frames, group: str, what: str, unit: str) -> Column:
     digits = 1 if unit.endswith("%") else None
     keys = f"{what}{{}}--{group}"  # a slug: no braces
     column = interval(f"{escape(frames.title(group))}, {unit}", keys, digits=digits, better=1)
-    return replace(column, half=True).flagged(FLAGS, behind=f"--{group}")
+    column = replace(column, half=True, winners=f"{BEST}--{group}")
+    return column.flagged(FLAGS, behind=f"--{group}")

@@ -10,6 +10,7 @@ from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
+from bench.report.data.ties import BEST
 from bench.report.data.timings import batches, ends_of, is_noise, under_main, with_timings
 from bench.report.tables.table import (
     Column,
@@ -46,10 +47,12 @@ def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
         cells = [row for row in rows if (row["metric"], row["accuracy_unit"]) == (metric, unit)]
         suffix = f"_{metric}_{unit}" if several else ""
         digits = 1 if unit == "%" else None
-        level = accuracy(f"{metric_name(metric)} {unit}", "accuracy", digits, suffix)
+        head = f"{metric_name(metric)} {unit}"
+        level = accuracy(head, "accuracy", digits, f"{BEST}{suffix}", suffix)
         differences = _differences(cells, baseline, level, suffix)
         for column in (level, *differences) if suffix else ():
-            fields = (column.key, *column.ends, *(field for field, _ in column.marks))
+            fields = [column.key, *column.ends, *(field for field, _ in column.marks)]
+            fields += [BEST + suffix] if column is level else []
             for row in cells:
                 row |= {name: row[name.removesuffix(suffix)] for name in fields}
         columns += [level, *differences]
@@ -139,7 +142,10 @@ def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
 
 
 def headline(frames: Frames, group: str) -> str:
-    """Say in one sentence who is most accurate near half the MACs, and what it gains there.
+    """Say in one sentence who is most accurate near half the MACs, and what can be gained there.
+
+    Settings that a paired test cannot tell from the most accurate share its place, and the fastest
+    of them is named.
 
     Empty where no two methods meet in a band of MACs.
     """
@@ -152,27 +158,42 @@ def headline(frames: Frames, group: str) -> str:
     if not peers:
         return ""
     name = min(peers, key=lambda name: _from_half(peers[name]))
-    best = peers[name][0]
-    label = escape(f"{best['method']} {best['setting']}".strip())
-    text = f"At {name} of the MACs the most accurate of {len(peers[name])} settings is "
-    text += f"**{label}**: {metric_name(best['metric'])} "
+    best, *equals = [row for row in peers[name] if row[BEST]]
+    many = f"{len(peers[name])} settings"
+    text = f"At {name} of the MACs the most accurate of {many} is "
+    if equals:
+        text = f"At {name} of the MACs {len(equals) + 1} of {many} are within noise of the best, "
+    text += f"{_label(best)}: {metric_name(best['metric'])} "
     text += f"{best['accuracy_value']:.1f} {best['accuracy_unit']}"
     if known(best["delta"]):
         text += f" ({signed(best['delta'], 1)} to {escape(frames.baseline)})"
-    return text + _headline_speed(frames.timed([best]), best["mac_bound_x"]) + "."
+    return text + _headline_speed(frames, [best, *equals]) + "."
 
 
-def _headline_speed(latency: Sequence[Row], bound: float) -> str:
-    """Say a cell's speed-up at its largest batch; what other load disturbed makes no headline."""
-    _, timed = under_main(latency)
+def _headline_speed(frames: Frames, rows: Sequence[Row]) -> str:
+    """Say the speed-up of the fastest of some cells at their largest batch.
+
+    What other load disturbed makes no headline.
+    """
+    _, timed = under_main(frames.timed(rows))
     quiet = disturbed.quiet(timed)
     if not quiet:
         return f" (speed-up not told: {disturbed.LOAD})" if timed else ""
-    last = max(quiet, key=lambda row: int(row["batch"]))
-    ends = [last[f"speedup{end}_x"] for end in ("", "_low", "_high")]
-    noise = ", within noise" if is_noise(ends, last["aa_half_x"], 1) else ""
-    text = f", measured speed-up {last['speedup_x']:.2f}× at batch {last['batch']}"
-    return f"{text} (MAC bound {bound:.2f}×{noise})"
+    batch = max(int(row["batch"]) for row in quiet)
+    fastest = max((row for row in quiet if row["batch"] == batch), key=lambda r: r["speedup_x"])
+    cell = next(row for row in rows if row["key"] == fastest["key"])
+    ends = [fastest[f"speedup{end}_x"] for end in ("", "_low", "_high")]
+    noise = ", within noise" if is_noise(ends, fastest["aa_half_x"], 1) else ""
+    who = "" if len(rows) == 1 else "; it is also the fastest of them"
+    if cell is not rows[0]:
+        who = f"; the fastest of them is {_label(cell)}"
+    text = f"{who}, measured speed-up {fastest['speedup_x']:.2f}× at batch {batch}"
+    return f"{text} (MAC bound {cell['mac_bound_x']:.2f}×{noise})"
+
+
+def _label(row: Row) -> str:
+    label = f"{row['method']} {row['setting']}".strip()
+    return f"**{escape(label)}**"
 
 
 def _from_half(rows: Sequence[Row]) -> float:

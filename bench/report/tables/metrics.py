@@ -8,6 +8,7 @@ from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import DIFFERENCES
 from bench.report.tables.comparison import KINDS
+from bench.report.data.ties import BEST
 from bench.report.tables.table import Table, accuracy, escape, interval, name_columns
 
 KEEP = ("group", "key", "method", "setting", "band", "is_baseline", "seed", "older")
@@ -28,9 +29,10 @@ def accuracy_table(frames: Frames, group: str) -> Table | None:
         stem = f"{metric}_pct" if unit == "%" else f"{metric}_{unit}"
         for row in rows:
             entry = entries.get((row["key"], metric, unit), {})
-            names = ("value", "low", "high", "n", *DIFFERENCES)
+            names = ("value", "low", "high", "n", BEST, *DIFFERENCES)
             row |= {f"{stem}_{name}": entry.get(name) for name in names}
-        level = accuracy(f"{metric_name(metric)} {unit}", stem, 1 if unit == "%" else None)
+        head, digits = f"{metric_name(metric)} {unit}", 1 if unit == "%" else None
+        level = accuracy(head, stem, digits, f"{stem}_{BEST}")
         digits = level.decimals(row[level.key] for row in rows)
         delta = interval("Δ", f"{stem}_delta{{}}", digits=digits, sign=True)
         for kind in KINDS:

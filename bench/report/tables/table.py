@@ -43,6 +43,7 @@ class Column:
         text: Whether it shows words.
         wide: Whether it is for the screen only: a printed page has no room for it.
         unless: Field that says which rows cannot win.
+        winners: Field that says who wins, where a test decides it and not the number alone.
     """
 
     header: str
@@ -61,6 +62,7 @@ class Column:
     text: bool = False
     wide: bool = False
     unless: str = ""
+    winners: str = ""
 
     def texts(self, rows: Sequence[Row]) -> list[str]:
         """Return what the column says of each row, as Markdown without emphasis."""
@@ -127,10 +129,10 @@ def interval(header: str, keys: str, **how: Any) -> Column:
     return Column(header, keys.format(""), ends=ends, **how)
 
 
-def accuracy(header: str, stem: str, digits: int | None, behind: str = "") -> Column:
+def accuracy(header: str, stem: str, digits: int | None, winners: str, behind: str = "") -> Column:
     """Return a column of accuracies with half their intervals, of fields like ``accuracy_low``."""
     key, *ends = (f"{stem}_{end}{behind}" for end in ("value", "low", "high"))
-    return Column(header, key, digits=digits, ends=ends, half=True, better=1)
+    return Column(header, key, digits=digits, ends=ends, half=True, better=1, winners=winners)
 
 
 def words(header: str, key: str) -> Column:
@@ -202,7 +204,10 @@ class Table:
 
 
 def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[int, int]:
-    """Return who is best and second in each band, with those that print the same number."""
+    """Return who is best and second in each band, with those that print the same number.
+
+    Where a test decides, all that share the first place are best, and none is second.
+    """
     bands: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         able = not (row.get("is_baseline") or row.get(column.unless))
@@ -210,6 +215,10 @@ def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[i
             bands.setdefault(row.get("band", ""), []).append(index)
     places = {}
     for members in bands.values():
+        if column.winners:
+            winners = [index for index in members if rows[index].get(column.winners)]
+            places |= dict.fromkeys(winners if len(winners) < len(members) else [], 1)
+            continue
         members.sort(key=lambda index: -column.better * rows[index][column.key])
         printed = list(dict.fromkeys(texts[index].split()[0] for index in members))
         if len(printed) < 2:  # a contest of equals has no winner

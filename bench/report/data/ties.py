@@ -1,0 +1,40 @@
+"""Who is the most accurate of a band of MACs: all that a paired test cannot tell from the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bench.report.data import differences
+from bench.report.data.bands import band
+from bench.report.data.rows import Row, known
+
+LEAD = "lead"  # the most accurate setting's difference to another one
+BEST = "among_best"
+
+
+def judge(cells: Sequence[differences.Scored], scores: Mapping[str, Sequence[Row]]) -> None:
+    """Add the field `among_best` to cells' rows and to those of their metrics.
+
+    None where a row does not compete. P values are corrected by Holm's method within a band. Where
+    nothing pairs two cells, they are equals if their values are.
+    """
+    contests: dict[tuple[str, ...], list[tuple[differences.Scored, Row]]] = {}
+    for cell in cells:
+        cell.row[BEST] = None
+        for entry in scores[cell.row["key"]]:
+            entry[BEST] = None
+            if not cell.row["is_baseline"] and known(entry["value"]):
+                contest = cell.row["group"], band(cell.row), entry["metric"]
+                contests.setdefault(contest, []).append((cell, entry))
+    for (*_, metric), members in contests.items():
+        best, first = max(members, key=lambda member: float(member[1]["value"]))
+        others = [member for member in members if member[1] is not first]
+        leads = [differences.difference(best, cell, metric, LEAD, "the best") for cell, _ in others]
+        differences.correct(leads, LEAD)
+        first[BEST] = True
+        for (_, entry), lead in zip(others, leads, strict=True):
+            noise = differences.is_noise(lead, LEAD)
+            entry[BEST] = entry["value"] == first["value"] if noise is None else noise
+        for cell, entry in members:
+            if entry["primary"]:
+                cell.row[BEST] = entry[BEST]
