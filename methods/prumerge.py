@@ -4,10 +4,10 @@ Source: Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient La
 Models", ICCV 2025 (arXiv:2403.15388), §3; llava/model/multimodal_encoder/clip_encoder.py.
 Departures: outliers are counted in each image by itself (the code pools a batch, and PruMerge+ runs
 on one image only), shorter lists being filled with empty slots; where no patch stands out the first
-one is kept; an adaptive image keeps no more tokens than the budget says, the list being cut at its
-end; a budget counts the token of those left out too; without `adaptive`, PruMerge+ divides any
-budget into halves, where the code works for 1/8 and 1/16 of 576 patches; 576 and 575 are the
-model's own numbers; more neighbours than there are become all; ratios above 1/3 do not crash.
+one is kept; an adaptive image keeps no more tokens than the budget says, that of those left out
+among them, the list being cut at its end; without `adaptive`, PruMerge+ divides any budget into
+halves, where the code works for 1/8 and 1/16 of 576 patches; 576 and 575 are the model's own
+numbers; more neighbours than there are become all; ratios above 1/3 do not crash.
 Kept as in the code, and surprising: neighbours are added by their attention, not averaged; all
 heads count as a single one; the count, a product of rounded numbers, may be one less than the
 outliers; without `adaptive`, PruMerge+ may list a patch twice, and then loses the first of those
@@ -59,6 +59,13 @@ class PruMerge(ProjectorReducer, Adaptive):
             raise BenchError("prumerge: k_neighbours must be at least 1")
         if not self.adaptive:
             object.__setattr__(self, "budget", {"keep_rate": 0.25 if self.plus else 0.125})
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """Without `adaptive` a share rounded down, of `plus` each half; the rest's token on top."""
+        if self.adaptive:
+            return super().kept(rate, tokens, fixed)
+        kinds = 2 if self.plus else 1
+        return kinds * int(rate / kinds * tokens) + 1
 
     def plan(self, site: Site, r: int) -> Plan:
         """The class token, then new tokens: by descending attention, in even steps, the rest."""

@@ -3,8 +3,8 @@
 Source: Kim et al., "Token Fusion: Bridging the Gap between Token Pruning and Token Merging", WACV
 2024 (arXiv:2312.01026), §3; no code of the authors is known, so algo/tofu/merge.py of
 hchautran/PiToMe.
-Departures: ties are broken stably; any protected token is excluded; the share kept is of the
-unprotected tokens (theirs counts the class token in); an empty slot takes no part in a mean.
+Departures: ties are broken stably; any protected token is excluded; an empty slot takes no part in
+a mean.
 Shapes: B batch, N tokens, M kept, R merged away.
 """
 
@@ -42,6 +42,11 @@ class ToFu(Reducer):
             BenchError: there is none of that name.
         """
         check_known("tofu has no strategy", self.strategy, STRATEGIES)
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share that leaves is one of all tokens, the class token too, and rounded down."""
+        n = tokens + fixed
+        return tokens - int(n - n * rate)
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match on the keys, averaged over heads."""

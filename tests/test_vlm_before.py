@@ -191,6 +191,9 @@ def test_prumerge_golden(name: str, case: str) -> None:
     else:
         first = int(n * params["reduction_ratio_arg"])
         listed = listed_by_count(attention, first, first if plus else 0)
+        share = params["reduction_ratio_arg"] * (2 if plus else 1)
+        by_budget = as_schedule(PruMerge(plus, adaptive=False), keep_rate=share)
+        assert n - by_budget(0, 1, n, n) == out["tokens"].shape[1]
     assert torch.equal(listed, kept)
     left = left_out(listed, n)
     assert torch.equal(left, torch.zeros_like(left).scatter(1, out["non_topk_patch_positions"], 1))
@@ -224,6 +227,8 @@ def test_divprune_golden(name: str, case: str) -> None:
     assert torch.equal(chosen[0], out["selected_greedy_order"])
     at = torch.arange(x.shape[1])
     s = language_site(x, ((at >= words) & (at < words + n))[None])
+    schedule = as_schedule(DivPrune(), keep_rate=params["SUBSET_RATIO"], layers=(0,))
+    assert schedule(0, 32, n, n) == n - count
     plan = DivPrune().plan(s, n - count)
     assert torch.equal(plan.keep[0], out["keep_indexs"])
     assert torch.equal(plan.apply(s.x, s.size)[0], out["new_input_embeds"])
@@ -507,7 +512,11 @@ def test_as_many_tokens_are_left_as_the_budget_says(name: str, rate: float) -> N
     wanted = as_schedule(method, keep_rate=rate, layers=[0])(0, 1, free, free)
     r = method.feasible(wanted, free, None)
     kept = method.plan(s, r).apply(s.x, s.size)[0].shape[1] - s.n_protected * (not keeps_class)
-    expected = max(math.ceil(rate * free), method.least + keeps_class)
+    rounded = round(rate * free) if name == "divprune" else math.ceil(rate * free)
+    if isinstance(method, PruMerge) and not method.adaptive:
+        kinds = 1 + method.plus
+        rounded = kinds * math.floor(rate / kinds * free) + 1
+    expected = max(rounded, method.least + keeps_class)
     if name == "visionzip-counts":
         assert kept == 10
     elif is_adaptive(method):
@@ -524,9 +533,9 @@ def test_the_authors_budgets() -> None:
 
     assert left(VisionZip(), 576) == 64 == left(VisionZip(54, 10), 576)
     assert round(64 * VisionZip().contextual_share) == 10
-    assert left(DivPrune(), 576) == 57 and DivPrune().budget["layers"] == (0,)
-    assert left(PruMerge(adaptive=False), 576) == 72
-    assert left(PruMerge(adaptive=False, plus=True), 576) == 144
+    assert left(DivPrune(), 576) == 56 and DivPrune().budget["layers"] == (0,)
+    assert left(PruMerge(adaptive=False), 576) == 72 + 1
+    assert left(PruMerge(adaptive=False, plus=True), 576) == 2 * 72 + 1
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,9 @@ def test_fastv_golden(case: str) -> None:
     s = language_site(x, image, given["q"], given["k"])
     close(s.attention(), given["attention"])
     close(s.anchor_attention()[image], out["image_scores"])
-    r = as_schedule(FastV(), keep_rate=params["fast_v_attention_rank"] / n, layers=(2,))(2, 4, n, n)
-    assert r == n - params["fast_v_attention_rank"]
+    for rate in (params["fast_v_attention_rank"] / n, 1 - params["fastv_r"]):
+        r = as_schedule(FastV(), keep_rate=rate, layers=(2,))(2, 4, n, n)
+        assert r == n - params["fast_v_attention_rank"]
     plan = FastV().plan(s, r)
     assert torch.equal(plan.keep[0], out["keep_indexs"])
     assert torch.equal(plan.keep, out["position_ids"])
@@ -562,6 +563,8 @@ def test_the_authors_budgets() -> None:
     assert left_at(FastV(), 32, 576) == {2: 288}
     assert left_at(PyramidDrop(), 32, 576) == {8: 288, 16: 144, 24: 72}
     assert left_at(DART(), 32, 576) == {2: 132}
+    by_share = as_schedule(DART(), keep_rate=1 - 0.778, layers=(2,))(2, 32, 576, 576)
+    assert 576 - DART().feasible(by_share, 576, None) == 4 + 127 // 8 * 8
     assert left_at(SparseVLM(), 32, 576, made=True) == {3: 300, 7: 200, 16: 110}
     for table in ((303, 110, 36), (238, 48, 26), (66, 30, 17)):
         rates = tuple(n / 576 for n in table)

@@ -33,8 +33,12 @@ class Compounding(Reducer):
     """A method whose keep rate is a share of the tokens at the start, as TopK's.
 
     It compounds over the layers and rounds down. The keep rate of any other method is a share of
-    the tokens that are there, and rounds up, as EViT's.
+    the tokens that are there, and rounds up, as EViT's, unless the method says otherwise.
     """
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """How many tokens stay of the `tokens` removable ones at the start, rounded down."""
+        return int(rate * tokens)
 
 
 class Adaptive(Reducer):

@@ -127,7 +127,9 @@ def _schedules(
         return budget.get(name) if isinstance(budget, Mapping) else budget
 
     return {
-        name: as_schedule(reducer, of(r, name), of(keep_rate, name), of(layers, name))
+        name: as_schedule(
+            reducer, *(of(b, name) for b in (r, keep_rate, layers)), towers[name].n_protected
+        )
         for name in _named(reducer, towers, (r, keep_rate, layers))
     }
 
