@@ -18,12 +18,13 @@ from torch import Tensor
 
 from bench.core import Learner, Plan, Site, check_known, register, take
 from bench.core.kinds import Appender
+from bench.core.site import EncoderSite
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.loss import loss_in
 
-IMPORTANCE = ("query", "attention")
+IMPORTANCE = ("auto", "query", "attention")
 
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
@@ -34,13 +35,17 @@ class CrossGET(Learner, Appender):
     A cross token rides along last in every tower and never merges; in a language model the first
     token of the prompt is it. `cross_tokens` maps a tower to its learned vectors (L,C), one a
     layer, or names a safetensors file with them; without them they are zeros, and the cross token
-    is a copy of the class (text: end-of-text) token.
+    is a copy of the class (text: end-of-text) token. `importance` is by the cross token's "query",
+    as in the CLIP code, or by "attention", as in the LLaVA code; "auto" is "attention" in an image
+    encoder that a language model reads, and "query" elsewhere. With `handed_on` the cross token of
+    an image goes on to the language model, as its last visual token.
     """
 
     cross_tokens: Any = field(default=None, compare=False)
-    importance: str = "query"
+    importance: str = "auto"
     guided_matching: bool = True
     guided_ensemble: bool = True
+    handed_on: bool = True
     tokens: CrossTokens = field(init=False, compare=False, repr=False)
 
     proportional: ClassVar[bool] = True
@@ -82,7 +87,10 @@ class CrossGET(Learner, Appender):
 
         No gradient flows through the decision or the weights, as in the authors' code.
         """
-        if self.importance == "attention":
+        by = self.importance
+        if by == "auto":
+            by = "attention" if isinstance(site, EncoderSite) else "query"
+        if by == "attention":
             similarity = matching.cosine_similarity(site.k.mean(1, dtype=torch.float32))
             attention = site.attention().mean(1, dtype=torch.float32)
             matters = importance.importance_from_attention(attention)

@@ -78,10 +78,13 @@ class Appender(Reducer):
     Attributes:
         appends: how many.
         visits: towers in which it adds none, but refreshes the first token of a prompt.
+        handed_on: those of an image encoder go on to a language model, behind the image's tokens
+            and in place of removed ones.
     """
 
     appends: ClassVar[int] = 1
     visits: ClassVar[tuple[str, ...]] = ()
+    handed_on: bool = False
 
     def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
         """(B,N,C) -> (B,appends,C): tokens to add before the first block."""

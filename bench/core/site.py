@@ -111,6 +111,11 @@ class Site:
         return self.k.transpose(1, 2).flatten(2)
 
 
+@dataclass(frozen=True)
+class EncoderSite(Site):
+    """A block of an image encoder whose tokens go on to a language model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LanguageSite(Site):
     """A block of a language model, ahead of which image tokens can be taken out of a prompt.

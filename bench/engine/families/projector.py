@@ -27,7 +27,8 @@ class ImagePass(Pass):
     """An image encoder's pass that keeps what the projector and its methods look at.
 
     Attributes:
-        features: (I,M,C) output of the feature block, without tokens that a method appended.
+        features: (I,M,C) output of the feature block.
+        cut: tokens that a method appended and that are not handed on among the features.
         reads: blocks whose attention the projector's methods look at.
         seen: by block, (q, k, v), the bias and the scale of its attention, for the survivors.
     """
@@ -43,11 +44,14 @@ class ImagePass(Pass):
         self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         return x
 
-    def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """One block; the feature block's output is kept."""
-        x = super().block(layer, block, x, *args, **kw)
-        if layer == self.tower.feature:
-            n = x.shape[1] if layer == self.depth - 1 else x.shape[1] - self.appends
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The second half of a block; the feature block's output is kept."""
+        x = super().feed(block, x)
+        if self.layer == self.tower.feature:
+            appender, room = self.appender, self.initial + self.appends - x.shape[1]
+            handed_on = appender is not None and appender.handed_on and bool(self.tower.linked)
+            self.cut = self.appends - min(self.appends, room) * handed_on
+            n = x.shape[1] - self.cut
             self.features, self.features_size = x[:, :n], self.size[:, :n]
             self.features_place = self.place[:, :n]
         return x
@@ -182,7 +186,7 @@ class ProjectorPass(Pass):
         image: Any = self.upstream["vision"]
         qkv, bias, scale = image.seen[self.block_read]
         n = x.shape[1]
-        if qkv[0].shape[2] != n + image.appends:
+        if qkv[0].shape[2] != n + image.cut:
             names = " and ".join(reduction.reducer.name for reduction in image.reductions)
             raise Unsupported(
                 f"the attention of vision block {self.block_read} is not that of the tokens left: "
@@ -213,9 +217,13 @@ class ProjectorPass(Pass):
             missing = x.new_full((len(x), self.expected - x.shape[1], x.shape[2]), torch.nan)
             return torch.cat([x, missing], 1)
         at = self.place - (self.tower.prefix if self.tower.drops_class else 0)
-        # a class token that came along takes the first place that became free
-        taken = torch.zeros(len(x), self.expected + 1, device=x.device)
-        taken = taken.scatter(1, torch.where(at < 0, self.expected, at), 1)[:, : self.expected]
-        at = torch.where(at < 0, taken.argmin(1, keepdim=True), at)
+        # a class token that came along takes the first place that became free, an appended one the
+        # last
+        ahead, behind = at < 0, at >= self.expected
+        free = torch.ones(len(x), self.expected + 1, device=x.device)
+        free = free.scatter(1, torch.where(ahead | behind, self.expected, at), 0)
+        free = free[:, : self.expected]
+        last = self.expected - 1 - free.flip(1).argmax(1, keepdim=True)
+        at = torch.where(behind, last, torch.where(ahead, free.argmax(1, keepdim=True), at))
         out = x.new_full((len(x), self.expected, x.shape[2]), torch.nan)
         return out.scatter(1, at[..., None].expand_as(x), x)

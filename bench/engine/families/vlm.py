@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
+from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
@@ -122,6 +123,7 @@ class ImageTower(VisionTower):
         self.linked = ("projector", "language") if layout.reads_vision else ()
         self.feature = len(self.blocks) - 1
         if layout.reads_vision:
+            self.site_class = EncoderSite
             chosen = model.config.vision_feature_layer
             if not isinstance(chosen, int):
                 raise Unsupported("features of several vision layers at once are not supported")
