@@ -167,14 +167,15 @@ def groups(kept: list[int], into: dict[int, int]) -> list[list[int]]:
     return [[d, *(i for i, to in into.items() if to == d)] for d in kept]
 
 
+@pytest.mark.parametrize("metric", ["keys", "x"])
 @pytest.mark.parametrize("strategy", ["prune", "mean", "tofu", "mlerp"])
-def test_tofu_is_its_loop(strategy: str) -> None:
+def test_tofu_is_its_loop(strategy: str, metric: str) -> None:
     s, r = random_site(), 7
     mended = strategy == "mlerp"
-    plan = ToFu("tofu" if mended else strategy, mended).plan(s, r)
+    plan = ToFu("tofu" if mended else strategy, mended, metric).plan(s, r)
     out = plan.apply(s.x, s.size)[0]
     for b in range(2):
-        kept, into = by_position(s.k[b].mean(0), r, s.protect[b])
+        kept, into = by_position(s.x[b] if metric == "x" else s.k[b].mean(0), r, s.protect[b])
         x = s.x[b]
         for slot, members in enumerate(groups(kept, into)):
             expected = torch.stack([x[i] for i in members]).mean(0)
@@ -324,6 +325,7 @@ def test_how_much_of_a_removal_is_pruned() -> None:
     ("make", "says"),
     [
         (lambda: ToFu("sum"), "tofu has no strategy 'sum'"),
+        (lambda: ToFu(metric="key"), "tofu has no metric 'key' — did you mean 'keys'"),
         (lambda: PiToMe("bsm_split"), "did you mean 'bsm-split'"),
         (lambda: PiToMe(metric="key"), "did you mean 'keys'"),
         (lambda: DiffRate(1.5), r"share in \[0, 1\]"),
@@ -429,6 +431,18 @@ def test_a_share_is_of_the_tokens_that_its_authors_count(
     model = tiny.timm_vit()
     with bench.reduced(model, name, keep_rate=0.8, layers=[1], **params):
         assert bench.trace(model, tiny.images(1)).tokens["vision"][1] == (65, left)
+
+
+def test_vid_tldr_reduces_in_the_first_blocks_as_its_authors() -> None:
+    schedule, tokens, gone = as_schedule(VidTLDR(), **VidTLDR.budget), 2352, []
+    for layer in range(12):
+        gone.append(schedule(layer, 12, tokens, 2352))
+        tokens -= gone[-1]
+    assert gone == [600, 200, 100] + [0] * 9
+    model = tiny.timm_vit()
+    with torch.no_grad(), bench.reduced(model, "vid-tldr"):
+        seen = bench.trace(model, tiny.images(1)).tokens["vision"]
+    assert [a - b for a, b in seen] == [16, 5, 2, 0]
 
 
 @pytest.mark.parametrize("n", [22, 23])

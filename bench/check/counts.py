@@ -79,7 +79,8 @@ def _last(
     """How many tokens a sequence ends with; `ran` has those of each layer, `calls` gets shorter."""
     tower, reducer = probe.tower, seen.reducer
     fixed, budget = tower.n_protected, {k: v[tower.name] for k, v in seen.budget.items()}
-    schedule = as_schedule(reducer, **budget, fixed=fixed)
+    layers = None if "r" in budget else reducer.budget.get("layers")
+    schedule = as_schedule(reducer, **budget, layers=layers, fixed=fixed)
     nominal = initial = tokens - fixed
     for layer, out in enumerate(ran):
         wanted = schedule(layer, len(tower.blocks), nominal, initial)
