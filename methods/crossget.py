@@ -24,8 +24,6 @@ from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.loss import loss_in
 
-IMPORTANCE = ("auto", "query", "attention")
-
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class CrossGET(Learner, Appender):
         Raises:
             BenchError: the file or the tensors do not serve, or there is no such importance.
         """
-        check_known("crossget has no importance", self.importance, IMPORTANCE)
+        check_known("crossget has no importance", self.importance, ("auto", "query", "attention"))
         tokens = self.cross_tokens
         if not isinstance(tokens, CrossTokens):
             tokens = CrossTokens(self.read(tokens))
@@ -87,10 +85,8 @@ class CrossGET(Learner, Appender):
 
         No gradient flows through the decision or the weights, as in the authors' code.
         """
-        by = self.importance
-        if by == "auto":
-            by = "attention" if isinstance(site, EncoderSite) else "query"
-        if by == "attention":
+        auto = "attention" if isinstance(site, EncoderSite) else "query"
+        if (auto if self.importance == "auto" else self.importance) == "attention":
             similarity = matching.cosine_similarity(site.k.mean(1, dtype=torch.float32))
             attention = site.attention().mean(1, dtype=torch.float32)
             matters = importance.importance_from_attention(attention)
@@ -103,8 +99,7 @@ class CrossGET(Learner, Appender):
         gain = pair_weights(matters, src, dst) if self.guided_ensemble else None
         gone = torch.zeros_like(site.protect).scatter(1, src, True)
         keep = gone.to(torch.int8).argsort(dim=1, stable=True)[:, : gone.shape[1] - r]
-        slot = (~gone).cumsum(1) - 1
-        return Plan(keep, src, slot.gather(1, dst), gain)
+        return Plan(keep, src, ((~gone).cumsum(1) - 1).gather(1, dst), gain)
 
     def _query(self, site: Site) -> Tensor:
         """(B,C) query of the cross token; in a text, of the end-of-text token."""

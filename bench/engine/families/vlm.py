@@ -190,7 +190,8 @@ class LanguageTower(HuggingFaceTower):
         if not getattr(self.blocks[0], "do_layer_norm_before", True):
             raise Unsupported("an OPT with the norm after attention (350m) is not supported")
         self.model, self.final_norm = model, getattr(part, family.final_norm)
-        self.renumbers = "VL" not in type(part).__name__ and hasattr(part, "rotary_emb")
+        self.rotates = hasattr(part, "rotary_emb")
+        self.renumbers = self.rotates and "VL" not in type(part).__name__
 
     @property
     def has_anchor(self) -> bool:
@@ -245,10 +246,14 @@ class LanguageTower(HuggingFaceTower):
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
         q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
-        if "position_embeddings" in kw:
-            rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
-            q, k = rotate(q, k, *kw["position_embeddings"])
-        return q, k
+        return (self.turned(block, q, kw), self.turned(block, k, kw)) if self.rotates else (q, k)
+
+    def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
+        """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""
+        attn = getattr(block, self.attn_parts[1])
+        rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
+        both = rotate(x, x[:, :0], *kw["position_embeddings"])  # it turns queries and keys
+        return both[0]  # type: ignore[no-any-return]
 
 
 def _no_videos(*_: Any, **__: Any) -> None:
