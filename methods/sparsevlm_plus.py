@@ -14,6 +14,7 @@ Shapes: B samples, N tokens, H heads, P words.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -74,4 +75,4 @@ class SparseVLMPlus(LanguageReducer, Compounding):
         if site.turned is None:
             raise Unsupported(f"method '{self.name}' needs a language model with rotary embedding")
         ones = site.turned(site.q.new_ones(1, 1, *site.q.shape[2:]))
-        return ones @ ones.transpose(2, 3) * site.q.shape[-1] ** -0.5
+        return ones @ ones.transpose(2, 3) / math.sqrt(site.q.shape[-1])

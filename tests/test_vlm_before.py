@@ -200,7 +200,11 @@ def test_prumerge_golden(name: str, case: str) -> None:
     weight = enriched(attention, k[:, 1:], listed, params["k_neighbours"])
     close(weight @ x[:, 1:], out["tokens"])
     s = projector_site(x, heads(q, 2), heads(k, 2))
-    if not params["if_adaptive"]:
+    if params["if_adaptive"]:
+        tokens, size = PruMerge(plus, pooled=True).plan(s, 1).apply(s.x, s.size)
+        close(tokens[:, 1:], out["tokens"])
+        assert (size > 0).all() and (size.sum(1) == n + 1).all()
+    else:
         method = PruMerge(plus, adaptive=False, k_neighbours=params["k_neighbours"])
         tokens, size = method.plan(s, n - kept.shape[1] - 1).apply(s.x, s.size)
         assert torch.equal(tokens[:, 0], x[:, 0])
@@ -588,3 +592,27 @@ def test_whole_models(family: str, name: str) -> None:
         assert seen[0][1] == 9
     if family == "LLaVA" and name == "divprune":
         assert seen[0] == (8 + 4, 8 + 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["fastervlm", "visionzip", "vispruner"])
+def test_new_lines_go_where_the_authors_emit_none(name: str) -> None:
+    """A LLaVA-NeXT puts crops together to rows of patches, each with a token behind it."""
+    model, batch = tiny.llava_next(), tiny.llava_next_batch(3)
+    line, embeds = model.model.image_newline, []
+    first = model.model.language_model.layers[0]
+    hook = first.register_forward_pre_hook(
+        lambda _, args, kw: embeds.append(args[0] if args else kw["hidden_states"]),
+        with_kwargs=True,
+    )
+    for i, rows in enumerate((6, 12, 12)):
+        one = tiny.alone(batch, i)
+        model(**one)
+        with bench.reduced(model, METHODS[name]):
+            model(**one)
+        plain, shorter = ((x == line).all(-1).sum() for x in embeds[-2:])
+        assert plain == rows and shorter == (rows if name == "vispruner" else 0)
+        with bench.reduced(model, METHODS[name], r=lambda *_: 0):
+            model(**one)
+        assert torch.equal(embeds[-1], embeds[-3])
+    hook.remove()

@@ -102,12 +102,14 @@ class ProjectorReducer(Bounded):
         reads: whose q, k, v it sees if it needs an anchor, counted from the block that makes the
             features (1: the block after).
         keeps_class: the class token goes to the language model too.
+        newlines: where crops are put together to an image, the model's tokens for new lines stay.
     """
 
     towers: ClassVar[tuple[str, ...]] = ("projector",)
     before: ClassVar[bool] = True
     reads: ClassVar[int] = 0
     keeps_class: ClassVar[bool] = False
+    newlines: ClassVar[bool] = True
 
 
 class LanguageReducer(Bounded):

@@ -7,7 +7,7 @@ model's own code expects: those of removed tokens are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,7 @@ class ProjectorPass(Pass):
 
     Attributes:
         expected: tokens of an image that the language model's code counts on.
+        newlines: tokens for new lines stay where crops are put together.
         removed: how many are missing, of all images (and crops of images) together.
         fixed: class tokens in front, while they are there: 0 or 1.
         place: (I,M) place of each token among the image's, class token included.
@@ -115,6 +116,8 @@ class ProjectorPass(Pass):
         """Nothing is removed yet."""
         super().__init__(tower, reductions)
         self.expected, self.removed = tower.whole, 0
+        reducers = [reduction.reducer for reduction in reductions]
+        self.newlines = all(r.newlines for r in reducers if isinstance(r, ProjectorReducer))
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -139,6 +142,19 @@ class ProjectorPass(Pass):
         missing = self.expected - x.shape[1]
         self.removed = len(x) * missing
         return self._marked(x) if missing > 0 else x
+
+    def packed(
+        self, plain: Callable[..., Any], *args: Any, image_newline: Tensor, **kw: Any
+    ) -> Any:
+        """The model's crops put together, their new lines marked as removed if other tokens are."""
+        if not self.removed:
+            return plain(*args, image_newline=image_newline, **kw)
+        without, _ = plain(*args, image_newline=None, **kw)
+        tokens, lengths = plain(
+            *args, image_newline=torch.full_like(image_newline, torch.nan), **kw
+        )
+        self.removed += sum(map(len, tokens)) - sum(map(len, without))
+        return tokens, lengths
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The features (I,M,C) that the model selected, or those with their class token."""

@@ -151,6 +151,7 @@ class ProjectorTower(Tower):
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.patches = side * side if layout.reads_vision else int(config.num_query_tokens)
         self.whole = self.patches + (0 if self.drops_class else self.prefix)
+        self.model = model.get_submodule(layout.projector.rpartition(".")[0])
 
     @property
     def has_anchor(self) -> bool:
@@ -171,9 +172,14 @@ class ProjectorTower(Tower):
         return (side, side) if self.has_vision and side * side == patches else None
 
     @contextlib.contextmanager
-    def install(self, run: Run) -> Iterator[None]:
-        """Needs nothing."""
-        yield
+    def install(self, run: Any) -> Iterator[None]:
+        """Leave out new lines where crops are put together, if a method has it so."""
+        if run.newlines or not hasattr(self.model, "pack_image_features"):
+            yield
+            return
+        pack = partial(run.packed, original(self.model, "pack_image_features"))
+        with override(self.model, "pack_image_features", pack):
+            yield
 
 
 class LanguageTower(HuggingFaceTower):
