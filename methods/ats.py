@@ -5,10 +5,11 @@ Source: Fayyaz et al., "Adaptive Token Sampling for Efficient Vision Transformer
 models/ats.py of Haurum et al., ICCVW 2023 (arXiv:2308.04657).
 Departures: tokens are selected after attention, which gives the same tokens as selecting rows
 inside it, since each row of the output is its own query's, but costs all rows; no smoothing of the
-softmax by 1e-6; in a batch, an image that has no empty slots is sampled as if it had (the authors'
-drop_tokens=False), so that its batch does not matter; distances are exact, where the positional
-code takes them by a matrix product; a largest pick of rank 1 is not lost. Sample points count down
-from block to block: the authors' default (all of them at blocks 3 to 11) is nearest at r=1 there.
+softmax by 1e-6; with `drop_tokens` the empty slots that an image has for its batch's sake are
+passed over, so that it is sampled as it is alone (the code takes them for its least significant
+tokens, and so does this one without `drop_tokens`); distances are exact, where the positional code
+takes them by a matrix product; a largest pick of rank 1 is not lost. Sample points count down from
+block to block: the authors' default (all of them at blocks 3 to 11) is nearest at r=1 there.
 Costs: a batch is cut to its largest count and shorter samples are padded with empty slots, which
 are computed (and counted) though nobody attends to them. Finding that count waits for the device;
 under torch.compile and on the meta device there are as many slots as sample points instead.
@@ -68,7 +69,7 @@ class ATS(Adaptive, Bounded, Compounding):
         if positional:
             order, rank = sample_positional(score, points + 1, empty)
         else:
-            order, rank = sample_sorted(score, points, site.whole)
+            order, rank = sample_sorted(score, points, empty if self.drop_tokens else None)
         picked = torch.zeros_like(empty).scatter(1, rank, True)
         first = (~picked).to(torch.int8).argsort(dim=1, stable=True)
         count = picked.sum(1, keepdim=True)

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from bench.core import Learner, Plan, Site, check_known, register, take
 from bench.core.kinds import Appender
+from bench.core.site import EncoderSite
 from crossget import importance, matching
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
 from crossget.loss import loss_in
-
-IMPORTANCE = ("query", "attention")
 
 
 @register("crossget", source="Shi et al., ICML 2024, §3", url="https://arxiv.org/abs/2305.17455")
@@ -34,13 +33,17 @@ class CrossGET(Learner, Appender):
     A cross token rides along last in every tower and never merges; in a language model the first
     token of the prompt is it. `cross_tokens` maps a tower to its learned vectors (L,C), one a
     layer, or names a safetensors file with them; without them they are zeros, and the cross token
-    is a copy of the class (text: end-of-text) token.
+    is a copy of the class (text: end-of-text) token. `importance` is by the cross token's "query",
+    as in the CLIP code, or by "attention", as in the LLaVA code; "auto" is "attention" in an image
+    encoder that a language model reads, and "query" elsewhere. With `handed_on` the cross token of
+    an image goes on to the language model, as its last visual token.
     """
 
     cross_tokens: Any = field(default=None, compare=False)
-    importance: str = "query"
+    importance: str = "auto"
     guided_matching: bool = True
     guided_ensemble: bool = True
+    handed_on: bool = True
     tokens: CrossTokens = field(init=False, compare=False, repr=False)
 
     proportional: ClassVar[bool] = True
@@ -53,7 +56,7 @@ class CrossGET(Learner, Appender):
         Raises:
             BenchError: the file or the tensors do not serve, or there is no such importance.
         """
-        check_known("crossget has no importance", self.importance, IMPORTANCE)
+        check_known("crossget has no importance", self.importance, ("auto", "query", "attention"))
         tokens = self.cross_tokens
         if not isinstance(tokens, CrossTokens):
             tokens = CrossTokens(self.read(tokens))
@@ -82,7 +85,8 @@ class CrossGET(Learner, Appender):
 
         No gradient flows through the decision or the weights, as in the authors' code.
         """
-        if self.importance == "attention":
+        auto = "attention" if isinstance(site, EncoderSite) else "query"
+        if (auto if self.importance == "auto" else self.importance) == "attention":
             similarity = matching.cosine_similarity(site.k.mean(1, dtype=torch.float32))
             attention = site.attention().mean(1, dtype=torch.float32)
             matters = importance.importance_from_attention(attention)
@@ -95,8 +99,7 @@ class CrossGET(Learner, Appender):
         gain = pair_weights(matters, src, dst) if self.guided_ensemble else None
         gone = torch.zeros_like(site.protect).scatter(1, src, True)
         keep = gone.to(torch.int8).argsort(dim=1, stable=True)[:, : gone.shape[1] - r]
-        slot = (~gone).cumsum(1) - 1
-        return Plan(keep, src, slot.gather(1, dst), gain)
+        return Plan(keep, src, ((~gone).cumsum(1) - 1).gather(1, dst), gain)
 
     def _query(self, site: Site) -> Tensor:
         """(B,C) query of the cross token; in a text, of the end-of-text token."""

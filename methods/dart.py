@@ -4,9 +4,8 @@ Source: Wen et al., "Stop Looking for `Important Tokens' in Multimodal Language 
 Matters More", EMNLP 2025 (arXiv:2502.11494); llava/model/language_model/modeling_llama_self.py.
 Departures: the image's tokens are found by what they are; each sample of a batch is reduced by
 itself; where fewer words follow the image than there are text pivots, all of them are pivots, and
-the pivots share what is to be kept, the first ones taking one more each (the code crashes); a
-share of tokens is rounded up before it is divided; ties are broken stably; key norms and cosines
-are float32 in a half-precision model too.
+the pivots share what is to be kept, the first ones taking one more each (the code crashes); ties
+are broken stably; key norms and cosines are float32 in a half-precision model too.
 Kept as in the code, and surprising: budgets are rounded down to the same number a pivot and the
 image's pivots come on top, so that 132 tokens stay for 128; pivots take their turns in the order in
 which CPython goes through a set of their positions, which the result depends on. Positions are
@@ -45,12 +44,16 @@ class DART(LanguageReducer):
     pivot_image_token: int = 4
     pivot_text_token: int = 4
 
-    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.222, "layers": (2,)}
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 128 / 576, "layers": (2,)}
 
     def __post_init__(self) -> None:
         """Refuse what leaves no pivot."""
         if self.pivot_image_token < 1 or self.pivot_text_token < 0:
             raise BenchError("dart: give pivot_image_token >= 1 and pivot_text_token >= 0")
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share to keep is rounded down, before it is divided among the pivots."""
+        return int(rate * tokens)
 
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """The same number of tokens a pivot, and the image's pivots on top."""

@@ -4,8 +4,8 @@ Source: Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large 
 CVPR 2025 (arXiv:2503.02175), §3; LLaVA/llava/model/llava_arch.py.
 Departures: the image's tokens are found by what they are, where the code counts on 35 words ahead
 of them; each sample of a batch is selected by itself (the code cuts all by the first one's
-positions); a token is never selected twice, also where tokens coincide; the share to keep is
-rounded up instead of to the nearest; distances are float32 in a half-precision model too.
+positions); a token is never selected twice, also where tokens coincide; distances are float32 in a
+half-precision model too.
 Shapes: B samples, N image tokens, K kept, C channels.
 """
 
@@ -56,6 +56,10 @@ class DivPrune(LanguageReducer):
 
     renumbers: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.098, "layers": (0,)}
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share to keep is rounded to the nearest count, a half to the even one."""
+        return round(rate * tokens)
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the words and the selected tokens, in ascending order of position."""

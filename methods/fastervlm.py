@@ -2,8 +2,9 @@
 
 Source: Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning: Make
 VLM Inference Faster", 2024 (arXiv:2412.01818v1); llava/model/llava_arch.py.
-Departures: the share to keep is rounded up, where the authors' command line gives a count; ties are
-broken stably; the class attention is float32 in a half-precision model too.
+Departures: the share to keep is rounded up, where the authors' command line gives a count; where an
+image is put together from crops, its padding is cut off as the model does it; ties are broken
+stably; the class attention is float32 in a half-precision model too.
 Shapes: B images, N tokens of an image with its class token, M tokens kept.
 """
 
@@ -26,6 +27,7 @@ class FasterVLM(ProjectorReducer):
     """
 
     needs_anchor: ClassVar[bool] = True
+    newlines: ClassVar[bool] = False
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.25}
 
     def plan(self, site: Site, r: int) -> Plan:

@@ -4,9 +4,9 @@ Source: Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play 
 Acceleration for Large Vision-Language Models", ECCV 2024 (arXiv:2403.06764);
 src/transformers/src/transformers/models/llama/modeling_llama.py, the variant that removes tokens.
 Departures: the image's tokens are found by what they are, where the scripts count on 36 words ahead
-of them; each sample of a batch is ranked by itself; a share of tokens is rounded up; ties are
-broken stably; the attention is float32 in a half-precision model too; ahead of the first block,
-where the code drops tokens at random, it refuses.
+of them; each sample of a batch is ranked by itself; ties are broken stably; the attention is
+float32 in a half-precision model too; ahead of the first block, where the code drops tokens at
+random, it refuses. A share of tokens is rounded as in src/FastV/llava-hf, to the nearest count.
 Kept as in the code, and unlike the paper: a token's score is the attention that the last token
 pays it, not the mean over all tokens.
 """
@@ -34,6 +34,10 @@ class FastV(LanguageReducer):
 
     needs_anchor: ClassVar[bool] = True
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5, "layers": (2,)}
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share to keep is rounded to the nearest count, a half to the even one."""
+        return round(rate * tokens)
 
     @torch.no_grad()
     def plan(self, site: Site, r: int) -> Plan:

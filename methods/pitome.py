@@ -53,6 +53,11 @@ class PiToMe(Reducer):
         check_known("pitome has no variant", self.variant, VARIANTS)
         check_known("pitome has no metric", self.metric, METRICS)
 
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share that leaves is rounded down; "bsm" counts the class token in."""
+        n = tokens + fixed if self.variant == "bsm" else tokens
+        return tokens - int(n - n * rate)
+
     def plan(self, site: Site, r: int) -> Plan:
         """Match by the variant of this block."""
         metric = site.x.float() if self.metric == "x" else site.k.mean(1, dtype=torch.float32)

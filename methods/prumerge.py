@@ -2,11 +2,11 @@
 
 Source: Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal
 Models", ICCV 2025 (arXiv:2403.15388), §3; llava/model/multimodal_encoder/clip_encoder.py.
-Departures: outliers are counted in each image by itself (the code pools a batch, and PruMerge+ runs
-on one image only), shorter lists being filled with empty slots; where no patch stands out the first
-one is kept; an adaptive image keeps no more tokens than the budget says, the list being cut at its
-end; a budget counts the token of those left out too; without `adaptive`, PruMerge+ divides any
-budget into halves, where the code works for 1/8 and 1/16 of 576 patches; 576 and 575 are the
+Departures: outliers are counted in each image by itself unless `pooled` (the code pools a batch,
+and PruMerge+ runs on one image only), shorter lists being filled with empty slots; where no patch
+stands out the first one is kept; an adaptive image keeps no more tokens than the budget says, that
+of those left out among them, the list being cut at its end; without `adaptive`, PruMerge+ divides
+any budget into halves, where the code works for 1/8 and 1/16 of 576 patches; 576 and 575 are the
 model's own numbers; more neighbours than there are become all; ratios above 1/3 do not crash.
 Kept as in the code, and surprising: neighbours are added by their attention, not averaged; all
 heads count as a single one; the count, a product of rounded numbers, may be one less than the
@@ -41,12 +41,14 @@ class PruMerge(ProjectorReducer, Adaptive):
 
     With `adaptive` an image keeps as many as stand out, within the budget; without, the budget
     (the authors' is `keep_rate=0.125`, with `plus` 0.25). `plus` (PruMerge+) also keeps patches in
-    even steps. The attention and the keys are those of the block after the features.
+    even steps. The attention and the keys are those of the block after the features. `pooled`, as
+    in the authors' code, counts what stands out over a batch, whose images then keep equally many.
     """
 
     plus: bool = False
     adaptive: bool = True
     k_neighbours: int = 32
+    pooled: bool = False
 
     least: ClassVar[int] = 2
     needs_anchor: ClassVar[bool] = True
@@ -59,6 +61,13 @@ class PruMerge(ProjectorReducer, Adaptive):
             raise BenchError("prumerge: k_neighbours must be at least 1")
         if not self.adaptive:
             object.__setattr__(self, "budget", {"keep_rate": 0.25 if self.plus else 0.125})
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """Without `adaptive` a share rounded down, of `plus` each half; the rest's token on top."""
+        if self.adaptive:
+            return super().kept(rate, tokens, fixed)
+        kinds = 2 if self.plus else 1
+        return kinds * int(rate / kinds * tokens) + 1
 
     def plan(self, site: Site, r: int) -> Plan:
         """The class token, then new tokens: by descending attention, in even steps, the rest."""
@@ -77,15 +86,15 @@ class PruMerge(ProjectorReducer, Adaptive):
         size = torch.cat([size, rest], 1)[..., None]
         order = (size[..., 0] == 0).to(torch.int8).argsort(dim=1, stable=True)  # gaps go last
         size = torch.cat([take(site.size, fixed), take(size, order)], 1)
-        extra = take(weight, order)
-        return Plan(fixed, extra=extra, soft=True, size=size, padded=self.adaptive)
+        return Plan(fixed, extra=take(weight, order), soft=True, size=size, padded=self.adaptive)
 
     def _listed(self, attention: Tensor, most: int) -> Tensor:
         """(B,K) patches to keep, with gaps at the end where an image keeps fewer than another."""
         if not self.adaptive:
             spaced = most // 2 if self.plus else 0
             return listed_by_count(attention, most - spaced, spaced)
-        order, count = listed_by_ratio(attention, outlier_ratio(attention), self.plus)
+        ratio = outlier_ratio(attention.flatten()[None] if self.pooled else attention)
+        order, count = listed_by_ratio(attention, ratio.expand(len(attention)), self.plus)
         width = most if count.is_meta else min(int(count.max()), most)
         gap = torch.arange(width, device=order.device) >= count[:, None]
         return order[:, :width].masked_fill(gap, -1)

@@ -2,19 +2,18 @@
 
 Source: Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model
 Inference", ICML 2025 (arXiv:2410.04417); llava/model/language_model/modelling_sparse_llama.py,
-score.py and utils.py, version 1.0.
-Departures: version 2.0 (SparseVLM+) is not part of it: it divides attention by the rotary kernel of
-the original positions, which a method does not see; the image's tokens are found by what they are,
-and each sample of a batch is reduced by itself; at equal density the lower position counts as the
-denser one, where the code adds random noise; densities are compared as logarithms; where no word
-is above the mean (a single one, say), the last token rates (the code divides by zero); a budget
-that is met already removes nothing (the code drops one token at least); ties are broken stably;
-scores are float32 in a half-precision model too; it refuses to act ahead of the first block.
+score.py and utils.py, version 1.0; version 2.0 is `sparsevlm-plus`.
+Departures: the image's tokens are found by what they are, and each sample of a batch is reduced by
+itself; at equal density the lower position counts as the denser one, where the code adds random
+noise; densities are compared as logarithms; where no word is above the mean (a single one, say),
+the last token rates (the code divides by zero); a budget that is met already removes nothing (the
+code drops one token at least); ties are broken stably; scores are float32 in a half-precision model
+too; it refuses to act ahead of the first block.
 Kept as in the code, and unlike the paper: how many tokens stay is a fixed table, not the attention
 matrix's rank, and merged tokens come on top of it. The table for 192 tokens is the default: 300,
 200 and 110 of 576, at the blocks 3, 7 and 16 of 32. The others are `keep_rate=(303/576, 110/576,
 36/576)` for 128 tokens, `(238/576, 48/576, 26/576)` for 96, `(66/576, 30/576, 17/576)` for 64.
-Shapes: B samples, N tokens (0: at first), P words, M recycled tokens, E clusters, C channels.
+Shapes: B samples, N tokens, M recycled tokens, E clusters, C channels.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bench.core import BenchError, Plan, Site, Unsupported, register, take
+from bench.core import BenchError, Plan, Site, register, take
 from bench.core.kinds import Compounding, LanguageReducer
-from bench.core.site import LanguageSite
 from methods.algorithms.clustering import density_peaks
-from methods.algorithms.language import block_before, raters
+from methods.algorithms.language import block_before, paid_by_raters
 from methods.algorithms.ranking import ranked
 
 
@@ -74,19 +72,4 @@ class SparseVLM(LanguageReducer, Compounding):
 
     def rated(self, site: Site) -> Tensor:
         """(B,N) attention that raters pay in the previous block, mean over heads and raters."""
-        words = slice(site.x.shape[1] - max(site.n_protected, 1), None)
-        inside = block_before(site, self.name)
-        attention_BPN = inside.attention(words).mean(1)
-        rates_BP1 = self.raters(inside)[:, words, None]
-        return attention_BPN.masked_fill(~rates_BP1, 0).sum(1) / rates_BP1.sum(1)
-
-    def raters(self, site: LanguageSite) -> Tensor:
-        """(B,N) the words behind the image that fit it above the mean."""
-        start, rates_BN = site.start, torch.zeros_like(site.protect)
-        if start is None or site.anchor is None:
-            raise Unsupported(f"method '{self.name}' compares words and image at the first block")
-        if words := min(site.n_protected, start.x.shape[1]):
-            _, rates_BP = raters(start.x, start.protect, start.size, words)
-            rates_BN = rates_BN.scatter(1, site.split()[0][:, -words:], rates_BP)
-        last_BN = torch.arange(site.x.shape[1], device=site.x.device) == site.anchor[:, None]
-        return rates_BN | (last_BN & ~rates_BN.any(1, keepdim=True))
+        return paid_by_raters(block_before(site, self.name), self.name).mean(1)

@@ -3,8 +3,8 @@
 Source: Kim et al., "Token Fusion: Bridging the Gap between Token Pruning and Token Merging", WACV
 2024 (arXiv:2312.01026), §3; no code of the authors is known, so algo/tofu/merge.py of
 hchautran/PiToMe.
-Departures: ties are broken stably; any protected token is excluded; the share kept is of the
-unprotected tokens (theirs counts the class token in); an empty slot takes no part in a mean.
+Departures: ties are broken stably; any protected token is excluded; an empty slot takes no part in
+a mean.
 Shapes: B batch, N tokens, M kept, R merged away.
 """
 
@@ -19,6 +19,7 @@ from bench.core import Plan, Reducer, Site, check_known, register
 from methods.tome import bipartite_plan
 
 STRATEGIES = ("auto", "prune", "tofu", "mean")
+METRICS = ("keys", "x")
 
 
 @register("tofu", source="Kim et al., WACV 2024, §3", url="https://arxiv.org/abs/2312.01026")
@@ -30,25 +31,35 @@ class ToFu(Reducer):
     "prune", "tofu" or "mean" (without the norm) do the same everywhere. A merge scales the plain
     mean of a group by (largest norm in it) / (norm of the destination), as the code does; `mended`
     divides by the norm of the mean, as the paper says (MLERP), so that the largest norm results.
+    Similarity is of the "keys" (mean over heads), as in a DeiT, or of "x", the tokens, as in CLIP
+    and BLIP.
     """
 
     strategy: str = "auto"
     mended: bool = False
+    metric: str = "keys"
 
     def __post_init__(self) -> None:
-        """Check the strategy.
+        """Check the names.
 
         Raises:
-            BenchError: there is none of that name.
+            BenchError: there is no strategy or metric of that name.
         """
         check_known("tofu has no strategy", self.strategy, STRATEGIES)
+        check_known("tofu has no metric", self.metric, METRICS)
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """The share that leaves is one of all tokens, the class token too, and rounded down."""
+        n = tokens + fixed
+        return tokens - int(n - n * rate)
 
     def plan(self, site: Site, r: int) -> Plan:
-        """Match on the keys, averaged over heads."""
+        """Match by the metric, and drop or merge by the strategy of this block."""
         strategy = self.strategy
         if strategy == "auto":
             strategy = "prune" if site.layer <= site.depth // 2 else "tofu"
-        plan = bipartite_plan(site, site.k.mean(1, dtype=torch.float32), r)
+        metric = site.x.float() if self.metric == "x" else site.k.mean(1, dtype=torch.float32)
+        plan = bipartite_plan(site, metric, r)
         if strategy == "prune":
             return Plan(plan.keep)
         plan = plain_mean(plan, site.size)

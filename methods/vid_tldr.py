@@ -11,7 +11,7 @@ Shapes: B batch, N tokens, M kept, R merged away.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ class VidTLDR(Reducer):
 
     What a source adds to a token and to its size is multiplied by its objectness, so sizes are the
     foreground that a token stands for, and do not add up to the input. The authors reduce in the
-    first blocks only, such as `r=[50, 17, 8, 0, ...]` (25, 11 and 6 % of the tokens).
+    first three blocks only: 600, 200 and 100 go of 2,352 tokens.
     """
 
     proportional: ClassVar[bool] = True
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": (0.7448, 0.8858, 0.9355), "layers": (0, 1, 2)}
 
     def plan(self, site: Site, r: int) -> Plan:
         """Match on the tokens themselves.

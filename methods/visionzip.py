@@ -55,6 +55,7 @@ class VisionZip(ProjectorReducer):
 
     needs_anchor: ClassVar[bool] = True
     keeps_class: ClassVar[bool] = True
+    newlines: ClassVar[bool] = False
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 1 / 9}
 
     def __post_init__(self) -> None:

@@ -102,7 +102,7 @@ def test_golden_ats(case: str) -> None:
     g, given = golden("ats")
     given = given[case]
     x, q, k, v, policy = (g[f"in.{case}.{name}"] for name in ("x", "q", "k", "v", "policy"))
-    s = site(x, q, k, v, policy)
+    s = replace(site(x, q, k, v, policy), whole=case == "all")
     method = ATS(drop_tokens=given["drop_tokens"])
     plan = method.plan(s, plan_r(s, given))
     assert torch.equal(plan.keep, g[f"out.{case}.kept_idx"])
@@ -213,25 +213,23 @@ def test_tokens_that_coincide_leave_no_cluster_empty() -> None:
 
 
 @pytest.mark.parametrize("points", [7, 20, 60])
-@pytest.mark.parametrize("whole", [True, False])
-def test_sorted_sampling_in_plain_loops(points: int, whole: bool) -> None:
+def test_sorted_sampling_in_plain_loops(points: int) -> None:
     torch.manual_seed(points)
     score = torch.rand(2, 25) ** 3
-    order, rank = sample_sorted(score, points, whole)
+    order, rank = sample_sorted(score, points)
     for b in range(2):
         s = score[b].double()
         up = sorted(range(25), key=lambda i: s[i].item())
         assert order[b].tolist() == up
         heaped = [sum(s[i].item() for i in up[: n + 1]) for n in range(25)]
-        floor = heaped[0] if whole else 0.0
-        curve = [(h - floor) / (heaped[-1] - floor) for h in heaped]
+        curve = [(h - heaped[0]) / (heaped[-1] - heaped[0]) for h in heaped]
         start = min(c for c in curve if c > 0)
         listed = curve[-points:] if points <= 25 else [0.0] * (points - 25) + curve
         for i in range(points):
             y = start + (1 - start) * i / (points - 1)
             expected = least([abs(y - c) for c in listed]) + 25 - len(listed)
             assert rank[b, i] == expected
-    assert (rank.min() > 0) == (whole or points < 25)
+    assert rank.min() > 0
 
 
 def test_positional_sampling_in_plain_loops() -> None:
@@ -386,8 +384,11 @@ def test_on_text(variant: str, build: Any) -> None:
         assert torch.equal(out.last_hidden_state[torch.arange(3), at], out.pooler_output)
 
 
-# what a method says of 14 patches must not depend on five empty slots after them
-@pytest.mark.parametrize("variant", ["score", *(v for v in VARIANTS if v != "kmedoids-equal")])
+# what a method says of 14 patches must not depend on five empty slots after them; ATS counts those
+# that it leaves itself
+@pytest.mark.parametrize(
+    "variant", ["score", *(v for v in VARIANTS if v not in ("kmedoids-equal", "ats-all-slots"))]
+)
 def test_empty_slots_say_nothing(variant: str) -> None:
     torch.manual_seed(6)
     table = {"vision.3.weight": torch.randn(1, 12), "vision.3.bias": torch.randn(1)}
@@ -426,15 +427,18 @@ def test_empty_slots_are_no_medoids(weighted: bool) -> None:
 # --- one method each -----------------------------------------------------------------------------
 
 
-def test_ats_samples_alike_with_and_without_empty_slots() -> None:
+def test_ats_passes_over_empty_slots() -> None:
     score = torch.rand(1, 20)
-    padded = torch.cat([score, torch.zeros(1, 3)], 1)
+    padded, empty = torch.cat([score, torch.zeros(1, 3)], 1), (torch.arange(23) >= 20)[None]
     for points in (7, 15, 40):
-        order, rank = sample_sorted(padded, points)
-        own_order, own_rank = sample_sorted(score, points, whole=False)
+        order, rank = sample_sorted(padded, points, empty)
+        own_order, own_rank = sample_sorted(score, points)
         assert torch.equal(order.gather(1, rank), own_order.gather(1, own_rank))
-    fresh = [o.gather(1, r) for o, r in [sample_sorted(score, 40)]][0]
-    assert not torch.equal(fresh, own_order.gather(1, own_rank))
+    order, rank = sample_sorted(padded, 40)  # in the authors' code they come before the least one
+    assert not torch.equal(order.gather(1, rank), own_order.gather(1, own_rank))
+    for alive in (1, 2):  # and one token is always left
+        order, rank = sample_sorted(padded[:, 20 - alive :], 7, empty[:, 20 - alive :])
+        assert order.gather(1, rank).unique().tolist() == [int(padded[0, 20 - alive : 20].argmax())]
 
 
 def test_ats_never_goes_below_seven_sample_points() -> None:

@@ -252,3 +252,47 @@ def test_without_language_vectors_a_llava_says_what_its_reduced_tower_makes_it_s
     zeros = {"language": torch.zeros_like(_cross(model).vectors["language"])}
     with torch.no_grad(), bench.reduced(model, "crossget", r={"vision": 2}, cross_tokens=zeros):
         assert torch.equal(model(**batch).logits, one)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("features", [-2, -1])
+@pytest.mark.parametrize("handed_on", [True, False])
+def test_the_cross_token_of_an_image_is_a_llavas_last_visual_token(
+    handed_on: bool, features: int
+) -> None:
+    """As in the authors' LLaVA, which takes only the class token off the encoder's tokens."""
+    model, batch = vlm_models.llava(), vlm_models.llava_batch(2)
+    model.config.vision_feature_layer = features
+    tower, seen = bench.adapter_for(model).towers(model)["vision"], []
+    block: Any = tower.blocks[features]
+    parts = (block.layer_norm2, model.model.multi_modal_projector.linear_1)
+    hooks = [part.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for part in parts]
+    params: dict[str, Any] = {} if handed_on else {"handed_on": False}
+    with bench.reduced(model, "crossget", r=3, **params):
+        model(**batch)
+        entering = bench.trace(model, **batch).tokens["language"][0][0]
+    for hook in hooks:
+        hook.remove()
+    ahead, projected = seen[:2]  # class token, patches and cross token ahead of the MLP
+    made = tower.feed(block, ahead)[:, 1:]
+    n = 36 - 3 * (len(tower.blocks) + 1 + features)
+    assert made.shape[1] == n + 1
+    torch.testing.assert_close(projected, made if handed_on else made[:, :-1])
+    assert entering == batch["input_ids"].shape[1] - 36 + n + handed_on
+
+
+@torch.no_grad()
+def test_a_llava_and_a_clip_have_their_own_form_of_importance() -> None:
+    def answer(model: Any, kw: Any, **params: Any) -> torch.Tensor:
+        with bench.reduced(model, "crossget", r=4, **params):
+            out = model(**kw)
+        return out.logits if "logits" in out else out.image_embeds
+
+    clip = tiny.clip()
+    for model, kw, own, other in (
+        (vlm_models.llava(), vlm_models.llava_batch(2), "attention", "query"),
+        (clip, tiny.inputs(clip), "query", "attention"),
+    ):
+        plain = answer(model, kw)
+        assert torch.equal(plain, answer(model, kw, importance=own))
+        assert not torch.equal(plain, answer(model, kw, importance=other))

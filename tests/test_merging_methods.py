@@ -75,7 +75,8 @@ def test_tofu_golden(strategy: str) -> None:
     g, wanted = golden("tofu")
     s = make_site(g["in.x"], g["in.k"], g["in.k"])
     n = s.x.shape[1]
-    assert wanted["r"] == math.floor(n - n * wanted["ratio"])
+    asked = as_schedule(ToFu(), keep_rate=wanted["ratio"], fixed=1)(3, 12, n - 1, n - 1)
+    assert asked == wanted["r"] == math.floor(n - n * wanted["ratio"])
     plan = ToFu(strategy).plan(s, wanted["r"])
     assert torch.equal(plan.keep, g["out.prune.kept_idx"])
     close(plan.apply(s.x, s.size)[0], g[f"out.{strategy}.x"])
@@ -97,9 +98,9 @@ def test_pitome_golden(variant: str, metric: str, name: str) -> None:
     g, wanted = golden("pitome")
     s = make_site(g["in.x"], g["in.k"], g["in.k"], g["in.size"])
     n = s.x.shape[1]
-    free, r = (n, wanted["r_bsm"]) if variant == "bsm" else (n - 1, wanted["r_pitome"])
+    r = wanted["r_bsm" if variant == "bsm" else "r_pitome"]
     method = PiToMe(variant, wanted["margin"], wanted["alpha"], metric)
-    assert as_schedule(method, keep_rate=wanted["ratio"])(3, 12, free, free) == r
+    assert as_schedule(method, keep_rate=wanted["ratio"], fixed=1)(3, 12, n - 1, n - 1) == r
     plan = method.plan(s, r)
     assert torch.equal(plan.slots(n), g[f"out.{name}.out_slot_of_input"])
     x, size = plan.apply(s.x, s.size)
@@ -166,14 +167,15 @@ def groups(kept: list[int], into: dict[int, int]) -> list[list[int]]:
     return [[d, *(i for i, to in into.items() if to == d)] for d in kept]
 
 
+@pytest.mark.parametrize("metric", ["keys", "x"])
 @pytest.mark.parametrize("strategy", ["prune", "mean", "tofu", "mlerp"])
-def test_tofu_is_its_loop(strategy: str) -> None:
+def test_tofu_is_its_loop(strategy: str, metric: str) -> None:
     s, r = random_site(), 7
     mended = strategy == "mlerp"
-    plan = ToFu("tofu" if mended else strategy, mended).plan(s, r)
+    plan = ToFu("tofu" if mended else strategy, mended, metric).plan(s, r)
     out = plan.apply(s.x, s.size)[0]
     for b in range(2):
-        kept, into = by_position(s.k[b].mean(0), r, s.protect[b])
+        kept, into = by_position(s.x[b] if metric == "x" else s.k[b].mean(0), r, s.protect[b])
         x = s.x[b]
         for slot, members in enumerate(groups(kept, into)):
             expected = torch.stack([x[i] for i in members]).mean(0)
@@ -323,6 +325,7 @@ def test_how_much_of_a_removal_is_pruned() -> None:
     ("make", "says"),
     [
         (lambda: ToFu("sum"), "tofu has no strategy 'sum'"),
+        (lambda: ToFu(metric="key"), "tofu has no metric 'key' — did you mean 'keys'"),
         (lambda: PiToMe("bsm_split"), "did you mean 'bsm-split'"),
         (lambda: PiToMe(metric="key"), "did you mean 'keys'"),
         (lambda: DiffRate(1.5), r"share in \[0, 1\]"),
@@ -409,6 +412,37 @@ def test_text_towers(name: str, build: Any, dtype: torch.dtype) -> None:
     size = seen.sizes["text"][-1][1]
     assert (position[:, 0] == 0).all() and (at > 0).all()
     assert (size[:, 0] == 1).all() and (size[torch.arange(3), at] == 1).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "params", "left"),
+    [
+        ("pitome", {"variant": "bsm"}, 65 - 13),
+        ("tofu", {}, 65 - 13),
+        ("pitome", {"variant": "bsm-split"}, 65 - 12),
+        ("tome", {}, 65 - 12),
+    ],
+)
+def test_a_share_is_of_the_tokens_that_its_authors_count(
+    name: str, params: dict[str, Any], left: int
+) -> None:
+    """Of 65 tokens, one of them the class token, or of 64 patches."""
+    model = tiny.timm_vit()
+    with bench.reduced(model, name, keep_rate=0.8, layers=[1], **params):
+        assert bench.trace(model, tiny.images(1)).tokens["vision"][1] == (65, left)
+
+
+def test_vid_tldr_reduces_in_the_first_blocks_as_its_authors() -> None:
+    schedule, tokens, gone = as_schedule(VidTLDR(), **VidTLDR.budget), 2352, []
+    for layer in range(12):
+        gone.append(schedule(layer, 12, tokens, 2352))
+        tokens -= gone[-1]
+    assert gone == [600, 200, 100] + [0] * 9
+    model = tiny.timm_vit()
+    with torch.no_grad(), bench.reduced(model, "vid-tldr"):
+        seen = bench.trace(model, tiny.images(1)).tokens["vision"]
+    assert [a - b for a, b in seen] == [16, 5, 2, 0]
 
 
 @pytest.mark.parametrize("n", [22, 23])

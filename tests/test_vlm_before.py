@@ -191,13 +191,20 @@ def test_prumerge_golden(name: str, case: str) -> None:
     else:
         first = int(n * params["reduction_ratio_arg"])
         listed = listed_by_count(attention, first, first if plus else 0)
+        share = params["reduction_ratio_arg"] * (2 if plus else 1)
+        by_budget = as_schedule(PruMerge(plus, adaptive=False), keep_rate=share)
+        assert n - by_budget(0, 1, n, n) == out["tokens"].shape[1]
     assert torch.equal(listed, kept)
     left = left_out(listed, n)
     assert torch.equal(left, torch.zeros_like(left).scatter(1, out["non_topk_patch_positions"], 1))
     weight = enriched(attention, k[:, 1:], listed, params["k_neighbours"])
     close(weight @ x[:, 1:], out["tokens"])
     s = projector_site(x, heads(q, 2), heads(k, 2))
-    if not params["if_adaptive"]:
+    if params["if_adaptive"]:
+        tokens, size = PruMerge(plus, pooled=True).plan(s, 1).apply(s.x, s.size)
+        close(tokens[:, 1:], out["tokens"])
+        assert (size > 0).all() and (size.sum(1) == n + 1).all()
+    else:
         method = PruMerge(plus, adaptive=False, k_neighbours=params["k_neighbours"])
         tokens, size = method.plan(s, n - kept.shape[1] - 1).apply(s.x, s.size)
         assert torch.equal(tokens[:, 0], x[:, 0])
@@ -224,6 +231,8 @@ def test_divprune_golden(name: str, case: str) -> None:
     assert torch.equal(chosen[0], out["selected_greedy_order"])
     at = torch.arange(x.shape[1])
     s = language_site(x, ((at >= words) & (at < words + n))[None])
+    schedule = as_schedule(DivPrune(), keep_rate=params["SUBSET_RATIO"], layers=(0,))
+    assert schedule(0, 32, n, n) == n - count
     plan = DivPrune().plan(s, n - count)
     assert torch.equal(plan.keep[0], out["keep_indexs"])
     assert torch.equal(plan.apply(s.x, s.size)[0], out["new_input_embeds"])
@@ -507,7 +516,11 @@ def test_as_many_tokens_are_left_as_the_budget_says(name: str, rate: float) -> N
     wanted = as_schedule(method, keep_rate=rate, layers=[0])(0, 1, free, free)
     r = method.feasible(wanted, free, None)
     kept = method.plan(s, r).apply(s.x, s.size)[0].shape[1] - s.n_protected * (not keeps_class)
-    expected = max(math.ceil(rate * free), method.least + keeps_class)
+    rounded = round(rate * free) if name == "divprune" else math.ceil(rate * free)
+    if isinstance(method, PruMerge) and not method.adaptive:
+        kinds = 1 + method.plus
+        rounded = kinds * math.floor(rate / kinds * free) + 1
+    expected = max(rounded, method.least + keeps_class)
     if name == "visionzip-counts":
         assert kept == 10
     elif is_adaptive(method):
@@ -524,9 +537,9 @@ def test_the_authors_budgets() -> None:
 
     assert left(VisionZip(), 576) == 64 == left(VisionZip(54, 10), 576)
     assert round(64 * VisionZip().contextual_share) == 10
-    assert left(DivPrune(), 576) == 57 and DivPrune().budget["layers"] == (0,)
-    assert left(PruMerge(adaptive=False), 576) == 72
-    assert left(PruMerge(adaptive=False, plus=True), 576) == 144
+    assert left(DivPrune(), 576) == 56 and DivPrune().budget["layers"] == (0,)
+    assert left(PruMerge(adaptive=False), 576) == 72 + 1
+    assert left(PruMerge(adaptive=False, plus=True), 576) == 2 * 72 + 1
 
 
 @pytest.mark.parametrize(
@@ -579,3 +592,27 @@ def test_whole_models(family: str, name: str) -> None:
         assert seen[0][1] == 9
     if family == "LLaVA" and name == "divprune":
         assert seen[0] == (8 + 4, 8 + 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["fastervlm", "visionzip", "vispruner"])
+def test_new_lines_go_where_the_authors_emit_none(name: str) -> None:
+    """A LLaVA-NeXT puts crops together to rows of patches, each with a token behind it."""
+    model, batch = tiny.llava_next(), tiny.llava_next_batch(3)
+    line, embeds = model.model.image_newline, []
+    first = model.model.language_model.layers[0]
+    hook = first.register_forward_pre_hook(
+        lambda _, args, kw: embeds.append(args[0] if args else kw["hidden_states"]),
+        with_kwargs=True,
+    )
+    for i, rows in enumerate((6, 12, 12)):
+        one = tiny.alone(batch, i)
+        model(**one)
+        with bench.reduced(model, METHODS[name]):
+            model(**one)
+        plain, shorter = ((x == line).all(-1).sum() for x in embeds[-2:])
+        assert plain == rows and shorter == (rows if name == "vispruner" else 0)
+        with bench.reduced(model, METHODS[name], r=lambda *_: 0):
+            model(**one)
+        assert torch.equal(embeds[-1], embeds[-3])
+    hook.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,18 @@ import bench
 from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.core.schedules import as_schedule
 from bench.core.site import LanguageSite
-from methods.algorithms.language import in_set_order, least_alike, raters, words_after
+from methods.algorithms.language import (
+    in_set_order,
+    least_alike,
+    raters,
+    rating,
+    words_after,
+)
 from methods.dart import DART
 from methods.fastv import FastV
 from methods.pyramiddrop import PyramidDrop
 from methods.sparsevlm import SparseVLM
+from methods.sparsevlm_plus import SparseVLMPlus
 
 GOLDEN = Path(__file__).parent / "golden" / "methods"
 METHODS: dict[str, Reducer] = {
@@ -33,6 +41,7 @@ METHODS: dict[str, Reducer] = {
     "dart-words": DART(pivot_image_token=1, pivot_text_token=9),  # more than there are
     "sparsevlm": SparseVLM(),
     "sparsevlm-more": SparseVLM(recycle_ratio=1.0, cluster_ratio=0.25),
+    "sparsevlm-plus": SparseVLMPlus(heads=3),
 }
 
 
@@ -92,8 +101,9 @@ def test_fastv_golden(case: str) -> None:
     s = language_site(x, image, given["q"], given["k"])
     close(s.attention(), given["attention"])
     close(s.anchor_attention()[image], out["image_scores"])
-    r = as_schedule(FastV(), keep_rate=params["fast_v_attention_rank"] / n, layers=(2,))(2, 4, n, n)
-    assert r == n - params["fast_v_attention_rank"]
+    for rate in (params["fast_v_attention_rank"] / n, 1 - params["fastv_r"]):
+        r = as_schedule(FastV(), keep_rate=rate, layers=(2,))(2, 4, n, n)
+        assert r == n - params["fast_v_attention_rank"]
     plan = FastV().plan(s, r)
     assert torch.equal(plan.keep[0], out["keep_indexs"])
     assert torch.equal(plan.keep, out["position_ids"])
@@ -103,7 +113,7 @@ def test_fastv_golden(case: str) -> None:
 def turned(x: Tensor, position: Tensor, base: float = 10000.0) -> Tensor:
     """Rotary embedding of (B,H,N,D), halves paired."""
     half = x.shape[-1] // 2
-    angle = position[:, None, :, None] * base ** (-torch.arange(half) / half)
+    angle = position[:, None, :, None] * base ** (-torch.arange(half, device=x.device) / half)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
 
@@ -192,7 +202,8 @@ def test_sparsevlm_golden(case: str) -> None:
     assert (score[:, :before] == 0).all() and not rates[:, :before].any()
     where = rates[0, before:].nonzero().flatten()
     assert torch.equal(where, out["text_rater_index_rel_to_text_start"])
-    if params["USE_VERSION"] == "2_0":  # of which the method has no more
+    if params["USE_VERSION"] == "2_0":
+        sparsevlm_plus_golden(start, given, out, params)
         return
     for stage, left in enumerate(params["sparse_token_list"]):
         q, k, x = (given[f"{name}_stage{stage}"] for name in ("q", "k", "layer_output"))
@@ -219,6 +230,23 @@ def test_sparsevlm_golden(case: str) -> None:
         assert n == int(out[f"stage{stage}.v_token_num"])
 
 
+def sparsevlm_plus_golden(
+    start: LanguageSite, given: dict[str, Tensor], out: dict[str, Tensor], params: dict[str, Any]
+) -> None:
+    n, at = params["n_visual"], torch.arange(start.x.shape[1])[None]
+    method = SparseVLMPlus()
+    for stage, left in enumerate(params["sparse_token_list"]):
+        q, k = (given[f"{name}_stage{stage}"] for name in ("q", "k"))
+        x, image = torch.zeros(1, q.shape[2], params["C"]), span(q.shape[2], 8, n)
+        s = language_site(x, image, q, k, start=start, turned=partial(turned, position=at))
+        close(method.rated(s)[image], out[f"stage{stage}.relation_vis_text"][0])
+        plan = method.plan(s, n - left)
+        assert torch.equal(plan.keep, out[f"stage{stage}.select_token_idx"])
+        assert plan.extra is None
+        at, n = at.gather(1, plan.keep), left
+        assert torch.equal(at, out[f"stage{stage}.new_position_ids"])
+
+
 # --- a batch of samples with their images at different places, padded in front --------------------
 
 BEFORE, AFTER, IMAGE, FIRST = (3, 1, 5), (9, 6, 4), 30, 36
@@ -242,7 +270,7 @@ def random_site(seed: int = 0) -> LanguageSite:
     q, q2, k, k2 = torch.randn(B, 4, N, 8), *torch.randn(3, B, 4, N, 8).unbind(0)
     seen = real[:, None, None] & real[:, None, :, None] & torch.ones(N, N).tril().bool()
     bias = torch.zeros(B, 1, N, N).masked_fill(~seen, -torch.inf)
-    weight = torch.rand(24) + 0.5
+    weight, at = torch.rand(24) + 0.5, (real.long().cumsum(1) - 1).clamp(min=0)
     first, first_real = layout(FIRST)
     start = language_site(
         0.5 * torch.randn(*first.shape, 24), first, size=first_real.float()[..., None]
@@ -250,6 +278,7 @@ def random_site(seed: int = 0) -> LanguageSite:
     return language_site(
         x, image, 1.5 * q, k[:, ::2], size=real.float()[..., None], bias=bias, start=start,
         ahead=lambda: (1.5 * q2, k2[:, ::2]), norm=lambda x: rms_norm(x.float(), weight),
+        turned=partial(turned, position=at),
     )  # fmt: skip
 
 
@@ -264,6 +293,7 @@ def alone(s: LanguageSite, b: int) -> LanguageSite:
         n_protected=int(protect.sum()), anchor=torch.tensor([x.shape[1] - 1]),
         start=None if s.start is None else alone(s.start, b),
         ahead=lambda: (q_k[0][at, :, pad:], q_k[1][at, :, pad:]),
+        turned=partial(turned, position=torch.arange(x.shape[1])[None]),
     )  # fmt: skip
 
 
@@ -441,7 +471,9 @@ def on_meta(s: LanguageSite) -> LanguageSite:
     q_k: Any = tuple(t.to("meta") for t in s.ahead())
     start = None if s.start is None else on_meta(s.start)
     norm = torch.nn.RMSNorm(24, device="meta")
-    return replace(s, **moved, start=start, ahead=lambda: q_k, norm=norm)
+    at = torch.zeros(s.x.shape[:2], device="meta")
+    rotary = partial(turned, position=at)
+    return replace(s, **moved, start=start, ahead=lambda: q_k, norm=norm, turned=rotary)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -453,7 +485,7 @@ def test_runs_on_the_meta_device(name: str) -> None:
     assert x.is_meta and (x.shape, size.shape) == (there[0].shape, there[1].shape)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "sparsevlm-plus"])
 def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
     s = random_site()
     assert s.start is not None
@@ -466,7 +498,7 @@ def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
         assert kept == list(range(kept[0], kept[0] + 12)) and s.protect[b, kept[0] - 1]
 
 
-@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm"])
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"])
 def test_compiles_as_one_graph(name: str) -> None:
     """`dart` goes by the order of a set, which is read on the host."""
     s = random_site()
@@ -497,7 +529,10 @@ def odd_site(before: int, after: int, image: int = 12) -> LanguageSite:
     x, q, k = torch.randn(2, n, 16), *torch.randn(2, 2, 2, n, 8).unbind(0)
     at = span(n, before, image).expand(2, -1)
     start = language_site(torch.randn(2, n, 16), at)
-    return language_site(x, at, q, k, start=start, ahead=lambda: (q, k), norm=lambda x: x)
+    rotary = partial(turned, position=torch.arange(n)[None])
+    return language_site(
+        x, at, q, k, start=start, ahead=lambda: (q, k), norm=lambda x: x, turned=rotary
+    )
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 0), (0, 0), (0, 1), (2, 1), (0, 2)])
@@ -513,7 +548,9 @@ def test_few_words_or_none(name: str, before: int, after: int) -> None:
 def test_the_last_token_rates_where_no_word_is_above_the_mean() -> None:
     for before, after in ((2, 1), (3, 0), (0, 0)):
         s = odd_site(before, after)
-        assert SparseVLM().raters(s).nonzero().tolist() == [[b, s.x.shape[1] - 1] for b in range(2)]
+        assert rating(s, "sparsevlm").nonzero().tolist() == [
+            [b, s.x.shape[1] - 1] for b in range(2)
+        ]
         close(SparseVLM().rated(s), s.anchor_attention())
 
 
@@ -527,7 +564,7 @@ def test_raters_are_found_where_a_batch_was_padded_anew() -> None:
     }
     assert s.anchor is not None
     padded = replace(s, **longer, n_protected=s.n_protected + 2, anchor=s.anchor + 2)
-    assert torch.equal(SparseVLM().raters(padded)[:, 2:], SparseVLM().raters(s))
+    assert torch.equal(rating(padded, "sparsevlm")[:, 2:], rating(s, "sparsevlm"))
 
 
 def test_words_between_two_images_are_not_behind() -> None:
@@ -562,7 +599,10 @@ def test_the_authors_budgets() -> None:
     assert left_at(FastV(), 32, 576) == {2: 288}
     assert left_at(PyramidDrop(), 32, 576) == {8: 288, 16: 144, 24: 72}
     assert left_at(DART(), 32, 576) == {2: 132}
+    by_share = as_schedule(DART(), keep_rate=1 - 0.778, layers=(2,))(2, 32, 576, 576)
+    assert 576 - DART().feasible(by_share, 576, None) == 4 + 127 // 8 * 8
     assert left_at(SparseVLM(), 32, 576, made=True) == {3: 300, 7: 200, 16: 110}
+    assert left_at(SparseVLMPlus(), 32, 576) == {3: 300, 7: 200, 16: 118}
     for table in ((303, 110, 36), (238, 48, 26), (66, 30, 17)):
         rates = tuple(n / 576 for n in table)
         schedule = as_schedule(SparseVLM(), keep_rate=rates, layers=SparseVLM.budget["layers"])
@@ -599,6 +639,7 @@ def test_a_site_must_bring_what_a_method_reads() -> None:
     [
         (lambda: DART(pivot_image_token=0), "pivot_image_token >= 1"),
         (lambda: DART(pivot_text_token=-1), "pivot_text_token >= 0"),
+        (lambda: SparseVLMPlus(heads=0), "heads must be at least 1"),
         (lambda: SparseVLM(recycle_ratio=1.5), r"shares in \[0, 1\]"),
         (lambda: SparseVLM(cluster_ratio=-0.1), r"shares in \[0, 1\]"),
     ],
@@ -613,7 +654,7 @@ def test_wrong_parameters_are_named(make: Any, says: str) -> None:
 
 def shallow(method: Reducer) -> dict[str, Any]:
     """Blocks of a model of six, where the method's own would be the first."""
-    return {**method.budget, "layers": (1, 3, 4)} if method.name == "sparsevlm" else {}
+    return {**method.budget, "layers": (1, 3, 4)} if method.name.startswith("sparsevlm") else {}
 
 
 @torch.no_grad()
@@ -623,6 +664,13 @@ def test_whole_models(family: str, name: str) -> None:
     make, batch_of = tiny.MODELS[family]
     model, batch, method = make(), batch_of(3), METHODS[name]
     plain = model(**batch).logits
+    if (family, name) == ("BLIP-2", "sparsevlm-plus"):
+        with (
+            bench.reduced(model, method, **shallow(method)),
+            pytest.raises(Unsupported, match="with rotary embedding"),
+        ):
+            model(**batch)
+        return
     with bench.reduced(model, method, **shallow(method)):
         reduced = model(**batch).logits
         together = tiny.answers(model, batch, 4)
@@ -645,4 +693,38 @@ def test_plans_are_of_the_plain_kind() -> None:
     """Pruners keep; only `sparsevlm` makes tokens."""
     for name, method in METHODS.items():
         plan: Plan = method.plan(random_site(), 18)
-        assert plan.src is None and (plan.extra is not None) == name.startswith("sparsevlm")
+        makes = name in ("sparsevlm", "sparsevlm-more")
+        assert plan.src is None and (plan.extra is not None) == makes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", [1, 3])
+def test_sparsevlm_plus_goes_by_the_positions_that_tokens_had_at_first(number: int) -> None:
+    model, batch, seen = tiny.llava(), tiny.llava_batch(number), []
+
+    class Watched(SparseVLMPlus):
+        def plan(self, site: Site, r: int) -> Plan:
+            assert isinstance(site, LanguageSite)
+            seen.append((self.by_distance(site), super().plan(site, r).keep))
+            return super().plan(site, r)
+
+    with bench.reduced(model, Watched(), **shallow(SparseVLM())):
+        model(**batch)
+    (whole, keep), (second, again), (third, _) = seen
+    N = whole.shape[-1]
+    ones = turned(torch.ones(1, 1, N, 8), torch.arange(N)[None])
+    close(whole, (ones @ ones.transpose(2, 3) / 8**0.5).expand_as(whole))
+    for found, kept in ((second, keep), (third, keep.gather(1, again))):
+        for b, at in enumerate(kept):
+            close(found[b % len(found), 0], whole[0, 0][at][:, at])
+
+
+@torch.no_grad()
+def test_sparsevlm_plus_in_a_batch_of_unequal_images() -> None:
+    """Each sample is then reduced by itself, with its own positions."""
+    model, batch = tiny.llava_next(), tiny.llava_next_batch(3)
+    method = SparseVLMPlus()
+    with bench.reduced(model, method, **shallow(method)):
+        logits = model(**batch).logits[:, -1]
+        each = [model(**tiny.alone(batch, i)).logits[0, -1] for i in range(3)]
+    close(logits, torch.stack(each))

@@ -78,8 +78,10 @@ def _last(
 ) -> int:
     """How many tokens a sequence ends with; `ran` has those of each layer, `calls` gets shorter."""
     tower, reducer = probe.tower, seen.reducer
-    schedule = as_schedule(reducer, **{k: v[tower.name] for k, v in seen.budget.items()})
-    nominal = initial = tokens - tower.n_protected
+    fixed, budget = tower.n_protected, {k: v[tower.name] for k, v in seen.budget.items()}
+    layers = None if "r" in budget else reducer.budget.get("layers")
+    schedule = as_schedule(reducer, **budget, layers=layers, fixed=fixed)
+    nominal = initial = tokens - fixed
     for layer, out in enumerate(ran):
         wanted = schedule(layer, len(tower.blocks), nominal, initial)
         r = reducer.feasible(wanted, nominal, grid) if wanted > 0 else 0

@@ -33,8 +33,12 @@ class Compounding(Reducer):
     """A method whose keep rate is a share of the tokens at the start, as TopK's.
 
     It compounds over the layers and rounds down. The keep rate of any other method is a share of
-    the tokens that are there, and rounds up, as EViT's.
+    the tokens that are there, and rounds up, as EViT's, unless the method says otherwise.
     """
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """How many tokens stay of the `tokens` removable ones at the start, rounded down."""
+        return int(rate * tokens)
 
 
 class Adaptive(Reducer):
@@ -74,10 +78,13 @@ class Appender(Reducer):
     Attributes:
         appends: how many.
         visits: towers in which it adds none, but refreshes the first token of a prompt.
+        handed_on: those of an image encoder go on to a language model, behind the image's tokens
+            and in place of removed ones.
     """
 
     appends: ClassVar[int] = 1
     visits: ClassVar[tuple[str, ...]] = ()
+    handed_on: bool = False
 
     def append(self, x: Tensor, anchor: Tensor | None, tower: str) -> Tensor:
         """(B,N,C) -> (B,appends,C): tokens to add before the first block."""
@@ -95,12 +102,14 @@ class ProjectorReducer(Bounded):
         reads: whose q, k, v it sees if it needs an anchor, counted from the block that makes the
             features (1: the block after).
         keeps_class: the class token goes to the language model too.
+        newlines: where crops are put together to an image, the model's tokens for new lines stay.
     """
 
     towers: ClassVar[tuple[str, ...]] = ("projector",)
     before: ClassVar[bool] = True
     reads: ClassVar[int] = 0
     keeps_class: ClassVar[bool] = False
+    newlines: ClassVar[bool] = True
 
 
 class LanguageReducer(Bounded):

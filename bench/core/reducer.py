@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from bench.core.plan import Plan
@@ -45,3 +46,10 @@ class Reducer:
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """The removal nearest to `r` that this method can make of `tokens` removable ones."""
         return max(min(r, int(tokens * self.max_share)), 0)
+
+    def kept(self, rate: float, tokens: int, fixed: int) -> int:
+        """How many of `tokens` removable ones stay at a keep rate, beside `fixed` that always do.
+
+        Rounded up, as in the EViT code; a method whose authors round otherwise overrides it.
+        """
+        return math.ceil(rate * tokens)

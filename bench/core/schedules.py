@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,18 +59,24 @@ def _blocks(layers: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class KeepRate:
-    """Keep `ceil(rate * tokens)` of the current removable tokens at each of `layers`.
+    """Keep a share of the current removable tokens at each of `layers`.
 
     Double arithmetic with its artefacts, as in the EViT code: 0.55 * 100 keeps 56.
+
+    Attributes:
+        method: rounds, by its `kept`.
+        fixed: tokens that are never removed, which some authors count in.
     """
 
     rate: float | tuple[float, ...]
     layers: tuple[float, ...] | None = None
+    method: Reducer = Reducer()  # noqa: RUF009
+    fixed: int = 0
 
     def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
         """Tokens to remove; 0 at the other layers."""
         rate, _ = self.at(layer, depth)
-        return 0 if rate is None else tokens - math.ceil(rate * tokens)
+        return 0 if rate is None else tokens - self.method.kept(rate, tokens, self.fixed)
 
     def at(self, layer: int, depth: int) -> tuple[float | None, int]:
         """The keep rate of this layer (None: no reduction) and its position in the list."""
@@ -96,19 +101,23 @@ class KeepOfInitial(KeepRate):
     A fraction of the tokens that the model started with, as in the TopK and DynamicViT codes.
     """
 
+    method: Reducer = Compounding()  # noqa: RUF009
+
     def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
         """Tokens to remove; 0 at the other layers."""
         rate, i = self.at(layer, depth)
         if rate is None:
             return 0
         rate = rate if isinstance(self.rate, tuple) else rate ** (i + 1)
-        return max(tokens - int(rate * initial), 0)
+        return max(tokens - self.method.kept(rate, initial, self.fixed), 0)
 
 
 def as_schedule(
-    method: Reducer, r: Any = None, keep_rate: Any = None, layers: Any = None
+    method: Reducer, r: Any = None, keep_rate: Any = None, layers: Any = None, fixed: int = 0
 ) -> Schedule:
     """The schedule that `r` or `keep_rate` (with `layers`) names.
+
+    `fixed` is how many tokens the tower never removes.
 
     Raises:
         BenchError: both or neither are given, a value is out of range, or `layers` lacks a rate.
@@ -118,7 +127,8 @@ def as_schedule(
     if keep_rate is not None:
         rate = _rates(keep_rate)
         at = None if layers is None else _blocks(layers)
-        return (KeepOfInitial if isinstance(method, Compounding) else KeepRate)(rate, at)
+        share = KeepOfInitial if isinstance(method, Compounding) else KeepRate
+        return share(rate, at, method, fixed)
     if layers is not None and not callable(r):
         return AtLayers(as_schedule(method, r), _blocks(layers))
     if isinstance(r, bool) or (not isinstance(r, int | Sequence) and not callable(r)):

@@ -111,6 +111,11 @@ class Site:
         return self.k.transpose(1, 2).flatten(2)
 
 
+@dataclass(frozen=True)
+class EncoderSite(Site):
+    """A block of an image encoder whose tokens go on to a language model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LanguageSite(Site):
     """A block of a language model, ahead of which image tokens can be taken out of a prompt.
@@ -124,12 +129,15 @@ class LanguageSite(Site):
         causal: the block attends under a causal mask that `bias` does not hold.
         start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
             that compare the image's tokens with the words before any block ran; None there.
+        turned: vectors (B,H,N,D), or of one sample for all, with this model's rotary embedding of
+            the tokens' positions; None in a model without one.
     """
 
     ahead: Callable[[], tuple[Tensor, Tensor]]
     norm: Callable[[Tensor], Tensor]
     causal: bool = False
     start: LanguageSite | None = None
+    turned: Callable[[Tensor], Tensor] | None = None
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
         yield from super()._biases(rows)

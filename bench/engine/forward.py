@@ -189,7 +189,7 @@ class Pass:
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
-        return Site(
+        return self.tower.site_class(
             x,
             *(self.qkv or (x[:, None, :, :0],) * 3),
             self.size,

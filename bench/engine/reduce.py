@@ -123,13 +123,12 @@ def _schedules(
     if layers is None and keep_rate is not None:
         layers = reducer.budget.get("layers")
 
-    def of(budget: Any, name: str) -> Any:
-        return budget.get(name) if isinstance(budget, Mapping) else budget
+    def of(name: str) -> Schedule:
+        each = {"r": r, "keep_rate": keep_rate, "layers": layers}
+        here = {k: v.get(name) if isinstance(v, Mapping) else v for k, v in each.items()}
+        return as_schedule(reducer, **here, fixed=towers[name].n_protected)
 
-    return {
-        name: as_schedule(reducer, of(r, name), of(keep_rate, name), of(layers, name))
-        for name in _named(reducer, towers, (r, keep_rate, layers))
-    }
+    return {name: of(name) for name in _named(reducer, towers, (r, keep_rate, layers))}
 
 
 def _named(reducer: Reducer, towers: Mapping[str, Tower], budget: Sequence[Any]) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.core.errors import Unsupported
+from bench.core.site import Site
 
 
 @contextlib.contextmanager
@@ -78,6 +79,7 @@ class Tower(ABC):
             "language".
         blocks: the blocks, in order.
         pass_class: the reduced pass that goes through it, made of the tower and its `Reduction`s.
+        site_class: what methods look at in it.
         prefix: leading tokens that are no patches and are never reduced.
         n_protected: tokens a sample never loses (prefix, end of text).
         causal: the blocks attend under a causal mask, so survivors keep their order.
@@ -96,6 +98,7 @@ class Tower(ABC):
 
     name: str
     pass_class: ClassVar[type[Any]]
+    site_class: type[Site] = Site
     blocks: Sequence[nn.Module]
     prefix: int = 1
     n_protected: int = 1

@@ -1,7 +1,7 @@
 """Inside a language model: the block before, words behind the image, raters and pivots.
 
 The methods `dart` and `sparsevlm` name the sources and the departures from them. Shapes: B batch,
-N tokens, P words or pivots, C channels.
+N tokens, H heads, P words or pivots, C channels.
 """
 
 from __future__ import annotations
@@ -54,6 +54,36 @@ def raters(
     score_BP = share_BNP.masked_fill(~image_BN1, 0).sum(1) / image_BN1.sum(1)
     mean_B1 = score_BP.sum(1, keepdim=True) / after_BP.sum(1, keepdim=True)
     return score_BP, after_BP & (score_BP > mean_B1)
+
+
+def paid_by_raters(site: LanguageSite, name: str, divisor_BHNN: Tensor | None = None) -> Tensor:
+    """(B,H,N) attention that the raters pay, divided first if asked, mean over the raters.
+
+    Raises:
+        Unsupported: the site does not say what method `name` saw at the first block.
+    """
+    words = slice(site.x.shape[1] - max(site.n_protected, 1), None)
+    attention_BHPN = site.attention(words)
+    if divisor_BHNN is not None:
+        attention_BHPN = attention_BHPN / divisor_BHNN[:, :, words]
+    rates_B1P1 = rating(site, name)[:, None, words, None]
+    return attention_BHPN.masked_fill(~rates_B1P1, 0).sum(2) / rates_B1P1.sum(2)
+
+
+def rating(site: LanguageSite, name: str) -> Tensor:
+    """(B,N) the words behind the image that fit it above the mean; the last token if none does.
+
+    Raises:
+        Unsupported: the site does not say what method `name` saw at the first block.
+    """
+    start, rates_BN = site.start, torch.zeros_like(site.protect)
+    if start is None or site.anchor is None:
+        raise Unsupported(f"method '{name}' compares words and image at the first block")
+    if words := min(site.n_protected, start.x.shape[1]):
+        _, rates_BP = raters(start.x, start.protect, start.size, words)
+        rates_BN = rates_BN.scatter(1, site.split()[0][:, -words:], rates_BP)
+    last_BN = torch.arange(site.x.shape[1], device=site.x.device) == site.anchor[:, None]
+    return rates_BN | (last_BN & ~rates_BN.any(1, keepdim=True))
 
 
 def highest(score_BN: Tensor, among_BN: Tensor, count: int) -> Tensor:

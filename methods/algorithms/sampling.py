@@ -9,24 +9,31 @@ import torch
 from torch import Tensor
 
 
-def sample_sorted(score_BN: Tensor, points: int, whole: bool = True) -> tuple[Tensor, Tensor]:
+def sample_sorted(
+    score_BN: Tensor, points: int, empty_BN: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Inverse transform sampling along tokens of ascending score, at evenly spaced points.
+
+    The curve starts at 0 with the least score, whose token is never picked if there is another.
 
     Args:
         score_BN: significance without the protected tokens; 0 in empty slots.
         points: how many points (`n_ref_tokens - 1`); tokens beyond that many are out of reach,
             the least significant first.
-        whole: no token was removed before; else the curve starts at an empty slot's zero.
+        empty_BN: slots that are passed over; else an empty slot has the least score.
 
     Returns:
         (B,N) tokens in ascending order, and (B,points) the rank in it that each point picks.
     """
     N = score_BN.shape[1]
+    if empty_BN is not None:
+        score_BN = score_BN.masked_fill(empty_BN, -1.0)
     score, order = score_BN.sort(dim=1, stable=True)
+    passed_over, score = score < 0, score.clamp_min(0)
     tiny = torch.finfo(score.dtype).tiny
     cdf = (score / score.sum(1, keepdim=True).clamp_min(tiny)).cumsum(1)
-    if whole:
-        cdf = cdf - cdf[:, :1]
+    cdf = cdf.masked_fill(passed_over, torch.inf)
+    cdf = cdf - cdf.amin(1, keepdim=True)
     cdf = cdf / cdf[:, -1:].clamp_min(tiny)
     start = cdf.masked_fill(cdf == 0, 1.0).amin(1, keepdim=True)
     even = torch.linspace(0, 1, points, device=score.device, dtype=score.dtype)

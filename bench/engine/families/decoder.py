@@ -226,6 +226,10 @@ class LanguagePass(Pass):
         x = prompt.x
         B, M, _ = x.shape
         bias = additive(self.mask, x.dtype)
+
+        def turned(vectors: Tensor) -> Tensor:
+            return self.tower.turned(self.module, vectors, self._arguments(self.arguments, x))
+
         return LanguageSite(
             x,
             *(self.qkv or (x[:, None, :, :0],) * 3),
@@ -244,6 +248,7 @@ class LanguagePass(Pass):
             start=self.start,
             ahead=lambda: self.tower.ahead(self.module, x, self._arguments(self.arguments, x)),
             norm=self.tower.final_norm,
+            turned=turned if self.tower.rotates else None,
             draw=self.draw,
         )
 

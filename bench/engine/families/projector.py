@@ -7,7 +7,7 @@ model's own code expects: those of removed tokens are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ class ImagePass(Pass):
     """An image encoder's pass that keeps what the projector and its methods look at.
 
     Attributes:
-        features: (I,M,C) output of the feature block, without tokens that a method appended.
+        features: (I,M,C) output of the feature block.
+        cut: tokens that a method appended and that are not handed on among the features.
         reads: blocks whose attention the projector's methods look at.
         seen: by block, (q, k, v), the bias and the scale of its attention, for the survivors.
     """
@@ -43,11 +44,14 @@ class ImagePass(Pass):
         self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         return x
 
-    def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
-        """One block; the feature block's output is kept."""
-        x = super().block(layer, block, x, *args, **kw)
-        if layer == self.tower.feature:
-            n = x.shape[1] if layer == self.depth - 1 else x.shape[1] - self.appends
+    def feed(self, block: nn.Module, x: Tensor) -> Tensor:
+        """The second half of a block; the feature block's output is kept."""
+        x = super().feed(block, x)
+        if self.layer == self.tower.feature:
+            appender, room = self.appender, self.initial + self.appends - x.shape[1]
+            handed_on = appender is not None and appender.handed_on and bool(self.tower.linked)
+            self.cut = self.appends - min(self.appends, room) * handed_on
+            n = x.shape[1] - self.cut
             self.features, self.features_size = x[:, :n], self.size[:, :n]
             self.features_place = self.place[:, :n]
         return x
@@ -100,6 +104,7 @@ class ProjectorPass(Pass):
 
     Attributes:
         expected: tokens of an image that the language model's code counts on.
+        newlines: tokens for new lines stay where crops are put together.
         removed: how many are missing, of all images (and crops of images) together.
         fixed: class tokens in front, while they are there: 0 or 1.
         place: (I,M) place of each token among the image's, class token included.
@@ -111,6 +116,8 @@ class ProjectorPass(Pass):
         """Nothing is removed yet."""
         super().__init__(tower, reductions)
         self.expected, self.removed = tower.whole, 0
+        reducers = [reduction.reducer for reduction in reductions]
+        self.newlines = all(r.newlines for r in reducers if isinstance(r, ProjectorReducer))
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -135,6 +142,19 @@ class ProjectorPass(Pass):
         missing = self.expected - x.shape[1]
         self.removed = len(x) * missing
         return self._marked(x) if missing > 0 else x
+
+    def packed(
+        self, plain: Callable[..., Any], *args: Any, image_newline: Tensor, **kw: Any
+    ) -> Any:
+        """The model's crops put together, their new lines marked as removed if other tokens are."""
+        if not self.removed:
+            return plain(*args, image_newline=image_newline, **kw)
+        without, _ = plain(*args, image_newline=None, **kw)
+        tokens, lengths = plain(
+            *args, image_newline=torch.full_like(image_newline, torch.nan), **kw
+        )
+        self.removed += sum(map(len, tokens)) - sum(map(len, without))
+        return tokens, lengths
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The features (I,M,C) that the model selected, or those with their class token."""
@@ -182,7 +202,7 @@ class ProjectorPass(Pass):
         image: Any = self.upstream["vision"]
         qkv, bias, scale = image.seen[self.block_read]
         n = x.shape[1]
-        if qkv[0].shape[2] != n + image.appends:
+        if qkv[0].shape[2] != n + image.cut:
             names = " and ".join(reduction.reducer.name for reduction in image.reductions)
             raise Unsupported(
                 f"the attention of vision block {self.block_read} is not that of the tokens left: "
@@ -213,9 +233,13 @@ class ProjectorPass(Pass):
             missing = x.new_full((len(x), self.expected - x.shape[1], x.shape[2]), torch.nan)
             return torch.cat([x, missing], 1)
         at = self.place - (self.tower.prefix if self.tower.drops_class else 0)
-        # a class token that came along takes the first place that became free
-        taken = torch.zeros(len(x), self.expected + 1, device=x.device)
-        taken = taken.scatter(1, torch.where(at < 0, self.expected, at), 1)[:, : self.expected]
-        at = torch.where(at < 0, taken.argmin(1, keepdim=True), at)
+        # a class token that came along takes the first place that became free, an appended one the
+        # last
+        ahead, behind = at < 0, at >= self.expected
+        free = torch.ones(len(x), self.expected + 1, device=x.device)
+        free = free.scatter(1, torch.where(ahead | behind, self.expected, at), 0)
+        free = free[:, : self.expected]
+        last = self.expected - 1 - free.flip(1).argmax(1, keepdim=True)
+        at = torch.where(behind, last, torch.where(ahead, free.argmax(1, keepdim=True), at))
         out = x.new_full((len(x), self.expected, x.shape[2]), torch.nan)
         return out.scatter(1, at[..., None].expand_as(x), x)

@@ -156,11 +156,12 @@ def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
         for f in fields(site)
         if isinstance(value := getattr(site, f.name), Tensor) and len(value) == len(site.x)
     }
-    ahead, start = site.ahead, site.start
+    ahead, start, turned, batch = site.ahead, site.start, site.turned, len(site.x)
     return replace(
         site,
         **cut,
         n_protected=int(site.protect[at].sum()),
         start=None if start is None else sample_site(start, at),
         ahead=lambda: (ahead()[0][at], ahead()[1][at]),
+        turned=turned and (lambda x: turned(x.expand(batch, -1, -1, -1))[at]),
     )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.core.site import EncoderSite
 from bench.engine.families.hf import Family, VisionTower
 from bench.engine.families.packed import MergerPass, PackedPass
 from bench.engine.tower import Run, Tower, original, override, shrink
@@ -30,6 +31,7 @@ class PackedTower(VisionTower):
     """
 
     pass_class = PackedPass
+    site_class = EncoderSite
     linked = ("projector", "language")
     restores = True  # the merger reads whole groups
     size: Callable[..., tuple[int, int]] | None = None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
+from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
@@ -122,6 +123,7 @@ class ImageTower(VisionTower):
         self.linked = ("projector", "language") if layout.reads_vision else ()
         self.feature = len(self.blocks) - 1
         if layout.reads_vision:
+            self.site_class = EncoderSite
             chosen = model.config.vision_feature_layer
             if not isinstance(chosen, int):
                 raise Unsupported("features of several vision layers at once are not supported")
@@ -149,6 +151,7 @@ class ProjectorTower(Tower):
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.patches = side * side if layout.reads_vision else int(config.num_query_tokens)
         self.whole = self.patches + (0 if self.drops_class else self.prefix)
+        self.model = model.get_submodule(layout.projector.rpartition(".")[0])
 
     @property
     def has_anchor(self) -> bool:
@@ -169,9 +172,14 @@ class ProjectorTower(Tower):
         return (side, side) if self.has_vision and side * side == patches else None
 
     @contextlib.contextmanager
-    def install(self, run: Run) -> Iterator[None]:
-        """Needs nothing."""
-        yield
+    def install(self, run: Any) -> Iterator[None]:
+        """Leave out new lines where crops are put together, if a method has it so."""
+        if run.newlines or not hasattr(self.model, "pack_image_features"):
+            yield
+            return
+        pack = partial(run.packed, original(self.model, "pack_image_features"))
+        with override(self.model, "pack_image_features", pack):
+            yield
 
 
 class LanguageTower(HuggingFaceTower):
@@ -188,7 +196,8 @@ class LanguageTower(HuggingFaceTower):
         if not getattr(self.blocks[0], "do_layer_norm_before", True):
             raise Unsupported("an OPT with the norm after attention (350m) is not supported")
         self.model, self.final_norm = model, getattr(part, family.final_norm)
-        self.renumbers = "VL" not in type(part).__name__ and hasattr(part, "rotary_emb")
+        self.rotates = hasattr(part, "rotary_emb")
+        self.renumbers = self.rotates and "VL" not in type(part).__name__
 
     @property
     def has_anchor(self) -> bool:
@@ -243,10 +252,14 @@ class LanguageTower(HuggingFaceTower):
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
         q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
-        if "position_embeddings" in kw:
-            rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
-            q, k = rotate(q, k, *kw["position_embeddings"])
-        return q, k
+        return (self.turned(block, q, kw), self.turned(block, k, kw)) if self.rotates else (q, k)
+
+    def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
+        """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""
+        attn = getattr(block, self.attn_parts[1])
+        rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
+        both = rotate(x, x[:, :0], *kw["position_embeddings"])  # it turns queries and keys
+        return both[0]  # type: ignore[no-any-return]
 
 
 def _no_videos(*_: Any, **__: Any) -> None:
