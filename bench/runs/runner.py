@@ -208,8 +208,6 @@ def _written(record: Record, store: Store) -> tuple[Record, Path]:
             record, status="failed", reason=reason, accuracy=empty.accuracy, cost=empty.cost
         )
         return failed, store.write(failed)
-    except OSError as error:
-        raise BenchError(f"cannot write a record to {store.root}: {error}") from error
 
 
 def _attempt(

@@ -26,8 +26,9 @@ from bench.engine.tracing import Trace, trace
 from bench.models import catalogue
 from bench.models.loaded import Classifier, Loaded, TwoTower
 from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
+from bench.records.files import write_atomic
 from bench.records.record import Cell, Record
-from bench.records.store import Store, slug, write_atomic
+from bench.records.store import Store, stem
 from bench.runs.session import apply
 from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
@@ -46,7 +47,7 @@ def main(folders: Sequence[Path], samples: int) -> list[Path]:
         for (model, task), group in groupby(sorted(records, key=_place), key=_place):
             fates = record_fates(list(group), samples)
             if fates is not None:
-                path = folder / FOLDER / f"{slug(model)}--{slug(task)}.json"
+                path = folder / FOLDER / f"{stem(model, task)}.json"
                 write_atomic(path, fates.to_json())
                 written.append(path)
     return written

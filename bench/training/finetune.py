@@ -36,8 +36,9 @@ from bench.models import adapters, catalogue, learning
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned
 from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.records.files import write_atomic
 from bench.records.record import label
-from bench.records.store import slug, write_atomic
+from bench.records.store import slug
 from bench.training import loop, pairs
 from bench.training.loop import Job, Settings, TrainingError
 from bench.training.losses import BatchLoss, task_loss
