@@ -59,8 +59,11 @@ app.command()(train.train)
 
 def main() -> NoReturn:
     """Run the command line and leave; SIGTERM ends it as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(outcome(app, Path(sys.argv[0]).name))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(outcome(app, Path(sys.argv[0]).name))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def outcome(commands: typer.Typer, name: str) -> int:

@@ -55,7 +55,7 @@ def report(
         results = _recorded(suite)
     if figures != "all" and not figures.isdigit():
         raise BenchError(f"--figures {figures} is neither a number nor 'all'")
-    path = build(
+    file = build(
         results,
         out or Path("reports") / _folder(suite),
         figures=None if figures == "all" else int(figures),
@@ -65,7 +65,7 @@ def report(
         formats=_words(format) or DEFAULT_FORMATS,
         style=style,
     )
-    print(path)
+    print(file)
 
 
 def _words(values: list[str] | None) -> list[str]:
@@ -108,15 +108,17 @@ def tokens(
         results = _recorded(suite)
     from bench.runs import tokens as fates
 
-    for path in fates.main(results, samples):
-        print(path)
+    for file in fates.main(results, samples):
+        print(file)
 
 
 def _recorded(suite: str) -> list[Path]:
     name = _folder(suite)
     folders = sorted(folder for folder in Path("results").glob(f"*/{name}") if folder.is_dir())
     if not folders:
-        raise BenchError(f"no records in results/*/{name}: run_bench.py run --suite {suite[:80]}")
+        raise BenchError(
+            f"no records in results/*/{name[:80]}: run_bench.py run --suite {suite[:80]}"
+        )
     return folders
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,12 +64,8 @@ def check_writable(folder: Path) -> None:
     """Raise OSError where a folder, which need not be there yet, takes no file; leave nothing."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
-    probe = temporary(folder)
-    try:
-        probe.write_text("x")
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+    with tempfile.TemporaryFile(dir=folder) as probe:  # nameless, where the system can do that
+        probe.write(b"x")
 
 
 def temporary(folder: Path) -> Path:
@@ -95,9 +92,9 @@ def remove(path: Path) -> None:
 
 def _is_dead(path: Path) -> bool:
     host, _, number = path.name.removesuffix(".tmp")[1:].rpartition(".")
-    if host == _HOST and number.isdecimal():
-        if int(number) == os.getpid() or not psutil.pid_exists(int(number)):
-            return True
+    ours = host == _HOST and number.isdecimal()
+    if ours and (int(number) == os.getpid() or not psutil.pid_exists(int(number))):
+        return True
     with contextlib.suppress(OSError):
         return time.time() - path.lstat().st_mtime > STALE_SECONDS
     return False

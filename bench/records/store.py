@@ -106,16 +106,21 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, cell: Cell, key: str, machine: str) -> Iterator[bool]:
-        """Hold the cell for this process; yields False when another runner holds it.
+        """Hold the cell for this process; yields False when another runner holds it."""
+        folder = self.locks(cell, key, machine)
+        with _locked(folder / f"{key[:KEY_CHARACTERS]}.lock") as mine:
+            yield mine
+
+    def locks(self, cell: Cell, key: str, machine: str) -> Path:
+        """Return the folder of a cell's lock; makes it.
 
         Raises:
-            BenchError: the folder of locks cannot be made: a file is in its place, say.
+            BenchError: it cannot be made: a file is in its place, say.
         """
         folder = self.path(cell, key, machine).parent / ".locks"
         with files.writing(folder, "move what is in its place, or choose another --results"):
             folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key[:KEY_CHARACTERS]}.lock") as mine:
-            yield mine
+        return folder
 
 
 @contextlib.contextmanager
@@ -126,11 +131,9 @@ def _locked(path: Path) -> Iterator[bool]:
     still held: whoever opened it before that is told that the lock is held, and comes back.
     """
     lock = FileLock(path)
-    with files.writing(path, "remove it, or choose another --results"):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:  # an OSError, too
-            pass
+    fix = "remove it, or choose another --results"
+    with files.writing(path, fix), contextlib.suppress(Timeout):  # which is an OSError, too
+        lock.acquire(blocking=False)
     if not lock.is_locked:
         yield False
         return

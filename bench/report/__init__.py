@@ -120,7 +120,6 @@ def check_out(out: Path, formats: Sequence[str]) -> None:
         BenchError: the folder is not writable, or something in it that is no report would be lost.
     """
     with writing(f"a report to {out}", "choose a writable --out"):
-        check_writable(out)
         for scratch in leftovers(out):
             _finish(scratch, out)
         for part in dict.fromkeys(part for name in formats for part in _MAKES[name]):
@@ -128,6 +127,7 @@ def check_out(out: Path, formats: Sequence[str]) -> None:
                 raise BenchError(
                     f"{out / part} exists but is not part of a report: choose another --out"
                 )
+        check_writable(out)
 
 
 def _is_ours(out: Path, part: str) -> bool:

@@ -40,10 +40,16 @@ Answers = list[list[tuple[str, float]]]
 
 
 def main(folders: Sequence[Path], samples: int) -> list[Path]:
-    """Write the tokens of all cells whose records lie in some suites' folders."""
+    """Write the tokens of all cells whose records lie in some suites' folders.
+
+    Raises:
+        BenchError: a folder holds no finished cell, or cannot be written to.
+    """
     written = []
     for folder in folders:
         records = [record for record in Store(folder).read_all() if record.status == "ok"]
+        if not records:
+            raise BenchError(f"no finished cell in {folder}: name a suite's folder in results/")
         for (model, task), group in groupby(sorted(records, key=_place), key=_place):
             fates = record_fates(list(group), samples)
             if fates is not None:

@@ -117,7 +117,8 @@ def _pairs(
     """Return the records of the same cells, each with the one measured most alike.
 
     Args:
-        old, new: the newest records of each side.
+        old: the newest records of one side.
+        new: those of the other.
         one_machine: pair those of one machine; otherwise it is machines that are compared.
     """
 
