@@ -34,8 +34,9 @@ from bench.runs import checking, planning, runner, session, spec
 from bench.training import finetune as finetuning
 from bench.training import losses as task_losses
 from bench.training import pairs
+from bench.training.checkpoints import folders as checkpoints
 from bench.training.finetune import Recipe, finetune
-from bench.training.loop import Settings, accelerator, checkpoints
+from bench.training.loop import Settings, accelerator
 from bench.training.losses import contrastive_loss
 from crossget import CrossTokens, clip_alignment_loss
 

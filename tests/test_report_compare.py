@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from test_report import accuracy, metric, synthetic, tables_in, vit, write
 
 from bench.core.errors import BenchError
 from bench.records.record import Accuracy, Record
+from bench.report.tables import compare as comparison
 from bench.report.tables.compare import compare
 
 
@@ -40,7 +44,8 @@ def sections(text: str) -> dict[str, list[dict[str, str]]]:
 
 def changed(old: list[Record]) -> list[Record]:
     """The same cells: one scores less, one is faster, one counts more MACs, one now fails."""
-    new = [replace(record, key=record.key[::-1]) for record in old]
+    other = {"weights_sha256": "cd" * 32}
+    new = [replace(r, key=r.key[::-1], provenance=r.provenance | other) for r in old]
     macs = new[3].cost.macs
     assert macs
     new[1] = replace(new[1], accuracy=accuracy("fashion-mnist", 9.0, np.random.default_rng(0)))
@@ -112,11 +117,65 @@ def test_nothing_changed_and_cells_of_one_side(old: list[Record], tmp_path: Path
 
 def test_two_machines_are_compared_cell_by_cell(old: list[Record], tmp_path: Path) -> None:
     write(old, tmp_path / "a")
-    other = [replace(faster(r, 2.0), env=r.env | {"machine": "other"}) for r in old]
+    other = [
+        replace(faster(r, 2.0), key=r.key[::-1], env=r.env | {"machine": "other"}) for r in old
+    ]
     write(other, tmp_path / "b")
     text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
     assert "Machines: box → other" in text
+    assert "in 0 of them code, weights or data changed" in text  # the key holds the machine
     assert len(sections(text)["Better"]) == 3 * (len(old) - 1)  # not the unreduced model
+
+
+def under(record: Record, **conditions: Any) -> Record:
+    """The same cell, measured under other conditions: its key says so."""
+    text = repr((record.key, conditions))
+    key = hashlib.sha256(text.encode()).hexdigest()
+    return replace(record, key=key, cell=replace(record.cell, **conditions))
+
+
+def test_what_other_batch_sizes_leave_is_compared(old: list[Record], tmp_path: Path) -> None:
+    """Accuracies and MACs do not depend on them, nor do the timings at the sizes in common."""
+    new = []
+    for record in changed(old)[:4]:
+        cost, memory = record.cost, record.cost.memory
+        assert memory
+        memory = replace(memory, batch=1, peak_bytes=2 * memory.peak_bytes)
+        cost = replace(cost, latency=cost.latency[:1], memory=memory)
+        conditions = {"batch_sizes": (1,), "latency_seconds": 0.5}
+        new.append(under(replace(record, cost=cost), **conditions))
+    write(old[:4], tmp_path / "a")
+    write(new, tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "4 cells in both" in text and "4 of them were measured under other conditions" in text
+    found = {
+        name: {(row["Cell"].split(" · ")[2], row["Quantity"]) for row in rows}
+        for name, rows in sections(text).items()
+    }
+    assert found["Better"] == {(old[2].cell.label, "speed-up, b1")}
+    assert found["Worse"] == {(old[1].cell.label, "top-1 %"), (old[3].cell.label, "GMACs")}
+    assert "Only in" not in text and "peak MiB" not in text
+
+
+def test_another_dtype_leaves_what_has_no_values(old: list[Record], tmp_path: Path) -> None:
+    write([under(record, dtype="float32") for record in old], tmp_path / "a")
+    new = [under(record, dtype="bfloat16", profile="h100") for record in changed(old)]
+    write([replace(r, env=r.env | {"machine": "h100"}) for r in new], tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    quantities = {row["Quantity"] for rows in sections(text).values() for row in rows}
+    assert "8 cells in both" in text
+    assert "GMACs" in quantities and "top-1 %" not in quantities and "peak MiB" not in quantities
+
+
+def test_each_cell_is_paired_with_the_one_most_alike(old: list[Record], tmp_path: Path) -> None:
+    """Two batch sizes on one side, one of them on the other: the other has no partner."""
+    slow = [under(record, batch_sizes=(1,)) for record in old]
+    fast = [under(faster(record, 3.0), batch_sizes=(8,)) for record in old]
+    write([*slow, *fast], tmp_path / "a")
+    write(fast, tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "## Better: nothing" in text and "## Worse: nothing" in text
+    assert text.count("\n- ") == len(old) and "other conditions" not in text
 
 
 def test_speed_that_only_scatters_is_noise(old: list[Record], tmp_path: Path) -> None:
@@ -154,13 +213,50 @@ def test_a_revision_of_the_results_folder(
     assert text.startswith("# HEAD → results") and len(sections(text)["Worse"]) == 3
 
 
+@pytest.mark.parametrize("option", ["--output=stolen", "-o", "--exec=touch stolen", "--remote=."])
+def test_no_source_is_an_option_of_git(
+    option: str, old: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    write(old[:1], tmp_path / "results")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    with pytest.raises(BenchError, match="neither a results folder nor a git revision"):
+        compare(option, "HEAD")
+    assert not (tmp_path / "stolen").exists()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"name": "../stolen", "type": tarfile.REGTYPE},
+        {"name": "results/link", "type": tarfile.SYMTYPE, "linkname": "/etc"},
+        {"name": "results/link", "type": tarfile.LNKTYPE, "linkname": "../../stolen"},
+        {"name": "results/pipe", "type": tarfile.FIFOTYPE},
+    ],
+    ids=lambda member: f"{member['name']} {member.get('linkname', '')}".strip(),
+)
+def test_an_archive_cannot_leave_its_folder(
+    member: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as files:
+        info = tarfile.TarInfo(member["name"])
+        info.type, info.linkname = member["type"], member.get("linkname", "")
+        files.addfile(info)
+    monkeypatch.setattr(comparison, "_git", lambda *arguments: archive.getvalue())
+    with pytest.raises(BenchError, match="results/ of 'HEAD' cannot be read"):
+        compare("HEAD", "HEAD")
+
+
 def test_errors_name_the_fix(old: list[Record], tmp_path: Path) -> None:
     write(old, tmp_path / "a")
     others = [replace(r, cell=replace(r.cell, model="another")) for r in old]
     write(others, tmp_path / "b")
     for a, b, fix in (
         ("nowhere", tmp_path / "a", "'nowhere' is neither a results folder nor a git revision"),
-        (tmp_path / "a", tmp_path / "b", "no cell is in both .* same suite and profile"),
+        (tmp_path / "a", tmp_path / "b", "no cell is in both .* same models, tasks and methods"),
     ):
         with pytest.raises(BenchError, match=fix):
             compare(str(a), str(b))

@@ -45,7 +45,7 @@ def test_a_records_answers_are_written(
         app.main()
     assert not ended.value.code and (tmp_path / "cli.csv").is_file()
     with pytest.raises(BenchError, match="cannot write"):
-        submission.write(made, tmp_path / "no" / "out.csv")
+        submission.write(made, tmp_path / "out.csv" / "out.csv")
 
 
 def test_what_cannot_be_sent_is_one_clear_line(tmp_path: Path, name: str) -> None:

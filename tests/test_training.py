@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from bench.cli import outcome
-from bench.training.loop import ABOUT, Job, Settings, TrainingError, checkpoints, fit, rate_factor
+from bench.training.checkpoints import ABOUT, TrainingError, folders
+from bench.training.loop import Job, Settings, fit, rate_factor
 from recipes.__main__ import app
 from recipes.phases import Phase, Rates, Scratch, optimizers, train_phases
 
@@ -99,7 +100,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
             Tiny(tmp_path, before).fit()
     finally:
         signal.signal(signal.SIGINT, outer)
-    assert not checkpoints(tmp_path)
+    assert not folders(tmp_path)
 
 
 def test_only_complete_checkpoints_are_resumed_and_one_is_kept(
@@ -108,13 +109,13 @@ def test_only_complete_checkpoints_are_resumed_and_one_is_kept(
     monkeypatch.setattr("bench.training.loop.SAVE_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
         Tiny(tmp_path, dies_at(5)).fit()
-    (folder,) = checkpoints(tmp_path)
+    (folder,) = folders(tmp_path)
     assert json.loads((folder / ABOUT).read_text())["step"] == 5
     (tmp_path / "checkpoint-00000006").mkdir()  # killed while it wrote this one
     steps: list[int] = []
     Tiny(tmp_path, steps.append).fit()
     assert steps[0] == 5
-    assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{STEPS:08d}"]
+    assert [path.name for path in folders(tmp_path)] == [f"checkpoint-{STEPS:08d}"]
 
 
 def test_a_loss_that_is_not_a_number_is_one_clear_line(tmp_path: Path) -> None:

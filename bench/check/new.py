@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.core.errors import BenchError
 from bench.core.registry import methods
+from bench.records.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).resolve().parents[1] / "assets" / "templates"
@@ -44,7 +45,7 @@ def create(name: str, root: Path = ROOT) -> list[Path]:
     _must_be_free(name, root, list(made))
     title = "".join(word.capitalize() for word in name.split("-"))
     for path, template in made.items():
-        path.write_text(_render(template, name=name, module=module, title=title), encoding="utf-8")
+        write_atomic(path, _render(template, name=name, module=module, title=title))
     return list(made)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +13,8 @@ import typer
 from bench.cli import develop, look_up, report, run, train
 from bench.cli.options import DEFAULT_SUITE, INTERRUPTED
 from bench.core.errors import BenchError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     add_completion=False,
@@ -54,14 +58,19 @@ app.command()(train.train)
 
 
 def main() -> NoReturn:
-    """Run the command line and leave."""
-    sys.exit(outcome(app, Path(sys.argv[0]).name))
+    """Run the command line and leave; SIGTERM ends it as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(outcome(app, Path(sys.argv[0]).name))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def outcome(commands: typer.Typer, name: str) -> int:
     """Run a program's commands; return its exit code. A user's mistake is one line and code 2."""
     try:
         code = commands(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
     except BenchError as error:
         return _mistake(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -69,6 +78,11 @@ def outcome(commands: typer.Typer, name: str) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = error.filename or "to the output"
+        return _mistake(f"cannot write {where} ({error.strerror}): make room")
     except Exception as error:
         wording = getattr(error, "format_message", None)  # a mistake in the options themselves
         if wording is None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json
+from bench.cli.options import Json, path
 
 
 class Listing(StrEnum):
@@ -38,8 +38,10 @@ def list_(
 
 
 def submit(
-    record: Annotated[Path, typer.Argument(help="A record of a run, one JSON file of results/.")],
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    record: Annotated[
+        Path, typer.Argument(parser=path, help="A record of a run, one JSON file of results/.")
+    ],
+    out: Annotated[Path, typer.Argument(parser=path, help="The file to write.")],
 ) -> None:
     """Write a record's answers as evaluation servers take them (VQAv2, POPE, captions, NLVR2)."""
     from bench.runs.submission import write

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import DEFAULT_SUITE
+from bench.cli.options import DEFAULT_SUITE, path, path_text
 from bench.core.errors import BenchError
-from bench.report import MOST_FIGURES
+from bench.report import DEFAULT_FORMATS, MOST_FIGURES, build
 
 
 def report(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of records; default: those of --suite.")
+        list[Path] | None,
+        typer.Argument(parser=path, help="Folders of records; default: those of --suite."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose records to report.")] = DEFAULT_SUITE,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write into; default reports/SUITE.")
+        Path | None, typer.Option(parser=path, help="Folder to write into; default reports/SUITE.")
     ] = None,
     baseline: Annotated[
         str, typer.Option(help="Method, or label of a cell, that all others are compared with.")
@@ -50,15 +51,13 @@ def report(
       run_bench.py report --format paper --style neurips --out my-paper
       run_bench.py report --methods tome --figures all
     """
-    from bench.report import DEFAULT_FORMATS, build
-
     if not results:
         results = _recorded(suite)
     if figures != "all" and not figures.isdigit():
         raise BenchError(f"--figures {figures} is neither a number nor 'all'")
-    path = build(
+    file = build(
         results,
-        out or Path("reports") / suite,
+        out or Path("reports") / _folder(suite),
         figures=None if figures == "all" else int(figures),
         baseline=baseline,
         methods=_words(methods),
@@ -66,7 +65,7 @@ def report(
         formats=_words(format) or DEFAULT_FORMATS,
         style=style,
     )
-    print(path)
+    print(file)
 
 
 def _words(values: list[str] | None) -> list[str]:
@@ -75,8 +74,11 @@ def _words(values: list[str] | None) -> list[str]:
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A results folder, or a git revision's results/.")],
-    b: Annotated[str, typer.Argument(help="The same, the newer one.")],
+    a: Annotated[
+        str,
+        typer.Argument(parser=path_text, help="A results folder, or a git revision's results/."),
+    ],
+    b: Annotated[str, typer.Argument(parser=path_text, help="The same, the newer one.")],
 ) -> None:
     """Print what got better, what got worse and what is within noise, as Markdown; no torch.
 
@@ -92,7 +94,8 @@ def compare(
 
 def tokens(
     results: Annotated[
-        list[Path] | None, typer.Argument(help="Suites' folders; default: those of --suite.")
+        list[Path] | None,
+        typer.Argument(parser=path, help="Suites' folders; default: those of --suite."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose recorded cells to show.")] = DEFAULT_SUITE,
     samples: Annotated[int, typer.Option(min=1, help="Images of each task.")] = 4,
@@ -105,12 +108,21 @@ def tokens(
         results = _recorded(suite)
     from bench.runs import tokens as fates
 
-    for path in fates.main(results, samples):
-        print(path)
+    for file in fates.main(results, samples):
+        print(file)
 
 
 def _recorded(suite: str) -> list[Path]:
-    folders = sorted(Path("results").glob(f"*/{suite}"))
+    name = _folder(suite)
+    folders = sorted(folder for folder in Path("results").glob(f"*/{name}") if folder.is_dir())
     if not folders:
-        raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
+        raise BenchError(
+            f"no records in results/*/{name[:80]}: run_bench.py run --suite {suite[:80]}"
+        )
     return folders
+
+
+def _folder(suite: str) -> str:
+    from bench.records.store import stem
+
+    return stem(suite)

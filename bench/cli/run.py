@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import INTERRUPTED
+from bench.cli.options import INTERRUPTED, path
+from bench.report import DEFAULT_FORMATS, build, check_out
 
 
 def run(
@@ -40,11 +41,11 @@ def run(
     profile: Annotated[
         list[str] | None, typer.Option(help="Hardware profile (list profiles); default auto.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder of the records, one JSON a cell.")] = Path(
-        "results"
-    ),
+    results: Annotated[
+        Path, typer.Option(parser=path, help="Folder of the records, one JSON a cell.")
+    ] = Path("results"),
     report: Annotated[
-        Path | None, typer.Option(help="Also write a report into this folder.")
+        Path | None, typer.Option(parser=path, help="Also write a report into this folder.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples used for accuracy.")] = None,
     random_weights: Annotated[
@@ -95,6 +96,8 @@ def run_suite(
     from bench.records import store
 
     store.Store(results).check_writable()  # before torch takes its seconds to load
+    if report is not None:
+        check_out(report, DEFAULT_FORMATS)
     from bench.runs import options as choose
 
     suite, origin = choose.suite(options)
@@ -103,9 +106,7 @@ def run_suite(
     command = shlex.join(["run_bench.py", *sys.argv[1:]])
     summary = runner.run(suite, origin, results, machine=machine, command=command)
     if report is not None and not summary.interrupted:
-        from bench.report import build
-
-        folders = sorted(folder for folder in results.glob(f"*/{store.slug(suite.name)}"))
+        folders = sorted(folder for folder in results.glob(f"*/{store.stem(suite.name)}"))
         summary.report = str(build(folders, report))
         typer.echo(f"report: {summary.report}", err=True)
     print(json.dumps(summary.as_dict()), flush=True)

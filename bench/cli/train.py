@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.options import path
 from bench.core.errors import BenchError
 
 Text = str | None
@@ -58,14 +59,16 @@ def train(
         bool, typer.Option("--freeze", help="Train what the method learns, alone.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write into; default in runs/.")
+        Path | None, typer.Option(parser=path, help="Folder to write into; default in runs/.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of new weights, batches and augmentation.")] = 0,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew in the same folder.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda; bfloat16 autocast on both.")] = "cpu",
-    data_dir: Annotated[Path | None, typer.Option(help="Cache of the raw data.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(parser=path, help="Cache of the raw data.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Fine-tune a model with token reduction on; stopped or killed, the same command goes on.

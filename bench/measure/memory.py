@@ -14,15 +14,17 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing as mp
+import os
 import pickle
 import re
 import resource
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
@@ -148,6 +150,7 @@ def _death(code: int | None) -> BenchError:
 
 def _child(answer: Connection, build: Build, threads: int | None) -> None:
     """Run in the fresh process: answer with the fields of `PeakMemory`, or with the reason."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         import torch
 
@@ -169,6 +172,14 @@ def _child(answer: Connection, build: Build, threads: int | None) -> None:
         answer.send(" ".join(f"{type(error).__name__}: {error} ({where})".split()))
     finally:
         answer.close()
+
+
+def _end_with_parent() -> None:
+    """End this process once the one that wants its answer is dead."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _return_freed_blocks() -> None:

@@ -8,22 +8,22 @@ runner's lock is free at once. Nothing here needs torch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.core.errors import BenchError
+from bench.records import files
 from bench.records.fates import FOLDER
 from bench.records.record import Cell, Record
 
 BUDGETS = "budgets.json"  # at the root: budgets that were solved, no record
 KEY_CHARACTERS = 12  # of the key, in a file name
-STALE_TMP_SECONDS = 3600.0
+MAX_NAME = 200  # characters of a file's name ahead of the key; file systems take 255 in all
 
 
 class Store:
@@ -40,9 +40,8 @@ class Store:
 
     def path(self, cell: Cell, key: str, machine: str) -> Path:
         """Return where the record of `cell` on `machine` belongs."""
-        stem = "--".join(slug(part) for part in (cell.model, cell.task, cell.label))
-        name = f"{stem}--{key[:KEY_CHARACTERS]}.json"
-        return self.root / slug(machine) / slug(cell.suite) / name
+        name = f"{stem(cell.model, cell.task, cell.label)}--{key[:KEY_CHARACTERS]}.json"
+        return self.root / stem(machine) / stem(cell.suite) / name
 
     def get(self, cell: Cell, key: str, machine: str) -> Record | None:
         """Return the record with exactly this key, or None when there is none that can be read."""
@@ -53,8 +52,8 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether any machine's folder holds a finished record with this key."""
-        files = self.root.glob(f"*/*/*--{key[:KEY_CHARACTERS]}.json")
-        records = (_read(file) for file in files)
+        paths = self.root.glob(f"*/*/*--{key[:KEY_CHARACTERS]}.json")
+        records = map(_read, paths)
         return any(record is not None and record.key == key and record.done for record in records)
 
     def write(self, record: Record) -> Path:
@@ -62,15 +61,18 @@ class Store:
 
         Superseded is a record of the very same cell under another key: the method's source, the
         weights or the task's data have changed since.
+
+        Raises:
+            BenchError: it cannot be written; what it would supersede is still there.
         """
         path = self.path(record.cell, record.key, str(record.env["machine"]))
-        write_atomic(path, record.to_json() + "\n")
+        files.write_atomic(path, record.to_json() + "\n")
         prefix = path.name[: -len(f"{record.key[:KEY_CHARACTERS]}.json")]
         for other in path.parent.iterdir():
             if other != path and other.name.startswith(prefix) and other.suffix == ".json":
                 old = _read(other)
                 if old is not None and old.cell == record.cell and old.key != record.key:
-                    other.unlink(missing_ok=True)
+                    files.remove(other)
         return path
 
     def read_all(self) -> list[Record]:
@@ -89,23 +91,15 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise BenchError when records cannot be written here; leaves nothing behind."""
-        probe = self.root / f".write-test.{os.getpid()}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise BenchError(
-                f"cannot write to the results folder {self.root} ({error.strerror}): "
-                "make it writable or choose another with --results FOLDER"
-            ) from error
+        fix = "make it writable or choose another with --results FOLDER"
+        with files.writing(f"to the results folder {self.root}", fix):
+            files.check_writable(self.root)
 
     def clean(self) -> None:
-        """Remove what killed runners left: half-written files older than an hour, idle locks."""
-        for tmp in self.root.glob("*/*/.*.tmp"):
-            with contextlib.suppress(OSError):
-                if time.time() - tmp.stat().st_mtime > STALE_TMP_SECONDS:
-                    tmp.unlink()
+        """Remove what killed runners left: temporary files of dead processes, idle locks."""
+        for folder in (self.root, *self.root.glob("*/*"), *self.root.glob(f"*/*/{FOLDER}")):
+            for path in files.leftovers(folder):
+                files.remove(path)
         for lock in self.root.glob("*/*/.locks/*.lock"):
             with _locked(lock):
                 pass
@@ -113,10 +107,20 @@ class Store:
     @contextlib.contextmanager
     def claim(self, cell: Cell, key: str, machine: str) -> Iterator[bool]:
         """Hold the cell for this process; yields False when another runner holds it."""
-        folder = self.path(cell, key, machine).parent / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.locks(cell, key, machine)
         with _locked(folder / f"{key[:KEY_CHARACTERS]}.lock") as mine:
             yield mine
+
+    def locks(self, cell: Cell, key: str, machine: str) -> Path:
+        """Return the folder of a cell's lock; makes it.
+
+        Raises:
+            BenchError: it cannot be made: a file is in its place, say.
+        """
+        folder = self.path(cell, key, machine).parent / ".locks"
+        with files.writing(folder, "move what is in its place, or choose another --results"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 @contextlib.contextmanager
@@ -127,9 +131,10 @@ def _locked(path: Path) -> Iterator[bool]:
     still held: whoever opened it before that is told that the lock is held, and comes back.
     """
     lock = FileLock(path)
-    try:
+    fix = "remove it, or choose another --results"
+    with files.writing(path, fix), contextlib.suppress(Timeout):  # which is an OSError, too
         lock.acquire(blocking=False)
-    except Timeout:
+    if not lock.is_locked:
         yield False
         return
     try:
@@ -149,20 +154,14 @@ def _read(path: Path) -> Record | None:
         return None
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a kill leaves either the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with tmp.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
 def slug(text: str) -> str:
     """Return `text` as a file-name part: letters, digits, dot, equals, dash and underscore."""
     return re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._=]+", "-", text)).strip("-.") or "none"
+
+
+def stem(*parts: str) -> str:
+    """Return the slugs of some parts as one name; of a very long one a hash stands for the end."""
+    name = "--".join(map(slug, parts))
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

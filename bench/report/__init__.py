@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import BenchError, near_miss
+from bench.records.files import check_writable, leftovers, remove, temporary, writing
 
 __all__ = ["FORMATS", "build"]
 
@@ -32,6 +30,15 @@ _MAKES = {
 FORMATS = tuple(_MAKES)
 DEFAULT_FORMATS = FORMATS[:4]
 MOST_FIGURES = 6  # models and tasks that figures are drawn for: drawing is what takes time
+TITLE = "Token reduction: what it costs and what it keeps"  # tells our reports from other files
+_TITLED = {  # the file with the title, for each part that has one
+    "index.html": "index.html",
+    "report.md": "report.md",
+    "figures": "report.md",
+    "paper": "paper/main.tex",
+}
+_OLD = "old"  # where the old parts go; made once the new ones are complete
+_HEAD = 4096  # bytes of a file that the title is within
 _PARTS = ("figures", "tables", "paper", "index.html", "report.md")  # the last names the others
 
 
@@ -82,16 +89,20 @@ def build(
     frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
     writers = (markdown.write_csv, markdown.write_latex, page.write, markdown.write, paper.write)
     out = Path(out)
-    scratch = _scratch(out, page)
-    try:
-        with use(style):
-            parts = content(frames, token_maps.read(results, frames.records), figures)
+    check_out(out, formats)
+    fates = token_maps.read(results, frames.records)
+    with writing(f"a report to {out}", "make room, or choose another --out"), use(style):
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = temporary(out)
+        scratch.mkdir()
+        try:
+            parts = content(frames, fates, figures)
             for name, write in zip(FORMATS, writers, strict=True):
                 if name in formats:
                     write(parts, scratch)
-        _swap(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            (scratch / _OLD).mkdir()  # from here on the new report takes the old one's place
+        finally:
+            _finish(scratch, out)
     made = {part for name in formats for part in _MAKES[name]}
     return out / next(part for part in reversed(_PARTS) if part in made)
 
@@ -102,38 +113,43 @@ def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:
             raise BenchError(f"no {what} '{name}' here{near_miss(name, known)}")
 
 
-def _scratch(out: Path, page: Any) -> Path:
-    """Make a folder beside the old report, on its file system, to build the new one in."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        html = out / page.NAME
-        foreign = [
-            *([html] if html.exists() and not page.is_ours(html) else []),
-            *(out / part for part in _PARTS if (out / part).exists() and not _is_report(out)),
-        ]
-        if foreign:
-            raise BenchError(
-                f"{foreign[0]} exists but is not part of a report: choose another --out"
-            )
-        return Path(tempfile.mkdtemp(prefix=".report-", dir=out))
-    except OSError as error:
-        raise BenchError(
-            f"cannot write a report to {out} ({error.strerror}): choose a writable --out"
-        ) from error
+def check_out(out: Path, formats: Sequence[str]) -> None:
+    """Make sure that a report can be written; finish or remove what a killed one left.
+
+    Raises:
+        BenchError: the folder is not writable, or something in it that is no report would be lost.
+    """
+    with writing(f"a report to {out}", "choose a writable --out"):
+        for scratch in leftovers(out):
+            _finish(scratch, out)
+        for part in dict.fromkeys(part for name in formats for part in _MAKES[name]):
+            if os.path.lexists(out / part) and not _is_ours(out, part):
+                raise BenchError(
+                    f"{out / part} exists but is not part of a report: choose another --out"
+                )
+        check_writable(out)
 
 
-def _is_report(out: Path) -> bool:
-    """Whether a folder holds a report that may be replaced, in whatever format."""
-    ours = ("report.md", "index.html", "paper/main.tex", "tables/*--*.csv", "tables/*--*.tex")
-    return any(any(out.glob(name)) for name in ours)
+def _is_ours(out: Path, part: str) -> bool:
+    """Whether a part of a report in a folder was written by this program."""
+    if part == "tables":
+        return any(any(out.glob(f"tables/*--*.{kind}")) for kind in ("csv", "tex"))
+    path = out / _TITLED[part]
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return TITLE.encode() in file.read(_HEAD)
 
 
-def _swap(scratch: Path, out: Path) -> None:
-    """Put the new files in the old ones' place, report.md last: it is what names the others."""
-    old = scratch / "old"
-    old.mkdir()
-    for part in _PARTS:
+def _finish(scratch: Path, out: Path) -> None:
+    """Put a report that is complete in the old one's place; remove what it was built in.
+
+    report.md comes last: it is what names the others.
+    """
+    old = scratch / _OLD
+    for part in _PARTS if old.is_dir() else ():
         if (scratch / part).exists():
-            if (out / part).exists():
+            if os.path.lexists(out / part):
                 os.replace(out / part, old / part)
             os.replace(scratch / part, out / part)
+    remove(scratch)

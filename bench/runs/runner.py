@@ -89,6 +89,8 @@ def run(
             agenda = planning.plan(suite, machine, results / BUDGETS)
         store.clean()
         todo = [planned for planned in agenda.cells if not _done(store, planned)]
+        for planned in todo:
+            store.locks(planned.cell, planned.key, planned.machine)
         skipped = len(agenda.cells) - len(todo)
         summary = Summary(suite.name, cells=len(agenda.cells), skipped=skipped)
         folders = {str(store.path(p.cell, p.key, p.machine).parent) for p in agenda.cells}
@@ -208,8 +210,6 @@ def _written(record: Record, store: Store) -> tuple[Record, Path]:
             record, status="failed", reason=reason, accuracy=empty.accuracy, cost=empty.cost
         )
         return failed, store.write(failed)
-    except OSError as error:
-        raise BenchError(f"cannot write a record to {store.root}: {error}") from error
 
 
 def _attempt(

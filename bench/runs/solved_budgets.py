@@ -19,9 +19,9 @@ from bench.core.learner import needs_training
 from bench.measure import machine
 from bench.measure.profiles import Profile
 from bench.models import catalogue
+from bench.records.files import write_atomic
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
-from bench.records.store import write_atomic
 from bench.runs import budgets, shape_only
 from bench.runs.cell import Examples
 from bench.runs.resources import Resources

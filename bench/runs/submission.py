@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from bench import tasks
 from bench.core.errors import BenchError
+from bench.records.files import write_atomic, writing
 from bench.records.record import Record
 
 
@@ -46,8 +47,9 @@ def write(record_file: Path, out: Path) -> int:
             "run it again"
         )
     text = task.submission(record.accuracy.outcomes)
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"cannot write {out} ({error.strerror}): name another file") from error
+    if out.is_file() or not out.exists():
+        write_atomic(out, text)
+    else:  # a pipe, say
+        with writing(out, "name another file"):
+            out.write_text(text, encoding="utf-8")
     return len(text.encode())

@@ -26,8 +26,9 @@ from bench.engine.tracing import Trace, trace
 from bench.models import catalogue
 from bench.models.loaded import Classifier, Loaded, TwoTower
 from bench.records.fates import FOLDER, Fate, Fates, Sample, pack
+from bench.records.files import write_atomic
 from bench.records.record import Cell, Record
-from bench.records.store import Store, slug, write_atomic
+from bench.records.store import Store, stem
 from bench.runs.session import apply
 from bench.tasks.base import Feed, subset
 from bench.tasks.classification import Classification
@@ -39,14 +40,20 @@ Answers = list[list[tuple[str, float]]]
 
 
 def main(folders: Sequence[Path], samples: int) -> list[Path]:
-    """Write the tokens of all cells whose records lie in some suites' folders."""
+    """Write the tokens of all cells whose records lie in some suites' folders.
+
+    Raises:
+        BenchError: a folder holds no finished cell, or cannot be written to.
+    """
     written = []
     for folder in folders:
         records = [record for record in Store(folder).read_all() if record.status == "ok"]
+        if not records:
+            raise BenchError(f"no finished cell in {folder}: name a suite's folder in results/")
         for (model, task), group in groupby(sorted(records, key=_place), key=_place):
             fates = record_fates(list(group), samples)
             if fates is not None:
-                path = folder / FOLDER / f"{slug(model)}--{slug(task)}.json"
+                path = folder / FOLDER / f"{stem(model, task)}.json"
                 write_atomic(path, fates.to_json())
                 written.append(path)
     return written

@@ -36,10 +36,12 @@ from bench.models import adapters, catalogue, learning
 from bench.models.loaded import Loaded
 from bench.models.sources import tuned
 from bench.models.sources.tuned import ADAPTER, TRAINING, WEIGHTS
+from bench.records.files import write_atomic
 from bench.records.record import label
-from bench.records.store import slug, write_atomic
-from bench.training import loop, pairs
-from bench.training.loop import Job, Settings, TrainingError
+from bench.records.store import slug
+from bench.training import checkpoints, loop, pairs
+from bench.training.checkpoints import TrainingError
+from bench.training.loop import Job, Settings
 from bench.training.losses import BatchLoss, task_loss
 
 EVALUATE_EVERY = 1000  # steps
@@ -236,7 +238,7 @@ def _done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[
     if not settings.resume or not (out / TRAINING).is_file():
         return None
     there = tuned.training(out)
-    loop.check_same(there, about, out)
+    checkpoints.check_same(there, about, out)
     print(f"{out} is done already; --no-resume trains it again", file=sys.stderr)
     return dict(there["scores"])
 
@@ -245,19 +247,22 @@ def _clear(out: Path, *names: str) -> None:
     """Remove files of these names, and checkpoints."""
     for name in names:
         (out / name).unlink(missing_ok=True)
-    for folder in loop.checkpoints(out):
+    for folder in checkpoints.folders(out):
         shutil.rmtree(folder)
 
 
 def _write(
     settings: Settings, recipe: Recipe, model: Any, reducer: Reducer, learned: Mapping[str, Tensor]
 ) -> None:
+    weights: dict[str, Mapping[str, Tensor]] = {}
     if recipe.rank:
-        save_file(adapters.factors(model), settings.out / ADAPTER)
+        weights[ADAPTER] = adapters.factors(model)
     elif not recipe.freeze:
         # Clones: some are tied, and a file may not hold a tensor twice.
-        state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        save_file(state, settings.out / WEIGHTS)
+        weights[WEIGHTS] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     if isinstance(reducer, Learner) and learned:
-        tensors = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
-        save_file(tensors, settings.out / f"{reducer.name}.safetensors")
+        tables = {f"{reducer.learns}.{k}": v.detach().cpu() for k, v in learned.items()}
+        weights[f"{reducer.name}.safetensors"] = tables
+    for name, tensors in weights.items():
+        with checkpoints.saving(settings.out / name) as scratch:
+            save_file(dict(tensors), scratch)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import shutil
+import math
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,15 +24,12 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
-from bench.core.errors import BenchError
+from bench.records import files
+from bench.training import checkpoints
+from bench.training.checkpoints import TrainingError
 
 SAVE_SECONDS = 60.0
 LOG_EVERY = 20  # steps
-ABOUT = "about.json"  # written last: a checkpoint without it is incomplete
-
-
-class TrainingError(BenchError):
-    """Training cannot start or go on; the message names the fix."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Settings:
         """Seed torch, set its threads and make the folder; return the settings of this process.
 
         Raises:
-            TrainingError: there is no such device, or the folder cannot be written.
+            BenchError: there is no such device, or the folder cannot be written.
         """
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -69,13 +65,11 @@ class Settings:
             torch.empty(0, device=self.device)
         except (AssertionError, RuntimeError) as error:
             raise TrainingError(f"no device '{self.device}' here: try --device cpu") from error
-        try:
+        with files.writing(f"to {self.out}", "name another folder with --out"):
             self.out.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.out).close()
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write to {self.out} ({error.strerror}): name another folder with --out"
-            ) from error
+            files.check_writable(self.out)
+        for path in files.leftovers(self.out):
+            files.remove(path)
         processes = accelerator(self.device)
         alone = processes.num_processes == 1
         return self if alone else replace(self, device=str(processes.device))
@@ -146,50 +140,6 @@ def shuffled(count: int, batch: int, step: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=rng)[start : start + batch]
 
 
-def check_same(there: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
-    """Raise TrainingError when a folder holds another training than the one `about` describes."""
-    other = [f"{key} is {there.get(key)}" for key, mine in about.items() if there.get(key) != mine]
-    if other:
-        raise TrainingError(
-            f"{folder} holds another training ({', '.join(other)} there): "
-            "name another folder with --out, or begin anew with --no-resume"
-        )
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """Return the folders `checkpoint-STEP` in `out`, the newest last, incomplete ones included."""
-    return sorted(out.glob("checkpoint-*"))
-
-
-def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, float]:
-    """Load the newest complete checkpoint; return its step and loss, zeros where there is none."""
-    complete = [path for path in checkpoints(out) if (path / ABOUT).is_file()]
-    if not complete:
-        return 0, 0.0
-    folder = complete[-1]
-    try:
-        there = json.loads((folder / ABOUT).read_text())
-        check_same(there["about"], about, out)
-        processes.load_state(str(folder))
-        return int(there["step"]), float(there["loss"])
-    except TrainingError:
-        raise
-    except Exception as error:  # whatever torch and safetensors raise at damaged files
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise TrainingError(f"cannot resume from {folder} ({reason}): delete it") from error
-
-
-def _save(processes: Any, about: Mapping[str, Any], out: Path, step: int, loss: float) -> None:
-    """Write a checkpoint, then delete those before; a kill leaves one of them complete."""
-    folder = out / f"checkpoint-{step:08d}"
-    earlier = [path for path in checkpoints(out) if path != folder]
-    processes.save_state(str(folder))
-    progress = {"step": step, "loss": loss, "about": about}
-    (folder / ABOUT).write_text(json.dumps(progress) + "\n")
-    for path in earlier:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _stoppable() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C and SIGTERM set; the second of them stops at once."""
@@ -226,7 +176,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
     )
     schedules = [torch.optim.lr_scheduler.LambdaLR(opt, factor) for opt in job.optimizers]
     objective, *others = processes.prepare(Objective(job), *job.optimizers, *schedules)
-    step, recent = _restore(processes, job.about, out) if settings.resume else (0, 0.0)
+    step, recent = checkpoints.restore(processes, job.about, out) if settings.resume else (0, 0.0)
     first = processes.is_main_process  # alone writes files
     log: Callable[..., None] = _log(out / "log.jsonl", step) if first else lambda **_: None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
@@ -246,7 +196,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
                 log(step=step, **job.evaluate())
             due = stop or step == job.steps or time.monotonic() - at > SAVE_SECONDS
             if due and first:
-                _save(processes, job.about, out, step, recent)
+                checkpoints.save(processes, job.about, out, step, recent)
                 at = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
@@ -258,14 +208,22 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
 def _log(path: Path, step: int) -> Callable[..., None]:
     """Return what appends a JSON line to a log, in which lines after `step` are dropped first."""
     lines = path.read_text().splitlines() if path.exists() and step else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
+    files.write_atomic(path, "".join(line + "\n" for line in lines if _at(line) <= step))
 
     def write(**values: Any) -> None:
-        with path.open("a") as file:
+        fix = "make room, then the same command goes on"
+        with files.writing(path, fix), path.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     return write
+
+
+def _at(line: str) -> float:
+    """Return the step of a line of the log; infinity where it was not written to its end."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _step(

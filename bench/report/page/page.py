@@ -23,7 +23,6 @@ from bench.report.tables import printed, provenance
 from bench.report.tables.table import unescape
 
 NAME = "index.html"
-MARK = '<meta name="generator" content="crossget-bench">'  # tells our pages from other people's
 SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
 
 
@@ -43,7 +42,6 @@ def write(content: Content, folder: Path) -> None:
         "tokens": tokens,
     }
     text = templates.get_template("page/index.html.j2").render(
-        mark=MARK,
         css=(assets / "page.css").read_text(encoding="utf-8"),
         js="\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),
         data=page_data.text(data),
@@ -67,11 +65,6 @@ def write(content: Content, folder: Path) -> None:
         disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
     )
     (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is the page of a report."""
-    return MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _bold(line: str) -> str:

@@ -1,8 +1,10 @@
 """Compare two sets of records: what got better, what got worse, what is within noise.
 
 Accuracy is compared sample by sample, speed by the paired ratios to the unreduced model of the same
-run, so that a slower day does not read as a slower method. P values are corrected by Holm's method
-among all comparisons of one kind; what is exactly as before is no comparison.
+run, so that a slower day does not read as a slower method. A quantity is compared where all that it
+depends on is the same: MACs need the same model, method and samples, an accuracy the same dtype and
+attention too, a timing the same threads and batch size besides. P values are corrected by Holm's
+method among all comparisons of one kind; what is exactly as before is no comparison.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import mannwhitneyu
 
@@ -32,7 +36,14 @@ KIND = "change"
 _COSTS: tuple[tuple[str, Callable[[Cost], float | None], int, float], ...] = (
     ("GMACs", lambda cost: cost.macs.total / 1e9 if cost.macs else None, 4, 0.0),
     ("Params M", lambda cost: cost.params.total / 1e6 if cost.params else None, 3, 0.0),
-    ("peak MiB", lambda c: c.memory.peak_bytes / MIB if c.memory else None, 0, MEMORY_PCT),
+)
+_MEMORY = ("peak MiB", lambda c: c.memory.peak_bytes / MIB if c.memory else None, 0, MEMORY_PCT)
+# What a cell is measured under; looser and looser, where no cell of the other side is as alike.
+_CONDITIONS = (("profile", "dtype", "backend", "batch_sizes"), ("dtype", "backend"), ())
+_HASHES = ("measurement", "weights", "method_source", "task_source", "files")
+_UNLIKE = (
+    "{} of them were measured under other conditions (profile, dtype, attention, batch sizes): "
+    "what depends on these is left out."
 )
 VERDICTS = ("Better", "Worse", "Within noise", "Not judged")
 
@@ -47,30 +58,31 @@ def compare(a: str, b: str) -> str:
     Raises:
         BenchError: If one of them is neither, or they have no cell in common.
     """
-    sides = [_by_cell(_read(source)) for source in (a, b)]
-    machines = [{machine for machine, _ in side} for side in sides]
-    if not machines[0] & machines[1]:  # two machines: then it is they that are compared
-        sides = [{("", cell): record for (_, cell), record in side.items()} for side in sides]
-    old, new = sides
-    both = [(old[name], new[name]) for name in old if name in new]
+    old, new = (load.newest(_read(source))[0] for source in (a, b))
+    machines = [{load.machine(record) for record in side} for side in (old, new)]
+    both = _pairs(old, new, one_machine=bool(machines[0] & machines[1]))
     if not both:
         raise BenchError(
-            f"no cell is in both {a} and {b}: compare runs of the same suite and profile"
+            f"no cell is in both {a} and {b}: compare runs of the same models, tasks and methods"
         )
+    paired = {load.uid(record) for pair in both for record in pair}
     rows = [row for pair in both for row in _changes(*pair)]
     changes = [row for row in rows if not _is_same(row)]
     for quantity in ("accuracy", "speed-up"):
         correct([row for row in changes if row["kind"] == quantity], KIND)
-    changed = sum(one.key != other.key for one, other in both)
+    changed = sum(_made(one) != _made(other) for one, other in both)
+    unlike = sum(_condition(one) != _condition(other) for one, other in both)
     lines = [
         f"# {escape(a)} → {escape(b)}",
         f"{len(both)} cells in both; in {changed} of them code, weights or data changed. "
-        f"Machines: {', '.join(sorted(machines[0]))} → {', '.join(sorted(machines[1]))}.",
+        f"Machines: {escape(', '.join(sorted(machines[0])))} → "
+        f"{escape(', '.join(sorted(machines[1])))}.",
+        *([_UNLIKE.format(unlike)] if unlike else []),
         *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
         f"Exactly as before: {len(rows) - len(changes)} of {len(rows)} numbers.",
         *_sections(changes),
-        *_missing(f"Only in {escape(a)}", [old[name] for name in old if name not in new]),
-        *_missing(f"Only in {escape(b)}", [new[name] for name in new if name not in old]),
+        *_missing(f"Only in {escape(a)}", [r for r in old if load.uid(r) not in paired]),
+        *_missing(f"Only in {escape(b)}", [r for r in new if load.uid(r) not in paired]),
     ]
     return "\n\n".join(lines)
 
@@ -78,22 +90,67 @@ def compare(a: str, b: str) -> str:
 def _read(source: str) -> list[Record]:
     if Path(source).exists():
         return load.read([Path(source)])[0]
-    command = ["git", "archive", "--format=tar", source, "--", FOLDER]
     try:
-        archive = subprocess.run(command, capture_output=True, check=True).stdout
+        commit = _git("rev-parse", "--verify", "--end-of-options", source).decode().strip()
+        archive = _git("archive", "--format=tar", commit, "--", FOLDER)
     except (OSError, subprocess.CalledProcessError) as error:
         raise BenchError(
             f"'{source}' is neither a results folder nor a git revision that holds {FOLDER}/: "
             "name a folder that exists, or a commit (git log --oneline -- results)"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+                files.extractall(folder, filter="data")  # refuses what would leave the folder
+        except tarfile.TarError as error:
+            raise BenchError(f"{FOLDER}/ of '{source}' cannot be read: {error}") from error
         return load.read([Path(folder)])[0]
 
 
-def _by_cell(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
-    return {(load.machine(r), load.cell_identity(r)): r for r in load.newest(records)[0]}
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+
+
+def _pairs(
+    old: Sequence[Record], new: Sequence[Record], one_machine: bool
+) -> list[tuple[Record, Record]]:
+    """Return the records of the same cells, each with the one measured most alike.
+
+    Args:
+        old: the newest records of one side.
+        new: those of the other.
+        one_machine: pair those of one machine; otherwise it is machines that are compared.
+    """
+
+    def name(record: Record, fields: Sequence[str]) -> tuple[Any, ...]:
+        conditions = [getattr(record.cell, field) for field in fields]
+        return (load.machine(record) if one_machine else "", _cell(record), *conditions)
+
+    pairs: dict[str, tuple[Record, Record]] = {}
+    rest = list(new)
+    for fields in _CONDITIONS:
+        there = {name(record, fields): record for record in rest}
+        for record in old:
+            if load.uid(record) not in pairs and (other := there.pop(name(record, fields), None)):
+                pairs[load.uid(record)] = record, other
+                rest.remove(other)
+    return [pairs[load.uid(record)] for record in old if load.uid(record) in pairs]
+
+
+def _cell(record: Record) -> str:
+    """Name what a cell is, under whatever conditions it was measured."""
+    cell = replace(record.cell, profile="", dtype=None, backend=None, batch_sizes=None)
+    return load.cell_identity(replace(record, cell=cell))
+
+
+def _condition(record: Record) -> tuple[Any, ...]:
+    return tuple(getattr(record.cell, field) for field in _CONDITIONS[0])
+
+
+def _made(record: Record) -> list[Any]:
+    """Return the code, weights and data that a record comes from: hashes, None where unknown."""
+    known = record.provenance
+    return [known.get("task_version"), *(known.get(f"{name}_sha256") for name in _HASHES)]
 
 
 def _changes(old: Record, new: Record) -> Iterator[Row]:
@@ -122,7 +179,7 @@ def _named(record: Record) -> str:
 
 def _accuracy(old: Record, new: Record) -> Iterator[Row]:
     name = new.accuracy.primary
-    if name is None or name not in old.accuracy.metrics:
+    if name is None or name not in old.accuracy.metrics or not _same_numerics(old, new):
         return
     values = [one.accuracy.metrics[name] for one in (old, new)]
     row = _row(new, "accuracy", f"{metric_name(name)} {values[1].unit}")
@@ -154,13 +211,20 @@ def _ratios(entry: Latency) -> list[float]:
 
 def _cost(old: Record, new: Record) -> Iterator[Row]:
     """Yield what has no noise to speak of: MACs and parameters; and memory, read once."""
-    for name, read, digits, least in _COSTS:
+    one, other = old.cost.memory, new.cost.memory
+    alike = one and other and (one.batch, one.how) == (other.batch, other.how)
+    memory = [_MEMORY] if alike and _same_numerics(old, new) else []
+    for name, read, digits, least in (*_COSTS, *memory):
         before, after = read(old.cost), read(new.cost)
         if before and after:
             row = _row(new, name, name) | {"sign": -1, "unit": "%"}
             row |= {"old": f"{before:.{digits}f}", "new": f"{after:.{digits}f}"}
             row[KIND] = 100 * (after / before - 1)
             yield row | {f"{KIND}_p": None, f"{KIND}_p_holm": float(abs(row[KIND]) <= least)}
+
+
+def _same_numerics(old: Record, new: Record) -> bool:
+    return (old.cell.dtype, old.cell.backend) == (new.cell.dtype, new.cell.backend)
 
 
 def _verdict(row: Row) -> str:

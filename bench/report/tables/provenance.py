@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -108,7 +109,7 @@ def weights(records: Iterable[Record]) -> list[tuple[str, str, str]]:
         (
             escape(record.cell.model),
             escape(record.provenance.get("weights") or MISSING),
-            str(record.provenance.get("weights_sha256") or MISSING)[:12],
+            escape(str(record.provenance.get("weights_sha256") or MISSING)[:12]),
         )
         for record in records
     }
@@ -168,6 +169,6 @@ def _written(value: Any) -> Any:
 
 def _code(text: str) -> str:
     plain = " ".join(text.split())
-    fence = "``" if "`" in plain else "`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", plain)), default=0))  # longer than any inside
     pad = " " if "`" in plain else ""
     return f"{fence}{pad}{plain}{pad}{fence}".replace("|", "\\|")

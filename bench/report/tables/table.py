@@ -20,6 +20,8 @@ from bench.report.data.timings import is_noise
 MISSING = "–"
 SIGNIFICANT = 3  # digits of a column's smallest number
 MOST_DIGITS = 6  # behind the point
+_FORMULA = ("=", "+", "-", "@")  # what spreadsheets take for a formula begins with one of these
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,9 @@ class Table:
 
     @property
     def csv(self) -> str:
-        """All fields with every digit."""
-        text: str = pd.DataFrame(list(self.rows), dtype=object).to_csv(
-            index=False, lineterminator="\n"
-        )
+        """All fields with every digit, and no formula: see `harmless`."""
+        frame = pd.DataFrame(list(self.rows), dtype=object).rename(columns=harmless)
+        text: str = frame.map(harmless).to_csv(index=False, lineterminator="\n")
         return text
 
     @property
@@ -234,6 +235,17 @@ def escape(text: Any) -> str:
     """Make any text safe inside a cell of a Markdown table."""
     plain = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
     return plain.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def harmless(value: Any) -> Any:
+    """Return a cell of a CSV file that no spreadsheet runs; text that it would has a quote ahead.
+
+    Text is one line. Numbers, negative ones included, stay numbers. Source: OWASP, CSV Injection.
+    """
+    if not isinstance(value, str):
+        return value
+    line = " ".join(value.split())
+    return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
 
 
 @cache
