@@ -39,11 +39,12 @@ def read(where: str, form: str, split: str | None = None, default: str = TEST) -
     with files.reading(file, WHAT, form):
         text = file.read_text(encoding="utf-8")
         data = json.loads(text)
-    images = _split(data, split or default, file, form) if isinstance(data, dict) else None
-    if images is None and split:
-        raise BenchError(f"{shown(file)} is a list without splits: leave split= out of {form}")
-    if images is None:
+    if isinstance(data, dict):
+        images = _split(data, default if split is None else split, file, form)
+    elif split is None:
         images = [_listed(row, i) for i, row in enumerate(listed(data, file, WHAT, form))]
+    else:
+        raise BenchError(f"{shown(file)} is a list without splits: leave split= out of {form}")
     if not any(texts for _, texts, _ in images):
         raise BenchError(f"no image of {shown(file)} has a caption: {form}")
     return Captioned(

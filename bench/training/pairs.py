@@ -97,8 +97,6 @@ class Files:
         """Keep the pictures and captions of a retrieval task."""
         self.loaded, self.pictures, self.texts = loaded, task.prepared.pictures, task.texts
         self.usable = [i for i, texts in enumerate(task.texts) if texts]
-        if not self.usable:
-            raise BenchError(f"no picture of {task.name} has a caption to train on")
 
     def __len__(self) -> int:
         """Return the number of pictures with a caption."""
