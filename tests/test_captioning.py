@@ -199,7 +199,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         ("caption-karpathy:{0}/nocaps.json:{0}/images", "no Karpathy-style file"),
         ("caption-karpathy:{0}/no.json", "cannot read"),
-        ("caption-karpathy:{0}/coco.json:{0}/else", "none of 4 images is there"),
+        ("caption-karpathy:{0}/coco.json:{0}/else", "cannot read .*else"),
         ("caption-karpathy:{0}/coco.json?token=plain", "did you mean 'tokens'"),
         ("caption-karpathy:{0}/coco.json:{0}/images?tokens=x", "must be ptb or plain"),
         ("caption-karpathy:{0}/coco.json:{0}/images?metrics=rouge", "unknown metric 'rouge'"),

@@ -666,7 +666,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("ODD/blind --method none", "preprocessor_config.json"),
         ("CLIP --method none --data karpaty:x.json", "unknown training data 'karpaty:x.json'"),
         ("CLIP --method none --data karpathy:/no/x.json", "cannot read /no/x.json"),
-        ("CLIP --method none --data karpathy:ODD/silent.json", "has a caption to train on"),
+        ("CLIP --method none --data karpathy:ODD/silent.json", "silent.json has a caption"),
         ("CLIP --method none --data karpathy:ODD/cut/squares.json", ".png does not decode"),
         ("CLIP --method none --out /dev/null/here", "cannot write to /dev/null/here"),
         ("CLIP --method none --device warp", "no device 'warp' here"),

@@ -104,10 +104,10 @@ def test_who_does_not_decide_is_never_right(tmp_path: Path, value: float) -> Non
     [
         ("nlvr2:{0}/dev.json", "names 1 paths, not 2: write nlvr2:JSON:IMAGES"),
         ("nlvr2:{0}/no.json:{0}/images", "cannot read"),
-        ("nlvr2:{0}/dev.json:{0}/else", "none of 10 images is there"),
-        ("nlvr2:{0}/odd.json:{0}/images", "no NLVR2 file .*'sentence'"),
-        ("nlvr2:{0}/label.json:{0}/images", "no NLVR2 file .*maybe"),
-        ("nlvr2:{0}/empty.json:{0}/images", "no NLVR2 file .*no statements"),
+        ("nlvr2:{0}/dev.json:{0}/else", "cannot read .*else"),
+        ("nlvr2:{0}/odd.json:{0}/images", "no NLVR2 file.*'sentence'"),
+        ("nlvr2:{0}/label.json:{0}/images", "no NLVR2 file.*maybe"),
+        ("nlvr2:{0}/empty.json:{0}/images", "no NLVR2 file.*no rows"),
     ],
 )
 def test_wrong_files_are_one_clear_line(tmp_path: Path, name: str, message: str) -> None:

@@ -164,7 +164,7 @@ def test_mistakes_are_one_clear_line(tmp_path: Path, matcher: Fake) -> None:
         tasks.load(name + "?k=0")
     with pytest.raises(BenchError, match="unknown option 'top=3'"):
         tasks.load(name + "?top=3")
-    with pytest.raises(BenchError, match="none of 9 images is there"):
+    with pytest.raises(BenchError, match="cannot read .*imagesx"):
         tasks.load(name + "x")
     with pytest.raises(Unsupported, match="needs a matcher model; fake is a two-tower"):
         tasks.load(name).evaluate(TwoTower("fake", None, (1, 1)))

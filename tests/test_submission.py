@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import picture
 
 from bench import tasks
 from bench.cli import app
@@ -30,7 +31,7 @@ def record(folder: Path, task: str, version: str, outcomes: dict[str, list[objec
 def name(tmp_path: Path) -> str:
     row = {"identifier": "dev-1-0-0", "sentence": "Two dogs.", "label": "True"}
     (tmp_path / "dev.json").write_text(json.dumps(row))
-    (tmp_path / "dev-1-0-img0.png").write_bytes(b"")
+    picture(tmp_path / "dev-1-0-img0.png")
     return f"nlvr2:{tmp_path}/dev.json:{tmp_path}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import folders
 import pytest
 import torch
+from fakes import picture
 from torch import nn
 
 import bench
@@ -211,7 +212,7 @@ def test_the_embedded_tasks_load() -> None:
         ("fashion-minst", "unknown task .* did you mean 'fashion-mnist'"),
         ("imagefolders:x", "unknown task .* did you mean 'imagefolder'"),
         ("imagefolder:", "names no data"),
-        ("imagefolder:/no/such", "no images in folders under"),
+        ("imagefolder:/no/such", "cannot read /no/such"),
         ("karpathy:/no/such.json", "cannot read"),
         ("hf-dataset:/no/such", "cannot load data set"),
     ],
@@ -227,4 +228,7 @@ def test_files_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no Karpathy-style file"):
         tasks.load(f"karpathy:{tmp_path / 'x.json'}")
     (tmp_path / "y.json").write_text('[{"image": "a.png", "caption": "one"}]')
+    with pytest.raises(BenchError, match="none of 1 images can be opened, such as a.png"):
+        tasks.load(f"karpathy:{tmp_path / 'y.json'}")
+    picture(tmp_path / "a.png")
     assert len(tasks.load(f"karpathy:{tmp_path / 'y.json'}")) == 1

@@ -131,7 +131,7 @@ def test_folders_of_classes_named_by_a_list(tmp_path: Path) -> None:
     task = tasks.load(f"zeroshot:{val}?names={names}&prompt={{}}")
     assert task.evaluate(Towers()).metrics["top1"].value == 100  # type: ignore[arg-type]
     names.write_text("n01440764 abyssinian\n")
-    with pytest.raises(BenchError, match="no list of class names .*n01443537"):
+    with pytest.raises(BenchError, match="names no folder .*n01443537"):
         tasks.load(f"zeroshot:{val}?names={names}")
 
 
@@ -174,17 +174,19 @@ def test_top_5_of_many_classes() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("zeroshot:{0}/none", "no images under .*split_zhou_NAME.json beside"),
+        ("zeroshot:{0}/none", "cannot read .*none"),
+        ("zeroshot:{0}/empty", "no images under .*split_zhou_NAME.json beside"),
         ("zeroshot:{0}/oxford_pets?classes=old", "must be base or new"),
         ("zeroshot:{0}/oxford_pets?templates=all", "must be ensemble"),
         ("zeroshot:{0}/oxford_pets?prompt=a pet", "lacks {{}} for the name"),
         ("zeroshot:{0}/oxford_pets?template=x", "did you mean 'templates'"),
-        ("zeroshot:{0}/odd", "no split of CoOp's .*'test'"),
-        ("zeroshot:{0}/bare", "none of 1 images is there"),
+        ("zeroshot:{0}/odd", "no split of CoOp's: it has no 'test'"),
+        ("zeroshot:{0}/bare", "none of 1 images can be opened"),
     ],
 )
 def test_wrong_folders_are_one_clear_line(tmp_path: Path, name: str, message: str) -> None:
     pets(tmp_path)
+    (tmp_path / "empty").mkdir()
     for folder, splits in (("odd", {"train": []}), ("bare", {"test": [["a.jpg", 0, "x"]]})):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "split_zhou_Caltech101.json").write_text(json.dumps(splits))

@@ -27,6 +27,14 @@ def check_known(what: str, name: str, choices: Iterable[str]) -> None:
         raise BenchError(f"{what} '{name}'{near_miss(name, names)}")
 
 
+def shown(text: object, longest: int = 80) -> str:
+    """Return a text as a message shows it: printable, the middle of a long one left out."""
+    text = str(text)
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def near_miss(name: str, choices: Iterable[str]) -> str:
     """The tail of an error message: what the user may have meant, or all there is."""
     names = list(choices)

@@ -182,7 +182,7 @@ def _transform(images: Any) -> Callable[[Any], Tensor] | None:
     """Return a function of an image processor: PIL image -> (C,H,W)."""
 
     def transform(image: Any) -> Tensor:
-        pixels: Tensor = images(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        pixels: Tensor = images(image, return_tensors="pt")["pixel_values"][0]
         return pixels
 
     return None if images is None else transform

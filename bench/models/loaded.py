@@ -76,14 +76,21 @@ class Loaded(ABC):
         """Return a PIL image as the model takes it, (C,H,W) float32.
 
         Raises:
-            BenchError: nobody knows how.
+            BenchError: nobody knows how, or it comes out in another shape than the model takes.
         """
         if self.transform is None:
             raise BenchError(
                 f"nothing says how images are prepared for {self.name}: "
                 "put its preprocessor_config.json beside its weights"
             )
-        return self.transform(picture)
+        pixels = self.transform(picture.convert("L" if self.channels == 1 else "RGB"))
+        takes = (self.channels, *self.image_size)
+        if pixels.shape != takes:
+            raise BenchError(
+                f"{self.name} takes images of (channels, height, width) {takes} and they are "
+                f"prepared as {tuple(pixels.shape)}: mend its preprocessor_config.json"
+            )
+        return pixels
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return inputs on the model's device, in its dtype where not integers."""

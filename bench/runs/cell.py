@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import bench
 from bench.core import Learner, observing, redrawing
+from bench.core.errors import shown
 from bench.engine.forward import Pass
 from bench.measure import generation
 from bench.measure.closed_form import check_counters
@@ -37,6 +38,7 @@ from bench.runs.timings import NEW_TOKENS, CellTiming
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64
+UNSCORED = "the right answers are not public: `run_bench.py submit` writes those of the model"
 
 Note = Callable[[str], None]  # told what is being measured
 
@@ -231,11 +233,14 @@ def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Ac
             batch_size=EVALUATION_BATCH,
             progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
         )
-    reason = None
+    reasons = [UNSCORED] if scored.primary is None else []
     if scored.failed:
-        shown = ", ".join(scored.failed[:20]) + (" …" if len(scored.failed) > 20 else "")
-        reason = f"images that did not decode and count as wrong ({len(scored.failed)}): {shown}"
-    return Accuracy(scored.primary, scored.metrics, scored.outcomes, reason)
+        names = ", ".join(shown(name) for name in scored.failed[:20])
+        names += " …" if len(scored.failed) > 20 else ""
+        reasons.append(
+            f"images that did not decode and count as wrong ({len(scored.failed)}): {names}"
+        )
+    return Accuracy(scored.primary, scored.metrics, scored.outcomes, "; ".join(reasons) or None)
 
 
 def attention_path(model: nn.Module) -> str:

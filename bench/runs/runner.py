@@ -181,7 +181,7 @@ def _run_one(state: RunState, planned: PlannedCell) -> None:
     if record.reason:
         state.summary.reasons[path.name] = record.reason
     scored = measurement.accuracy
-    note = "costs alone" if planned.missing else scored.primary and scored.reason
+    note = "costs alone" if planned.missing else scored.reason if scored.outcomes else None
     state.display.end(record.status, record.reason or note)
 
 

@@ -30,13 +30,14 @@ class Evaluation:
 
     Attributes:
         metrics: by name; percent metrics run from 0 to 100.
-        primary: the name of the metric that tables show.
+        primary: the name of the metric that tables show; None, and no metrics, where the answers
+            are recorded for a server that scores them.
         outcomes: per-sample results, in the order of the samples, to compare methods pairwise.
         failed: names of samples whose image did not decode; they count as wrong.
     """
 
     metrics: dict[str, Metric]
-    primary: str
+    primary: str | None
     outcomes: dict[str, list[Any]]
     failed: list[str] = field(default_factory=list)
 

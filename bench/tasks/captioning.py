@@ -2,8 +2,10 @@
 
     caption-karpathy:JSON:IMAGES     COCO or Flickr30k, test split      nocaps:JSON:IMAGES
 
-Options: `?prompt=a picture of&tokens=plain&metrics=meteor,spice`. Decoding is greedy: published
-scores of BLIP are of three beams and lie a little higher.
+Options: `?prompt=a picture of&tokens=plain&metrics=meteor,spice`, and of Karpathy-style files
+`split=val`. Decoding is greedy: published scores of BLIP are of three beams and lie a bit higher.
+The images of a NoCaps file without annotations, which a server keeps to itself, are captioned and
+the captions not scored.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, shown
 from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
 from bench.tasks import caption_score, files, karpathy
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Files, Pictures, answered, opened
 from bench.tasks.registry import task
+from bench.tasks.rows import document, unlike
 from bench.tasks.scores import average
 
 KARPATHY, NOCAPS = "caption-karpathy:JSON[:IMAGES]", "nocaps:JSON:IMAGES"
@@ -78,10 +81,14 @@ class Captioning(Task):
         return references
 
     def score(self, feed: Feed) -> Evaluation:
-        """Score a model. Outcomes: `caption` and each one's CIDEr."""
-        caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
+        """Score a model. Outcomes: `caption`, and each one's CIDEr where there are references."""
+        public = any(self.texts)
+        if public:
+            caption_score.scorer("cider.cider")  # missing, it says so before any model has worked
         failed: list[str] = []
         captions = feed.answers(feed.index, partial(self._captions, feed.loaded, failed))
+        if not public:
+            return Evaluation({}, None, {"caption": captions}, failed)
         return self._scored(feed.index, captions, failed)
 
     def _captions(self, loaded: Writer, failed: list[str], some: Sequence[int]) -> list[str]:
@@ -90,7 +97,7 @@ class Captioning(Task):
         images = [opened(self.pictures, i, failed) for i in some]
         captions = answered(loaded, images, [prompt] * len(images), LONGEST)
         # A caption goes on from its prompt, which some processors give back and references lack.
-        return [text.strip().removeprefix(prompt.strip()).strip() for text in captions]
+        return [(text or "").strip().removeprefix(prompt.strip()).strip() for text in captions]
 
     def _scored(
         self, index: Sequence[int], captions: Sequence[str], failed: list[str]
@@ -120,11 +127,11 @@ def _chosen(options: Mapping[str, str], form: str) -> dict[str, Any]:
     """The options of a task's name as arguments of `Captioning`."""
     tokens = options.get("tokens")
     if tokens not in (None, caption_score.PTB, caption_score.PLAIN):
-        raise BenchError(f"option tokens='{tokens}' in {form} must be ptb or plain")
+        raise BenchError(f"option tokens='{shown(tokens)}' in {form} must be ptb or plain")
     more = [name for name in options.get("metrics", "").split(",") if name]
     for name in more:
         if name not in caption_score.WITH_JAVA:
-            raise BenchError(f"unknown metric '{name}' in {form}: there are meteor and spice")
+            raise BenchError(f"unknown metric '{shown(name)}' in {form}: meteor and spice are")
     tokens = caption_score.choose(tokens)  # part of the version: Java may come or go
     return {"prompt": options.get("prompt"), "tokens": tokens, "metrics": more}
 
@@ -132,19 +139,19 @@ def _chosen(options: Mapping[str, str], form: str) -> dict[str, Any]:
 def _require_references(texts: Sequence[Sequence[str]], pictures: Files, form: str) -> None:
     for i, references in enumerate(texts):
         if not references:
-            raise BenchError(f"{pictures.name(i)} has no reference caption: {form} wants one each")
+            name = shown(pictures.name(i))
+            raise BenchError(f"{name} has no reference caption: {form} wants one each")
 
 
 @task(KARPATHY, "captioning of COCO or Flickr30k; CIDEr, BLEU-4, ROUGE-L")
 def coco(rest: str) -> Captioning:
-    """Return the test split of a Karpathy-style file (COCO, Flickr30k) for captioning."""
-    where, options = files.options(rest, KARPATHY, KNOWN)
-    data = karpathy.read(where, KARPATHY)
-    pictures = files.pictures(data.pictures.paths, data.pictures.root, KARPATHY)
-    _require_references(data.texts, pictures, KARPATHY)
+    """Return a split of a Karpathy-style file (COCO, Flickr30k) for captioning."""
+    where, options = files.options(rest, KARPATHY, (*KNOWN, "split"))
+    data = karpathy.read(where, KARPATHY, options.get("split"))
+    _require_references(data.texts, data.pictures, KARPATHY)
     chosen = _chosen(options, KARPATHY)
     name, version = f"caption-karpathy:{rest}", hash_of(data.version, chosen)
-    return Captioning(name, version, pictures, data.texts, data.ids, **chosen)
+    return Captioning(name, version, data.pictures, data.texts, data.ids, **chosen)
 
 
 @task(NOCAPS, "captioning of NoCaps; CIDEr by domain, BLEU-4, ROUGE-L")
@@ -153,17 +160,26 @@ def nocaps(rest: str) -> Captioning:
 
     The CIDEr of each domain is the mean over its images; words weigh as in the whole set.
     """
-    (file, root), options = files.places(rest, NOCAPS, 2, KNOWN)
+    (file, root), options = files.places(rest, NOCAPS, (2,), KNOWN)
     with files.reading(file, "NoCaps file", NOCAPS):
         text = file.read_text(encoding="utf-8")
         data = json.loads(text)
-        rows = [(row["id"], row["file_name"], row.get("domain", "")) for row in data["images"]]
-        captions: dict[Any, list[str]] = {number: [] for number, _, _ in rows}
-        for row in data["annotations"]:
-            captions[row["image_id"]].append(str(row["caption"]))
+    whole = document(data, file, "NoCaps file", NOCAPS)
+    rows = [
+        (row.identifier("id"), row.text("file_name"), row.text("domain", ""))
+        for row in whole.rows("images", least=1)
+    ]
+    unlike((number for number, _, _ in rows), file, NOCAPS)
+    captions: dict[Any, list[str]] = {number: [] for number, _, _ in rows}
+    public = whole.value("annotations", None) is not None
+    for row in whole.rows("annotations") if public else ():
+        if row.identifier("image_id") not in captions:
+            raise row.fault("image_id", "the id of one of its images")
+        captions[row.identifier("image_id")].append(row.text("caption"))
     pictures = files.pictures([root / name for _, name, _ in rows], root, NOCAPS)
     texts = list(captions.values())
-    _require_references(texts, pictures, NOCAPS)
+    if public:
+        _require_references(texts, pictures, NOCAPS)
     chosen = _chosen(options, NOCAPS)
     version = hash_of(text, chosen)
     domains = [domain for _, _, domain in rows]

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.assets import embedded
-from bench.core.errors import BenchError, Unsupported
+from bench.core.errors import BenchError, Unsupported, shown
 from bench.models.loaded import Classifier
 from bench.tasks import files
 from bench.tasks.base import Evaluation, Feed, Task, hash_of
-from bench.tasks.pictures import Arrays, Files, Pictures, Prepared, undecoded
+from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
 from bench.tasks.scores import ranks_of_labels, top_k
+
+IMAGE_FOLDER = "imagefolder:PATH"
 
 
 class Classification(Task):
@@ -58,15 +60,24 @@ def fashion_mnist() -> Classification:
     return Classification("fashion-mnist", version, pictures, labels.tolist(), 10)
 
 
-@task("imagefolder:PATH", "classification; one folder a class, in the order of the model's outputs")
+def _size(file: Path) -> int | None:
+    """Return a file's bytes; None of a link that leads nowhere."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+@task(IMAGE_FOLDER, "classification; one folder a class, in the order of the model's outputs")
 def image_folder(path: str) -> Classification:
     """Return the pictures under `path`: one folder a class, classes in alphabetical order."""
-    root = Path(path).expanduser()
+    where, _ = files.options(path, IMAGE_FOLDER)
+    root = files.path_of(where, IMAGE_FOLDER)
     classes, paths, labels = files.class_folders(root)
     if not paths:
         raise BenchError(
-            f"no images in folders under {root}: imagefolder: wants {root}/CLASS/x.png"
+            f"no images in folders under {shown(root)}: {IMAGE_FOLDER} wants PATH/CLASS/x.png"
         )
-    pictures = Files(paths, root)
-    sizes = [(pictures.name(i), file.stat().st_size) for i, file in enumerate(paths)]
+    pictures = files.pictures(paths, root, IMAGE_FOLDER)
+    sizes = [(pictures.name(i), _size(file)) for i, file in enumerate(paths)]
     return Classification(f"imagefolder:{path}", hash_of(sizes), pictures, labels, len(classes))

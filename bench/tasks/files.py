@@ -8,19 +8,25 @@ A task's name gives paths between colons and, after a question mark, options (`?
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+import os
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError, near_miss
-from bench.tasks.pictures import Files
+from bench.core.errors import BenchError, near_miss, shown
+from bench.tasks.pictures import Files, check_some
 
+LONGEST_OPTION = 1000  # characters
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".gif", ".ppm"})
 
 
 def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[str, str]]:
-    """Split `PATHS?key=value&key=value`; raises BenchError at an option that the task has not."""
+    """Split `PATHS?key=value&key=value`.
+
+    Raises:
+        BenchError: an option that the task does not have, that is there twice, or too long.
+    """
     paths, _, query = rest.partition("?")
     values = {}
     for part in filter(None, query.split("&")):
@@ -28,34 +34,58 @@ def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[
         if key not in known or not equals:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise BenchError(
-                f"unknown option '{part}' in {form}: {takes}{near_miss(key, list(known))}"
+                f"unknown option '{shown(part)}' in {form}: {takes}{near_miss(key, list(known))}"
+            )
+        if key in values:
+            raise BenchError(f"option {key} in {form} is there twice: keep one")
+        if len(value) > LONGEST_OPTION or not value.replace("\n", "").isprintable():
+            raise BenchError(
+                f"option {key}='{shown(value)}' in {form} must be plain text of at most "
+                f"{LONGEST_OPTION:,} characters"
             )
         values[key] = value
     return paths, values
 
 
 def places(
-    rest: str, form: str, count: int, known: Sequence[str] = ()
+    rest: str, form: str, counts: Collection[int], known: Sequence[str] = ()
 ) -> tuple[list[Path], dict[str, str]]:
-    """Split `PATH:PATH...[?options]` into exactly `count` paths and the options."""
+    """Split `PATH:PATH...[?options]` into paths, as many as one of `counts`, and the options."""
     paths, values = options(rest, form, known)
     parts = paths.split(":")
-    if len(parts) != count or not all(parts):
-        raise BenchError(f"'{rest}' names {len(parts)} paths, not {count}: write {form}")
-    return [Path(part).expanduser() for part in parts], values
+    if len(parts) not in counts:
+        wanted = " or ".join(map(str, counts))
+        raise BenchError(f"'{shown(rest)}' names {len(parts)} paths, not {wanted}: write {form}")
+    return [path_of(part, form) for part in parts], values
 
 
-def beside(rest: str) -> tuple[Path, Path]:
+def beside(rest: str, form: str) -> tuple[Path, Path]:
     """Split `JSON[:IMAGES]`; the images are by default beside the file."""
     json_name, colon, images = rest.partition(".json:")
-    file = Path(json_name + ".json" if colon else rest).expanduser()
-    return file, Path(images).expanduser() if images else file.parent
+    file = path_of(json_name + ".json" if colon else rest, form)
+    return file, path_of(images, form) if colon else file.parent
+
+
+def path_of(text: str, form: str) -> Path:
+    """Return a path in a task's name; raises BenchError where nothing is there."""
+    if not text:
+        raise BenchError(f"an empty path: write {form}")
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL; the home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise BenchError(f"cannot read {shown(text)} ({reason}): {form}") from None
+    return path
 
 
 def positive(value: str, option: str, form: str) -> int:
     """Return an option that is a number of things, 1 or more."""
-    if not value.isdecimal() or int(value) < 1:
-        raise BenchError(f"option {option}='{value}' in {form} must be a whole number from 1")
+    if not value.isdecimal() or len(value) > 9 or int(value) < 1:
+        raise BenchError(
+            f"option {option}='{shown(value)}' in {form} must be a whole number from 1, "
+            "of at most 9 digits"
+        )
     return int(value)
 
 
@@ -81,18 +111,14 @@ def lines_of(text: str) -> list[Any]:
 
 def first_there(candidates: Sequence[Path]) -> Path:
     """Return the first path that exists, or else the first: opening it then says it is missing."""
-    return next((path for path in candidates if path.exists()), candidates[0])
+    return next((path for path in candidates if os.path.exists(path)), candidates[0])
 
 
 def pictures(paths: Sequence[Path], root: Path, form: str) -> Files:
-    """Return the images of a data set; single missing ones count as wrong.
-
-    Raises:
-        BenchError: none of them is where it should be.
-    """
-    if not any(path.is_file() for path in paths):
-        raise BenchError(f"none of {len(paths)} images is there, such as {paths[0]}: {form}")
-    return Files(paths, root)
+    """Return the images of a data set; raises BenchError where none of them can be opened."""
+    images = Files(paths, root)
+    check_some(images, form)
+    return images
 
 
 def numbered(images: Sequence[Hashable]) -> dict[Any, int]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import BenchError
+from bench.tasks import files
 from bench.tasks.base import Task, hash_of
 from bench.tasks.classification import Classification
+from bench.tasks.pictures import check_some, decoded
 from bench.tasks.registry import task
 from bench.tasks.retrieval import Retrieval
+from bench.tasks.rows import Row
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORM = "hf-dataset:ID[@SPLIT]"
 IMAGES = ("image", "img", "jpg", "png")
 LABELS = ("label", "labels", "fine_label", "cls")
 CAPTIONS = ("caption", "captions", "text", "texts", "sentences")
@@ -23,7 +28,10 @@ SPLITS = ("test", "validation", "val", "train")
 
 @dataclass(frozen=True)
 class Rows:
-    """The images of a data set, decoded when asked for."""
+    """The images of a data set, decoded when asked for.
+
+    `data` has the column alone, of mappings: `bytes` of a file, or else the `path` of one.
+    """
 
     data: Any
     column: str
@@ -38,35 +46,52 @@ class Rows:
 
     def open(self, index: int) -> Image:
         """Return one image."""
-        image: Image = self.data[index][self.column]
-        return image
+        stored = self.data[index][self.column] or {}
+        if stored.get("bytes") is not None:
+            return decoded(io.BytesIO(stored["bytes"]))
+        return decoded(Path(stored.get("path") or ""))
 
 
 @task(
-    "hf-dataset:ID[@SPLIT]",
+    FORM,
     "classification (image, label) or retrieval (image, caption)",
 )
 def load(name: str) -> Task:
     """Return the task that the columns of `ID[@SPLIT]` allow."""
-    source, _, split = name.partition("@")
+    where, _ = files.options(name, FORM)
+    source, _, split = where.partition("@")
     data = _read(source, split)
     columns = list(data.column_names)
     image = _first(columns, IMAGES)
-    label, caption = _first(columns, LABELS), _first(columns, CAPTIONS)
-    if image is None or (label is None and caption is None):
+    caption = _first(columns, CAPTIONS)
+    of = _first(columns, LABELS) or caption
+    if image is None or of is None:
         raise BenchError(
             f"data set {source} has columns {columns}: one of {IMAGES} and one of {LABELS} "
             f"(classification) or {CAPTIONS} (retrieval) are needed"
         )
     version = hash_of(source, split, data._fingerprint, len(data))
-    pictures = Rows(data, image)
+    pictures = _pictures(data, image, source)
     full = f"hf-dataset:{name}"
-    if caption is not None and label is None:
-        texts = [[row] if isinstance(row, str) else [str(t) for t in row] for row in data[caption]]
-        return Retrieval(full, version, pictures, texts)
-    labels = [int(row) for row in data[label]]
-    names = getattr(data.features[label], "names", None)
-    return Classification(full, version, pictures, labels, len(names or set(labels)))
+    rows = [Row({of: one}, f"data set {source}:", FORM, i) for i, one in enumerate(data[of])]
+    if of == caption:
+        return Retrieval(full, version, pictures, [row.texts(of) for row in rows])
+    labels = [row.number(of) for row in rows]
+    classes = len(getattr(data.features[of], "names", None) or set(labels))
+    for row, value in zip(rows, labels, strict=True):
+        if not 0 <= value < classes:
+            raise row.fault(of, f"a label from 0 to {classes - 1}, which accuracy needs")
+    return Classification(full, version, pictures, labels, classes)
+
+
+def _pictures(data: Any, column: str, source: str) -> Rows:
+    kind = data.features[column]
+    if getattr(kind, "_type", "") != "Image":
+        raise BenchError(f"column '{column}' of data set {source} has no images: cast it to Image")
+    stored = data.select_columns(column).cast_column(column, replace(kind, decode=False))
+    pictures = Rows(stored, column)
+    check_some(pictures, FORM)
+    return pictures
 
 
 def _read(source: str, split: str) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, near_miss, shown
 from bench.tasks import files
 from bench.tasks.base import hash_of
 from bench.tasks.pictures import Files
+from bench.tasks.rows import Row, document, listed
 
-Row = tuple[Path, list[str], Any]  # where the image is, its texts, its number
+TEST, WHAT = "test", "Karpathy-style file"
+Image = tuple[str, list[str], Any]  # its path below the folder, its texts, its number
 
 
 @dataclass(frozen=True)
@@ -26,51 +29,50 @@ class Captioned:
     version: str
 
 
-def read(where: str, form: str, split: str = "test") -> Captioned:
-    """Read a split of `JSON[:IMAGES]`.
+def read(where: str, form: str, split: str | None = None, default: str = TEST) -> Captioned:
+    """Read a split of `JSON[:IMAGES]`, a default one where none is named.
 
     The file holds `{"images": [{"filename", "split", "filepath"?, "sentences": [{"raw"}]}]}`, or is
     a list of `{"image", "caption": str or list}`; IMAGES is by default the file's folder.
     """
-    file, root = files.beside(where)
-    with files.reading(file, "Karpathy-style file", form):
+    file, root = files.beside(where, form)
+    with files.reading(file, WHAT, form):
         text = file.read_text(encoding="utf-8")
         data = json.loads(text)
-        rows = _images(data["images"], split) if isinstance(data, dict) else _list(data)
-    if not rows:
-        raise BenchError(f"{file} has no images with split '{split}'")
+    if isinstance(data, dict):
+        images = _split(data, default if split is None else split, file, form)
+    elif split is None:
+        images = [_listed(row, i) for i, row in enumerate(listed(data, file, WHAT, form))]
+    else:
+        raise BenchError(f"{shown(file)} is a list without splits: leave split= out of {form}")
+    if not any(texts for _, texts, _ in images):
+        raise BenchError(f"no image of {shown(file)} has a caption: {form}")
     return Captioned(
-        Files([root / path for path, _, _ in rows], root),
-        [texts for _, texts, _ in rows],
-        [number for _, _, number in rows],
-        hash_of(text),
+        files.pictures([root / path for path, _, _ in images], root, form),
+        [texts for _, texts, _ in images],
+        [number for _, _, number in images],
+        hash_of(text, *filter(None, [split])),
     )
 
 
-def _images(rows: list[dict[str, Any]], split: str) -> list[Row]:
-    return [
-        (
-            Path(row.get("filepath", "")) / row["filename"],
-            [sentence["raw"] for sentence in row["sentences"]],
-            row.get("cocoid", row.get("imgid", i)),
-        )
-        for i, row in enumerate(rows)
-        if row.get("split", split) == split
-    ]
+def _split(data: Any, split: str, file: Path, form: str) -> list[Image]:
+    rows = document(data, file, WHAT, form).rows("images")
+    of = [row.text("split", split) for row in rows]
+    if split not in of:
+        hint = near_miss(split, dict.fromkeys(of))
+        raise BenchError(f"{shown(file)} has no images with split '{shown(split)}'{hint}")
+    return [_image(row, i) for i, row in enumerate(rows) if of[i] == split]
 
 
-def _list(rows: list[dict[str, Any]]) -> list[Row]:
-    return [
-        (Path(row["image"]), _texts_of(row["caption"]), row.get("image_id", _number(row, i)))
-        for i, row in enumerate(rows)
-    ]
+def _image(row: Row, place: int) -> Image:
+    texts = [sentence.text("raw") for sentence in row.rows("sentences")]
+    number = row.identifier("cocoid", row.identifier("imgid", place))
+    return os.path.join(row.text("filepath", ""), row.text("filename")), texts, number
 
 
-def _number(row: dict[str, Any], place: int) -> int:
-    """The number in the name of one of COCO's images, or else the image's place in the file."""
-    match = re.search(r"COCO_\w+_(\d+)$", Path(row["image"]).stem)
-    return int(match[1]) if match else place
-
-
-def _texts_of(caption: Any) -> list[str]:
-    return [caption] if isinstance(caption, str) else [str(text) for text in caption]
+def _listed(row: Row, place: int) -> Image:
+    """Take an image's number from its row, its name (COCO's have one), or its place in the file."""
+    name = row.text("image")
+    match = re.search(r"COCO_\w+_(\d+)$", Path(name).stem)
+    number = row.identifier("image_id", int(match[1]) if match else place)
+    return name, row.texts("caption"), number

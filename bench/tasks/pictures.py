@@ -2,21 +2,76 @@
 
 from __future__ import annotations
 
+import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from bench.core.errors import BenchError, shown
 
 if TYPE_CHECKING:
     from bench.models.loaded import Loaded, Writer
 
 CACHE_BYTES = 1 << 30  # prepared images are kept between cells up to this size
-BROKEN = (OSError, ValueError, SyntaxError)  # what Pillow raises on files that do not decode
+BROKEN = (OSError, ValueError)  # what pictures raise that do not decode
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no EPS, which runs a program
+# The longer side over the shorter: some models take no more, and where the shorter is made 224
+# pixels the longer could fill the memory.
+NARROWEST = 200
+GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+NO_RANGE = ("I", "F")  # modes whose black and white nothing tells
+
+
+class Undecoded(ValueError):
+    """A picture that cannot be had, and why."""
+
+
+def decoded(source: Path | IO[bytes]) -> Image.Image:
+    """Return a picture as RGB.
+
+    The first frame of several; rows as they are stored, whatever EXIF says of turning; colours
+    without their alpha: as published evaluations open pictures. Of 16 bits a grey pixel keeps 8.
+
+    Args:
+        source: a regular file, or an open one.
+
+    Raises:
+        Undecoded: not there, no regular file, not one of `FORMATS`, truncated, larger than Pillow
+            takes for safe, far longer than wide, or of pixels without a known range.
+    """
+    try:
+        if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
+            raise Undecoded("no regular file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=FORMATS) as image:
+                return _rgb(image)
+    except UnidentifiedImageError:
+        raise Undecoded(f"no image of {', '.join(FORMATS)}") from None
+    except MemoryError:  # of the machine, not of the picture
+        raise
+    except Exception as error:  # decoders raise whatever they stumble over
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Undecoded(reason.splitlines()[0]) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if max(image.size) > NARROWEST * min(image.size):
+        raise Undecoded("sides of {} and {} pixels".format(*image.size))
+    if image.mode in NO_RANGE:
+        raise Undecoded(f"pixels of mode {image.mode}, whose range is unknown")
+    image.load()
+    if image.mode in GREY_16:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 class Pictures(Protocol):
@@ -29,7 +84,7 @@ class Pictures(Protocol):
         """Return the name of one image."""
 
     def open(self, index: int) -> Image.Image:
-        """Return one image, decoded; raises OSError or ValueError when it cannot be."""
+        """Return one image as RGB; raises OSError or ValueError when it does not decode."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +104,7 @@ class Arrays:
 
     def open(self, index: int) -> Image.Image:
         """Return one image."""
-        return Image.fromarray(np.asarray(self.pixels[index]))
+        return Image.fromarray(np.asarray(self.pixels[index])).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -64,15 +119,31 @@ class Files:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Return the path below the root."""
+        """Return the path below the root, what is no Unicode in it escaped."""
         path = self.paths[index]
-        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+        name = str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+        return name.encode(errors="backslashreplace").decode()
 
     def open(self, index: int) -> Image.Image:
-        """Return one image, decoded."""
-        with Image.open(self.paths[index]) as image:
-            image.load()
-            return image.copy()
+        """Return one image."""
+        return decoded(self.paths[index])
+
+
+def check_some(pictures: Pictures, form: str) -> None:
+    """Raise BenchError where not one of the pictures can be opened; single ones count as wrong.
+
+    Args:
+        pictures: of a data set.
+        form: of the task's names, for the message.
+    """
+    first = ""
+    for i in range(len(pictures)):
+        try:
+            pictures.open(i)
+            return
+        except BROKEN as error:
+            first = first or f"{shown(pictures.name(i))} ({shown(error)})"
+    raise BenchError(f"none of {len(pictures)} images can be opened, such as {first}: {form}")
 
 
 class Prepared:
@@ -103,22 +174,22 @@ class Prepared:
 
     def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
         images = torch.zeros(len(index), loaded.channels, *loaded.image_size)
-        decoded = []
+        ok = []
         for row, i in enumerate(index):
             try:
                 picture = self.pictures.open(i)
             except BROKEN:
-                decoded.append(False)
+                ok.append(False)
                 continue
             images[row] = loaded.pixels(picture)
-            decoded.append(True)
-        return images, decoded
+            ok.append(True)
+        return images, ok
 
 
 def opened(pictures: Pictures, index: int, failed: list[str]) -> Image.Image | None:
     """Return a picture as RGB; None where it does not decode, its name then added to `failed`."""
     try:
-        return pictures.open(index).convert("RGB")
+        return pictures.open(index)
     except BROKEN:
         failed.append(pictures.name(index))
         return None
@@ -131,8 +202,8 @@ def undecoded(pictures: Pictures, index: Sequence[int], decoded: Sequence[bool])
 
 def answered(
     loaded: Writer, images: Sequence[Image.Image | None], texts: Sequence[str], longest: int
-) -> list[str]:
-    """Return a model's answer to each picture and text, "" where the picture does not decode.
+) -> list[str | None]:
+    """Return a model's answer to each picture and text, None where the picture does not decode.
 
     Args:
         loaded: a model that answers.
@@ -143,4 +214,4 @@ def answered(
     shown = [[image] for image in images if image is not None]
     asked = [text for text, image in zip(texts, images, strict=True) if image is not None]
     answers = iter(loaded.answer(shown, asked, longest) if shown else [])
-    return ["" if image is None else next(answers) for image in images]
+    return [None if image is None else next(answers) for image in images]

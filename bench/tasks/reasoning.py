@@ -21,6 +21,7 @@ from bench.tasks import files
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, subset
 from bench.tasks.pictures import Pictures, opened
 from bench.tasks.registry import task
+from bench.tasks.rows import Row, listed
 from bench.tasks.scores import share
 
 NLVR2 = "nlvr2:JSON:IMAGES"
@@ -112,29 +113,29 @@ def _consistency(asked: Sequence[Statement], right: Sequence[bool]) -> Metric:
 @task(NLVR2, "NLVR2: is a statement about two images true; accuracy, consistency")
 def nlvr2(rest: str) -> Reasoning:
     """Return NLVR2 from one of its files, a JSON value a line, and the folder of its images."""
-    (file, root), _ = files.places(rest, NLVR2, 2)
+    (file, root), _ = files.places(rest, NLVR2, (2,))
     paths: dict[Path, int] = {}
     with files.reading(file, "NLVR2 file", NLVR2):
         text = file.read_text(encoding="utf-8")
-        statements = [_statement(row, root, paths) for row in files.lines_of(text)]
-        if not statements:
-            raise ValueError("no statements")
+        data = files.lines_of(text)
+    statements = [_statement(row, root, paths) for row in listed(data, file, "NLVR2 file", NLVR2)]
     pictures = files.pictures(list(paths), root, NLVR2)
     return Reasoning(f"nlvr2:{rest}", hash_of(text), pictures, statements)
 
 
-def _statement(row: Mapping[str, Any], root: Path, paths: dict[Path, int]) -> Statement:
+def _statement(row: Row, root: Path, paths: dict[Path, int]) -> Statement:
     """A statement from its row; where its images lie is added to `paths`."""
-    identifier = str(row["identifier"])
+    identifier = row.text("identifier")
+    if identifier.count("-") != 3:
+        raise row.fault("identifier", "SPLIT-GROUP-PAIR-NUMBER")
     split, group, pair, _ = identifier.split("-")
-    label = str(row["label"]).lower()
+    label = str(row.value("label")).lower()
     if label not in ("true", "false"):
-        raise ValueError(f"label {row['label']!r} of {identifier}")
+        raise row.fault("label", "True or False")
     folders = [root, root / split]
-    if "directory" in row:
-        inner = str(row["directory"])
+    if inner := str(row.identifier("directory", "")):
         folders += [root / split / inner, root / inner, root / "images" / split / inner]
     names = [f"{split}-{group}-{pair}-img{side}.png" for side in (0, 1)]
     left, right = (files.first_there([folder / name for folder in folders]) for name in names)
     numbers = (paths.setdefault(left, len(paths)), paths.setdefault(right, len(paths)))
-    return Statement(identifier, str(row["sentence"]), numbers, label == "true")
+    return Statement(identifier, row.text("sentence"), numbers, label == "true")

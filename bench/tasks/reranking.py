@@ -1,6 +1,6 @@
 """Retrieval re-ranked by image-text matching, as BLIP and ALBEF are evaluated.
 
-    rerank-karpathy:JSON[:IMAGES][?k=256]
+    rerank-karpathy:JSON[:IMAGES][?k=256&split=test]
 
 Every image and text is compared by its features first. The `k` nearest are then looked at together,
 and ordered by the logit of their match added to the similarity; whatever is further away is never
@@ -112,11 +112,10 @@ def nearest(scores: Tensor, k: int) -> Tensor:
 
 @task(FORM, "retrieval; the k nearest re-ranked by image-text matching")
 def coco(rest: str) -> ReRanking:
-    """Return the test split of a Karpathy-style file (COCO, Flickr30k), to be re-ranked."""
-    where, options = files.options(rest, FORM, ("k",))
-    data = karpathy.read(where, FORM)
-    pictures = files.pictures(data.pictures.paths, data.pictures.root, FORM)
+    """Return a split of a Karpathy-style file (COCO, Flickr30k), to be re-ranked."""
+    where, options = files.options(rest, FORM, ("k", "split"))
+    data = karpathy.read(where, FORM, options.get("split"))
     k = K_FEW if len(data.texts) <= FEW_IMAGES else K_MANY
     if "k" in options:
         k = files.positive(options["k"], "k", FORM)
-    return ReRanking(f"rerank-karpathy:{rest}", data.version, pictures, data.texts, k)
+    return ReRanking(f"rerank-karpathy:{rest}", data.version, data.pictures, data.texts, k)

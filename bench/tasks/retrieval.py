@@ -9,7 +9,9 @@ from torch import Tensor
 
 from bench.assets import embedded
 from bench.models.loaded import TwoTower
+from bench.tasks import files
 from bench.tasks.base import Evaluation, Feed, Task, hash_of, require_tokenizer
+from bench.tasks.karpathy import TEST
 from bench.tasks.karpathy import read as read_karpathy
 from bench.tasks.pictures import Arrays, Pictures, Prepared, undecoded
 from bench.tasks.registry import task
@@ -109,7 +111,8 @@ def emoji() -> Retrieval:
 
 
 @task(FORM, "retrieval; Karpathy-style split file with several captions an image")
-def karpathy(where: str, split: str = "test") -> Retrieval:
-    """Return a split of a Karpathy-style file, `JSON[:IMAGES]`."""
-    data = read_karpathy(where, FORM, split)
-    return Retrieval(f"karpathy:{where}", data.version, data.pictures, data.texts)
+def karpathy(rest: str, split: str = TEST) -> Retrieval:
+    """Return a split of a Karpathy-style file; `split` is it where no option names one."""
+    where, options = files.options(rest, FORM, ("split",))
+    data = read_karpathy(where, FORM, options.get("split"), split)
+    return Retrieval(f"karpathy:{rest}", data.version, data.pictures, data.texts)

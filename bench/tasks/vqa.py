@@ -71,14 +71,17 @@ class QuestionAnswering(Task):
         self.score_of, self.max_answer, self.ids = score, max_answer, ids
 
     def score(self, feed: Feed) -> Evaluation:
-        """Score a model. Outcomes: `correct` (0 to 1) and `answer`."""
+        """Score a model. Outcomes: `correct` (0 to 1) and `answer`, "" to an undecoded picture.
+
+        Questions without right answers, which a server keeps to itself, are answered alone.
+        """
         asked = [self.questions[i] for i in feed.index]
         failed: list[str] = []
         answers = feed.answers(asked, partial(self._answers, feed, failed))
         return self._scored(asked, answers, failed)
 
-    def _answers(self, feed: Feed, failed: list[str], some: Sequence[Question]) -> list[str]:
-        """The answers to some questions, "" where the picture does not decode."""
+    def _answers(self, feed: Feed, failed: list[str], some: Sequence[Question]) -> list[str | None]:
+        """The answers to some questions, None where the picture does not decode."""
         texts = [self._text(feed, question) for question in some]
         images = [opened(self.pictures, question.picture, failed) for question in some]
         return answered(feed.loaded, images, texts, self.max_answer)
@@ -88,10 +91,13 @@ class QuestionAnswering(Task):
         return question.text
 
     def _scored(
-        self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
+        self, asked: Sequence[Question], answers: Sequence[str | None], failed: list[str]
     ) -> Evaluation:
+        written = [answer or "" for answer in answers]
+        if not any(question.answers for question in self.questions):
+            return Evaluation({}, None, {"answer": written}, failed)
         correct = [
-            self.score_of(answer, question.answers)
+            0.0 if answer is None else self.score_of(answer, question.answers)
             for question, answer in zip(asked, answers, strict=True)
         ]
         metrics = {"accuracy": share(correct)}
@@ -99,7 +105,7 @@ class QuestionAnswering(Task):
             of = [s for s, question in zip(correct, asked, strict=True) if question.kind == kind]
             metrics[f"accuracy_{kind}"] = share(of)
         plain = [int(s) if s in (0, 1) else s for s in correct]
-        return Evaluation(metrics, "accuracy", {"correct": plain, "answer": list(answers)}, failed)
+        return Evaluation(metrics, "accuracy", {"correct": plain, "answer": written}, failed)
 
 
 @task("emoji-vqa", "1,000 questions about scenes of small emoji drawings, new arrangements")

@@ -1,9 +1,11 @@
 """Question answering from the files that VQAv2 and POPE come in.
 
-    vqav2:QUESTIONS:ANNOTATIONS:IMAGES      pope:JSON:IMAGES
+    vqav2:QUESTIONS[:ANNOTATIONS]:IMAGES      pope:JSON:IMAGES
 
 A multimodal language model gets its question with the line that LLaVA's evaluation adds (`SHORT`);
 a model made for answering gets the question alone. The line is part of the task's version.
+
+Without annotations, which a server keeps to itself, the answers are recorded and not scored.
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, shown
 from bench.models.loaded import Multimodal
 from bench.records.record import Metric
 from bench.tasks import files, vqa_score
 from bench.tasks.base import Evaluation, Feed, hash_of, subset
 from bench.tasks.pictures import Files
 from bench.tasks.registry import task
+from bench.tasks.rows import document, listed, unlike
 from bench.tasks.scores import proportion
 from bench.tasks.vqa import Question, QuestionAnswering
 
-VQAV2 = "vqav2:QUESTIONS:ANNOTATIONS:IMAGES"
+VQAV2 = "vqav2:QUESTIONS[:ANNOTATIONS]:IMAGES"
 POPE = "pope:JSON:IMAGES"
 SHORT = "\nAnswer the question using a single word or phrase."
 VQAV2_TOKENS, POPE_TOKENS = 10, 16
@@ -46,47 +49,50 @@ class NumberedQuestions(QuestionAnswering):
 @task(VQAV2, "VQAv2's files; the official soft accuracy")
 def vqav2(rest: str) -> NumberedQuestions:
     """Return VQAv2 from its questions file, its annotations file and the folder of images."""
-    (asked_file, answers_file, root), _ = files.places(rest, VQAV2, 3)
+    (asked_file, *answers_files, root), _ = files.places(rest, VQAV2, (2, 3))
     with files.reading(asked_file, "VQAv2 questions file", VQAV2):
         text = asked_file.read_text(encoding="utf-8")
         data = json.loads(text)
-        rows = [
-            (int(row["question_id"]), int(row["image_id"]), str(row["question"]))
-            for row in data["questions"]
-        ]
-        split = data["data_subtype"].replace("test-dev", "test")
-        if not rows:
-            raise ValueError("no questions")
-    with files.reading(answers_file, "VQAv2 annotations file", VQAV2):
-        right_text = answers_file.read_text(encoding="utf-8")
-        right = _people(json.loads(right_text)["annotations"])
-    missing = next((number for number, _, _ in rows if number not in right), None)
-    if missing is not None:
-        raise BenchError(
-            f"{answers_file} has no answers to question {missing} of {asked_file}: "
-            "take questions and annotations of the same split"
-        )
+    whole = document(data, asked_file, "VQAv2 questions file", VQAV2)
+    rows = [
+        (row.number("question_id"), row.number("image_id"), row.text("question"))
+        for row in whole.rows("questions", least=1)
+    ]
+    unlike((number for number, _, _ in rows), asked_file, VQAV2)
+    split = whole.text("data_subtype").replace("test-dev", "test")
+    right, right_text = _people(answers_files[0]) if answers_files else ({}, "")
+    for number, _, _ in rows if answers_files else ():
+        if number not in right:
+            raise BenchError(
+                f"{shown(answers_files[0])} has no answers to question {number} of "
+                f"{shown(asked_file)}: take questions and annotations of the same split"
+            )
     at = files.numbered([image for _, image, _ in rows])
     return NumberedQuestions(
         f"vqav2:{rest}",
         hash_of(text, right_text, SHORT),
         _coco(list(at), split, root),
-        [Question(at[image], words, *right[number]) for number, image, words in rows],
+        [Question(at[image], words, *right.get(number, ((),))) for number, image, words in rows],
         vqa_score.soft_accuracy,
         VQAV2_TOKENS,
         ids=[number for number, _, _ in rows],
     )
 
 
-def _people(rows: Sequence[Mapping[str, Any]]) -> dict[int, tuple[tuple[str, ...], str]]:
-    """What the ten people said to each question, and what kind of answer it has."""
-    return {
-        int(row["question_id"]): (
-            tuple(str(one["answer"]) for one in row["answers"]),
-            str(row["answer_type"]).replace("/", "_"),
+def _people(file: Path) -> tuple[dict[int, tuple[tuple[str, ...], str]], str]:
+    """What ten people said to each question, what kind of answer it has, and the file's text."""
+    with files.reading(file, "VQAv2 annotations file", VQAV2):
+        text = file.read_text(encoding="utf-8")
+        data = json.loads(text)
+    root = document(data, file, "VQAv2 annotations file", VQAV2)
+    people = {
+        row.number("question_id"): (
+            tuple(one.text("answer") for one in row.rows("answers", least=1)),
+            row.text("answer_type").replace("/", "_"),
         )
-        for row in rows
+        for row in root.rows("annotations")
     }
+    return people, text
 
 
 def _coco(images: Sequence[int], split: str, root: Path) -> Files:
@@ -100,10 +106,10 @@ class YesNo(NumberedQuestions):
     """Questions about what is in a picture and what is not: POPE."""
 
     def _scored(
-        self, asked: Sequence[Question], answers: Sequence[str], failed: list[str]
+        self, asked: Sequence[Question], answers: Sequence[str | None], failed: list[str]
     ) -> Evaluation:
         scored = super()._scored(asked, answers, failed)
-        yes = [vqa_score.yes_or_no(answer) == "yes" for answer in answers]
+        yes = [a is not None and vqa_score.yes_or_no(a) == "yes" for a in answers]
         present = [question.answers == ("yes",) for question in asked]
         return replace(scored, metrics=scored.metrics | detection(yes, present))
 
@@ -129,15 +135,16 @@ def yes_or_no_is_right(answer: str, right: Sequence[str]) -> float:
 @task(POPE, "POPE: is an object there; accuracy, precision, recall, F1, share of yes")
 def pope(rest: str) -> YesNo:
     """Return POPE from one of its files, a JSON value a line, and the folder of COCO's images."""
-    (file, root), _ = files.places(rest, POPE, 2)
+    (file, root), _ = files.places(rest, POPE, (2,))
     with files.reading(file, "POPE file", POPE):
         text = file.read_text(encoding="utf-8")
-        rows = files.lines_of(text)
-        asked = [(row["image"], row["text"], row["label"]) for row in rows]
-        ids = [int(row.get("question_id", i + 1)) for i, row in enumerate(rows)]
-        wrong = {label for _, _, label in asked} - {"yes", "no"}
-        if wrong or not rows:
-            raise ValueError(f"labels {sorted(wrong)}" if wrong else "no questions")
+        data = files.lines_of(text)
+    rows = listed(data, file, "POPE file", POPE)
+    asked = [(row.text("image"), row.text("text"), row.text("label")) for row in rows]
+    ids = [row.number("question_id", i) for i, row in enumerate(rows, 1)]
+    for row, (_, _, label) in zip(rows, asked, strict=True):
+        if label not in ("yes", "no"):
+            raise row.fault("label", "yes or no")
     at = files.numbered([image for image, _, _ in asked])
     pictures = files.pictures([root / image for image in at], root, POPE)
     questions = [Question(at[image], words, (label,)) for image, words, label in asked]

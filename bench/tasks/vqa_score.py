@@ -82,12 +82,9 @@ def _stripped(answer: str) -> str:
 
 
 def yes_or_no(answer: str) -> str:
-    """Return "no" where the first sentence has the word no or not, else "yes"; "" for no answer.
+    """Return "no" where the first sentence has the word no or not, else "yes".
 
-    The official program takes no answer at all for a yes. Here it is what a picture that does not
-    decode leaves, which must never be right.
+    Words stand between spaces alone, and no answer at all is a yes, as in the official program.
     """
-    if not answer.strip():
-        return ""
-    words = answer.strip().split(".")[0].replace(",", "").split()
+    words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"

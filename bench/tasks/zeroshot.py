@@ -83,7 +83,7 @@ class ZeroShot(Task):
         """Return (classes, C) features of length 1, each the mean over the templates."""
         names = [name.replace("_", " ") for name in self.classes]
         each = [
-            text_features(feed, [template.format(name) for name in names])
+            text_features(feed, [template.replace("{}", name) for name in names])
             for template in self.templates
         ]
         return torch.nn.functional.normalize(torch.stack(each).mean(0), dim=-1)

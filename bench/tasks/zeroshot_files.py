@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core.errors import BenchError
+from bench.core.documents import read_text
+from bench.core.errors import BenchError, shown
 from bench.tasks import files
 from bench.tasks.base import hash_of
 from bench.tasks.registry import task
+from bench.tasks.rows import document
 from bench.tasks.zeroshot import ZeroShot, templates_for
 
 FORM = "zeroshot:FOLDER"
@@ -63,12 +65,14 @@ class Labelled:
 @task(FORM, "zero-shot classification of CoOp's data sets or of one folder a class")
 def folder(rest: str) -> ZeroShot:
     """Return zero-shot classification of the pictures in a folder."""
-    (root,), options = files.places(rest, FORM, 1, KNOWN)
+    (root,), options = files.places(rest, FORM, (1,), KNOWN)
     data = _read(root, options)
     if half := options.get("classes"):
         if half not in ("base", "new"):
-            raise BenchError(f"option classes='{half}' in {FORM} must be base or new")
+            raise BenchError(f"option classes='{shown(half)}' in {FORM} must be base or new")
         data = data.half(half)
+        if not data.paths:
+            raise BenchError(f"no images are of the classes that classes={half} keeps: {FORM}")
     pictures = files.pictures(data.paths, root, FORM)
     templates = _templates(options, data.data_set)
     rows = [(pictures.name(i), label) for i, label in enumerate(data.labels)]
@@ -80,10 +84,10 @@ def _templates(options: Mapping[str, str], data_set: str) -> tuple[str, ...]:
     prompt, templates = options.get("prompt"), options.get("templates")
     if prompt is not None:
         if "{}" not in prompt:
-            raise BenchError(f"option prompt='{prompt}' in {FORM} lacks {{}} for the name")
+            raise BenchError(f"option prompt='{shown(prompt)}' in {FORM} lacks {{}} for the name")
         return (prompt,)
     if templates not in (None, "ensemble"):
-        raise BenchError(f"option templates='{templates}' in {FORM} must be ensemble")
+        raise BenchError(f"option templates='{shown(templates)}' in {FORM} must be ensemble")
     return templates_for(options.get("data", data_set), templates is not None)
 
 
@@ -95,7 +99,7 @@ def _read(root: Path, options: Mapping[str, str]) -> Labelled:
         return _coop(splits[0])
     if (root / AIRCRAFT).is_file():
         return _aircraft(root)
-    return _folders(root, Path(options["names"]).expanduser() if "names" in options else None)
+    return _folders(root, files.path_of(options["names"], FORM) if "names" in options else None)
 
 
 def _coop(file: Path) -> Labelled:
@@ -103,12 +107,15 @@ def _coop(file: Path) -> Labelled:
     data_set = file.stem.removeprefix("split_zhou_")
     with files.reading(file, "split of CoOp's", FORM):
         splits = json.loads(file.read_text(encoding="utf-8"))
-        test = [(str(path), int(label)) for path, label, _ in splits["test"]]
-        every = (row for rows in splits.values() for row in rows)
-        names = {int(label): str(name) for _, label, name in every}
-        classes = [names[label] for label in range(len(names))]
-        if not test:
-            raise ValueError("no test images")
+    whole = document(splits, file, "split of CoOp's", FORM)
+    every = [row for split in ("train", "val", "test") for row in whole.rows(split, [])]
+    test = [(row.text(0), row.number(1)) for row in whole.rows("test")]
+    names = {row.number(1): row.text(2) for row in every}
+    lacking = next((label for label in range(len(names)) if label not in names), None)
+    if lacking is not None or not test:
+        what = "test images" if lacking is None else f"class {lacking}"
+        raise BenchError(f"{shown(file)} is no split of CoOp's: it has no {what}: {FORM}")
+    classes = [names[label] for label in range(len(names))]
     inner = IMAGES.get(data_set, "images")
     paths = [file.parent / inner / path for path, _ in test]
     return Labelled(paths, [label for _, label in test], classes, data_set)
@@ -118,8 +125,15 @@ def _aircraft(root: Path) -> Labelled:
     """Read FGVC Aircraft's own lists: a variant a line, an image and its variant a line."""
     with files.reading(root / AIRCRAFT, "list of FGVC Aircraft's", FORM):
         classes = [line.strip() for line in _lines(root / "variants.txt")]
-        rows = [line.strip().split(" ", 1) for line in _lines(root / AIRCRAFT)]
-        labels = [classes.index(name) for _, name in rows]
+        rows = [_pair(line, root / AIRCRAFT, "IMAGE VARIANT") for line in _lines(root / AIRCRAFT)]
+    numbers = {name: i for i, name in enumerate(classes)}
+    for number, name in rows:
+        if name not in numbers:
+            raise BenchError(
+                f"{shown(root / AIRCRAFT)}: image {shown(number)} is of '{shown(name)}', which is "
+                f"not in variants.txt: {FORM}"
+            )
+    labels = [numbers[name] for _, name in rows]
     paths = [root / "images" / f"{number}.jpg" for number, _ in rows]
     return Labelled(paths, labels, classes, "FGVCAircraft")
 
@@ -134,8 +148,10 @@ def _folders(root: Path, names_file: Path | None) -> Labelled:
         )
     if names_file is not None:
         with files.reading(names_file, "list of class names (FOLDER name)", FORM):
-            names = dict(line.strip().split(" ", 1) for line in _lines(names_file))
-            classes = [names[name] for name in classes]
+            names = dict(_pair(line, names_file, "FOLDER name") for line in _lines(names_file))
+        if unnamed := [name for name in classes if name not in names]:
+            raise BenchError(f"{shown(names_file)} names no folder '{shown(unnamed[0])}': {FORM}")
+        classes = [names[name] for name in classes]
     elif all(re.fullmatch(r"n\d{8}", name) for name in classes):
         raise BenchError(
             f"the folders of {root} are named by WordNet's numbers: add ?names=classnames.txt, "
@@ -144,5 +160,12 @@ def _folders(root: Path, names_file: Path | None) -> Labelled:
     return Labelled(paths, labels, classes)
 
 
+def _pair(line: str, file: Path, what: str) -> tuple[str, str]:
+    first, space, second = line.strip().partition(" ")
+    if not space:
+        raise BenchError(f"{shown(file)}: a line '{shown(line)}' is not '{what}': {FORM}")
+    return first, second
+
+
 def _lines(file: Path) -> list[str]:
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in read_text(file).splitlines() if line.strip()]

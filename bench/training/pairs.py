@@ -21,7 +21,7 @@ from bench.assets.embedded.raw import fashion
 from bench.core.errors import BenchError
 from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
 from bench.tasks import classification, retrieval, scenes, statements
-from bench.tasks.pictures import Arrays
+from bench.tasks.pictures import BROKEN, Arrays
 
 if TYPE_CHECKING:
     from bench.assets.embedded.drawings import Drawings
@@ -97,8 +97,6 @@ class Files:
         """Keep the pictures and captions of a retrieval task."""
         self.loaded, self.pictures, self.texts = loaded, task.prepared.pictures, task.texts
         self.usable = [i for i, texts in enumerate(task.texts) if texts]
-        if not self.usable:
-            raise BenchError(f"no picture of {task.name} has a caption to train on")
 
     def __len__(self) -> int:
         """Return the number of pictures with a caption."""
@@ -171,7 +169,7 @@ class Labelled:
 def _open(pictures: Pictures, index: int) -> Any:
     try:
         return pictures.open(index)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all three
+    except BROKEN as error:
         raise BenchError(
             f"training image {pictures.name(index)} does not decode ({error}): mend or drop it"
         ) from error

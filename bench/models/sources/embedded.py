@@ -112,15 +112,16 @@ def _vit_fashion(name: str, random_weights: bool) -> Loaded:
     from timm.models.vision_transformer import VisionTransformer
 
     shape = embedded.VIT_FASHION
+    side = shape["img_size"]
     model = VisionTransformer(**shape)
     if not random_weights:
         fill(model, embedded.path("vit_fashion.safetensors"))
     return Classifier(
         name=name,
         model=model,
-        image_size=(shape["img_size"], shape["img_size"]),
+        image_size=(side, side),
         channels=shape["in_chans"],
-        transform=_pixels("L", (embedded.FASHION_MEAN,), (embedded.FASHION_STD,)),
+        transform=_pixels(side, "L", (embedded.FASHION_MEAN,), (embedded.FASHION_STD,)),
         image_argument="x",
         classes=shape["num_classes"],
         provenance=provenance(random_weights, embedded.path("vit_fashion.md")),
@@ -137,7 +138,8 @@ def _folder(name: str, random_weights: bool, seed: int) -> Loaded:
         return huggingface.describe(name, model, about, None if random_weights else str(folder))
     loaded = HuggingFace(name, str(folder), folder).build(random_weights, seed)
     if name == "embedded:clip-emoji":  # which was saved without an image processor
-        loaded = replace(loaded, transform=_pixels("RGB", embedded.EMOJI_MEAN, embedded.EMOJI_STD))
+        side, statistics = loaded.image_size[0], (embedded.EMOJI_MEAN, embedded.EMOJI_STD)
+        loaded = replace(loaded, transform=_pixels(side, "RGB", *statistics))
     return replace(loaded, provenance={**loaded.provenance, **about})
 
 
@@ -157,9 +159,13 @@ def unpacked(folder: Path, which: str, random_weights: bool) -> Any:
     return model
 
 
-def _pixels(mode: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Any], Tensor]:
-    """Return a transform: PIL image -> (C,H,W) float32, scaled to 0..1 and normalised."""
-    transform: Callable[[Any], Tensor] = Compose(
-        [Lambda(lambda image: image.convert(mode)), ToTensor(), Normalize(mean, std)]
-    )
+def _pixels(
+    side: int, mode: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[Any], Tensor]:
+    """Return a transform: PIL image -> (C,side,side) float32, scaled to 0..1 and normalised."""
+
+    def sized(image: Any) -> Any:
+        return image.convert(mode).resize((side, side))  # a copy where it has that size
+
+    transform: Callable[[Any], Tensor] = Compose([Lambda(sized), ToTensor(), Normalize(mean, std)])
     return transform
