@@ -8,11 +8,11 @@ scores of BLIP are of three beams and lie a little higher.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from bench.core.documents import parse_json, read_text
 from bench.core.errors import BenchError
 from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
@@ -155,8 +155,8 @@ def nocaps(rest: str) -> Captioning:
     """
     (file, root), options = files.places(rest, NOCAPS, 2, KNOWN)
     with files.reading(file, "NoCaps file", NOCAPS):
-        text = file.read_text(encoding="utf-8")
-        data = json.loads(text)
+        text = read_text(file)
+        data = parse_json(text, str(file))
         rows = [(row["id"], row["file_name"], row.get("domain", "")) for row in data["images"]]
         captions: dict[Any, list[str]] = {number: [] for number, _, _ in rows}
         for row in data["annotations"]:

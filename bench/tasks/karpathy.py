@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.documents import parse_json, read_text
 from bench.core.errors import BenchError
 from bench.tasks import files
 from bench.tasks.base import hash_of
@@ -34,8 +34,8 @@ def read(where: str, form: str, split: str = "test") -> Captioned:
     """
     file, root = files.beside(where)
     with files.reading(file, "Karpathy-style file", form):
-        text = file.read_text(encoding="utf-8")
-        data = json.loads(text)
+        text = read_text(file)
+        data = parse_json(text, str(file))
         rows = _images(data["images"], split) if isinstance(data, dict) else _list(data)
     if not rows:
         raise BenchError(f"{file} has no images with split '{split}'")

@@ -8,12 +8,12 @@ a model made for answering gets the question alone. The line is part of the task
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bench.core.documents import parse_json, parse_json_lines, read_text
 from bench.core.errors import BenchError
 from bench.models.loaded import Multimodal
 from bench.records.record import Metric
@@ -48,8 +48,8 @@ def vqav2(rest: str) -> NumberedQuestions:
     """Return VQAv2 from its questions file, its annotations file and the folder of images."""
     (asked_file, answers_file, root), _ = files.places(rest, VQAV2, 3)
     with files.reading(asked_file, "VQAv2 questions file", VQAV2):
-        text = asked_file.read_text(encoding="utf-8")
-        data = json.loads(text)
+        text = read_text(asked_file)
+        data = parse_json(text, str(asked_file))
         rows = [
             (int(row["question_id"]), int(row["image_id"]), str(row["question"]))
             for row in data["questions"]
@@ -58,8 +58,8 @@ def vqav2(rest: str) -> NumberedQuestions:
         if not rows:
             raise ValueError("no questions")
     with files.reading(answers_file, "VQAv2 annotations file", VQAV2):
-        right_text = answers_file.read_text(encoding="utf-8")
-        right = _people(json.loads(right_text)["annotations"])
+        right_text = read_text(answers_file)
+        right = _people(parse_json(right_text, str(answers_file))["annotations"])
     missing = next((number for number, _, _ in rows if number not in right), None)
     if missing is not None:
         raise BenchError(
@@ -131,8 +131,8 @@ def pope(rest: str) -> YesNo:
     """Return POPE from one of its files, a JSON value a line, and the folder of COCO's images."""
     (file, root), _ = files.places(rest, POPE, 2)
     with files.reading(file, "POPE file", POPE):
-        text = file.read_text(encoding="utf-8")
-        rows = files.lines_of(text)
+        text = read_text(file)
+        rows = parse_json_lines(text, str(file))
         asked = [(row["image"], row["text"], row["label"]) for row in rows]
         ids = [int(row.get("question_id", i + 1)) for i, row in enumerate(rows)]
         wrong = {label for _, _, label in asked} - {"yes", "no"}

@@ -9,12 +9,12 @@ Options: `templates=ensemble`, `prompt=a drawing of a {}.`, `classes=base` or `n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.core.documents import read_json, read_text
 from bench.core.errors import BenchError
 from bench.tasks import files
 from bench.tasks.base import hash_of
@@ -102,7 +102,7 @@ def _coop(file: Path) -> Labelled:
     """Read `{"train": [[path, label, name], ...], "val": ..., "test": ...}`."""
     data_set = file.stem.removeprefix("split_zhou_")
     with files.reading(file, "split of CoOp's", FORM):
-        splits = json.loads(file.read_text(encoding="utf-8"))
+        splits = read_json(file)
         test = [(str(path), int(label)) for path, label, _ in splits["test"]]
         every = (row for rows in splits.values() for row in rows)
         names = {int(label): str(name) for _, label, name in every}
@@ -145,4 +145,4 @@ def _folders(root: Path, names_file: Path | None) -> Labelled:
 
 
 def _lines(file: Path) -> list[str]:
-    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in read_text(file).splitlines() if line.strip()]
