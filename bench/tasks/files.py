@@ -94,19 +94,12 @@ def reading(file: Path, what: str, form: str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into one line that names the fix."""
     try:
         yield
-    except OSError as error:
-        raise BenchError(f"cannot read {file} ({error.strerror}): {form}") from error
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{file} is not valid JSON ({error}), get it again: {form}") from error
+    except BenchError as error:
+        raise BenchError(f"{error}: {form}") from error
     except KeyError as error:
         raise BenchError(f"{file} is no {what} (it has no {error}): {form}") from error
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise BenchError(f"{file} is no {what} ({error!r}): {form}") from error
-
-
-def lines_of(text: str) -> list[Any]:
-    """Return the values of a file with one JSON value a line."""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def first_there(candidates: Sequence[Path]) -> Path:

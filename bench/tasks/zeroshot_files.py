@@ -9,13 +9,12 @@ Options: `templates=ensemble`, `prompt=a drawing of a {}.`, `classes=base` or `n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core.documents import read_text
+from bench.core.documents import read_json, read_text
 from bench.core.errors import BenchError, shown
 from bench.tasks import files
 from bench.tasks.base import hash_of
@@ -106,7 +105,7 @@ def _coop(file: Path) -> Labelled:
     """Read `{"train": [[path, label, name], ...], "val": ..., "test": ...}`."""
     data_set = file.stem.removeprefix("split_zhou_")
     with files.reading(file, "split of CoOp's", FORM):
-        splits = json.loads(file.read_text(encoding="utf-8"))
+        splits = read_json(file)
     whole = document(splits, file, "split of CoOp's", FORM)
     every = [row for split in ("train", "val", "test") for row in whole.rows(split, [])]
     test = [(row.text(0), row.number(1)) for row in whole.rows("test")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from bench.core.documents import read_json
 from bench.core.errors import BenchError
 from bench.records import files
 
@@ -47,7 +48,7 @@ def restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, f
         return 0, 0.0
     folder = complete[-1]
     try:
-        there = json.loads((folder / ABOUT).read_text())
+        there = read_json(folder / ABOUT)
         check_same(there["about"], about, out)
         processes.load_state(str(folder))
         return int(there["step"]), float(there["loss"])

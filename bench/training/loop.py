@@ -24,6 +24,8 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bench.core.documents import parse_json
+from bench.core.errors import BenchError
 from bench.records import files
 from bench.training import checkpoints
 from bench.training.checkpoints import TrainingError
@@ -221,8 +223,8 @@ def _log(path: Path, step: int) -> Callable[..., None]:
 def _at(line: str) -> float:
     """Return the step of a line of the log; infinity where it was not written to its end."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
+        return float(parse_json(line, "the log")["step"])
+    except (BenchError, ValueError, TypeError, KeyError):
         return math.inf
 
 

@@ -7,8 +7,8 @@ from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import DIFFERENCES
-from bench.report.tables.comparison import KINDS
 from bench.report.data.ties import BEST
+from bench.report.tables.comparison import KINDS
 from bench.report.tables.table import Table, accuracy, escape, interval, name_columns
 
 KEEP = ("group", "key", "method", "setting", "band", "is_baseline", "seed", "older")
