@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,25 +19,6 @@ from bench.records.record import Cell, Record
 from bench.records.store import Store
 from bench.runs import cell, planning, runner, session, spec
 from bench.runs.runner import Summary
-
-# A fresh process for memory takes seconds to start; test_cli.py has one run with all of it real.
-PATCH = """
-import sys, time
-from pathlib import Path
-from bench.runs import cell, runner, session, spec
-from bench.measure import blocks
-from bench.measure.memory import PeakMemory
-blocks.PAUSES_S = ()  # tests run beside each other: nothing is taken again
-session.peak = lambda *a, **k: PeakMemory(2, 1, 1, "fake")
-real = cell.accuracy
-def slow(*a):
-    time.sleep(float(sys.argv[3]))
-    return real(*a)
-cell.accuracy = slow
-suite, origin = spec.load(sys.argv[1])
-summary = runner.run(suite, origin, Path(sys.argv[2]), machine="m", command="test")
-print(summary.ran, summary.skipped)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -303,45 +279,6 @@ def test_mistakes_name_their_line_and_nothing_is_run(
         go(suite_file, tmp_path / "results", text.replace(old, new))
     assert str(error.value).startswith(message)
     assert not list((tmp_path / "results").rglob("*.json"))
-
-
-def start(suite_file: Path, results: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PATCH, str(suite_file), str(results), str(seconds)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(os.environ))
-
-
-def test_kill_9_loses_nothing_but_the_open_cell(suite_file: Path, tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    process = start(suite_file, results, 2.0)
-    deadline = time.monotonic() + 300
-    while len(list(results.rglob("*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    while not list(results.rglob("*.lock")) and time.monotonic() < deadline:
-        time.sleep(0.02)  # the next cell is open
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = records(results)
-    assert set(done) == {"none", "tome r=4"}
-    (lock,) = results.rglob("*.lock")
-    assert lock.read_text().split()[0] == str(process.pid)
-    summary = go(suite_file, results)
-    assert (summary.ran, summary.skipped, summary.failed) == (2, 2, 0)
-    after = records(results)
-    assert len(after) == 4 and all(after[label] == record for label, record in done.items())
-    assert not list(results.rglob("*.lock"))
-
-
-def test_two_runners_share_the_work(suite_file: Path, tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    processes = [start(suite_file, results, 0.3) for _ in range(2)]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    counts = [tuple(map(int, out.split())) for out, _ in outputs]
-    assert sum(ran for ran, _ in counts) == 4
-    assert all(ran + skipped == 4 for ran, skipped in counts)
-    assert len(records(results)) == len(list(results.rglob("*.json"))) == 4
-    assert not list(results.rglob("*.lock")) and not list(results.rglob("*.tmp"))
 
 
 def test_the_summary_is_json(suite_file: Path, tmp_path: Path) -> None:

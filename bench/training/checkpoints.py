@@ -51,6 +51,7 @@ def restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, f
         there = read_json(folder / ABOUT)
         check_same(there["about"], about, out)
         processes.load_state(str(folder))
+        _remove_others(out, folder)  # a kill may have kept `save` from it
         return int(there["step"]), float(there["loss"])
     except TrainingError:
         raise
@@ -72,12 +73,16 @@ def save(processes: Any, about: Mapping[str, Any], out: Path, step: int, loss: f
     Raises:
         TrainingError: it cannot be written; those before are still there.
     """
-    folder, earlier = out / f"checkpoint-{step:08d}", folders(out)
+    folder = out / f"checkpoint-{step:08d}"
     progress = {"step": step, "loss": loss, "about": about}
     with saving(folder) as scratch:
         processes.save_state(str(scratch))
         (scratch / ABOUT).write_text(json.dumps(progress) + "\n")
-    for path in earlier:
+    _remove_others(out, folder)
+
+
+def _remove_others(out: Path, folder: Path) -> None:
+    for path in folders(out):
         if path != folder:
             files.remove(path)
 
