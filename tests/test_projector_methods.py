@@ -1,0 +1,238 @@
+"""Methods ahead of a language model, and what a site offers them: the authors' outputs, models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import vlm_models as tiny
+from test_vlm_before import cases, close, golden
+from torch import Tensor
+
+import bench
+from bench.core import BenchError, Plan, Unsupported, methods
+from bench.core.kinds import ProjectorReducer
+from bench.core.site import ProjectorSite
+from methods.hiprune import HiPrune, with_neighbours
+
+
+def site(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
+    """What a method sees of features (B,N,C) with their class token."""
+    B, N, _ = x.shape
+    protect = (torch.arange(N) == 0).expand(B, N)
+    zeros = torch.zeros(B, dtype=torch.long)
+    return ProjectorSite(
+        x, q, k, k, torch.ones(B, N, 1), protect, 0, 1, tower="projector", anchor=zeros, **more
+    )
+
+
+def classless(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
+    """What a method sees where the encoder has no class token."""
+    B, N, _ = x.shape
+    protect = torch.zeros(B, N, dtype=torch.bool)
+    return ProjectorSite(
+        x, q, k, k, torch.ones(B, N, 1), protect, 0, 1, n_protected=0, prefix=0,
+        tower="projector", **more,
+    )  # fmt: skip
+
+
+def received_as(mean_one: Tensor, joins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and (q, k) of one channel by which token i receives `mean_one[i]`, in sum."""
+    k = mean_one.log().repeat_interleave(joins)[None, None, :, None]
+    x = torch.randn(1, len(mean_one), 8, generator=torch.Generator().manual_seed(0))
+    return x, torch.ones_like(k), k
+
+
+# --- HiPrune ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [c for _, c in cases("hiprune") if c.startswith("llava")])
+def test_hiprune_golden(case: str) -> None:
+    given, out, params = golden("hiprune", case)
+    x = given["hidden_states"]
+    middle = site(x, given["q_object_layer"], given["k_object_layer"])
+    s = site(x, given["q_deep_layer"], given["k_deep_layer"], further=(middle,), grid=(24, 24))
+    close(middle.received()[:, 1:], out["object_layer_global_attention"])
+    late = s.received()[:, 1:].scatter_add(
+        1, near := out["anchor_and_buffer_positions"], -torch.ones_like(near, dtype=s.x.dtype)
+    )
+    close(late, out["deep_layer_global_attention_after_inplace_minus1"])
+    assert torch.equal(
+        with_neighbours(out["anchor_positions_topk_order"], 24, 24).unique()[None], near
+    )
+    method = HiPrune(params["HIPRUNE_ALPHA"], params["HIPRUNE_OBJECT_LAYER"])
+    assert method.also_reads(24) == (8,)
+    kept = params["HIPRUNE_RETENTION"] // params["B"]
+    plan = method.plan(s, 576 - kept)
+    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
+
+
+@pytest.mark.parametrize("joins", [1, 4])
+@pytest.mark.parametrize("case", [c for _, c in cases("hiprune") if c.startswith("qwen")])
+def test_hiprune_golden_of_qwen(case: str, joins: int) -> None:
+    given, out, params = golden("hiprune", case)
+    late, middle = given["deep_layer_attention"], given["object_layer_attention"]
+    further = (classless(*received_as(middle, joins), joins=joins),)
+    grid = (params["merged_grid_h"], params["merged_grid_w"])
+    s = classless(*received_as(late, joins), joins=joins, grid=grid, further=further)
+    close(s.received()[0] * len(late) * joins, late)
+    plan = HiPrune(params["HIPRUNE_ALPHA"], recount=True).plan(
+        s, len(late) - params["visual_token_num"]
+    )
+    assert torch.equal(plan.keep[0][plan.keep[0] >= 0], out["kept_positions"])
+
+
+def test_hiprune_cuts_neighbours_ahead_of_anchors() -> None:
+    x, q, k = received_as(torch.linspace(2, 1, 36), 1)
+    s = classless(x, q, k, grid=(6, 6), further=(classless(x, q, k),))
+    keep = HiPrune(alpha=1.0).plan(s, 36 - 3).keep  # round(3/5) = 1 anchor, 0, and 1 and 6
+    assert keep.tolist() == [[0, 1, 6]]
+    keep = HiPrune(alpha=1.0).plan(s, 36 - 13).keep  # round(13/5) = 3 anchors: 0, 1, 2
+    assert keep.tolist() == [[0, 1, 2, 3, 6, 7, 8, 4, 5, 9, 10, 11, 12]] or keep.shape == (1, 13)
+    assert {0, 1, 2} <= set(keep[0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: HiPrune(alpha=1.5), r"alpha must be a share in \[0, 1\]"),
+        (lambda: HiPrune(object_layer=0), "object_layer must be a layer from 1"),
+        (lambda: HiPrune(object_layer=2.5), "object_layer must be a layer from 1"),
+        (lambda: HiPrune(object_layer=25).also_reads(24), "outside of the encoder's 24"),
+    ],
+)
+def test_wrong_parameters_are_named(make: Any, says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        make()
+
+
+# --- what a site at the projector offers ------------------------------------------------------
+
+
+class Looks(ProjectorReducer):
+    """Keeps the first tokens, and remembers what it saw."""
+
+    name = "looks"
+
+    def __init__(self, reads: int | None = 0, before: bool = True) -> None:
+        object.__setattr__(self, "reads", reads)
+        object.__setattr__(self, "before", before)
+        self.sites: list[ProjectorSite] = []
+
+    def also_reads(self, depth: int) -> tuple[int, ...]:
+        return (0, depth - 1)
+
+    def plan(self, site: ProjectorSite, r: int) -> Plan:  # type: ignore[override]
+        self.sites.append(site)
+        n = site.x.shape[1]
+        return Plan(torch.arange(n - r).expand(len(site.x), -1))
+
+
+def inside(family: str, method: Any, budget: Any = 0.5, **kw: Any) -> list[ProjectorSite]:
+    """The sites of a pass through a tiny model."""
+    make, batch_of = tiny.MODELS[family]
+    model, batch = make(), batch_of(3)
+    with torch.no_grad(), bench.reduced(model, [*kw.get("ahead", ()), (method, {
+        "keep_rate": {"projector": budget}})]):  # fmt: skip
+        model(**batch)
+    return method.sites  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_attention_of_several_blocks_of_a_clip(before: bool) -> None:
+    make, batch_of = tiny.MODELS["LLaVA"]
+    model, batch = make(backend="eager"), batch_of(3)
+    with torch.no_grad():
+        seen = model.model.vision_tower(
+            batch["pixel_values"], output_attentions=True, output_hidden_states=True
+        )
+        projected = model.model.multi_modal_projector(seen.hidden_states[-2][:, 1:])
+    method = Looks(before=before)
+    (site,) = inside("LLaVA", method)
+    depth = len(seen.attentions)
+    for view, block in zip((site, *site.further), (depth - 2, 0, depth - 1), strict=True):
+        close(view.attention(), seen.attentions[block])
+        close(view.received(), seen.attentions[block].mean((1, 2)))
+    x = seen.hidden_states[-2]
+    if not before:
+        x = torch.nn.functional.pad(projected, (0, 0, 1, 0))
+    close(site.x, x)
+    assert site.protect[:, 0].all() and not site.protect[:, 1:].any() and site.n_protected == 1
+
+
+def test_attention_of_packed_patches() -> None:
+    """Four patches to a token: their attention gives what the block's attention gave."""
+    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(3)
+    outputs: list[Tensor] = []
+    attention = model.model.visual.blocks[-1].attn
+    method = Looks()
+    with (
+        torch.no_grad(),
+        bench.reduced(model, method, keep_rate={"projector": 0.5}),
+        attention.register_forward_hook(lambda module, args, out: outputs.append(out)),
+    ):
+        model(**batch)
+        given = [s.attention() @ s.v for s in method.sites]
+        close(attention.proj(torch.cat([y.transpose(1, 2)[0].flatten(1) for y in given])), *outputs)
+    assert [s.x.shape[1] for s in method.sites] == [9, 8, 6]
+    for s in method.sites:
+        n = s.x.shape[1]
+        assert s.joins == 4 and s.q.shape[2] == 4 * n
+        each = s.attention().mean((1, 2))[0]
+        close(s.received()[0], torch.stack([each[4 * i : 4 * i + 4].mean() for i in range(n)]))
+        assert torch.equal(s.k, s.further[1].k)  # the last block makes the features
+        assert not torch.equal(s.k, s.further[0].k)
+
+
+def test_attention_follows_what_a_method_ahead_removed() -> None:
+    ahead = ("random", {"keep_rate": {"projector": 0.5}})
+    for family in ("LLaVA", "Qwen2-VL"):
+        method = Looks(before=False)  # random acts behind the projector, too
+        sites = inside(family, method, ahead=[ahead])
+        whole = inside(family, Looks(before=False))
+        for few, all_ in zip(sites, whole, strict=True):
+            n = few.x.shape[1]
+            assert n < all_.x.shape[1] and few.attention().shape[-1] == n * few.joins
+            at = [int((all_.x[0] == row).all(1).nonzero()[0]) for row in few.x[0]]
+            at = [i * few.joins + part for i in at for part in range(few.joins)]
+            assert torch.equal(few.q[0], all_.q[0][:, at])
+            assert torch.equal(few.further[0].k[0], all_.further[0].k[0][:, at])
+
+
+@pytest.mark.parametrize(
+    ("family", "ahead", "says"),
+    [
+        ("BLIP-2", [], "projector gets no tokens of the image encoder's blocks"),
+        ("LLaVA", [("evit", {"keep_rate": 0.5, "layers": [1]})],
+         "attention of vision block 0 is not that of the tokens left: give evit layers="),
+        ("Qwen2-VL", [("tome", {"r": 2})], "is not that of the tokens left: give tome layers="),
+    ],
+)  # fmt: skip
+def test_attention_that_is_lost_is_refused_where_it_is_read(
+    family: str, ahead: Any, says: str
+) -> None:
+    with pytest.raises(Unsupported, match=says):
+        inside(family, Looks(), ahead=ahead)
+    (site, *_) = inside(family, Looks(reads=None), ahead=ahead)
+    with pytest.raises(Unsupported, match="no attention can be read here: the tokens are not"):
+        site.attention()
+
+
+@pytest.mark.parametrize("family", ["LLaVA", "Qwen2-VL"])
+def test_any_method_at_the_projector_can_look_at_the_feature_block(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def plan(self: Any, site: Any, r: int) -> Plan:
+        seen.append(site.received())
+        return Plan(torch.arange(site.x.shape[1] - r).expand(len(site.x), -1))
+
+    method = methods()["random"]()
+    monkeypatch.setattr(type(method), "plan", plan)
+    make, batch_of = tiny.MODELS[family]
+    with torch.no_grad(), bench.reduced(make(), method, keep_rate={"projector": 0.5}) as model:
+        model(**batch_of(2))
+    assert all(bool(received.isfinite().all()) and received.ndim == 2 for received in seen)
+    assert len(seen) == (2 if family == "Qwen2-VL" else 1)
