@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ from torch import Tensor
 
 import bench
 from bench.core import BenchError, Plan, Unsupported, methods
-from bench.core.kinds import ProjectorReducer
+from bench.core.kinds import ProjectorReducer, is_adaptive
 from bench.core.site import ProjectorSite
+from methods.algorithms.crops import crop_scores, runs, shared_out
+from methods.algorithms.ranking import class_attention
 from methods.hiprune import HiPrune, with_neighbours
+from methods.holov import HoloV
+from methods.scope import Scope, covering
 
 
 def site(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
@@ -236,3 +241,136 @@ def test_any_method_at_the_projector_can_look_at_the_feature_block(
         model(**batch_of(2))
     assert all(bool(received.isfinite().all()) and received.ndim == 2 for received in seen)
     assert len(seen) == (2 if family == "Qwen2-VL" else 1)
+
+
+# --- HoloV ------------------------------------------------------------------------------------
+
+
+def attending(x: Tensor, row: Tensor, **more: Any) -> ProjectorSite:
+    """A site whose class token attends as `row` (B,H,N) says; x (B,N,C)."""
+    k = row.log()[..., None]
+    return site(x, torch.ones_like(k), k, scale=1.0, **more)
+
+
+@pytest.mark.parametrize("case", [c for _, c in cases("holov")])
+def test_holov_golden(case: str) -> None:
+    given, out, params = golden("holov", case)
+    x, count = given["image_tokens"], params["new_image_token_num"]
+    n = params["N_patches"]
+    s = attending(torch.nn.functional.pad(x, (0, 0, 1, 0)), given["cls_attention"])
+    close(s.anchor_attention()[:, 1:], given["cls_attention_head_mean"])
+    at, there = runs(n, params["num_patches"], x.device)
+    score = crop_scores(
+        x[:, at], given["cls_attention_head_mean"][:, at] * there, there, params["alpha"]
+    )
+    close(score, out["crop_scores"])
+    assert torch.equal(shared_out(score, count).long(), out["allocated_per_crop"].long())
+    plan = HoloV(params["num_patches"], params["alpha"]).plan(s, n - count)
+    expected = out["kept_patch_positions_in_output_order"]
+    assert torch.equal(plan.keep[:, 1:] - (plan.keep[:, 1:] >= 0).long(), expected)
+    tokens, size = plan.apply(s.x, s.size)
+    assert torch.equal(tokens[:, 1:], out["tokens"]) and bool((size == 1).all())
+
+
+def test_holov_counts_crops_by_the_rule_of_qwen() -> None:
+    _, out, params = golden("holov", "qwen_share")
+    row = golden("holov", "qwen_share")[0]["cls_attention_head_mean"]
+    n, count = params["N_patches"], int(params["N_patches"] * params["prune_rate"])
+    x, q, k = received_as(row[0] / row.sum() * n, 1)
+    keep = HoloV().plan(classless(x, q, k, scale=1.0), n - count).keep
+    assert torch.equal(keep, out["kept_patch_positions_in_output_order"])
+    with pytest.raises(BenchError, match="crops must be at least 1"):
+        HoloV(crops=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen2-VL"])
+def test_rows_of_zeros_are_read_by_the_language_model(family: str) -> None:
+    """At this budget, crops of high attention have a share of more tokens than they hold."""
+    make, batch_of = tiny.MODELS[family]
+    model, batch = make(), batch_of(2)
+    rows: list[Tensor] = []
+    language = model.model.language_model
+    with (
+        bench.reduced(model, HoloV(), keep_rate={"projector": 0.8}),
+        language.layers[0].register_forward_pre_hook(lambda m, a: rows.append(a[0])),
+    ):
+        model(**batch)
+        seen = bench.trace(model, **tiny.alone(batch, 0)).tokens
+    zeros = (rows[0] == 0).all(-1).sum(1)
+    assert int(zeros.sum()) > 0
+    assert sum(after for _, after in seen["projector"]) >= int(zeros[0])
+
+
+# --- SCOPE ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [c for _, c in cases("scope")])
+def test_scope_golden(case: str) -> None:
+    given, out, params = golden("scope", case)
+    x, count, add = given["hidden_states"], params["tokens_per_image"], params["COMBINED"] == "add"
+    s = attending(x, given["attention"][:, :, 0])
+    saliency = (class_attention(s)[:, 1:] * params["H"]) ** params["ALPHA"]
+    chosen, covered = covering(x[:, 1:], saliency, count, add)
+    assert torch.equal(chosen + 1, out["selected_positions_greedy_order"])
+    close(covered, out["coverage_after"])
+    method = Scope(params["ALPHA"], "add" if add else "multiply")
+    plan = method.plan(s, params["N_incl_cls"] - 1 - count)
+    assert torch.equal(plan.keep[:, 1:], out["kept_positions_sorted"])
+    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["tokens"])
+    with pytest.raises(BenchError, match="scope has no combine 'multi'.*multiply"):
+        Scope(combine="multi")
+
+
+# --- all of them ------------------------------------------------------------------------------
+
+METHODS = {
+    "hiprune": HiPrune(),
+    "hiprune-recount": HiPrune(recount=True),
+    "holov": HoloV(),
+    "holov-crops": HoloV(crops=4),
+    "scope": Scope(),
+    "scope-add": Scope(combine="add"),
+}
+
+
+def some_site(seed: int = 0) -> ProjectorSite:
+    """Three images of 36 patches, with their class tokens."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, 37, 24, generator=g)
+    q, k, q2, k2 = torch.randn(4, 3, 3, 37, 8, generator=g).unbind(0)
+    return site(x, 1.5 * q, k, grid=(6, 6), further=(site(x, q2, k2),))
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not is_adaptive(METHODS[n])])
+def test_decides_as_one_graph(name: str) -> None:
+    s = some_site()
+
+    def decide(x: Tensor, q: Tensor) -> Tensor:
+        return METHODS[name].plan(replace(s, x=x, q=q), 25).apply(x, s.size)[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(decide, fullgraph=True, backend="aot_eager")
+    close(compiled(s.x, s.q), decide(s.x, s.q))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_decides_as_float32_of_the_same_numbers(name: str) -> None:
+    def cast(s: ProjectorSite, *to: torch.dtype) -> ProjectorSite:
+        for dtype in to:
+            s = replace(s, **{t: getattr(s, t).to(dtype) for t in ("x", "q", "k", "v")})
+        return replace(s, further=tuple(cast(view, *to) for view in s.further))
+
+    half, same = cast(some_site(), torch.bfloat16), cast(some_site(), torch.bfloat16, torch.float32)
+    assert torch.equal(METHODS[name].plan(half, 25).keep, METHODS[name].plan(same, 25).keep)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_equal_tokens_the_first_are_kept(name: str) -> None:
+    s = some_site()
+    s = replace(s, **{t: torch.ones_like(getattr(s, t)) for t in ("x", "q", "k", "v")})
+    keep = METHODS[name].plan(replace(s, further=(s,)), 25).keep
+    if name == "holov-crops":  # of 9 patches each, with 3, 3, 3 and 2 of the tokens
+        assert keep.tolist() == [[0, 1, 2, 3, 10, 11, 12, 19, 20, 21, 28, 29]] * 3
+    elif name != "holov":  # crops of two and of three patches do not score the same
+        assert keep.tolist() == [list(range(12))] * 3

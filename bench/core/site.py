@@ -146,7 +146,8 @@ class ProjectorSite(Site):
 
     def received(self) -> Tensor:
         """(B,N) attention that each token receives, mean over heads, queries and its patches."""
-        return super().received().unflatten(1, (-1, self.joins)).mean(2)
+        patches = super().received()
+        return patches.view(len(patches), -1, self.joins).mean(2)
 
     def _blind(self) -> str:
         return "the tokens are not those of one of the image encoder's blocks"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class Attended:
         """For the tokens at `keep` (B,M)."""
         rows = keep[:, None, :, None].expand(-1, self.q.shape[1], -1, self.q.shape[3])
         bias = None if self.bias is None else self.bias.gather(-1, keep[:, None, None])
-        return Attended(*(t.gather(2, rows) for t in (self.q, self.k, self.v)), bias, self.scale)
+        q, k, v = (t.gather(2, rows) for t in (self.q, self.k, self.v))
+        return Attended(q, k, v, bias, self.scale)
 
     def first(self, n: int) -> Attended:
         """For the first `n` tokens: others were appended."""
@@ -120,18 +121,18 @@ def places(plan: Plan, place: Tensor) -> Tensor:
     """(B,M+E) a kept token stays at its place, a made token takes that of its heaviest input.
 
     Where that place is kept, or the heaviest input of several, a made token takes the first place
-    that no token has a claim to.
+    that no token has a claim to; so does a slot that no token fills.
     """
-    keep = plan.keep.clamp(min=0)
-    if plan.extra is None:
+    keep, filled = plan.keep.clamp(min=0), plan.keep >= 0
+    if plan.extra is None and not plan.padded:
         return place.gather(1, keep)
-    heavy = plan.extra.abs().argmax(-1)
+    heavy = keep[:, :0] if plan.extra is None else plan.extra.abs().argmax(-1)
     wanted = torch.zeros_like(place).scatter_add(1, heavy, torch.ones_like(heavy))
-    wanted = wanted.scatter_add(1, keep, torch.full_like(keep, 2))
-    alone = wanted.gather(1, heavy) == 1
+    wanted = wanted.scatter_add(1, keep, 2 * filled.long())
+    claim = torch.cat([filled, wanted.gather(1, heavy) == 1], 1)
     free = (wanted == 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    other = free.gather(1, ((~alone).cumsum(1) - 1).clamp_min(0))
-    return place.gather(1, torch.cat([keep, torch.where(alone, heavy, other)], 1))
+    other = free.gather(1, ((~claim).cumsum(1) - 1).clamp_min(0))
+    return place.gather(1, torch.where(claim, torch.cat([keep, heavy], 1), other))
 
 
 class ProjectorPass(Pass):
@@ -191,7 +192,7 @@ class ProjectorPass(Pass):
         self.changed = self.merged = self.reduced = self.padded = False
         self.fixed, self.anchor, self.class_stays = self.tower.prefix, None, False
         if self.tower.has_vision:
-            self.image = image = self.upstream["vision"]
+            image = self.image = cast("ImagePass", self.upstream["vision"])
             x, self.size, self.place = image.features, image.features_size, image.features_place
             self.reduced, n = image.reduced, x.shape[1] + image.appends
             seen = {b: a for b, a in image.seen.items() if a.q.shape[2] == n}
