@@ -15,11 +15,14 @@ import bench
 from bench.core import BenchError, Plan, Unsupported, methods
 from bench.core.kinds import ProjectorReducer, is_adaptive
 from bench.core.site import ProjectorSite
+from bench.measure.closed_form import check_counters
 from methods.algorithms.crops import crop_scores, runs, shared_out
 from methods.algorithms.ranking import class_attention
+from methods.cdpruner import CDPruner, most_diverse, relevance
 from methods.hiprune import HiPrune, with_neighbours
 from methods.holov import HoloV
 from methods.scope import Scope, covering
+from methods.trim import Trim, singled_out
 
 
 def site(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
@@ -320,6 +323,167 @@ def test_scope_golden(case: str) -> None:
     assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["tokens"])
     with pytest.raises(BenchError, match="scope has no combine 'multi'.*multiply"):
         Scope(combine="multi")
+
+
+# --- CDPruner and TRIM ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [c for _, c in cases("cdpruner")])
+def test_cdpruner_golden(case: str) -> None:
+    given, out, params = golden("cdpruner", case)
+    x, image, text = (given[k] for k in ("projected_features", "image_embeds", "text_embeds"))
+    text = text.expand(len(x), -1, -1)
+    weight = relevance(image, text, pooled=True)
+    close(weight, out["relevance_after_minmax"])
+    assert torch.equal(
+        most_diverse(out["kernel"], params["visual_token_num"]), out["greedy_order_patch_positions"]
+    )
+    none = x[:, None, :, :0]
+    s = classless(x, none, none, image_embeds=image, text_embeds=text)
+    r = params["N_patches"] - params["visual_token_num"]
+    plan = CDPruner(pooled=True).plan(s, r)
+    assert torch.equal(plan.keep, out["kept_patch_positions_sorted"])
+    if len(x) == 1:  # an image with a class token; alone it is the whole batch
+        x, image = (torch.nn.functional.pad(t, (0, 0, 1, 0)) for t in (x, image))
+        s = site(x, none, none, image_embeds=image, text_embeds=text)
+        assert torch.equal(CDPruner().plan(s, r).keep[:, 1:] - 1, plan.keep)
+
+
+def test_a_question_of_fewer_segments_is_as_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    image, text = torch.randn(1, 9, 6, generator=g), torch.randn(1, 2, 6, generator=g)
+    longer = torch.nn.functional.pad(text, (0, 0, 0, 3))
+    close(relevance(image, longer, False), relevance(image, text, False))
+
+
+@pytest.mark.parametrize("case", [c for _, c in cases("trim")])
+def test_trim_golden(case: str) -> None:
+    given, out, params = golden("trim", case)
+    x, text = given["patch_hidden_states"], given["text_embeds"]
+    norm = torch.nn.functional.layer_norm(
+        x, x.shape[-1:], given["post_layernorm_weight"], given["post_layernorm_bias"],
+        params["layernorm_eps"],
+    )  # fmt: skip
+    image = norm @ given["visual_projection_weight"].T
+    close(singled_out(image, text), out["similarities_softmax"])
+    share = float(params["token_reduce_func"].removeprefix("TRIM:"))
+    method = Trim(pooled=True) if share < 0 else Trim(adaptive=False)
+    n = params["N_patches"]
+    r = n - (n // 4 if share < 0 else int(n * share))
+    none = x[:, None, :, :0]
+    s = classless(x, none, none, image_embeds=image, text_embeds=text[:, None])
+    plan = method.plan(s, r)
+    assert torch.equal(plan.keep, out["kept_patch_positions_sorted"])
+    tokens, size = plan.apply(s.x, s.size)
+    close(tokens, out["tokens"])
+    assert (size.sum(1) == n).all() and tokens.shape[1] == out["actual_dims"][0]
+    if share < 0:  # of a single image the batch is that image
+        assert torch.equal(Trim().plan(s, r).keep, plan.keep)
+
+
+def test_trim_without_outliers_keeps_the_mean_alone() -> None:
+    x = torch.randn(2, 8, 5)
+    same = torch.ones(2, 8, 3)
+    none = x[:, None, :, :0]
+    s = classless(x, none, none, image_embeds=same, text_embeds=torch.ones(2, 1, 3))
+    plan = Trim().plan(s, 6)
+    close(plan.apply(s.x, s.size)[0], x.mean(1, keepdim=True))
+
+
+WORDED = {"cdpruner": CDPruner(), "trim": Trim(), "trim-budget": Trim(adaptive=False)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT"])
+@pytest.mark.parametrize("name", WORDED)
+def test_patches_are_compared_with_their_own_question(family: str, name: str) -> None:
+    """CLIP's own towers, sample by sample, give what the method's site holds in a batch."""
+    make, batch_of = tiny.MODELS[family]
+    model, batch = make(), batch_of(4)
+    method, clip = WORDED[name], model.text_guide.clip
+    sites: list[ProjectorSite] = []
+    plan = type(method).plan
+    watched = type("Watched", (type(method),), {
+        "plan": lambda self, s, r: sites.append(s) or plan(self, s, r)})()  # fmt: skip
+    hidden: list[Tensor] = []
+    feature_block = bench.adapter_for(model).towers(model)["vision"].blocks[-2]
+    with (
+        bench.reduced(model, watched),
+        feature_block.register_forward_hook(lambda m, a, out: hidden.append(out)),
+    ):
+        model(**batch)
+        together = tiny.answers(model, batch, 3)
+        each = torch.cat([tiny.answers(model, tiny.alone(batch, i), 3) for i in range(4)])
+    assert torch.equal(together, each) and "generate" not in vars(model)
+    site_, features = sites[0], hidden[0]
+    assert site_.image_embeds is not None and site_.text_embeds is not None
+    close(site_.image_embeds, clip.visual_projection(clip.vision_model.post_layernorm(features)))
+    owner = 0
+    crops = [3, 5, 3, 5] if family == "LLaVA-NeXT" else [1] * 4
+    for ids, count in zip(batch["input_ids"], crops, strict=True):
+        words = [i for i in ids.tolist() if i not in (tiny.PAD, tiny.IMAGE)]
+        text = torch.tensor([[98, *words, 99]])
+        expected = clip.text_projection(clip.text_model(input_ids=text).pooler_output)
+        for crop in range(count):
+            close(site_.text_embeds[owner + crop], expected)
+        owner += count
+    assert owner == len(site_.x)
+
+
+@torch.no_grad()
+def test_long_questions_go_in_segments_or_are_cut() -> None:
+    guide = tiny.llava().text_guide
+    clip, long = guide.clip, torch.arange(2, 32)[None]  # 14 positions: 32 ids with start and end
+    ids = [98, *range(2, 32), 99]
+    parts = torch.tensor([ids[:14], ids[14:28], ids[28:] + [0] * 10])
+    whole = clip.text_projection(clip.text_model(input_ids=parts).pooler_output)
+    close(guide.texts(long, cut=False)[0], whole)
+    cut = clip.text_model(input_ids=torch.tensor([[*ids[:13], 99]])).pooler_output
+    close(guide.texts(long, cut=True)[0], clip.text_projection(cut))
+    two = torch.cat([long, torch.tensor([[5, 6] + [tiny.PAD] * 28])])
+    embeds = guide.texts(two, cut=False)
+    close(embeds[0], whole)
+    assert (embeds[1, 1:] == 0).all() and (embeds[1, 0] != 0).any()
+
+
+@torch.no_grad()
+def test_the_text_tower_is_a_cost_of_the_reduction() -> None:
+    model, batch = tiny.llava(), tiny.llava_batch(1)
+    guide = model.text_guide
+    with bench.reduced(model, "fastervlm", keep_rate=1 / 9):
+        other = bench.count_macs(model, **batch)
+    with bench.reduced(model, "cdpruner", keep_rate=1 / 9):
+        counted = bench.count_macs(model, **batch)
+        check_counters(model, bench.trace(model, **batch), counted)
+    text = bench.count_macs(guide.clip.text_model, input_ids=torch.ones(1, 14, dtype=torch.long))
+    assert counted.reduction > text.total and other.reduction < text.total
+    towers = ("model.vision_tower", "model.language_model")
+    assert all(counted.by_module[name] == other.by_module[name] for name in towers)
+
+
+@pytest.mark.parametrize("name", ["cdpruner", "trim"])
+def test_without_a_text_tower_one_line_says_what_is_missing(name: str) -> None:
+    model = tiny.llava()
+    del model.text_guide
+    for bare in (model, tiny.qwen2_vl(), tiny.blip2()):
+        with pytest.raises(
+            Unsupported, match="set its text_guide to a bench.TextGuide of the CLIP"
+        ):
+            bench.reduced(bare, name).__enter__()
+
+
+@torch.no_grad()
+def test_images_that_belong_to_no_one_prompt_are_refused() -> None:
+    model, batch = tiny.llava(), tiny.llava_batch(2)
+    prompts = tiny.prompts([72, 36], [(3, 5), (1, 9)])
+    with bench.reduced(model, "trim"):
+        with pytest.raises(Unsupported, match="2 prompts have 3 images: run with batch size 1"):
+            model(**prompts, pixel_values=tiny.pixels(3))
+        both = {**tiny.prompts([72], [(3, 5)]), "pixel_values": tiny.pixels(2)}
+        assert model(**both).logits.isfinite().all()
+        embedded = model.get_input_embeddings().weight[batch["input_ids"]]
+        with pytest.raises(Unsupported, match="needs a prompt of ids"):
+            model(inputs_embeds=embedded, pixel_values=batch["pixel_values"])
 
 
 # --- all of them ------------------------------------------------------------------------------

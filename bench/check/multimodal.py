@@ -21,7 +21,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from bench.check.models import VISION
+from bench.check.models import EOS, VISION, clip
+from bench.engine.families.guide import TextGuide
 
 IMAGE, PAD, WORDS = 90, 0, 100
 AROUND = ((3, 5), (1, 9), (2, 4), (5, 3))  # words ahead of the image and behind it, by prompt
@@ -81,13 +82,28 @@ def _ready(model: Any) -> Any:
     return model.eval()
 
 
+def text_guide() -> TextGuide:
+    """A tiny CLIP that reads the words of a prompt, an id for each."""
+
+    def decode(ids: Tensor) -> list[str]:
+        return [" ".join(str(i) for i in row if i not in (PAD, IMAGE)) for row in ids.tolist()]
+
+    def tokenizer(texts: list[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[EOS - 1, *map(int, text.split()), EOS] for text in texts]}
+
+    with torch.random.fork_rng(devices=[]):
+        return TextGuide(_ready(clip(text_layers=1)), tokenizer, decode)
+
+
 def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
     """LLaVA-1.5: 36 patches, grouped queries."""
     torch.manual_seed(0)
     text = {**_LLAMA, "num_hidden_layers": blocks}
     config = LlavaConfig(vision_config=_VISION, text_config=text, vision_feature_layer=-2, **_IDS)
     config._attn_implementation = backend
-    return _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
+    model = _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
+    model.text_guide = text_guide()
+    return model
 
 
 def llava_next(blocks: int = 6) -> Any:
@@ -96,7 +112,9 @@ def llava_next(blocks: int = 6) -> Any:
     text, pinpoints = {**_LLAMA, "num_hidden_layers": blocks}, [[24, 48], [48, 24], [48, 48]]
     shape = {"vision_config": _VISION, "text_config": text, "image_grid_pinpoints": pinpoints}
     config = LlavaNextConfig(**shape, vision_feature_layer=-2, **_IDS)
-    return _ready(LlavaNextForConditionalGeneration(config))
+    model = _ready(LlavaNextForConditionalGeneration(config))
+    model.text_guide = text_guide()
+    return model
 
 
 def blip2(blocks: int = 6) -> Any:

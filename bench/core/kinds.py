@@ -97,12 +97,15 @@ class ProjectorReducer(Bounded):
         reads: the block whose q, k, v it sees, counted from the one that makes the features (1:
             the block after); None if it looks at none.
         keeps_class: the class token goes to the language model too.
+        reads_words: it sees tokens and question in CLIP's joint space, a long question "cut" to
+            what CLIP reads, or in "segments"; "" if it looks at no words.
     """
 
     towers: ClassVar[tuple[str, ...]] = ("projector",)
     before: ClassVar[bool] = True
     reads: ClassVar[int | None] = 0
     keeps_class: ClassVar[bool] = False
+    reads_words: ClassVar[str] = ""
 
     def also_reads(self, depth: int) -> Sequence[int]:
         """Further blocks (0-based) of an encoder of `depth` whose q, k, v it sees, in order."""

@@ -139,10 +139,16 @@ class ProjectorSite(Site):
             `also_reads`, in the order in which it names them.
         joins: patches that a token is made of, side by side (Qwen2-VL: 4); q, k and v are then
             those of the patches, `joins` after each other for each token.
+        image_embeds: (B,N,E) the tokens in the joint space of the CLIP that the encoder came from,
+            not normalised; None for a method without `reads_words`.
+        text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the
+            length that CLIP reads; rows of zeros stand where it has fewer.
     """
 
     further: tuple[ProjectorSite, ...] = ()
     joins: int = 1
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
 
     def received(self) -> Tensor:
         """(B,N) attention that each token receives, mean over heads, queries and its patches."""

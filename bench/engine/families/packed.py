@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from bench.core import Plan, Reducer, observe
 from bench.core.tensors import take
-from bench.engine.families.projector import Attended, ProjectorPass, blocks_read, places
+from bench.engine.families.attended import Attended, blocks_read
+from bench.engine.families.projector import ProjectorPass, places
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:

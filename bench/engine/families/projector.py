@@ -7,8 +7,8 @@ model's own code expects: those of removed tokens are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,33 +19,12 @@ from bench.core import Plan, Reducer, observe
 from bench.core.errors import Unsupported
 from bench.core.kinds import ProjectorReducer
 from bench.core.site import ProjectorSite
+from bench.core.tensors import take
+from bench.engine.families.attended import Attended, blocks_read, followed
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import ImageTower, ProjectorTower
-
-
-@dataclass(frozen=True)
-class Attended:
-    """What the attention of a block saw, of the tokens that remain."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-    scale: float | None
-
-    def of(self, keep: Tensor) -> Attended:
-        """For the tokens at `keep` (B,M)."""
-        rows = keep[:, None, :, None].expand(-1, self.q.shape[1], -1, self.q.shape[3])
-        bias = None if self.bias is None else self.bias.gather(-1, keep[:, None, None])
-        q, k, v = (t.gather(2, rows) for t in (self.q, self.k, self.v))
-        return Attended(q, k, v, bias, self.scale)
-
-    def first(self, n: int) -> Attended:
-        """For the first `n` tokens: others were appended."""
-        bias = None if self.bias is None else self.bias[..., :n]
-        return replace(self, **{t: getattr(self, t)[:, :, :n] for t in "qkv"}, bias=bias)
 
 
 class ImagePass(Pass):
@@ -95,28 +74,6 @@ class ImagePass(Pass):
         self.seen = {b: a for b, a in self.seen.items() if b not in here} | followed(here, plan)
 
 
-def blocks_read(reader: Reducer, feature: int, depth: int) -> tuple[int, ...]:
-    """The blocks that a method looks at, of an encoder of `depth` whose `feature` makes features.
-
-    A method that is no `ProjectorReducer` can look at the feature block.
-    """
-    if not isinstance(reader, ProjectorReducer):
-        return (feature,)
-    return () if reader.reads is None else (feature + reader.reads, *reader.also_reads(depth))
-
-
-def followed(seen: Mapping[int, Attended], plan: Plan, joins: int = 1) -> dict[int, Attended]:
-    """What blocks saw, of the tokens that a plan keeps; nothing where some have no query.
-
-    A token of the plan is `joins` tokens of the blocks, after each other.
-    """
-    if plan.extra is not None or plan.padded:
-        return {}
-    part = torch.arange(joins, device=plan.keep.device)
-    keep = (plan.keep[..., None] * joins + part).flatten(1)
-    return {block: attended.of(keep) for block, attended in seen.items()}
-
-
 def places(plan: Plan, place: Tensor) -> Tensor:
     """(B,M+E) a kept token stays at its place, a made token takes that of its heaviest input.
 
@@ -144,8 +101,11 @@ class ProjectorPass(Pass):
         fixed: class tokens in front, while they are there: 0 or 1.
         place: (I,M) place of each token among the image's, class token included.
         seen: by block of the image encoder, what its attention saw.
+        features: (I,N,C) the tokens ahead of the projector; None where a method made new ones.
         hidden: class tokens that the projection does not get.
         image: the image encoder's pass, where the tokens are its own.
+        prompts: (B,L) ids of the prompts, where they are known before the language model runs.
+        crops: how many crops each image is cut into; empty where it is one.
     """
 
     tower: ProjectorTower
@@ -155,7 +115,16 @@ class ProjectorPass(Pass):
         super().__init__(tower, reductions)
         self.expected, self.removed, self.hidden = tower.whole, 0, 0
         self.image: Any = None
+        self.crops: list[int] = []
+        self.prompts: Tensor | None = None
         self.seen: dict[int, Attended] = {}
+        for reducer in (reduction.reducer for reduction in reductions):
+            if isinstance(reducer, ProjectorReducer) and reducer.reads_words and not tower.guide:
+                raise Unsupported(
+                    f"method '{reducer.name}' compares patches with the question in CLIP's joint "
+                    "space, and this model has no text tower: set its text_guide to a "
+                    "bench.TextGuide of the CLIP that its image encoder came from"
+                )
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -202,6 +171,7 @@ class ProjectorPass(Pass):
         else:
             self.size = torch.ones(*x.shape[:2], 1, device=x.device)
             self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        self.features: Tensor | None = x
         self.first = x.shape[1] - self.fixed
         self.grid = self.tower.grid(self.first) if not self.reduced else None
         self.protect = (torch.arange(x.shape[1], device=x.device) < self.fixed).expand(len(x), -1)
@@ -231,7 +201,32 @@ class ProjectorPass(Pass):
         site = ProjectorSite(**vars(super()._site(layer, x)), joins=self.tower.joins)
         none = x[:, None, :, :0]
         site = replace(site, q=none, k=none, v=none, n_protected=self.fixed, prefix=self.fixed)
+        if isinstance(self.reader, ProjectorReducer) and self.reader.reads_words:
+            site = self._worded(site, self.reader.reads_words == "cut")
         return self._attended(site, self.reader)
+
+    def _worded(self, site: ProjectorSite, cut: bool) -> ProjectorSite:
+        """The site with its tokens and the questions in CLIP's joint space.
+
+        Raises:
+            Unsupported: it is not known which image belongs to which prompt, or what the tokens
+                were ahead of the projector.
+        """
+        guide, ids = self.tower.guide, self.prompts
+        ids = self.upstream["language"].input_ids if ids is None else ids
+        if guide is None or ids is None:
+            raise Unsupported(f"method '{self.reader.name}' needs a prompt of ids: give input_ids=")
+        crops = self.crops or [1] * len(site.x)
+        if self.features is None:
+            raise Unsupported(f"method '{self.reader.name}' needs tokens that no method ahead made")
+        if len(ids) not in (1, len(crops)):
+            raise Unsupported(
+                f"method '{self.reader.name}' needs one image a prompt, or one prompt at a time, "
+                f"and here {len(ids)} prompts have {len(crops)} images: run with batch size 1"
+            )
+        text = guide.texts(ids, cut)
+        text = torch.cat([text[i % len(ids)].expand(n, -1, -1) for i, n in enumerate(crops)])
+        return replace(site, image_embeds=guide.images(self.features), text_embeds=text)
 
     def _attended(self, site: ProjectorSite, reader: Reducer) -> ProjectorSite:
         """The site with the attention of the blocks that a method reads.
@@ -262,6 +257,9 @@ class ProjectorPass(Pass):
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         self.place = places(plan, self.place)
         self.seen = followed(self.seen, plan, self.tower.joins)
+        made = plan.extra is not None or plan.src is not None or plan.padded
+        known = None if made else self.features
+        self.features = None if known is None else take(known, plan.keep)
         self._carry(plan)
 
     def _drop_hidden(self) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
 from bench.engine.families.decoder import LanguagePass
+from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
 from bench.engine.families.projector import ImagePass, ProjectorPass
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
@@ -137,7 +138,7 @@ class ProjectorTower(Tower):
 
     def __init__(self, module: Any, vision: ImageTower, model: Any, layout: Layout) -> None:
         """Note how the model selects features."""
-        self.blocks = [module]
+        self.blocks, self.model = [module], model
         self.feature = vision.feature
         self.grid_order = layout.grid
         self.linked = ("vision", "language") if layout.reads_vision else ("language",)
@@ -155,6 +156,11 @@ class ProjectorTower(Tower):
         """True where the image encoder has a class token."""
         return bool(self.prefix)
 
+    @property
+    def guide(self) -> TextGuide | None:
+        """The CLIP that the image encoder came from, where it was handed to the model."""
+        return getattr(self.model, "text_guide", None) if self.has_vision else None
+
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection."""
         return original(block)(x)  # type: ignore[no-any-return]
@@ -168,10 +174,9 @@ class ProjectorTower(Tower):
         side = int(patches**0.5)
         return (side, side) if self.has_vision and side * side == patches else None
 
-    @contextlib.contextmanager
-    def install(self, run: Run) -> Iterator[None]:
-        """Needs nothing."""
-        yield
+    def install(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """Where images are compared with words, note which words belong to which image."""
+        return noting_prompts(self.model, run) if self.guide else contextlib.nullcontext()
 
 
 class LanguageTower(HuggingFaceTower):
