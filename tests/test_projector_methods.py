@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import vlm_models as tiny
+from PIL import Image
 from test_vlm_before import cases, close, golden
 from torch import Tensor
 
@@ -16,6 +19,11 @@ from bench.core import BenchError, Plan, Unsupported, methods
 from bench.core.kinds import ProjectorReducer, is_adaptive
 from bench.core.site import ProjectorSite
 from bench.measure.closed_form import check_counters
+from bench.models.catalogue import load
+from bench.models.guide import guide
+from bench.models.multimodal import PromptedModel
+from bench.runs.cell import parameters
+from bench.runs.shape_only import on_meta
 from methods.algorithms.crops import crop_scores, runs, shared_out
 from methods.algorithms.ranking import class_attention
 from methods.cdpruner import CDPruner, most_diverse, relevance
@@ -484,6 +492,72 @@ def test_images_that_belong_to_no_one_prompt_are_refused() -> None:
         embedded = model.get_input_embeddings().weight[batch["input_ids"]]
         with pytest.raises(Unsupported, match="needs a prompt of ids"):
             model(inputs_embeds=embedded, pixel_values=batch["pixel_values"])
+
+
+@torch.no_grad()
+def test_a_known_llava_finds_the_clip_it_was_built_on() -> None:
+    loaded = on_meta("llava-1.5-7b-hf")
+    assert not isinstance(loaded.model.text_guide, bench.TextGuide)  # loaded when first asked for
+    plain = parameters(loaded.model)
+    with loaded.valueless_inputs() as inputs, bench.reduced(loaded.model, "trim"):
+        loaded.model(**inputs)
+        added = parameters(loaded.model)
+    guide_ = loaded.model.text_guide
+    assert guide_.clip.config.text_config.hidden_size == 768 and guide_.clip.device.type == "meta"
+    text = sum(p.numel() for p in guide_.clip.text_model.parameters())
+    assert added.total - plain.total == added.added == text + 768 * 768 + 1024 * 768 + 2 * 1024
+
+
+@torch.no_grad()
+def test_a_llava_is_guided_by_a_clip_with_its_tokenizer() -> None:
+    """The embedded LLaVA has trained its encoder away from the CLIP: only the way is tried."""
+    llava, clip = (load(f"embedded:{name}-emoji") for name in ("llava", "clip"))
+    assert isinstance(llava, PromptedModel)
+    with pytest.raises(Unsupported, match="has no text tower"):
+        bench.reduced(llava.model, "cdpruner").__enter__()
+    images = [[Image.new("RGB", (64, 64), colour)] for colour in ("red", "blue")]
+    inputs = llava.placed(llava.prepare(images, ["what is in it ?", "how many apples ?"]))
+    texts = llava.questions(inputs["input_ids"])
+    assert texts[0].startswith("what is") and texts[1].startswith("how many") and len(texts) == 2
+    llava.model.text_guide = guide(llava, clip)
+    with bench.reduced(llava.model, "cdpruner", keep_rate=0.25):
+        assert len(llava.answer(images, ["what is in it ?", "how many apples ?"], 2)) == 2
+    expected = clip.model.get_text_features(**clip.tokenizer(texts))  # type: ignore[attr-defined]
+    embeds = llava.model.text_guide.texts(inputs["input_ids"], cut=False)
+    close(embeds[:, 0], getattr(expected, "pooler_output", expected))
+    with pytest.raises(BenchError, match="is not the CLIP that the image encoder of"):
+        guide(llava, load("embedded:vit-fashion"))
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        ("USER: {}\n{} ASSISTANT:", "USER: <image>\nwhat is it ? ASSISTANT:"),
+        ("USER: {}\n{} ASSISTANT:", "USER: <image>\nwhat is it ? ASSISTANT: a cat </s>"),
+        ("[INST] {}\n{} [/INST]", "<s> [INST] <image>\nwhat is it ? [/INST]"),
+    ],
+)
+def test_the_template_is_no_part_of_the_question(template: str, prompt: str) -> None:
+    class Words:
+        all_special_tokens: ClassVar[list[str]] = ["<s>", "</s>"]
+
+        def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
+            text = "".join(chr(i) for i in rows[0])
+            return [text.replace("<s>", "").replace("</s>", "")]
+
+    processor = SimpleNamespace(
+        tokenizer=Words(),
+        image_token="<image>",
+        chat_template="a template",
+        apply_chat_template=lambda turns, **kw: template.format(
+            "<image>", turns[0]["content"][-1]["text"]
+        ),
+    )
+    model = SimpleNamespace(config=SimpleNamespace(model_type="llava", image_token_id=0))
+    asked = PromptedModel("any", model, (64, 64), processor=processor)
+    ids = [0 if part == "<image>" else ord(c) for part in re.split("(<image>)", prompt)
+           for c in (part if part != "<image>" else "i")]  # fmt: skip
+    assert asked.questions(torch.tensor([ids])) == ["what is it ?"]
 
 
 # --- all of them ------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from bench.check.models import EOS, VISION, clip
+from bench.check.models import VISION, clip
 from bench.engine.families.guide import TextGuide
+from bench.models.guide import spelled
 
 IMAGE, PAD, WORDS = 90, 0, 100
 AROUND = ((3, 5), (1, 9), (2, 4), (5, 3))  # words ahead of the image and behind it, by prompt
@@ -84,15 +85,8 @@ def _ready(model: Any) -> Any:
 
 def text_guide() -> TextGuide:
     """A tiny CLIP that reads the words of a prompt, an id for each."""
-
-    def decode(ids: Tensor) -> list[str]:
-        return [" ".join(str(i) for i in row if i not in (PAD, IMAGE)) for row in ids.tolist()]
-
-    def tokenizer(texts: list[str]) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[EOS - 1, *map(int, text.split()), EOS] for text in texts]}
-
     with torch.random.fork_rng(devices=[]):
-        return TextGuide(_ready(clip(text_layers=1)), tokenizer, decode)
+        return spelled(_ready(clip(text_layers=1)), (PAD, IMAGE))
 
 
 def llava(backend: str = "sdpa", blocks: int = 6) -> Any:

@@ -105,6 +105,7 @@ class ProjectorPass(Pass):
         hidden: class tokens that the projection does not get.
         image: the image encoder's pass, where the tokens are its own.
         prompts: (B,L) ids of the prompts, where they are known before the language model runs.
+        worded: a method compares images with words.
         crops: how many crops each image is cut into; empty where it is one.
     """
 
@@ -118,13 +119,15 @@ class ProjectorPass(Pass):
         self.crops: list[int] = []
         self.prompts: Tensor | None = None
         self.seen: dict[int, Attended] = {}
-        for reducer in (reduction.reducer for reduction in reductions):
-            if isinstance(reducer, ProjectorReducer) and reducer.reads_words and not tower.guide:
-                raise Unsupported(
-                    f"method '{reducer.name}' compares patches with the question in CLIP's joint "
-                    "space, and this model has no text tower: set its text_guide to a "
-                    "bench.TextGuide of the CLIP that its image encoder came from"
-                )
+        reducers = [reduction.reducer for reduction in reductions]
+        worded = [r for r in reducers if isinstance(r, ProjectorReducer) and r.reads_words]
+        self.worded = bool(worded)
+        if worded and tower.guide is None:
+            raise Unsupported(
+                f"method '{worded[0].name}' compares patches with the question in CLIP's joint "
+                "space, and this model has no text tower: set its text_guide to a "
+                "bench.TextGuide of the CLIP that its image encoder came from"
+            )
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""

@@ -159,7 +159,10 @@ class ProjectorTower(Tower):
     @property
     def guide(self) -> TextGuide | None:
         """The CLIP that the image encoder came from, where it was handed to the model."""
-        return getattr(self.model, "text_guide", None) if self.has_vision else None
+        found = getattr(self.model, "text_guide", None) if self.has_vision else None
+        if callable(found):  # to be made when it is first asked for
+            found = self.model.text_guide = found()
+        return found
 
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection."""
@@ -174,9 +177,9 @@ class ProjectorTower(Tower):
         side = int(patches**0.5)
         return (side, side) if self.has_vision and side * side == patches else None
 
-    def install(self, run: Run) -> contextlib.AbstractContextManager[None]:
+    def install(self, run: Any) -> contextlib.AbstractContextManager[None]:
         """Where images are compared with words, note which words belong to which image."""
-        return noting_prompts(self.model, run) if self.guide else contextlib.nullcontext()
+        return noting_prompts(self.model, run) if run.worded else contextlib.nullcontext()
 
 
 class LanguageTower(HuggingFaceTower):
