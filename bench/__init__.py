@@ -13,12 +13,14 @@ from bench.core.errors import BenchError, Unsupported
 
 if TYPE_CHECKING:
     from bench.engine.families import adapter_for
+    from bench.engine.families.guide import TextGuide
     from bench.engine.reduce import reduced
     from bench.engine.tracing import trace
     from bench.measure.macs import count_macs
     from bench.runs import budgets
 
 _LAZY = {
+    "TextGuide": "bench.engine.families.guide",
     "adapter_for": "bench.engine.families",
     "count_macs": "bench.measure.macs",
     "reduced": "bench.engine.reduce",
@@ -27,6 +29,7 @@ _LAZY = {
 
 __all__ = [
     "BenchError",
+    "TextGuide",
     "Unsupported",
     "adapter_for",
     "budgets",

@@ -21,7 +21,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from bench.check.models import VISION
+from bench.check.models import VISION, clip
+from bench.engine.families.guide import TextGuide
+from bench.models.guide import spelled
 
 IMAGE, PAD, WORDS = 90, 0, 100
 AROUND = ((3, 5), (1, 9), (2, 4), (5, 3))  # words ahead of the image and behind it, by prompt
@@ -81,13 +83,21 @@ def _ready(model: Any) -> Any:
     return model.eval()
 
 
+def text_guide() -> TextGuide:
+    """A tiny CLIP that reads the words of a prompt, an id for each."""
+    with torch.random.fork_rng(devices=[]):
+        return spelled(_ready(clip(text_layers=1)), (PAD, IMAGE))
+
+
 def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
     """LLaVA-1.5: 36 patches, grouped queries."""
     torch.manual_seed(0)
     text = {**_LLAMA, "num_hidden_layers": blocks}
     config = LlavaConfig(vision_config=_VISION, text_config=text, vision_feature_layer=-2, **_IDS)
     config._attn_implementation = backend
-    return _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
+    model = _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
+    model.text_guide = text_guide()
+    return model
 
 
 def llava_next(blocks: int = 6) -> Any:
@@ -96,7 +106,9 @@ def llava_next(blocks: int = 6) -> Any:
     text, pinpoints = {**_LLAMA, "num_hidden_layers": blocks}, [[24, 48], [48, 24], [48, 48]]
     shape = {"vision_config": _VISION, "text_config": text, "image_grid_pinpoints": pinpoints}
     config = LlavaNextConfig(**shape, vision_feature_layer=-2, **_IDS)
-    return _ready(LlavaNextForConditionalGeneration(config))
+    model = _ready(LlavaNextForConditionalGeneration(config))
+    model.text_guide = text_guide()
+    return model
 
 
 def blip2(blocks: int = 6) -> Any:

@@ -98,18 +98,27 @@ class Appender(Reducer):
 class ProjectorReducer(Bounded):
     """A method that acts on image features, ahead of the projector into a language model.
 
+    Its sites are `ProjectorSite`s. With `before = False` it acts on the projected tokens.
+
     Attributes:
-        reads: whose q, k, v it sees if it needs an anchor, counted from the block that makes the
-            features (1: the block after).
+        reads: the block whose q, k, v it sees, counted from the one that makes the features (1:
+            the block after); None if it looks at none.
         keeps_class: the class token goes to the language model too.
         newlines: where crops are put together to an image, the model's tokens for new lines stay.
+        reads_words: it sees tokens and question in CLIP's joint space, a long question "cut" to
+            what CLIP reads, or in "segments"; "" if it looks at no words.
     """
 
     towers: ClassVar[tuple[str, ...]] = ("projector",)
     before: ClassVar[bool] = True
-    reads: ClassVar[int] = 0
+    reads: ClassVar[int | None] = 0
     keeps_class: ClassVar[bool] = False
     newlines: ClassVar[bool] = True
+    reads_words: ClassVar[str] = ""
+
+    def also_reads(self, depth: int) -> Sequence[int]:
+        """Further blocks (0-based) of an encoder of `depth` whose q, k, v it sees, in order."""
+        return ()
 
 
 class LanguageReducer(Bounded):

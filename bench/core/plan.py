@@ -24,7 +24,8 @@ class Plan:
     and with `mix` (w_keep, w_src) it is `w_keep_d x_d + sum w_src_i x_i`.
 
     Attributes:
-        keep: (B,M) indices into N, in output order; -1 leaves a slot empty (size 0, never seen).
+        keep: (B,M) indices into N, in output order; -1 leaves a slot empty (size 0, never seen),
+            or, where `size` gives it one, fills it with zeros.
         padded: `keep` may have empty slots.
         src: (B,R) indices into N, merged away; None for a pruner.
         dst: (B,R) indices into M, where each source goes.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.core.errors import Unsupported
+
 
 @dataclass(frozen=True)
 class Site:
@@ -34,10 +36,6 @@ class Site:
         grid: (rows, columns) of the patches while they still form one, else None.
         whole: no token of this sequence was dropped or merged so far.
         draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
-
-    Between an image tower and a language model ("projector") q, k and v are those of the block that
-    made the features, and x has its class token in front, protected; where the projector joins
-    patches (Qwen2-VL), a token is a group of them, side by side.
     """
 
     x: Tensor
@@ -66,7 +64,12 @@ class Site:
 
         Returns:
             (B,H,rows,N), softmax over all N keys, with the bias that the block itself used.
+
+        Raises:
+            Unsupported: there is no attention to look at (q has no channels).
         """
+        if not self.q.shape[-1]:
+            raise Unsupported(f"no attention can be read here: {self._blind()}")
         scale = self.q.shape[-1] ** -0.5 if self.scale is None else self.scale
         if isinstance(rows, slice):
             q = self.q[:, :, rows]
@@ -79,6 +82,10 @@ class Site:
         for bias in self._biases(rows):
             logits = logits + bias
         return logits.softmax(-1)
+
+    def _blind(self) -> str:
+        """Why q, k and v have no channels."""
+        return f"no block of the {self.tower} tower ran ahead of block {self.layer}"
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
         """What is added to the logits of these rows, one after the other."""
@@ -101,6 +108,10 @@ class Site:
             raise ValueError("this tower has no class or end-of-text token")
         return self.attention(self.anchor).mean(1)[:, 0]
 
+    def received(self) -> Tensor:
+        """(B,N) attention that each token receives, mean over heads and over all queries."""
+        return self.attention().mean((1, 2))
+
     def split(self) -> tuple[Tensor, Tensor]:
         """(B,P) positions of the protected tokens, (B,N-P) of the others, each in their order."""
         order = (~self.protect).to(torch.int8).argsort(dim=1, stable=True)
@@ -114,6 +125,43 @@ class Site:
 @dataclass(frozen=True)
 class EncoderSite(Site):
     """A block of an image encoder whose tokens go on to a language model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorSite(Site):
+    """The tokens between an image encoder and a language model, ahead of the projector or behind.
+
+    Ahead of it x are the features, with their class token in front, protected, where the encoder
+    has one. Behind it (methods without `before`) x are the projected tokens; a class token that
+    goes no further is then a row of zeros, so that x and q have the same tokens.
+
+    q, k and v are those of the block that made the features, or of the one that the method
+    `reads`. They have no channels where the encoder's tokens were merged since, nor behind a
+    Q-Former.
+
+    Attributes:
+        further: the same tokens with q, k and v of the other blocks that the method
+            `also_reads`, in the order in which it names them.
+        joins: patches that a token is made of, side by side (Qwen2-VL: 4); q, k and v are then
+            those of the patches, `joins` after each other for each token.
+        image_embeds: (B,N,E) the tokens in the joint space of the CLIP that the encoder came from,
+            not normalised; None for a method without `reads_words`.
+        text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the
+            length that CLIP reads; rows of zeros stand where it has fewer.
+    """
+
+    further: tuple[ProjectorSite, ...] = ()
+    joins: int = 1
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+
+    def received(self) -> Tensor:
+        """(B,N) attention that each token receives, mean over heads, queries and its patches."""
+        patches = super().received()
+        return patches.view(len(patches), -1, self.joins).mean(2)
+
+    def _blind(self) -> str:
+        return "the tokens are not those of one of the image encoder's blocks"
 
 
 @dataclass(frozen=True, kw_only=True)

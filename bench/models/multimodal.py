@@ -76,6 +76,19 @@ class PromptedModel(Multimodal):
         marks = f"{processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
+    def questions(self, ids: Tensor) -> list[str]:
+        """Return the questions of prompts (B,L), without what the chat template puts around."""
+        processor, image, mark = self.require_processor(), image_token_id(self.model), "\0"
+        words = processor.tokenizer
+        around = self._prompt(1, mark)
+        for special in {*words.all_special_tokens, getattr(processor, "image_token", "<image>")}:
+            around = around.replace(special, "")
+        ahead, behind = (part.strip() for part in around.split(mark))
+        rows = [[i for i in row if i != image] for row in ids.tolist()]
+        texts = words.batch_decode(rows, skip_special_tokens=True)
+        texts = [text.strip().removeprefix(ahead) for text in texts]
+        return [(text.split(behind)[0] if behind else text).strip() for text in texts]
+
     def decode(self, ids: Tensor) -> list[str]:
         """Return the texts of new tokens (B,T), without outer spaces."""
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -257,7 +257,9 @@ def parameters(model: nn.Module) -> Params:
     reducers = [reduction.reducer for run in runs(model) for reduction in run.reductions]
     learners = {id(one): one for one in reducers if isinstance(one, Learner)}
     learned = chain.from_iterable(learner.tables.values() for learner in learners.values())
-    added = sum(tensor.numel() for tensor in learned)
+    worded: list[Any] = [run for run in runs(model) if getattr(run, "worded", False)]
+    asked = chain.from_iterable(run.tower.guide.parameters() for run in worded)
+    added = sum(tensor.numel() for tensor in chain(learned, asked))
     return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
 
 

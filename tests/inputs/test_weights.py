@@ -180,7 +180,7 @@ def test_a_checkpoint_of_a_training_runs_nothing(tmp_path: Path) -> None:
     for file in pickles:
         whole = file.read_bytes()
         _evil(file, tmp_path / "ran")
-        with contextlib.suppress(checkpoints.TrainingError):  # generators that do not load begin anew
+        with contextlib.suppress(checkpoints.TrainingError):  # unread generators begin anew
             loop.fit(job, settings, evaluate_every=10)
         assert not (tmp_path / "ran").exists()
         file.write_bytes(whole)

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import Plan, observe
+from bench.core import Plan, Reducer, observe
 from bench.core.tensors import take
-from bench.engine.families.projector import ProjectorPass, places
+from bench.engine.families.attended import Attended, blocks_read, places
+from bench.engine.families.projector import ProjectorPass
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class OneImage(Pass):
         full: rows and columns that the model counts on: more, where images are made smaller.
         place: (1,M) patch whose position each token has, by its index in the sequence.
         dropped: how many patches were removed and merged into no other.
+        seen: by block that the projector's methods read, what its attention saw.
     """
 
     tower: PackedTower
@@ -61,6 +63,11 @@ class OneImage(Pass):
         """Nothing is removed yet."""
         super().__init__(tower, reductions)
         self.shape, self.full, self.dropped, self.reduced = shape, full, 0, False
+        self.seen: dict[int, Attended] = {}
+
+    def blocks_read(self, reader: Reducer) -> tuple[int, ...]:
+        """The blocks whose attention a projector's method looks at."""
+        return blocks_read(reader, self.depth - 1, self.depth)
 
     def number_batch(self) -> None:
         """Keep the number of the batch that the image came in."""
@@ -139,6 +146,8 @@ class PackedPass(Pass):
         for image in self.images:
             image.draw = self.draw
         self.first = self.lengths = [h * w for h, w in shapes]
+        readers = [reduction.reducer for reduction in self.upstream["projector"].reductions]
+        self.reads = {block for r in readers for block in self.images[0].blocks_read(r)}
         return plain(hidden_states, grid_thw=grid_thw, **kw)
 
     def block(
@@ -146,7 +155,7 @@ class PackedPass(Pass):
     ) -> Tensor:
         """One block: attend, reduce, feed. (N,C) -> (M,C)."""
         x = self._each(OneImage.before_attention, layer, x)
-        n_in, self.turn = self.lengths, iter(self.images)
+        n_in, self.turn, self.layer = self.lengths, iter(self.images), layer
         kw["cu_seqlens"] = torch.tensor([0, *accumulate(n_in)], dtype=torch.int32)
         kw["position_embeddings"] = self._angles(position_embeddings)
         x = self.tower.attend(block, x, self, None, kw)
@@ -190,9 +199,12 @@ class PackedPass(Pass):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, inner: Any, fused: bool
     ) -> Tensor:
         """The attention of the image whose turn it is."""
+        image = next(self.turn)
+        if self.layer in self.reads and not image.reduced:  # else groups are not whole
+            image.seen[self.layer] = Attended(q, k, v, None, scale)
         if not self.reductions:
             return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
-        return next(self.turn).attention(q, k, v, mask, scale, inner, fused)
+        return image.attention(q, k, v, mask, scale, inner, fused)
 
 
 class OneMerged(ProjectorPass):
@@ -209,6 +221,7 @@ class OneMerged(ProjectorPass):
         self.shape = image.shape[0] // side, image.shape[1] // side
         self.full = image.full[0] // side, image.full[1] // side
         self.expected = prod(self.full)
+        self.seen = {} if image.reduced or image.appends else image.seen
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M,C) -> the groups that still have one (1,L,4C)."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, Site, observe
+from bench.core import Plan, Reducer, observe
 from bench.core.errors import Unsupported
 from bench.core.kinds import ProjectorReducer
+from bench.core.site import ProjectorSite
+from bench.core.tensors import take
+from bench.engine.families.attended import Attended, blocks_read, followed, places
 from bench.engine.forward import Pass, Reduction
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ class ImagePass(Pass):
         features: (I,M,C) output of the feature block.
         cut: tokens that a method appended and that are not handed on among the features.
         reads: blocks whose attention the projector's methods look at.
-        seen: by block, (q, k, v), the bias and the scale of its attention, for the survivors.
+        seen: by block, what its attention saw.
     """
 
     tower: ImageTower
@@ -38,11 +42,15 @@ class ImagePass(Pass):
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Forget the images before."""
         readers = self.upstream["projector"].reductions if self.tower.linked else ()
-        self.reads = {_block_read(reader.reducer, self.tower) for reader in readers}
-        self.seen: dict[int, tuple[tuple[Tensor, ...], Tensor | None, float | None]] = {}
+        self.reads = {block for reader in readers for block in self.blocks_read(reader.reducer)}
+        self.seen: dict[int, Attended] = {}
         x = super().begin(x, mask)
         self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         return x
+
+    def blocks_read(self, reader: Reducer) -> tuple[int, ...]:
+        """The blocks whose attention a projector's method looks at."""
+        return blocks_read(reader, self.tower.feature, self.depth)
 
     def feed(self, block: nn.Module, x: Tensor) -> Tensor:
         """The second half of a block; the feature block's output is kept."""
@@ -60,43 +68,14 @@ class ImagePass(Pass):
         """The attention; q, k, v are kept where a method of the projector reads them."""
         out = super().attention(q, k, v, *args, **kw)
         if self.layer in self.reads:
-            self.seen[self.layer] = (q, k, v), self.bias, self.scale
+            self.seen[self.layer] = Attended(q, k, v, self.bias, self.scale)
         return out
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         super()._follow(plan, n, layer)
         self.place = places(plan, self.place)
-        if layer in self.seen:
-            qkv, bias, scale = self.seen[layer]
-            rows = plan.keep[:, None, :, None].expand(-1, qkv[0].shape[1], -1, qkv[0].shape[3])
-            if bias is not None:
-                bias = bias.gather(-1, plan.keep[:, None, None])
-            self.seen[layer] = tuple(t.gather(2, rows) for t in qkv), bias, scale
-
-
-def _block_read(reducer: Reducer, tower: ImageTower | ProjectorTower) -> int:
-    """The vision block whose attention a projector's method looks at; -1 for none."""
-    if not reducer.needs_anchor:
-        return -1
-    return tower.feature + (reducer.reads if isinstance(reducer, ProjectorReducer) else 0)
-
-
-def places(plan: Plan, place: Tensor) -> Tensor:
-    """(B,M+E) a kept token stays at its place, a made token takes that of its heaviest input.
-
-    Where that place is kept, or the heaviest input of several, a made token takes the first place
-    that no token has a claim to.
-    """
-    keep = plan.keep.clamp(min=0)
-    if plan.extra is None:
-        return place.gather(1, keep)
-    heavy = plan.extra.abs().argmax(-1)
-    wanted = torch.zeros_like(place).scatter_add(1, heavy, torch.ones_like(heavy))
-    wanted = wanted.scatter_add(1, keep, torch.full_like(keep, 2))
-    alone = wanted.gather(1, heavy) == 1
-    free = (wanted == 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    other = free.gather(1, ((~alone).cumsum(1) - 1).clamp_min(0))
-    return place.gather(1, torch.cat([keep, torch.where(alone, heavy, other)], 1))
+        here = {b: a for b, a in self.seen.items() if layer <= max(b, self.tower.feature)}
+        self.seen = {b: a for b, a in self.seen.items() if b not in here} | followed(here, plan)
 
 
 class ProjectorPass(Pass):
@@ -108,6 +87,13 @@ class ProjectorPass(Pass):
         removed: how many are missing, of all images (and crops of images) together.
         fixed: class tokens in front, while they are there: 0 or 1.
         place: (I,M) place of each token among the image's, class token included.
+        seen: by block of the image encoder, what its attention saw.
+        features: (I,N,C) the tokens ahead of the projector; None where a method made new ones.
+        hidden: class tokens that the projection does not get.
+        image: the image encoder's pass, where the tokens are its own.
+        prompts: (B,L) ids of the prompts, where they are known before the language model runs.
+        worded: a method compares images with words.
+        crops: how many crops each image is cut into; empty where it is one.
     """
 
     tower: ProjectorTower
@@ -115,9 +101,22 @@ class ProjectorPass(Pass):
     def __init__(self, tower: ProjectorTower, reductions: Sequence[Reduction]) -> None:
         """Nothing is removed yet."""
         super().__init__(tower, reductions)
-        self.expected, self.removed = tower.whole, 0
+        self.expected, self.removed, self.hidden = tower.whole, 0, 0
+        self.image: Any = None
+        self.crops: list[int] = []
+        self.prompts: Tensor | None = None
+        self.seen: dict[int, Attended] = {}
         reducers = [reduction.reducer for reduction in reductions]
-        self.newlines = all(r.newlines for r in reducers if isinstance(r, ProjectorReducer))
+        methods = [reducer for reducer in reducers if isinstance(reducer, ProjectorReducer)]
+        self.newlines = all(method.newlines for method in methods)
+        worded = [method for method in methods if method.reads_words]
+        self.worded = bool(worded)
+        if worded and tower.guide is None:
+            raise Unsupported(
+                f"method '{worded[0].name}' compares patches with the question in CLIP's joint "
+                "space, and this model has no text tower: set its text_guide to a "
+                "bench.TextGuide of the CLIP that its image encoder came from"
+            )
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Methods ahead of the projection, the projection, methods behind it."""
@@ -131,12 +130,18 @@ class ProjectorPass(Pass):
         x = self.begin(x, None)
         for reduction in self.before:
             x = self._step(reduction, 0, x)
-        return self._without_class(x)
+        # the class token goes no further, unless the model or a method wants it to
+        self.hidden = self.fixed if self.tower.drops_class and not self.class_stays else 0
+        return x[:, self.hidden :]
 
     def behind(self, x: Tensor, n_in: int) -> Tensor:
         """Projected tokens (I,M,C) -> as many rows as the language model counts on (I,N,C)."""
-        for reduction in self.after:
-            x = self._step(reduction, 0, x)
+        if self.after:  # they see as many tokens as there were ahead of the projector
+            x = F.pad(x, (0, 0, self.hidden, 0))
+            for reduction in self.after:
+                x = self._step(reduction, 0, x)
+            x = x[:, self.hidden :]
+        self._drop_hidden()
         for observer in observe.OBSERVERS:
             observer.block(self.tower.name, 0, n_in, x.shape[1])
         missing = self.expected - x.shape[1]
@@ -161,14 +166,17 @@ class ProjectorPass(Pass):
         self.changed = self.merged = self.reduced = self.padded = False
         self.fixed, self.anchor, self.class_stays = self.tower.prefix, None, False
         if self.tower.has_vision:
-            image: Any = self.upstream["vision"]
+            image = self.image = cast("ImagePass", self.upstream["vision"])
             x, self.size, self.place = image.features, image.features_size, image.features_place
-            self.reduced = image.reduced
+            self.reduced, n = image.reduced, x.shape[1] + image.cut
+            seen = {b: a for b, a in image.seen.items() if a.q.shape[2] == n}
+            self.seen = {block: a.first(x.shape[1]) for block, a in seen.items()}
             if image.initial - self.fixed < self.tower.patches:
                 self.place = self._scaled(self.place, image.initial - self.fixed)
         else:
             self.size = torch.ones(*x.shape[:2], 1, device=x.device)
             self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        self.features: Tensor | None = x
         self.first = x.shape[1] - self.fixed
         self.grid = self.tower.grid(self.first) if not self.reduced else None
         self.protect = (torch.arange(x.shape[1], device=x.device) < self.fixed).expand(len(x), -1)
@@ -189,42 +197,82 @@ class ProjectorPass(Pass):
         r = reduction.count(layer, self.depth, present, self.first, self.grid)
         if not r:
             return x
-        self.block_read = _block_read(reducer, self.tower)
         if isinstance(reducer, ProjectorReducer):
             self.class_stays = self.class_stays or reducer.keeps_class
+        self.reader = reducer
         return self._reduce(reduction, layer, x, r)
 
-    def _site(self, layer: int, x: Tensor) -> Site:
-        site = super()._site(layer, x)
-        site = replace(site, n_protected=self.fixed, prefix=self.fixed)
-        if self.block_read < 0:
-            return site
-        image: Any = self.upstream["vision"]
-        qkv, bias, scale = image.seen[self.block_read]
-        n = x.shape[1]
-        if qkv[0].shape[2] != n + image.cut:
-            names = " and ".join(reduction.reducer.name for reduction in image.reductions)
+    def _site(self, layer: int, x: Tensor) -> ProjectorSite:
+        site = ProjectorSite(**vars(super()._site(layer, x)), joins=self.tower.joins)
+        none = x[:, None, :, :0]
+        site = replace(site, q=none, k=none, v=none, n_protected=self.fixed, prefix=self.fixed)
+        if isinstance(self.reader, ProjectorReducer) and self.reader.reads_words:
+            site = self._worded(site, self.reader.reads_words == "cut")
+        return self._attended(site, self.reader)
+
+    def _worded(self, site: ProjectorSite, cut: bool) -> ProjectorSite:
+        """The site with its tokens and the questions in CLIP's joint space.
+
+        Raises:
+            Unsupported: it is not known which image belongs to which prompt, or what the tokens
+                were ahead of the projector.
+        """
+        guide, ids = self.tower.guide, self.prompts
+        ids = self.upstream["language"].input_ids if ids is None else ids
+        if guide is None or ids is None:
+            raise Unsupported(f"method '{self.reader.name}' needs a prompt of ids: give input_ids=")
+        crops = self.crops or [1] * len(site.x)
+        if self.features is None:
+            raise Unsupported(f"method '{self.reader.name}' needs tokens that no method ahead made")
+        if len(ids) not in (1, len(crops)):
             raise Unsupported(
-                f"the attention of vision block {self.block_read} is not that of the tokens left: "
-                f"give {names} layers= below {self.block_read}"
+                f"method '{self.reader.name}' needs one image a prompt, or one prompt at a time, "
+                f"and here {len(ids)} prompts have {len(crops)} images: run with batch size 1"
             )
-        q, k, v = (t[:, :, :n] for t in qkv)
-        bias = None if bias is None else bias[..., :n]
-        return replace(site, q=q, k=k, v=v, bias=bias, scale=scale)
+        text = guide.texts(ids, cut)
+        text = torch.cat([text[i % len(ids)].expand(n, -1, -1) for i, n in enumerate(crops)])
+        return replace(site, image_embeds=guide.images(self.features), text_embeds=text)
+
+    def _attended(self, site: ProjectorSite, reader: Reducer) -> ProjectorSite:
+        """The site with the attention of the blocks that a method reads.
+
+        Raises:
+            Unsupported: the tokens are no longer those of these blocks, and it reads them.
+        """
+        blocks = () if self.image is None else self.image.blocks_read(reader)
+        missing = [block for block in blocks if block not in self.seen]
+        reads = isinstance(reader, ProjectorReducer) and reader.reads is not None
+        if reads and (missing or self.image is None):
+            raise Unsupported(f"method '{reader.name}' reads attention, and {self._lost(missing)}")
+        if missing or not blocks:
+            return site
+        first, *further = (replace(site, **vars(self.seen[block])) for block in blocks)
+        return replace(first, further=tuple(further))
+
+    def _lost(self, blocks: Sequence[int]) -> str:
+        """Why the attention of these blocks cannot be read."""
+        if self.image is None:
+            return "this model's projector gets no tokens of the image encoder's blocks"
+        names = " and ".join(reduction.reducer.name for reduction in self.image.reductions)
+        return (
+            f"the attention of vision block {blocks[0]} is not that of the tokens left: "
+            f"give {names} layers= below {blocks[0]}"
+        )
 
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         self.place = places(plan, self.place)
+        self.seen = followed(self.seen, plan, self.tower.joins)
+        made = plan.extra is not None or plan.src is not None or plan.padded
+        known = None if made else self.features
+        self.features = None if known is None else take(known, plan.keep)
         self._carry(plan)
 
-    def _without_class(self, x: Tensor) -> Tensor:
-        """The class token goes no further, unless the model or a method wants it to."""
-        if not self.tower.drops_class or self.class_stays:
-            return x
-        cut = self.fixed
-        self.fixed, self.anchor = 0, None
-        self.size, self.protect = self.size[:, cut:], self.protect[:, cut:]
-        self.place = self.place[:, cut:]
-        return x[:, cut:]
+    def _drop_hidden(self) -> None:
+        """Forget the class token that went no further."""
+        if cut := self.hidden:
+            self.fixed, self.anchor = 0, None
+            self.size, self.protect = self.size[:, cut:], self.protect[:, cut:]
+            self.place = self.place[:, cut:]
 
     def _marked(self, x: Tensor) -> Tensor:
         """(I,M,C) -> (I,N,C) with rows of NaN for what was removed."""

@@ -93,6 +93,7 @@ class MergerTower(Tower):
     linked = ("vision", "language")
     grid_order = True
     has_vision = drops_class = False
+    guide = None
 
     def __init__(self, module: Any) -> None:
         """It is its own block."""

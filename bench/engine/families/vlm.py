@@ -22,6 +22,7 @@ from bench.core.errors import Unsupported
 from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
 from bench.engine.families.decoder import LanguagePass
+from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
 from bench.engine.families.projector import ImagePass, ProjectorPass
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
@@ -139,7 +140,7 @@ class ProjectorTower(Tower):
 
     def __init__(self, module: Any, vision: ImageTower, model: Any, layout: Layout) -> None:
         """Note how the model selects features."""
-        self.blocks = [module]
+        self.blocks, self.model = [module], model
         self.feature = vision.feature
         self.grid_order = layout.grid
         self.linked = ("vision", "language") if layout.reads_vision else ("language",)
@@ -158,6 +159,14 @@ class ProjectorTower(Tower):
         """True where the image encoder has a class token."""
         return bool(self.prefix)
 
+    @property
+    def guide(self) -> TextGuide | None:
+        """The CLIP that the image encoder came from, where it was handed to the model."""
+        found = getattr(self.model, "text_guide", None) if self.has_vision else None
+        if callable(found):  # to be made when it is first asked for
+            found = self.model.text_guide = found()
+        return found
+
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection."""
         return original(block)(x)  # type: ignore[no-any-return]
@@ -173,12 +182,16 @@ class ProjectorTower(Tower):
 
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:
-        """Leave out new lines where crops are put together, if a method has it so."""
-        if run.newlines or not hasattr(self.model, "pack_image_features"):
-            yield
-            return
-        pack = partial(run.packed, original(self.model, "pack_image_features"))
-        with override(self.model, "pack_image_features", pack):
+        """Note which words belong to which image, and leave new lines out, if a method has it so.
+
+        New lines stand where the crops of an image are put together.
+        """
+        with contextlib.ExitStack() as stack:
+            if run.worded:
+                stack.enter_context(noting_prompts(self.model, run))
+            if not run.newlines and hasattr(self.model, "pack_image_features"):
+                pack = partial(run.packed, original(self.model, "pack_image_features"))
+                stack.enter_context(override(self.model, "pack_image_features", pack))
             yield
 
 

@@ -16,6 +16,7 @@ from bench.core.errors import BenchError, near_miss
 from bench.models import huggingface as hf
 from bench.models.catalogue import Source, listing
 from bench.models.files import check_settings, folder_named, hash_files, read_mapping, weight_files
+from bench.models.guide import offer
 from bench.models.joint import ATTENTION, TYPES
 from bench.models.loading import fetching, hub_answers, quiet
 from bench.models.shapes import shape, shapes
@@ -94,9 +95,12 @@ class HuggingFace(Source):
                 settings = {"dtype": "auto", **settings, "local_files_only": on_disk}
                 model = from_pretrained(auto, where, config=config, **settings)
             if random_weights:
-                return hf.describe(self.name, model, {"weights": "random"}, None)
-            weights = {"weights": "path" if local else f"hub:{self.model}", "sha256": sha}
-            return hf.describe(self.name, model, weights, where, on_disk)
+                loaded = hf.describe(self.name, model, {"weights": "random"}, None)
+            else:
+                weights = {"weights": "path" if local else f"hub:{self.model}", "sha256": sha}
+                loaded = hf.describe(self.name, model, weights, where, on_disk)
+        offer(loaded, lambda name: HuggingFace.take(name).build(random_weights, seed))
+        return loaded
 
     def fingerprint(self) -> str | None:
         return None if self.folder is None else hash_files(weight_files(self.folder))
