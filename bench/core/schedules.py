@@ -116,7 +116,7 @@ def as_schedule(
     if (r is None) == (keep_rate is None):
         raise BenchError("give either r= (tokens a layer) or keep_rate= (share kept at layers=)")
     if keep_rate is not None:
-        rate = _rates(keep_rate)
+        rate = _rates(keep_rate, empties=getattr(method, "least", 1) == 0)
         at = None if layers is None else _blocks(layers)
         return (KeepOfInitial if isinstance(method, Compounding) else KeepRate)(rate, at)
     if layers is not None and not callable(r):
@@ -147,12 +147,14 @@ class AtLayers:
         return self.inner(layer, depth, tokens, initial) if here else 0
 
 
-def _rates(keep_rate: Any) -> float | tuple[float, ...]:
+def _rates(keep_rate: Any, empties: bool) -> float | tuple[float, ...]:
+    """One rate or several; 0 is one where the method can remove all tokens."""
     many = isinstance(keep_rate, Sequence)
     rates = tuple(keep_rate) if many else (keep_rate,)
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise BenchError(f"keep_rate must be in (0, 1], got {rate!r}")
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not 0 <= rate <= 1 or (rate == 0 and not empties):
+            raise BenchError(f"keep_rate must be in {'[' if empties else '('}0, 1], got {rate!r}")
     return tuple(float(v) for v in rates) if many else float(keep_rate)
 
 
