@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from bench.core import BenchError, Plan, Site, register
@@ -84,7 +83,7 @@ def withdrawal_block(
     good = (gap_L <= eta).nonzero()
     if not len(good):
         raise BenchError(
-            f"vtw: no block's divergence is at or below eta={eta:g}; the smallest of blocks {first} "
-            f"to {first + len(gap_L) - 1} is {float(gap_L.min()):.3g}"
+            f"vtw: no block's divergence is at or below eta={eta:g}; the smallest of blocks "
+            f"{first} to {first + len(gap_L) - 1} is {float(gap_L.min()):.3g}"
         )
     return first + int(good[0])

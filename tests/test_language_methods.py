@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 import vlm_models as tiny
-from test_vlm_inside import cases, close, golden, language_site, span
+from test_vlm_inside import cases, close, golden, language_site, span, turned
+from torch import Tensor
 
 import bench
-from bench.core import BenchError
+from bench.core import BenchError, Plan
 from bench.core.schedules import as_schedule
+from bench.core.site import LanguageSite
+from methods.algorithms.clustering import bounded_peaks
+from methods.pact import PACT
 from methods.vtw import VTW, divergences, withdrawal_block
 
 # --- VTW --------------------------------------------------------------------------------------
@@ -63,3 +69,129 @@ def test_vtw_in_whole_models(family: str, params: dict[str, Any]) -> None:
     assert torch.equal(together, each)
     words = int((tiny.alone(batch, 0)["input_ids"] != tiny.IMAGE).sum())
     assert [n for n, _ in seen[3:]] == [words] * (len(seen) - 3)
+
+
+# --- PACT -------------------------------------------------------------------------------------
+
+
+def pact_site(given: dict[str, Tensor], base: float) -> LanguageSite:
+    q, k, at = given["q"], given["k"], given["position_ids"]
+    return language_site(
+        given["hidden_states"], given["is_image"], q, k, unrotated=lambda: (q, k),
+        ahead=lambda: (turned(q, at, base), turned(k, at, base)),
+    )  # fmt: skip
+
+
+def pact_of(config: dict[str, Any]) -> PACT:
+    """The method with the authors' parameters by their own names."""
+    known = {f.name for f in fields(PACT)}
+    return PACT(**{k: v for k, v in config.items() if k in known})
+
+
+@pytest.mark.parametrize("case", cases("pact"))
+def test_pact_golden(case: str) -> None:
+    given, out, params = golden("pact", case)
+    config, n = params["config"], params["n_image"]
+    method, s = pact_of(config), pact_site(given, params["rope_base"])
+    close(s.ahead()[1].transpose(1, 2).flatten(2), out["keys_used_for_distance"])
+    rate = config.get("pruning_tokeep_percentage_value", 0.99)
+    r = as_schedule(method, keep_rate=rate, layers=(4,))(4, 28, n, n)
+    image = given["is_image"][0]
+    if method.token_pruning:
+        close(method.scores(s)[0, image], out["scores"])
+        passed = method.scores(s)[0, image].argsort(descending=True)[: n - r].sort().values
+        assert torch.equal(passed, out["kept_after_first_step"].nonzero()[:, 0])
+    plan = method.plan(s, r)
+    assert torch.equal(plan.keep[0], out["kept_positions"])
+    x, size = plan.apply(s.x, s.size)
+    close(x, out["hidden_states_reduced"])
+    assert torch.equal(size[0, :, 0].long(), out["cluster_sizes"])
+    torch.testing.assert_close(size[0, :, 0].log(), out["log_weights_float16"], atol=2e-3, rtol=0)
+    slots = plan.slots(s.x.shape[1])[0, image]
+    centres = torch.where(slots < 0, -1, plan.keep[0, slots] - int(image.nonzero()[0]))
+    assert torch.equal(centres, out["cluster_centre_of_image_token"])
+
+
+@pytest.mark.parametrize("cutoff", [0.0, 0.3, 0.6, 2.0])
+@pytest.mark.parametrize("most", [1, 4, 40])
+def test_centres_are_those_of_the_loop(cutoff: float, most: int) -> None:
+    torch.manual_seed(1)
+    x = torch.nn.functional.normalize(torch.randn(2, 40, 4), dim=-1)
+    x[:, 7] = x[:, 3]  # equally dense: the lower position comes first
+    dist = (1 - x @ x.transpose(1, 2)).clamp_min(0)
+    dist.diagonal(dim1=1, dim2=2).zero_()
+    chosen = bounded_peaks(dist, cutoff, most)
+    for b in range(2):
+        density = [sum(math.exp(-((d / 2) ** 2)) for d in row) for row in dist[b].tolist()]
+        centres: list[int] = []
+        for i in sorted(range(40), key=lambda i: (-round(density[i], 4), i)):
+            if all(dist[b, i, j] > cutoff for j in centres):
+                centres.append(i)
+        assert chosen[b].nonzero()[:, 0].tolist() == sorted(centres[:most])
+
+
+def test_pact_without_its_second_step_and_its_means() -> None:
+    given, out, params = golden("pact", "pact")
+    s, r = pact_site(given, params["rope_base"]), 96 - 52
+    plain = PACT(include_pruned_in_mean=False).plan(s, r)
+    _, size = plain.apply(s.x, s.size)
+    passed = int(out["kept_after_first_step"].sum())
+    assert int(size[~s.protect[0][plain.keep][..., None]].sum()) == passed == 52
+    stays = PACT(take_mean=False).plan(s, r)
+    x, size = stays.apply(s.x, s.size)
+    assert torch.equal(x, s.x[:, stays.keep[0]])
+    assert torch.equal(size[0, :, 0].long(), out["cluster_sizes"])
+    by_norm = PACT(importance="norm").scores(s)
+    close(by_norm, s.x.norm(dim=-1))
+    q, k = s.unrotated()
+    by_queries = PACT(vector_to_use_in_distance_clustering="current_q")
+    image = s.split()[1]
+    far = by_queries.distances(s, image, torch.tensor([[4]]))[0, :, 0]
+    wide = q[0].transpose(0, 1).flatten(1)[image[0]]
+    close(far, 1 - torch.cosine_similarity(wide, wide[4:5]))
+    assert k.shape == q.shape
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"importance": "norms"}, "no importance is named 'norms'"),
+        ({"vector_to_use_in_distance_clustering": "keys"}, "no vector is named 'keys'"),
+        ({"cutoff": -1}, "0 or more"),
+    ],
+)
+def test_pact_names_wrong_parameters(params: dict[str, Any], says: str) -> None:
+    with pytest.raises(BenchError, match=says):
+        PACT(**params)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen2-VL"])
+def test_pact_adds_the_logarithm_of_sizes_to_the_logits(family: str) -> None:
+    """In all blocks behind the removal, for a prompt and for the next token, in a padded batch."""
+    make, batch_of = tiny.MODELS[family]
+    model, batch, masks = make(), batch_of(3), []
+    block = bench.adapter_for(model).towers(model)["language"].blocks[-1]
+    method, sizes = PACT(cutoff=0.6), []
+
+    def planned(site: LanguageSite, r: int) -> Plan:
+        plan = PACT.plan(method, site, r)
+        sizes.append(plan.apply(site.x, site.size)[1][0, :, 0])
+        return plan
+
+    object.__setattr__(method, "plan", planned)
+    hook = block.self_attn.register_forward_pre_hook(
+        lambda m, args, kw: masks.append(kw["attention_mask"]), with_kwargs=True
+    )
+    plain = PACT(cutoff=0.6, no_proportional_attention=True)
+    with hook:
+        with bench.reduced(model, method, keep_rate=0.55, layers=(2,)):
+            tiny.answers(model, batch, 2)
+        with bench.reduced(model, plain, keep_rate=0.55, layers=(2,)):
+            model(**tiny.alone(batch, 0))
+    assert len(sizes) == 3 and max(size.max() for size in sizes) > 1
+    for b, size in enumerate(sizes):
+        expected = torch.where(size > 0, size.log(), -torch.inf)
+        close(masks[0][b, 0, -1, -len(size) :], expected)
+        close(masks[1][b, 0, -1, -len(size) - 1 :], torch.cat([expected, torch.zeros(1)]))
+    assert masks[2] is None or masks[2].dtype == torch.bool

@@ -74,7 +74,7 @@ def language_site(
     B, N, _ = x.shape
     words = int((~image).sum(1)[0])
     given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
-    given |= {"ahead": lambda: (q, k), "norm": lambda x: x}
+    given |= {"ahead": lambda: (q, k), "unrotated": lambda: (q, k), "norm": lambda x: x}
     return LanguageSite(
         x, q, k, k, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
         prefix=0, causal="bias" not in more, **{**given, **more},

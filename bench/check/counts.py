@@ -190,7 +190,8 @@ def _behind(
     """What a layer's decisions leave."""
     assert answer.seen is not None
     calls = [call for call in answer.seen.calls if call.site.layer == layer]
-    together = len({row.removable for row in rows}) == 1
+    adaptive = is_adaptive(answer.seen.reducer)
+    together = len({row.removable for row in rows}) == 1 and not (adaptive and len(rows) > 1)
     asked = [b for b, some in enumerate(r) if some]
     if len(calls) != (min(len(asked), 1) if together else len(asked)):
         raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
@@ -198,7 +199,7 @@ def _behind(
     ahead = layer == 0 and reducer.before
     for number, b in enumerate(asked):
         call, i = (calls[0], b) if together else (calls[number], 0)
-        _after(call, rows[b].removable - r[b], is_adaptive(reducer))
+        _after(call, rows[b].removable - r[b], adaptive)
         rows[b] = _row(call, i, rows[b])
         if (ahead and _one_axis(probe)) or probe.renumbers:
             rows[b] = rows[b].renumbered()

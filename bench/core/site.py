@@ -120,6 +120,7 @@ class LanguageSite(Site):
     Attributes:
         ahead: () -> (q, k) of this block, while `q` and `k` are the block before's; it computes the
             two projections once more.
+        unrotated: () -> (q, k), as `ahead`, and without the rotation by positions.
         norm: the model's final norm.
         causal: the block attends under a causal mask that `bias` does not hold.
         start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
@@ -127,6 +128,7 @@ class LanguageSite(Site):
     """
 
     ahead: Callable[[], tuple[Tensor, Tensor]]
+    unrotated: Callable[[], tuple[Tensor, Tensor]]
     norm: Callable[[Tensor], Tensor]
     causal: bool = False
     start: LanguageSite | None = None

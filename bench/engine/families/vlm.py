@@ -237,13 +237,18 @@ class LanguageTower(HuggingFaceTower):
         angles = self.part.rotary_emb(x, position_ids=position)
         return {"position_ids": position, "position_embeddings": angles}
 
-    def ahead(self, block: Any, x: Tensor, kw: Any) -> tuple[Tensor, Tensor]:
-        """(B,H,M,D) queries and keys of a block from its input, after rotation."""
+    def projected(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,H,M,D) queries and keys of a block from its input, before rotation."""
         norm, name = self.attn_parts
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
         q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
+        return q, k
+
+    def rotated(self, block: Any, q: Tensor, k: Tensor, kw: Any) -> tuple[Tensor, Tensor]:
+        """Queries and keys of a block after rotation."""
         if "position_embeddings" in kw:
+            attn = getattr(block, self.attn_parts[1])
             rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
             q, k = rotate(q, k, *kw["position_embeddings"])
         return q, k
