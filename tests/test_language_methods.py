@@ -1,22 +1,25 @@
-"""Methods inside a language model that are younger than those of `test_vlm_inside`: VTW, PACT."""
+"""VTW and PACT in a language model; FlowCut in an image encoder, and after it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+import timm
 import torch
 import vlm_models as tiny
 from test_vlm_inside import cases, close, golden, language_site, span, turned
 from torch import Tensor
 
 import bench
-from bench.core import BenchError, Plan
-from bench.core.schedules import as_schedule
-from bench.core.site import LanguageSite
+from bench.core import BenchError, Plan, take
+from bench.core.schedules import as_schedule, blocks_of
+from bench.core.site import GradualSite, LanguageSite
+from bench.engine.reduction import Reduction
 from methods.algorithms.clustering import bounded_peaks
+from methods.flowcut import FlowCut, FlowCutLanguage
 from methods.pact import PACT
 from methods.vtw import VTW, divergences, withdrawal_block
 
@@ -195,3 +198,124 @@ def test_pact_adds_the_logarithm_of_sizes_to_the_logits(family: str) -> None:
         close(masks[0][b, 0, -1, -len(size) :], expected)
         close(masks[1][b, 0, -1, -len(size) - 1 :], torch.cat([expected, torch.zeros(1)]))
     assert masks[2] is None or masks[2].dtype == torch.bool
+
+
+# --- FlowCut ----------------------------------------------------------------------------------
+
+
+def flowcut_site(given: dict[str, Tensor], layer: int, alive: Tensor, **more: Any) -> GradualSite:
+    """What is seen ahead of block `layer` + 1 of the tokens (B,M) that are still there."""
+    B, M = alive.shape
+    at = alive[:, None, :, None].expand(-1, 2, -1, 8)
+    k, v = (given[f"{name}_layer{layer}"].gather(2, at) for name in "kv")
+    q = torch.zeros_like(k)
+    q[:, :, 0] = given[f"q_cls_layer{layer}"]
+    x = take(given["hidden_states"], alive)
+    protect = torch.arange(M).expand(B, M) == 0
+    anchor = torch.zeros(B, dtype=torch.long)
+    return GradualSite(
+        x, q, k, v, torch.ones(B, M, 1), protect, layer + 1, 0, anchor=anchor, **more
+    )
+
+
+@pytest.mark.parametrize("case", ["vit", "vit_b2"])
+def test_flowcut_golden(case: str) -> None:
+    given, out, params = golden("flowcut", case)
+    depth, patches, B = params["num_layers"], params["N_incl_cls"] - 1, params["B"]
+    method = FlowCut(over_batch=True)
+    schedule = as_schedule(method, keep_rate=params["target_num"] / patches, layers=(-2,))
+    alive, running, counts = torch.arange(patches + 1).expand(B, -1), None, []
+    for layer in range(depth - 2):
+        going, remaining = Reduction(method, schedule).still(
+            layer + 1, depth, patches, patches, None
+        )
+        assert going == patches - params["target_num"]
+        present = alive.shape[1] - 1
+        assert present == out["patches_entering_layer"][layer]
+        if present > params["target_num"]:
+            before = flowcut_site(given, layer, alive, running=torch.empty(0), remaining=remaining)
+            close(method.rate(before, None)[:, 1:], out[f"score_layer{layer}"])
+            running = method.rate(before, running)
+            if not remaining % method.every:
+                plan = method.plan(replace(before, running=running), present - params["target_num"])
+                alive, running = (t.gather(1, plan.keep) for t in (alive, running))
+                kept = out[f"kept_patch_positions_after_layer{layer}"]
+                assert torch.equal(alive[:, 1:] - 1, kept) and not plan.padded
+                counts += [present - kept.shape[1]] if remaining else []
+            close(running[:, 1:], out[f"cumulative_layer{layer}"])
+        assert alive.shape[1] - 1 == out["patches_leaving_layer"][layer]
+    assert counts == out["adaptive_prune_counts"].tolist()
+    assert torch.equal(alive[:, 1:] - 1, out["kept_patch_positions"])
+    assert torch.equal(take(given["hidden_states"], alive), out["tokens"])
+
+
+def test_flowcut_golden_in_the_language_model() -> None:
+    given, out, params = golden("flowcut", "llm_anyres")
+    n, first = params["visual_token_num"], params["visual_token_pos"]
+    image = span(params["L"], first, n)
+    s = language_site(given["layer_output"], image, given["q"], given["k"], v=given["v"])
+    method = FlowCutLanguage()
+    close(method.scores(s)[image][None], out["score_last_sample"])
+    plan = method.plan(s, n - params["target_num"])
+    kept = plan.keep[0][image[0, plan.keep[0]]] - first
+    assert torch.equal(kept[None], out["keep_indices"])
+    assert torch.equal(plan.apply(s.x, s.size)[0], out["hidden_states_kept"])
+
+
+def test_images_of_a_batch_lose_as_many_patches_as_each_needs() -> None:
+    given, _, _ = golden("flowcut", "vit_b2")
+    s = flowcut_site(given, 0, torch.arange(37).expand(2, -1), running=torch.empty(0), remaining=4)
+    s = replace(s, running=FlowCut().rate(s, None))
+    plans = [FlowCut(over_batch=together).plan(s, 27) for together in (False, True)]
+    counts = [(plan.keep >= 0).sum(1).tolist() for plan in plans]
+    assert plans[0].padded and len(set(counts[0])) == 2 and counts[1] == [min(counts[0])] * 2
+    for b in range(2):
+        fields = ("x", "q", "k", "v", "size", "protect", "anchor", "running")
+        alone = replace(s, **{f: getattr(s, f)[b : b + 1] for f in fields})
+        keep = plans[0].keep[b]
+        assert torch.equal(keep[keep >= 0], FlowCut().plan(alone, 27).keep[0])
+
+
+@torch.no_grad()
+def test_flowcut_in_a_deep_encoder() -> None:
+    """Patches leave at every second block; alone as in a batch; all are there without values."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, patch_size=8, embed_dim=48, num_heads=3, depth=12
+    ).eval()
+    for block in model.blocks:
+        block.attn.qkv.weight *= 6
+    x = torch.randn(4, 3, 64, 64) * torch.tensor([0.3, 1.0, 2.0, 4.0])[:, None, None, None]
+    with bench.reduced(model, "flowcut", keep_rate=10 / 64):
+        together = model(x)
+        close(torch.cat([model(one) for one in x.split(1)]), together)
+        tokens = [bench.trace(model, one).tokens["vision"] for one in x.split(1)]
+    for seen in tokens:
+        n = [a for a, _ in seen]
+        assert n[:2] == [65, 65] and n[10:] == [11, 11] and n == sorted(n, reverse=True)
+        assert all(n[i] == n[i + 1] for i in (2, 4, 6, 8)) and n[8] < 65
+    assert len({tuple(seen) for seen in tokens}) > 1
+    with torch.device("meta"), bench.reduced(model.to("meta"), "flowcut", keep_rate=10 / 64):
+        seen = bench.trace(model, torch.empty(1, 3, 64, 64)).tokens["vision"]
+    assert [n for n, _ in seen] == [65] * 10 + [11] * 2
+
+
+def test_flowcut_in_a_llava_with_its_second_stage() -> None:
+    model, batch = tiny.llava(), tiny.llava_batch(3)
+    stages = [
+        ("flowcut", {"keep_rate": 18 / 36, "layers": (1,)}),
+        ("flowcut-language", {"keep_rate": 9 / 18, "layers": (2,)}),
+    ]
+    with torch.no_grad(), bench.reduced(model, stages):
+        together = tiny.answers(model, batch, 4)
+        each = torch.cat([tiny.answers(model, tiny.alone(batch, i), 4) for i in range(3)])
+        seen = bench.trace(model, **tiny.alone(batch, 0)).tokens
+    assert torch.equal(together, each)
+    words = int((tiny.alone(batch, 0)["input_ids"] != tiny.IMAGE).sum())
+    assert [n - words for n, _ in seen["language"]] == [18, 18, 9, 9, 9, 9]
+
+
+def test_layers_count_from_the_end() -> None:
+    assert blocks_of((-2, 3, 0.5), 24) == (22, 3, 12)
+    with pytest.raises(BenchError, match="outside this model's blocks 0 to 11"):
+        as_schedule(FlowCut(), keep_rate=0.5, layers=(-13,))(0, 12, 36, 36)

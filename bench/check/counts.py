@@ -17,7 +17,8 @@ from torch import Tensor
 from bench.check.answer import Answer, AnswerProbe
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
-from bench.core.kinds import InputReducer, ProjectorReducer, is_adaptive
+from bench.core import Reducer, Schedule
+from bench.core.kinds import Gradual, InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
 
 PATCH = 4  # pixels, in all the kit's models
@@ -68,6 +69,11 @@ def _counts(probe: Probe, seen: Seen) -> str:
     return _from_to(subject.lengths, last)
 
 
+def _schedule(reducer: Reducer, budget: Mapping[str, Any], tower: str) -> Schedule:
+    layers = None if "r" in budget else reducer.budget.get("layers")
+    return as_schedule(reducer, layers=layers, **{k: v[tower] for k, v in budget.items()})
+
+
 def _last(
     probe: Probe,
     seen: Seen,
@@ -78,7 +84,7 @@ def _last(
 ) -> int:
     """How many tokens a sequence ends with; `ran` has those of each layer, `calls` gets shorter."""
     tower, reducer = probe.tower, seen.reducer
-    schedule = as_schedule(reducer, **{k: v[tower.name] for k, v in seen.budget.items()})
+    schedule = _schedule(reducer, seen.budget, tower.name)
     nominal = initial = tokens - tower.n_protected
     for layer, out in enumerate(ran):
         wanted = schedule(layer, len(tower.blocks), nominal, initial)
@@ -86,7 +92,7 @@ def _last(
         if not 0 <= r <= nominal:
             raise Broken(f"feasible({wanted}, {nominal}) says {r}, not 0 to {nominal}")
         nominal -= r
-        if not r:
+        if not r and not (calls[layer] and isinstance(reducer, Gradual)):
             continue
         if not calls[layer]:
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
@@ -152,8 +158,7 @@ def left_of(probe: AnswerProbe, answer: Answer) -> list[list[Row]]:
     if probe.tower.name != "language":
         return [rows] * depth
     reducer, budget = answer.seen.reducer, answer.seen.budget
-    layers = None if "r" in budget else reducer.budget.get("layers")
-    schedule = as_schedule(reducer, layers=layers, **{k: v["language"] for k, v in budget.items()})
+    schedule = _schedule(reducer, budget, "language")
     blocks, initial = [], [row.removable for row in rows]
     for layer in range(depth):
         now = [row.removable for row in rows]

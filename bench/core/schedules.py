@@ -50,8 +50,8 @@ class PerLayer:
 
 
 def blocks_of(layers: Sequence[float], depth: int) -> tuple[int, ...]:
-    """Block numbers; a fraction between 0 and 1 is a share of the depth."""
-    return tuple(int(i * depth) if 0 < i < 1 else int(i) for i in layers)
+    """Block numbers; a fraction between 0 and 1 is a share of the depth, -1 is the last block."""
+    return tuple(int(i * depth) if 0 < i < 1 else int(i) + depth * (i < 0) for i in layers)
 
 
 def _blocks(layers: Sequence[float]) -> tuple[float, ...]:

@@ -112,6 +112,19 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradualSite(Site):
+    """A block ahead of which a method may remove some of the tokens that are still to go.
+
+    Attributes:
+        running: (B,N) the method's running score, with that of the block before in it.
+        remaining: how many blocks away the last removal of the schedule is; 0 at the last.
+    """
+
+    running: Tensor
+    remaining: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageSite(Site):
     """A block of a language model, ahead of which image tokens can be taken out of a prompt.
 

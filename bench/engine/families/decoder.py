@@ -25,8 +25,9 @@ from bench.core.kinds import LanguageReducer, is_adaptive
 from bench.core.site import LanguageSite
 from bench.core.tensors import take
 from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
 from bench.engine.masks import additive, both
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import LanguageTower

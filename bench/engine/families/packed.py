@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from bench.core import Plan, observe
 from bench.core.tensors import take
 from bench.engine.families.projector import ProjectorPass, places
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.qwen2_vl import MergerTower, PackedTower

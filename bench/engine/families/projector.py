@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bench.core import Plan, Reducer, Site, observe
 from bench.core.errors import Unsupported
 from bench.core.kinds import ProjectorReducer
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import ImageTower, ProjectorTower
