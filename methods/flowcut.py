@@ -76,10 +76,11 @@ class FlowCut(Gradual, Bounded):
             )
         order_BN = ranked(site.running.masked_fill(site.size[..., 0] == 0, -1.0), site.protect)
         fixed, most = site.n_protected, site.x.shape[1] - site.n_protected
-        if not site.remaining or site.x.is_meta:
-            width = most if site.remaining else most - r
-            return Plan(order_BN[:, : fixed + width].sort(1).values)
+        if not site.remaining:
+            return Plan(order_BN[:, : fixed + most - r].sort(1).values)
         left_B1 = self._left(site, most - r)
+        if site.x.is_meta:  # which has its cost, and no value
+            return Plan(order_BN.sort(1).values)
         width = int(left_B1.max())
         gap_BP = torch.arange(width, device=left_B1.device) >= left_B1
         first_BP = order_BN[:, fixed : fixed + width].masked_fill(gap_BP, most + fixed)

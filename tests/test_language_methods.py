@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
@@ -14,6 +14,8 @@ from test_vlm_inside import cases, close, golden, language_site, span, turned
 from torch import Tensor
 
 import bench
+from bench.check.cases import CASES
+from bench.check.kit import OK, check
 from bench.core import BenchError, Plan, take
 from bench.core.schedules import as_schedule, blocks_of
 from bench.core.site import GradualSite, LanguageSite
@@ -319,3 +321,17 @@ def test_layers_count_from_the_end() -> None:
     assert blocks_of((-2, 3, 0.5), 24) == (22, 3, 12)
     with pytest.raises(BenchError, match="outside this model's blocks 0 to 11"):
         as_schedule(FlowCut(), keep_rate=0.5, layers=(-13,))(0, 12, 36, 36)
+
+
+class EveryBlock(FlowCut):
+    """FlowCut that may cut at every block, so that it cuts early in models of four blocks too."""
+
+    every: ClassVar[int] = 1
+
+
+@pytest.mark.parametrize("case", ["CLIP vision", "LLaVA vision", "ViLT"])
+def test_early_cuts_conform(case: str) -> None:
+    properties = ("counts", "protected", "mass", "indices", "batch", "meta", "half")
+    cases = [one for one in CASES if one.name == case]
+    findings = [*check(EveryBlock, cases=cases, properties=properties)]
+    assert {finding.status for finding in findings} == {OK}, [f.line() for f in findings]
