@@ -29,7 +29,7 @@ from bench.core import Learner, Plan, Reducer, Site, Unsupported, registry
 from bench.core.kinds import Adaptive, LanguageReducer
 from bench.core.registry import methods
 from bench.engine.families.decoder import LanguagePass
-from bench.engine.families.vlm import LanguageTower
+from bench.engine.families.language import LanguageTower
 from bench.engine.forward import Pass
 from bench.engine.reduce import reduced
 from bench.engine.tower import original, override

@@ -79,13 +79,13 @@ def language_site(
 ) -> LanguageSite:
     """What a method sees ahead of a block; `image` (B,N) are the image's tokens."""
     none = x[:, None, :, :0]
-    q, k = (none if t is None else t for t in (q, k))
+    q, k, v = (none if t is None else t for t in (q, k, more.pop("v", k)))
     B, N, _ = x.shape
     words = int((~image).sum(1)[0])
     given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
-    given |= {"ahead": lambda: (q, k), "norm": lambda x: x}
+    given |= {"ahead": lambda: (q, k), "unrotated": lambda: (q, k), "norm": lambda x: x}
     return LanguageSite(
-        x, q, k, k, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
+        x, q, k, v, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
         prefix=0, causal="bias" not in more, **{**given, **more},
     )  # fmt: skip
 

@@ -133,7 +133,7 @@ def _masked(layer: int, mask: Tensor | None, shape: tuple[int, int], left: Tenso
         if not filled.all():
             raise Broken(f"block {layer} has no mask, and there is padding")
         return
-    seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].expand(len(left), -1, -1)
+    seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0].expand(len(left), -1, -1)
     before = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     real = filled[:, keys - queries :, None]
     for wrong, says in (

@@ -17,8 +17,10 @@ from torch import Tensor
 from bench.check.answer import Answer, AnswerProbe
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
-from bench.core.kinds import InputReducer, ProjectorReducer, is_adaptive
+from bench.core import Reducer, Schedule
+from bench.core.kinds import Gradual, InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
+from bench.engine.tower import Tower
 
 PATCH = 4  # pixels, in all the kit's models
 
@@ -68,6 +70,12 @@ def _counts(probe: Probe, seen: Seen) -> str:
     return _from_to(subject.lengths, last)
 
 
+def _schedule(reducer: Reducer, budget: Mapping[str, Any], tower: Tower) -> Schedule:
+    layers = None if "r" in budget else reducer.budget.get("layers")
+    values = {k: v[tower.name] for k, v in budget.items()}
+    return as_schedule(reducer, layers=layers, fixed=tower.n_protected, **values)
+
+
 def _last(
     probe: Probe,
     seen: Seen,
@@ -78,17 +86,15 @@ def _last(
 ) -> int:
     """How many tokens a sequence ends with; `ran` has those of each layer, `calls` gets shorter."""
     tower, reducer = probe.tower, seen.reducer
-    fixed, budget = tower.n_protected, {k: v[tower.name] for k, v in seen.budget.items()}
-    layers = None if "r" in budget else reducer.budget.get("layers")
-    schedule = as_schedule(reducer, **budget, layers=layers, fixed=fixed)
-    nominal = initial = tokens - fixed
+    schedule = _schedule(reducer, seen.budget, tower)
+    nominal = initial = tokens - tower.n_protected
     for layer, out in enumerate(ran):
         wanted = schedule(layer, len(tower.blocks), nominal, initial)
         r = reducer.feasible(wanted, nominal, grid) if wanted > 0 else 0
         if not 0 <= r <= nominal:
             raise Broken(f"feasible({wanted}, {nominal}) says {r}, not 0 to {nominal}")
         nominal -= r
-        if not r:
+        if not r and not (calls[layer] and isinstance(reducer, Gradual)):
             continue
         if not calls[layer]:
             raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
@@ -154,8 +160,7 @@ def left_of(probe: AnswerProbe, answer: Answer) -> list[list[Row]]:
     if probe.tower.name != "language":
         return [rows] * depth
     reducer, budget = answer.seen.reducer, answer.seen.budget
-    layers = None if "r" in budget else reducer.budget.get("layers")
-    schedule = as_schedule(reducer, layers=layers, **{k: v["language"] for k, v in budget.items()})
+    schedule = _schedule(reducer, budget, probe.tower)
     blocks, initial = [], [row.removable for row in rows]
     for layer in range(depth):
         now = [row.removable for row in rows]
@@ -192,7 +197,8 @@ def _behind(
     """What a layer's decisions leave."""
     assert answer.seen is not None
     calls = [call for call in answer.seen.calls if call.site.layer == layer]
-    together = len({row.removable for row in rows}) == 1
+    adaptive = is_adaptive(answer.seen.reducer)
+    together = len({row.removable for row in rows}) == 1 and not (adaptive and len(rows) > 1)
     asked = [b for b, some in enumerate(r) if some]
     if len(calls) != (min(len(asked), 1) if together else len(asked)):
         raise Broken(f"layer {layer} should lose {r} tokens; the method was not asked so")
@@ -200,7 +206,7 @@ def _behind(
     ahead = layer == 0 and reducer.before
     for number, b in enumerate(asked):
         call, i = (calls[0], b) if together else (calls[number], 0)
-        _after(call, rows[b].removable - r[b], is_adaptive(reducer))
+        _after(call, rows[b].removable - r[b], adaptive)
         rows[b] = _row(call, i, rows[b])
         if (ahead and _one_axis(probe)) or probe.renumbers:
             rows[b] = rows[b].renumbered()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bench.core.reducer import Reducer
+from bench.core.site import Site
 
 
 class Bounded(Reducer):
@@ -53,6 +54,25 @@ class Adaptive(Reducer):
     """
 
     adaptive: bool = True
+
+
+class Gradual(Adaptive):
+    """A method that comes down to its budget over several blocks, by a score that runs along.
+
+    Ahead of each block, up to the last at which its schedule removes tokens, it brings the score up
+    to date. At every few of them `plan` is asked, on a `GradualSite`: its `r` says how many tokens
+    are still to go, and all of them go at the last.
+
+    Attributes:
+        every: of how many blocks it may cut at one, counted back from the last.
+    """
+
+    before: ClassVar[bool] = True
+    every: ClassVar[int] = 1
+
+    def rate(self, site: Site, running: Tensor | None) -> Tensor:
+        """(B,N) the score after the block that `site` has q, k and v of; at first None before."""
+        raise NotImplementedError
 
 
 def is_adaptive(method: Reducer | type[Reducer]) -> bool:

@@ -49,8 +49,8 @@ class PerLayer:
 
 
 def blocks_of(layers: Sequence[float], depth: int) -> tuple[int, ...]:
-    """Block numbers; a fraction between 0 and 1 is a share of the depth."""
-    return tuple(int(i * depth) if 0 < i < 1 else int(i) for i in layers)
+    """Block numbers; a fraction between 0 and 1 is a share of the depth, -1 is the last block."""
+    return tuple(int(i * depth) if 0 < i < 1 else int(i) + depth * (i < 0) for i in layers)
 
 
 def _blocks(layers: Sequence[float]) -> tuple[float, ...]:
@@ -125,7 +125,7 @@ def as_schedule(
     if (r is None) == (keep_rate is None):
         raise BenchError("give either r= (tokens a layer) or keep_rate= (share kept at layers=)")
     if keep_rate is not None:
-        rate = _rates(keep_rate)
+        rate = _rates(keep_rate, empties=getattr(method, "least", 1) == 0)
         at = None if layers is None else _blocks(layers)
         share = KeepOfInitial if isinstance(method, Compounding) else KeepRate
         return share(rate, at, method, fixed)
@@ -157,12 +157,14 @@ class AtLayers:
         return self.inner(layer, depth, tokens, initial) if here else 0
 
 
-def _rates(keep_rate: Any) -> float | tuple[float, ...]:
+def _rates(keep_rate: Any, empties: bool) -> float | tuple[float, ...]:
+    """One rate or several; 0 is one where the method can remove all tokens."""
     many = isinstance(keep_rate, Sequence)
     rates = tuple(keep_rate) if many else (keep_rate,)
     for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
-            raise BenchError(f"keep_rate must be in (0, 1], got {rate!r}")
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not 0 <= rate <= 1 or (rate == 0 and not empties):
+            raise BenchError(f"keep_rate must be in {'[' if empties else '('}0, 1], got {rate!r}")
     return tuple(float(v) for v in rates) if many else float(keep_rate)
 
 

@@ -165,6 +165,19 @@ class ProjectorSite(Site):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GradualSite(Site):
+    """A block ahead of which a method may remove some of the tokens that are still to go.
+
+    Attributes:
+        running: (B,N) the method's running score, with that of the block before in it.
+        remaining: how many blocks away the last removal of the schedule is; 0 at the last.
+    """
+
+    running: Tensor
+    remaining: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class LanguageSite(Site):
     """A block of a language model, ahead of which image tokens can be taken out of a prompt.
 
@@ -173,6 +186,7 @@ class LanguageSite(Site):
     Attributes:
         ahead: () -> (q, k) of this block, while `q` and `k` are the block before's; it computes the
             two projections once more.
+        unrotated: () -> (q, k), as `ahead`, and without the rotation by positions.
         norm: the model's final norm.
         causal: the block attends under a causal mask that `bias` does not hold.
         start: the site at the model's input (x: embeddings; q, k, v without channels), for methods
@@ -182,6 +196,7 @@ class LanguageSite(Site):
     """
 
     ahead: Callable[[], tuple[Tensor, Tensor]]
+    unrotated: Callable[[], tuple[Tensor, Tensor]]
     norm: Callable[[Tensor], Tensor]
     causal: bool = False
     start: LanguageSite | None = None

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.core import Plan, Reducer, Schedule, Site, observe
+from bench.core import Plan, Site, observe
 from bench.core.errors import BenchError
-from bench.core.kinds import Appender, is_adaptive
+from bench.core.kinds import Appender, Gradual, is_adaptive
 from bench.core.tensors import take
 from bench.engine.attention import attention_left
+from bench.engine.gradual import Trail
 from bench.engine.masks import additive, both, channel_attention, triangle, visible
+from bench.engine.reduction import Reduction
 from bench.engine.tower import Tower
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """A method at work in a tower, and how many tokens it removes where."""
-
-    reducer: Reducer
-    schedule: Schedule
-
-    def count(
-        self, layer: int, depth: int, tokens: int, initial: int, grid: tuple[int, int] | None
-    ) -> int:
-        """How many of `tokens` removable ones go: as many as scheduled, if the method can."""
-        wanted = self.schedule(layer, depth, tokens, initial)
-        return self.reducer.feasible(wanted, tokens, grid) if wanted > 0 else 0
 
 
 class Pass:
@@ -48,6 +34,7 @@ class Pass:
         changed: the sequence is no longer the input's (tokens were removed or appended).
         merged, reduced, padded: tokens were merged; removed; some slots are empty.
         draw: number of the batch, for random methods; 0 unless batches are numbered.
+        trail: the score that a method carries through the blocks, if one does.
         upstream: the passes of the model's other towers.
         qkv, bias, scale: what the latest attention saw.
         attention_path: how sizes came into the latest attention: "plain", "mask" or "channel".
@@ -77,6 +64,7 @@ class Pass:
         # set here too: a decoder may ask for the size bias before any sequence has begun
         self.changed = self.merged = self.padded = False
         self.layer = self.draw = 0
+        self.trail = Trail()
         self.upstream: Mapping[str, Pass] = {}
         self.qkv: tuple[Tensor, Tensor, Tensor] | None = None
         self.bias: Tensor | None = None
@@ -98,6 +86,7 @@ class Pass:
         self.nominal = max(N - tower.n_protected, 0)
         self.padded = mask is not None and tower.masked
         self.changed = self.merged = self.reduced = False
+        self.trail, self.qkv = Trail(), None
         self.anchor = tower.anchor(self, x)
         self.grid = tower.grid(N - tower.prefix)
         self.size = torch.ones(B, N, 1, device=x.device)
@@ -165,6 +154,13 @@ class Pass:
         initial = max(self.initial - self.tower.n_protected, 0)
         present = max(x.shape[1] - self.tower.n_protected - self.appends, 0)
         self.nominal = self.nominal if self.adaptive else present
+        if isinstance(reduction.reducer, Gradual):
+            where = layer, self.depth, self.nominal, initial, self.grid
+            going, self.trail.remaining = reduction.still(*where)
+            r = present - self.nominal + going
+            self.nominal -= 0 if self.trail.remaining else going
+            acts = r > 0 and self.trail.follow(reduction.reducer, self._site(layer, x))
+            return self._reduce(reduction, layer, x, r) if acts else x
         r = reduction.count(layer, self.depth, self.nominal, initial, self.grid)
         r = min(r, self.nominal - self.tower.reads_patches)  # one stays
         if r <= 0:
@@ -189,7 +185,7 @@ class Pass:
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
-        return self.tower.site_class(
+        site = self.tower.site_class(
             x,
             *(self.qkv or (x[:, None, :, :0],) * 3),
             self.size,
@@ -206,6 +202,7 @@ class Pass:
             whole=not self.reduced,
             draw=self.draw,
         )
+        return self.trail.shown(site)
 
     def _ordered(self, plan: Plan) -> Plan:
         """Prefix tokens stay in front; where order means something, all survivors keep theirs."""
@@ -236,6 +233,7 @@ class Pass:
         self.grid = plan.grid
         self.merged = self.merged or plan.src is not None or plan.size is not None
         self.padded = self.padded or plan.padded
+        self.trail.carry(plan)
         self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
         if plan.padded:
             self.protect = self.protect & (plan.keep >= 0)

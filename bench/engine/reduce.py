@@ -20,7 +20,8 @@ from bench.core.kinds import Appender, Composition, InputReducer
 from bench.core.registry import method as lookup
 from bench.core.schedules import as_schedule, removes_nothing
 from bench.engine.families import adapter_for
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
+from bench.engine.reduction import Reduction
 from bench.engine.tower import Tower, override
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import BenchError
 from bench.engine.families.guide import TextGuide
-from bench.engine.families.vlm import image_token_id
+from bench.engine.families.language import image_token_id
 from bench.models.loaded import Loaded, TwoTower
 from bench.models.multimodal import PromptedModel
 

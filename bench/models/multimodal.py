@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
-from bench.engine.families.vlm import image_token_id, prompt_layout
+from bench.engine.families.language import image_token_id
+from bench.engine.families.vlm import prompt_layout
 from bench.engine.tower import original, override
 from bench.models.loaded import Multimodal
 

@@ -124,3 +124,26 @@ def farthest(dist_BNN: Tensor, count: int, first: int) -> Tensor:
         reach = torch.maximum(reach, column)
         chosen = torch.cat([chosen, reach.masked_fill(done, -2.0).argmax(1, keepdim=True)], 1)
     return chosen
+
+
+def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int) -> Tensor:
+    """(B,N) bool, centres that lie more than `cutoff` apart, with all others within it of one.
+
+    A token becomes a centre if no denser one within `cutoff` of it has become one; of these the
+    `most` densest are taken. A token's density is the sum of `exp(-(d/2)^2)` over all tokens,
+    itself among them; of equally dense ones the lower position counts as the denser.
+    """
+    density_BN = (-(dist_BNN / 2).square()).exp().sum(-1)
+    order_BN = density_BN.argsort(dim=1, descending=True, stable=True)
+    rank_BN = order_BN.argsort(dim=1)
+    near_BNN = dist_BNN <= cutoff
+    blocks_BNN = near_BNN & (rank_BN[:, None] < rank_BN[:, :, None])
+    centre_BN = torch.zeros_like(rank_BN, dtype=torch.bool)
+    free_BN = ~centre_BN
+    while free_BN.any():
+        new_BN = free_BN & ~(blocks_BNN & free_BN[:, None]).any(-1)
+        centre_BN = centre_BN | new_BN
+        free_BN = free_BN & ~(near_BNN & new_BN[:, None]).any(-1) & ~new_BN
+    sorted_BN = centre_BN.gather(1, order_BN)
+    sorted_BN = sorted_BN & (sorted_BN.cumsum(1) <= most)
+    return torch.zeros_like(centre_BN).scatter(1, order_BN, sorted_BN)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,15 +21,16 @@ from torch.nn import functional as F
 
 from bench.core import observe
 from bench.core.errors import Unsupported
-from bench.core.kinds import LanguageReducer
+from bench.core.kinds import LanguageReducer, is_adaptive
 from bench.core.site import LanguageSite
 from bench.core.tensors import take
 from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
-from bench.engine.forward import Pass, Reduction
-from bench.engine.masks import additive
+from bench.engine.forward import Pass
+from bench.engine.masks import additive, both
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
-    from bench.engine.families.vlm import LanguageTower
+    from bench.engine.families.language import LanguageTower
 
 
 class LanguagePass(Pass):
@@ -158,10 +160,11 @@ class LanguagePass(Pass):
             position = moved_up(position, self.moved)
         return {**kw, "attention_mask": mask, "position_ids": position}
 
-    def _with_next(self, filled: Tensor) -> Tensor:
-        """(B,M) of a prompt -> (B,M+T) with the tokens that were decoded since, and the next."""
+    def _with_next(self, of_prompt: Tensor) -> Tensor:
+        """(B,M) -> (B,M+T) with the tokens decoded since and the next: filled, of weight 0."""
         assert self.entered is not None
-        return F.pad(filled, (0, self.past + 1 - self.entered.shape[1]), value=True)
+        new = self.past + 1 - self.entered.shape[1]
+        return F.pad(of_prompt, (0, new), value=of_prompt.dtype == torch.bool)
 
     # --- its blocks ----------------------------------------------------------------------------
 
@@ -187,7 +190,8 @@ class LanguagePass(Pass):
         assert self.entered is not None
         moved = self.prompt.gone_ahead(self.entered) if self.renumbered else None
         since = layer if reduction.reducer.before else layer + 1
-        self.removals.append(Removal(since, self.prompt.place, self.prompt.filled, moved))
+        weight = self.prompt.size[..., 0].clamp_min(1).log() if self.proportional else None
+        self.removals.append(Removal(since, self.prompt.place, self.prompt.filled, moved, weight))
         self.rotary = {}
         return self.prompt.x
 
@@ -203,7 +207,8 @@ class LanguagePass(Pass):
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         site = self._language_site(layer, prompt)
-        if len(set(self.counts)) == 1:
+        meta, alike = prompt.x.is_meta, len(set(self.counts)) == 1
+        if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
         else:
             each = [(slice(b, b + 1), some) for b, some in enumerate(r)]
@@ -211,24 +216,25 @@ class LanguagePass(Pass):
                 prompt.rows(at).reduced(reducer, sample_site(site, at), some) for at, some in each
             ]
             shorter, self.ragged = beside(samples), True
-        if shorter.x.is_meta:
-            gone = prompt.x.shape[1] - shorter.x.shape[1]
-            self.counts = [count - gone for count in self.counts]
-        else:
-            self.counts = shorter.image.sum(1).tolist()
-        if isinstance(reducer, LanguageReducer) and reducer.renumbers:
-            self.renumbered = self.renumbered or self.tower.renumbers
+        gone = prompt.x.shape[1] - shorter.x.shape[1]
+        self.counts = [n - gone for n in self.counts] if meta else shorter.image.sum(1).tolist()
+        renumbers = isinstance(reducer, LanguageReducer) and reducer.renumbers
+        self.renumbered = self.renumbered or (renumbers and self.tower.renumbers)
         for observer in observe.OBSERVERS:
             observer.exit("reduction")
         return shorter
 
     def _language_site(self, layer: int, prompt: Prompt) -> LanguageSite:
         x = prompt.x
-        B, M, _ = x.shape
         bias = additive(self.mask, x.dtype)
+        projected = cache(lambda: self.tower.projected(self.module, x))
 
         def turned(vectors: Tensor) -> Tensor:
             return self.tower.turned(self.module, vectors, self._arguments(self.arguments, x))
+
+        def ahead() -> tuple[Tensor, Tensor]:
+            q, k = projected()
+            return (turned(q), turned(k)) if self.tower.rotates else (q, k)
 
         return LanguageSite(
             x,
@@ -237,16 +243,17 @@ class LanguagePass(Pass):
             ~prompt.image,
             layer,
             self.depth,
-            n_protected=M - self.counts[0],
+            n_protected=x.shape[1] - self.counts[0],
             tower=self.tower.name,
             scale=self.scale,
             bias=bias,
-            anchor=torch.full((B,), M - 1, device=x.device),
+            anchor=torch.full((len(x),), x.shape[1] - 1, device=x.device),
             prefix=0,
             whole=not self.removals,
             causal=bias is None,
             start=self.start,
-            ahead=lambda: self.tower.ahead(self.module, x, self._arguments(self.arguments, x)),
+            ahead=ahead,
+            unrotated=projected,
             norm=self.tower.final_norm,
             turned=turned if self.tower.rotates else None,
             draw=self.draw,
@@ -260,12 +267,16 @@ class LanguagePass(Pass):
         removal = self._latest()
         if removal is None:
             return mask
-        filled = removal.filled if mask is not None or self.ragged else None
+        filled, weight = removal.filled, removal.weight
+        if mask is None and not self.ragged and weight is None:
+            return None if self.decoding else self.tower.causal_mask(x, None)
         if not self.decoding:
-            return self.tower.causal_mask(x, filled)
-        if filled is None:
-            return None
-        return self.tower.mask(self._with_next(filled)[:, None, None], x)
+            mask = self.tower.causal_mask(x, filled)
+        else:
+            mask = self.tower.mask(self._with_next(filled)[:, None, None], x)
+            weight = None if weight is None else self._with_next(weight)
+        bias = None if weight is None else weight[:, None, None].to(x.dtype)
+        return mask if bias is None else both(additive(mask, x.dtype), bias)
 
     def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """Rotary angles of the tokens that remain: their own, or of the positions they moved to.

@@ -28,7 +28,8 @@ from bench.core import Plan, Reducer, observe
 from bench.core.tensors import take
 from bench.engine.families.attended import Attended, blocks_read, places
 from bench.engine.families.projector import ProjectorPass
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.qwen2_vl import MergerTower, PackedTower

@@ -21,7 +21,8 @@ from bench.core.kinds import ProjectorReducer
 from bench.core.site import ProjectorSite
 from bench.core.tensors import take
 from bench.engine.families.attended import Attended, blocks_read, followed, places
-from bench.engine.forward import Pass, Reduction
+from bench.engine.forward import Pass
+from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
     from bench.engine.families.vlm import ImageTower, ProjectorTower

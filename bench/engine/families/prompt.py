@@ -5,8 +5,9 @@ Shape suffixes: B batch, N tokens of the prompt, M tokens that remain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,13 +114,15 @@ class Prompt:
 class Removal:
     """From `layer` on, blocks see the tokens at `place` (B,M) of what the first block saw.
 
-    `moved` (B,M) is how far each moved up, where the method renumbers positions.
+    `moved` (B,M) is how far each moved up, where the method renumbers positions; `weight` (B,M) is
+    what is added to the logits of each, where attention goes by sizes.
     """
 
     layer: int
     place: Tensor
     filled: Tensor
     moved: Tensor | None
+    weight: Tensor | None
 
 
 def moved_up(position: Tensor, up: Tensor) -> Tensor:
@@ -156,12 +159,18 @@ def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
         for f in fields(site)
         if isinstance(value := getattr(site, f.name), Tensor) and len(value) == len(site.x)
     }
-    ahead, start, turned, batch = site.ahead, site.start, site.turned, len(site.x)
+    start, turned, batch = site.start, site.turned, len(site.x)
     return replace(
         site,
         **cut,
         n_protected=int(site.protect[at].sum()),
         start=None if start is None else sample_site(start, at),
-        ahead=lambda: (ahead()[0][at], ahead()[1][at]),
+        ahead=partial(_rows_of, site.ahead, at),
+        unrotated=partial(_rows_of, site.unrotated, at),
         turned=turned and (lambda x: turned(x.expand(batch, -1, -1, -1))[at]),
     )
+
+
+def _rows_of(both: Callable[[], tuple[Tensor, Tensor]], at: slice) -> tuple[Tensor, Tensor]:
+    q, k = both()
+    return q[at], k[at]

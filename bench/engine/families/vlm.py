@@ -9,21 +9,19 @@ image tokens as the prompt has placeholders, so a removed token travels on as a 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
 from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
-from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.guide import TextGuide, noting_prompts
-from bench.engine.families.hf import FAMILIES, Family, HuggingFaceTower, VisionTower, noted
+from bench.engine.families.hf import FAMILIES, Family, VisionTower
+from bench.engine.families.language import DECODERS, LanguageTower
 from bench.engine.families.projector import ImagePass, ProjectorPass
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
 from bench.engine.tower import Run, Tower, original, override
@@ -61,15 +59,6 @@ LAYOUTS = {
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
-}
-_PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
-_OPT = (("self_attn_layer_norm", "self_attn"), ("final_layer_norm", "fc1", "activation_fn", "fc2"))
-DECODERS = {
-    "LlamaModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
-    "MistralModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
-    "Qwen2Model": Family("language", ("layers",), *_PRE_NORM, "norm"),
-    "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
-    "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 
 
@@ -193,100 +182,6 @@ class ProjectorTower(Tower):
                 pack = partial(run.packed, original(self.model, "pack_image_features"))
                 stack.enter_context(override(self.model, "pack_image_features", pack))
             yield
-
-
-class LanguageTower(HuggingFaceTower):
-    """The decoder of a multimodal language model; its prompt is cut ahead of the first block."""
-
-    pass_class = LanguagePass
-    causal = True
-    prefix = 0
-    n_protected = 0
-
-    def __init__(self, part: Any, family: Family, model: Any) -> None:
-        """Find its parts; RoPE with one axis can be renumbered."""
-        super().__init__(part, family)
-        if not getattr(self.blocks[0], "do_layer_norm_before", True):
-            raise Unsupported("an OPT with the norm after attention (350m) is not supported")
-        self.model, self.final_norm = model, getattr(part, family.final_norm)
-        self.rotates = hasattr(part, "rotary_emb")
-        self.renumbers = self.rotates and "VL" not in type(part).__name__
-
-    @property
-    def has_anchor(self) -> bool:
-        """The last token of the prompt."""
-        return True
-
-    def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
-        """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""
-        embed = self.model.get_input_embeddings()
-        stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
-        forward = partial(run.forward, original(self.part))
-        stack.enter_context(override(self.part, "forward", forward))
-        owner = getattr(self.model, "model", None)
-        if hasattr(owner, "get_video_features"):
-            stack.enter_context(override(owner, "get_video_features", _no_videos))
-
-    def image_of(self, ids: Tensor) -> Tensor:
-        """(B,N) which tokens of a prompt are the image's."""
-        layout: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
-        return layout
-
-    @property
-    def _fused(self) -> bool:
-        return bool(self.part.config._attn_implementation != "eager")
-
-    def causal_mask(self, x: Tensor, filled: Tensor | None) -> Tensor | None:
-        """(B,1,M,M) mask of a prompt, padding not `filled`; None if the kernel has its own."""
-        if filled is None and self._fused:
-            return None
-        M = x.shape[1]
-        square = torch.ones(M, M, dtype=torch.bool, device=x.device)
-        visible = square.tril()[None, None]
-        if filled is not None:  # padding sees itself, lest its softmax be empty
-            visible = (visible & filled[:, None, None]) | (square.tril() & square.triu())
-        return self.mask(visible, x)
-
-    def mask(self, visible: Tensor, x: Tensor) -> Tensor:
-        """A boolean mask of what is visible, as the attention backend takes it."""
-        if self._fused:
-            return visible
-        lowest = torch.finfo(x.dtype).min
-        return torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, lowest)
-
-    def rotary(self, x: Tensor, position: Tensor) -> dict[str, Any]:
-        """The arguments of a block that depend on positions (B,M)."""
-        angles = self.part.rotary_emb(x, position_ids=position)
-        return {"position_ids": position, "position_embeddings": angles}
-
-    def ahead(self, block: Any, x: Tensor, kw: Any) -> tuple[Tensor, Tensor]:
-        """(B,H,M,D) queries and keys of a block from its input, after rotation."""
-        norm, name = self.attn_parts
-        attn, y = getattr(block, name), getattr(block, norm)(x)
-        shape = (*x.shape[:2], -1, attn.head_dim)
-        q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
-        return (self.turned(block, q, kw), self.turned(block, k, kw)) if self.rotates else (q, k)
-
-    def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
-        """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""
-        attn = getattr(block, self.attn_parts[1])
-        rotate = sys.modules[type(attn).__module__].apply_rotary_pos_emb
-        both = rotate(x, x[:, :0], *kw["position_embeddings"])  # it turns queries and keys
-        return both[0]  # type: ignore[no-any-return]
-
-
-def _no_videos(*_: Any, **__: Any) -> None:
-    raise Unsupported("videos are not supported under reduction: give images")
-
-
-def image_token_id(model: Any) -> int:
-    """The token id that holds an image token's place in a prompt."""
-    config = model.config
-    for name in ("image_token_id", "image_token_index"):
-        token = getattr(config, name, None)
-        if token is not None:
-            return int(token)
-    raise Unsupported(f"{type(model).__name__} names no image token in its configuration")
 
 
 @contextlib.contextmanager
