@@ -43,6 +43,7 @@ class HoloV(ProjectorReducer):
     alpha: float = 0.09
 
     before: ClassVar[bool] = False
+    newlines: ClassVar[bool] = False
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 1 / 9}
 
     def __post_init__(self) -> None:

@@ -59,6 +59,7 @@ class Scope(ProjectorReducer):
     combine: str = "multiply"
 
     needs_anchor: ClassVar[bool] = True
+    newlines: ClassVar[bool] = False
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 1 / 9}
 
     def __post_init__(self) -> None:

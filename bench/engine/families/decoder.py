@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -227,15 +226,6 @@ class LanguagePass(Pass):
     def _language_site(self, layer: int, prompt: Prompt) -> LanguageSite:
         x = prompt.x
         bias = additive(self.mask, x.dtype)
-        projected = cache(lambda: self.tower.projected(self.module, x))
-
-        def turned(vectors: Tensor) -> Tensor:
-            return self.tower.turned(self.module, vectors, self._arguments(self.arguments, x))
-
-        def ahead() -> tuple[Tensor, Tensor]:
-            q, k = projected()
-            return (turned(q), turned(k)) if self.tower.rotates else (q, k)
-
         return LanguageSite(
             x,
             *(self.qkv or (x[:, None, :, :0],) * 3),
@@ -252,11 +242,9 @@ class LanguagePass(Pass):
             whole=not self.removals,
             causal=bias is None,
             start=self.start,
-            ahead=ahead,
-            unrotated=projected,
             norm=self.tower.final_norm,
-            turned=turned if self.tower.rotates else None,
             draw=self.draw,
+            **self.tower.looks(self.module, x, lambda: self._arguments(self.arguments, x)),
         )
 
     def _latest(self) -> Removal | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -89,6 +90,26 @@ class LanguageTower(HuggingFaceTower):
         """The arguments of a block that depend on positions (B,M)."""
         angles = self.part.rotary_emb(x, position_ids=position)
         return {"position_ids": position, "position_embeddings": angles}
+
+    def looks(self, block: Any, x: Tensor, kw: Callable[[], Any]) -> dict[str, Any]:
+        """What a site ahead of a block offers of it: `ahead`, `unrotated`, `turned`.
+
+        Args:
+            block: of the decoder.
+            x: its input (B,M,C).
+            kw: () -> the block's arguments, once somebody asks.
+        """
+        projected = cache(partial(self.projected, block, x))
+
+        def turned(vectors: Tensor) -> Tensor:
+            return self.turned(block, vectors, kw())
+
+        def ahead() -> tuple[Tensor, Tensor]:
+            q, k = projected()
+            return (turned(q), turned(k)) if self.rotates else (q, k)
+
+        offered = turned if self.rotates else None
+        return {"ahead": ahead, "unrotated": projected, "turned": offered}
 
     def projected(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,H,M,D) queries and keys of a block from its input, before rotation."""

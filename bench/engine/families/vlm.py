@@ -141,7 +141,7 @@ class ProjectorTower(Tower):
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.patches = side * side if layout.reads_vision else int(config.num_query_tokens)
         self.whole = self.patches + (0 if self.drops_class else self.prefix)
-        self.model = model.get_submodule(layout.projector.rpartition(".")[0])
+        self.owner = model.get_submodule(layout.projector.rpartition(".")[0])
 
     @property
     def has_anchor(self) -> bool:
@@ -178,9 +178,9 @@ class ProjectorTower(Tower):
         with contextlib.ExitStack() as stack:
             if run.worded:
                 stack.enter_context(noting_prompts(self.model, run))
-            if not run.newlines and hasattr(self.model, "pack_image_features"):
-                pack = partial(run.packed, original(self.model, "pack_image_features"))
-                stack.enter_context(override(self.model, "pack_image_features", pack))
+            if not run.newlines and hasattr(self.owner, "pack_image_features"):
+                pack = partial(run.packed, original(self.owner, "pack_image_features"))
+                stack.enter_context(override(self.owner, "pack_image_features", pack))
             yield
 
 
