@@ -15,6 +15,7 @@ Shapes: B images, N tokens, P patches, H heads, D channels a head.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -87,9 +88,9 @@ class FlowCut(Gradual, Bounded):
         n_B1 = ((site.size[..., 0] > 0) & ~site.protect).sum(1, keepdim=True)
         entropy_B1 = torch.special.entr(_shares(class_attention(site), site)).sum(1, keepdim=True)
         early_B1 = 1 - (entropy_B1 / n_B1.log()).square()
-        gone_B1 = ((n_B1 - target) / site.remaining**0.5 * early_B1).round().long()
+        gone_B1 = ((n_B1 - target) / math.sqrt(site.remaining) * early_B1).round().long()
         gone_B1 = gone_B1.amax(0, keepdim=True) if self.over_batch else gone_B1
-        return (n_B1 - gone_B1).clamp_min(target)
+        return torch.clamp(n_B1 - gone_B1, min=target)
 
 
 def _shares(score_BN: Tensor, site: Site) -> Tensor:

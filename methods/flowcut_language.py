@@ -12,6 +12,7 @@ Shapes: B samples, N tokens, H heads, D channels a head.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -58,5 +59,5 @@ class FlowCutLanguage(LanguageReducer):
 def _last_over_image(a_BHND: Tensor, b_BHND: Tensor, site: Site) -> Tensor:
     """(B,N) softmax over the image of the scaled products with the last token, mean over heads."""
     b_BHND = b_BHND.repeat_interleave(a_BHND.shape[1] // b_BHND.shape[1], 1)
-    logits_BHN = (a_BHND[:, :, -1:] @ b_BHND.transpose(2, 3))[:, :, 0] / a_BHND.shape[-1] ** 0.5
+    logits_BHN = (a_BHND[:, :, -1:] @ b_BHND.transpose(2, 3))[:, :, 0] / math.sqrt(a_BHND.shape[-1])
     return logits_BHN.masked_fill(site.protect[:, None], -torch.inf).softmax(-1).mean(1)

@@ -103,7 +103,7 @@ class PACT(LanguageReducer, Adaptive, Compounding):
 
     def scores(self, site: LanguageSite) -> Tensor:
         """(B,N) importance, in float32; that of the words means nothing."""
-        norm_BN = torch.linalg.vector_norm(site.x.float(), self.norm_to_use, dim=-1)
+        norm_BN: Tensor = torch.linalg.vector_norm(site.x.float(), self.norm_to_use, dim=-1)
         if self.importance == "norm":
             return norm_BN
         q_k = site.ahead() if self.use_cosine_in_token_pruning else site.unrotated()

@@ -145,6 +145,30 @@ def test_reasons_of_figures_that_fit_no_rule_are_arithmetic() -> None:
     assert f"{fifteen:.2f}" == "9.35" and "9.348" in why[ten.figure, "fastv K=2 15%"]
 
 
+def test_what_the_docs_derive_is_arithmetic(repo: Path) -> None:
+    """The table of what papers print for the same model."""
+    text = (repo / "docs/conventions.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "2A" in line]
+    llama, qwen = Decoder(4096, 11008), Decoder(3584, 18944)
+
+    def flops(tokens: int) -> str:
+        return f"{2 * prompt_macs([tokens] * 32, llama, 'three-product') / 1e12:.2f}"
+
+    eight_5, eight_8, nine_3, nine_6 = rows
+    assert flops(576) in eight_5 and flops(576 + 64) in eight_5
+    assert flops(576 + 87) == "8.82" and "663 tokens, 87 words" in eight_8
+    assert flops(616) in nine_3 and flops(698) == "9.30" and "698" in nine_3
+    assert flops(576 + 144) == "9.60" and "720 tokens, 144 words" in nine_6
+    for tokens, sizes, blocks, rule in (
+        (576, llama, 32, 3),
+        (6272, qwen, 28, 3),
+        (6272, qwen, 28, 2),
+    ):
+        name = {3: "three-product", 2: "two-product"}[rule]
+        tera = prompt_macs([tokens] * blocks, sizes, name) / 1e12
+        assert f"{tera:.3f}" in text or f"{tera:.2f}" in text
+
+
 def test_blip_is_counted_over_a_whole_training_pass() -> None:
     """32 questions of 14 tokens and 47 answers of 5 on one image; captions of 15 tokens."""
     found = {c.cost.label: c for c in verify.checks("blip/none")}

@@ -6,6 +6,8 @@ batch, N tokens, P words or pivots, H heads, C and D channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -94,5 +96,5 @@ def mean_query_attention(q_BHND: Tensor, k_BHND: Tensor, site: Site) -> Tensor:
     in_span = span_BN[:, None, :, None]
     mean_BH1D = (q_BHND.float() * in_span).sum(2, keepdim=True) / in_span.sum(2, keepdim=True)
     k_BHND = k_BHND.float().repeat_interleave(q_BHND.shape[1] // k_BHND.shape[1], 1)
-    logits_BHN = (mean_BH1D @ k_BHND.transpose(2, 3))[:, :, 0] / q_BHND.shape[3] ** 0.5
+    logits_BHN = (mean_BH1D @ k_BHND.transpose(2, 3))[:, :, 0] / math.sqrt(q_BHND.shape[3])
     return logits_BHN.masked_fill(~span_BN[:, None], -torch.inf).softmax(-1).mean(1)
