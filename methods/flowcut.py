@@ -2,22 +2,20 @@
 
 Source: Tong et al., "FlowCut: Rethinking Redundancy via Information Flow for Efficient
 Vision-Language Models", NeurIPS 2025 (arXiv:2505.19536); flowcut/modeling_clip_flowcut.py,
-flowcut/utils_flowcut.py, and for the language model flowcut/modeling_llama_flowcut.py.
+flowcut/utils_flowcut.py. Its second stage is `flowcut-language`.
 Departures: each image of a batch loses as many patches as it needs, shorter ones getting empty
 slots, where the code lets the largest share of the batch decide (`over_batch=True`); an attention
 of 0 adds nothing to the entropy (the code fails); ties are broken stably; scores are float32 in a
-half-precision model too. Cuts are counted back from the last one, by default ahead of the last
-block but one, which makes the features of LLaVA; in an encoder of odd depth the code ends one block
-earlier. In the language model the image's tokens are found by what they are, and grouped queries
-share values; the rules of the authors' Qwen2-VL differ and are left out.
-Kept as in the code, and surprising: dot products of values are not scaled in the image encoder, and
-are in the language model.
+half-precision model too; the rules of the authors' Qwen2-VL differ and are left out. The last cut
+is by default ahead of the last block but one, which makes the features of LLaVA.
+Kept as in the code, and surprising: dot products of values are not scaled.
 Without values (on the meta device) all patches stay up to the last cut.
 Shapes: B images, N tokens, P patches, H heads, D channels a head.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,10 +23,9 @@ import torch
 from torch import Tensor
 
 from bench.core import Plan, Site, Unsupported, register
-from bench.core.kinds import Bounded, Gradual, LanguageReducer
+from bench.core.kinds import Bounded, Gradual
 from bench.core.site import GradualSite
-from methods.algorithms.language import block_before
-from methods.algorithms.ranking import class_attention, keep_highest, ranked
+from methods.algorithms.ranking import class_attention, ranked
 
 
 @register(
@@ -57,11 +54,9 @@ class FlowCut(Gradual, Bounded):
     def rate(self, site: Site, running: Tensor | None) -> Tensor:
         """(B,N) half of the score so far, and half of the latest block's; protected tokens 0."""
         assert site.anchor is not None
-        v_BHND = site.v.float()
-        anchor_B1H1 = site.anchor[:, None, None, None].expand(
-            -1, v_BHND.shape[1], 1, v_BHND.shape[3]
-        )
-        like_BHN = (v_BHND.gather(2, anchor_B1H1) @ v_BHND.transpose(2, 3))[:, :, 0]
+        v_BHND, sample_B = site.v.float(), torch.arange(len(site.v), device=site.v.device)
+        v_BH1D = v_BHND[sample_B, :, site.anchor][:, :, None]
+        like_BHN = (v_BH1D @ v_BHND.transpose(2, 3))[:, :, 0]
         like_BHN = like_BHN.masked_fill((site.size[..., 0] == 0)[:, None], -torch.inf)
         flow_BN = _shares(class_attention(site), site) + _shares(like_BHN.softmax(-1).mean(1), site)
         score_BN = flow_BN * v_BHND.mean(1).abs().sum(-1)
@@ -93,50 +88,12 @@ class FlowCut(Gradual, Bounded):
         n_B1 = ((site.size[..., 0] > 0) & ~site.protect).sum(1, keepdim=True)
         entropy_B1 = torch.special.entr(_shares(class_attention(site), site)).sum(1, keepdim=True)
         early_B1 = 1 - (entropy_B1 / n_B1.log()).square()
-        gone_B1 = ((n_B1 - target) / site.remaining**0.5 * early_B1).round().long()
+        gone_B1 = ((n_B1 - target) / math.sqrt(site.remaining) * early_B1).round().long()
         gone_B1 = gone_B1.amax(0, keepdim=True) if self.over_batch else gone_B1
-        return (n_B1 - gone_B1).clamp_min(target)
-
-
-@register(
-    "flowcut-language", source="Tong et al., NeurIPS 2025", url="https://arxiv.org/abs/2505.19536"
-)
-@dataclass(frozen=True)
-class FlowCutLanguage(LanguageReducer):
-    """FlowCut's second stage: keeps image tokens by what the last token pays them and their values.
-
-    Its attention and value likeness, over the image's tokens alone, are those of the block before.
-    The authors run it where images come in crops, and halve the budget of each crop for it.
-    """
-
-    needs_anchor: ClassVar[bool] = True
-    renumbers: ClassVar[bool] = True
-    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5, "layers": (2,)}
-
-    @torch.no_grad()
-    def plan(self, site: Site, r: int) -> Plan:
-        """Keep the words and the highest scores, in ascending order of position."""
-        return keep_highest(self.scores(site), site, r)
-
-    def scores(self, site: Site) -> Tensor:
-        """(B,N) score of the image's tokens; 0 for the words."""
-        inside = block_before(site, self.name)
-        v_BHND = inside.v.float()
-        pays_BN, like_BN = (
-            _last_over_image(a_BHND, b_BHND, inside)
-            for a_BHND, b_BHND in ((inside.q, inside.k), (v_BHND, v_BHND))
-        )
-        return (pays_BN + like_BN) * v_BHND.mean(1).abs().sum(-1)
+        return torch.clamp(n_B1 - gone_B1, min=target)
 
 
 def _shares(score_BN: Tensor, site: Site) -> Tensor:
     """(B,N) scores as shares of their sum over the unprotected tokens; 0 for the others."""
     score_BN = score_BN.masked_fill(site.protect, 0.0)
     return score_BN / score_BN.sum(1, keepdim=True)
-
-
-def _last_over_image(a_BHND: Tensor, b_BHND: Tensor, site: Site) -> Tensor:
-    """(B,N) softmax over the image of the scaled products with the last token, mean over heads."""
-    b_BHND = b_BHND.repeat_interleave(a_BHND.shape[1] // b_BHND.shape[1], 1)
-    logits_BHN = (a_BHND[:, :, -1:] @ b_BHND.transpose(2, 3))[:, :, 0] / a_BHND.shape[-1] ** 0.5
-    return logits_BHN.masked_fill(site.protect[:, None], -torch.inf).softmax(-1).mean(1)

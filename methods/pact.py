@@ -28,11 +28,10 @@ from torch.nn import functional as F
 from bench.core import BenchError, Plan, Site, check_known, register, take
 from bench.core.kinds import Adaptive, Compounding, LanguageReducer
 from bench.core.site import LanguageSite
-from methods.algorithms.clustering import bounded_peaks
-from methods.algorithms.language import block_before, words_after
+from methods.algorithms.clustering import around_centres, bounded_peaks
+from methods.algorithms.language import block_before, highest, mean_query_attention
 
 VECTORS = ("current_k_cosine", "current_k", "current_q_cosine", "current_q")
-IMPORTANCE = ("query-and-norm", "query", "norm")
 
 
 @register("pact", source="Dhouib et al., CVPR 2025, §3", url="https://arxiv.org/abs/2504.08966")
@@ -76,9 +75,8 @@ class PACT(LanguageReducer, Adaptive, Compounding):
 
     def __post_init__(self) -> None:
         """Check the parameters, and tell the harness what follows from them."""
-        check_known("pact: no importance is named", self.importance, IMPORTANCE)
-        vector = self.vector_to_use_in_distance_clustering
-        check_known("pact: no vector is named", vector, VECTORS)
+        check_known("pact has no importance", self.importance, ("query-and-norm", "query", "norm"))
+        check_known("pact has no vector", self.vector_to_use_in_distance_clustering, VECTORS)
         if self.cutoff < 0 or self.coef_pruned < 0:
             raise BenchError("pact: cutoff and coef_pruned are distances, 0 or more")
         object.__setattr__(self, "proportional", not self.no_proportional_attention)
@@ -90,36 +88,27 @@ class PACT(LanguageReducer, Adaptive, Compounding):
 
         One sample; on the meta device any number.
         """
-        inside = block_before(site, self.name)
-        fixed, image_BI = site.split()
+        inside, (fixed, image_BI) = block_before(site, self.name), site.split()
         most = image_BI.shape[1] - r
-        score_BI = self.scores(inside).gather(1, image_BI)
         passing = most if self.token_pruning else image_BI.shape[1]
-        order = score_BI.argsort(dim=1, descending=True, stable=True)
-        passed_BP = order[:, :passing].sort(1).values
+        score_BI = self.scores(inside).gather(1, image_BI)
+        passed_BP = highest(score_BI, torch.ones_like(image_BI).bool(), passing).sort(1).values
         far_BIP = self.distances(inside, image_BI, passed_BP)
         if site.x.is_meta:  # as many as the budget allows, and all others in their means
-            members = image_BI[:, 1:]
-            return Plan(torch.cat([fixed, image_BI[:, :most]], 1), members, members)
-        near_PP = take(far_BIP, passed_BP).clamp_min(0)
-        near_PP.diagonal(dim1=1, dim2=2).zero_()
-        centre_P = bounded_peaks(near_PP, self.cutoff, most)[0]
-        reach_I, nearest_I = far_BIP[0].masked_fill(~centre_P, torch.inf).min(-1)
-        return self._merged(site, image_BI[0], passed_BP[0], centre_P, nearest_I, reach_I)
+            return Plan(torch.cat([fixed, image_BI[:, :most]], 1), *(image_BI[:, 1:],) * 2)
+        centre_P = bounded_peaks(take(far_BIP, passed_BP), self.cutoff, most)[0]
+        reach = self.coef_pruned * self.cutoff if self.include_pruned_in_mean else -torch.inf
+        chosen = image_BI[0], passed_BP[0], centre_P, far_BIP[0]
+        return around_centres(site.protect[0], *chosen, reach, self.take_mean)
 
     def scores(self, site: LanguageSite) -> Tensor:
         """(B,N) importance, in float32; that of the words means nothing."""
-        size = torch.linalg.vector_norm(site.x.float(), self.norm_to_use, dim=-1)
+        norm_BN: Tensor = torch.linalg.vector_norm(site.x.float(), self.norm_to_use, dim=-1)
         if self.importance == "norm":
-            return size
-        q, k = site.ahead() if self.use_cosine_in_token_pruning else site.unrotated()
-        span_BN = (site.size[..., 0] > 0) & ~words_after(site.protect, site.size)
-        in_span = span_BN[:, None, :, None]
-        mean_BH1D = (q.float() * in_span).sum(2, keepdim=True) / in_span.sum(2, keepdim=True)
-        k = k.float().repeat_interleave(q.shape[1] // k.shape[1], 1)
-        logits_BHN = (mean_BH1D @ k.transpose(-2, -1))[:, :, 0] / q.shape[-1] ** 0.5
-        paid_BN = logits_BHN.masked_fill(~span_BN[:, None], -torch.inf).softmax(-1).mean(1)
-        return paid_BN * size if self.importance == "query-and-norm" else paid_BN
+            return norm_BN
+        q_k = site.ahead() if self.use_cosine_in_token_pruning else site.unrotated()
+        paid_BN = mean_query_attention(*q_k, site)
+        return paid_BN if self.importance == "query" else paid_BN * norm_BN
 
     def distances(self, site: LanguageSite, image_BI: Tensor, passed_BP: Tensor) -> Tensor:
         """(B,I,P) 1 - cosine between tokens of the image and those that passed."""
@@ -128,26 +117,3 @@ class PACT(LanguageReducer, Adaptive, Compounding):
         wide_BNC = both["qk".index(vector)].transpose(1, 2).flatten(2).float()
         x_BIC = F.normalize(take(wide_BNC, image_BI), dim=-1)
         return 1 - x_BIC @ take(x_BIC, passed_BP).transpose(1, 2)
-
-    def _merged(
-        self,
-        site: Site,
-        image_I: Tensor,
-        passed_P: Tensor,
-        centre_P: Tensor,
-        nearest_I: Tensor,
-        reach_I: Tensor,
-    ) -> Plan:
-        """The plan of one sample from its centres and the nearest one of each token."""
-        joins_I = torch.zeros_like(nearest_I, dtype=torch.bool)
-        if self.include_pruned_in_mean:
-            joins_I = reach_I <= self.coef_pruned * self.cutoff
-        joins_I = joins_I.scatter(0, passed_P, True).scatter(0, passed_P[centre_P], False)
-        stays_N = site.protect[0].scatter(0, image_I[passed_P[centre_P]], True)
-        slot_N = stays_N.cumsum(0) - 1
-        into_I = slot_N[image_I[passed_P[nearest_I]]]
-        keep, src, dst = stays_N.nonzero().T, image_I[joins_I][None], into_I[joins_I][None]
-        mix = None
-        if not self.take_mean:
-            mix = (torch.ones_like(keep, dtype=torch.float), torch.zeros_like(src).float())
-        return Plan(keep, src, dst, mix=mix)

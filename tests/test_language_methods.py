@@ -21,7 +21,8 @@ from bench.core.schedules import as_schedule, blocks_of
 from bench.core.site import GradualSite, LanguageSite
 from bench.engine.reduction import Reduction
 from methods.algorithms.clustering import bounded_peaks
-from methods.flowcut import FlowCut, FlowCutLanguage
+from methods.flowcut import FlowCut
+from methods.flowcut_language import FlowCutLanguage
 from methods.pact import PACT
 from methods.vtw import VTW, divergences, withdrawal_block
 
@@ -160,8 +161,8 @@ def test_pact_without_its_second_step_and_its_means() -> None:
 @pytest.mark.parametrize(
     ("params", "says"),
     [
-        ({"importance": "norms"}, "no importance is named 'norms'"),
-        ({"vector_to_use_in_distance_clustering": "keys"}, "no vector is named 'keys'"),
+        ({"importance": "norms"}, "no importance 'norms'"),
+        ({"vector_to_use_in_distance_clustering": "keys"}, "no vector 'keys'"),
         ({"cutoff": -1}, "0 or more"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from decimal import Decimal
@@ -15,7 +16,7 @@ import bench
 from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.registry import method
-from bench.measure.conventions import CONVENTIONS
+from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
 from bench.models.multimodal import asked
 from bench.records import published
 from bench.records.published import PublishedCost
@@ -70,7 +71,10 @@ def test_data_is_whole() -> None:
     assert {c.method for c in SUPPORTED} >= {"none", "tome", "evit", "crossget", "fastv"}
 
 
-@pytest.mark.parametrize("figure", sorted({c.figure for c in SUPPORTED}))
+MEANS = {c.figure for c in COSTS if len(c.prompts) > 1}  # over many prompts: below
+
+
+@pytest.mark.parametrize("figure", sorted({c.figure for c in SUPPORTED} - MEANS))
 def test_published_costs_are_met(figure: str) -> None:
     for check in verify.checks(figure):
         wanted = "unsupported" if check.cost.unsupported else "ok"
@@ -106,6 +110,63 @@ def test_fastv_keeps_all_tokens_up_to_its_layer() -> None:
     with asked(model, 36) as prompt, bench.reduced(model, "fastv", keep_rate=0.5, layers=(2,)):
         tokens = bench.trace(model, **prompt).tokens["language"]
     assert tokens == [(612, 612)] * 2 + [(324, 324)] * 30
+
+
+@pytest.mark.parametrize("cost", [c for c in COSTS if c.figure in MEANS], ids=lambda c: c.label)
+def test_a_mean_over_prompts_is_met(cost: PublishedCost) -> None:
+    """By the rule for all of its prompts, and by a pass for the shortest, which are as long."""
+
+    def macs(image: int, words: int) -> float:
+        left = math.ceil(cost.params.get("keep_rate", 1) * image)
+        return prompt_macs([left + words] * 32, Decoder(4096, 11008), cost.convention) / 1e12
+
+    each = [macs(*prompt) for prompt in cost.prompts]
+    assert len(each) in (5, 11) and cost.within(sum(each) / len(each))
+    shortest = min(cost.prompts)
+    ran = verify.recompute(replace(cost, prompts=(shortest, shortest)))
+    assert ran == pytest.approx(macs(*shortest), rel=0.005)
+
+
+def test_reasons_of_figures_that_fit_no_rule_are_arithmetic() -> None:
+    why = {(c.figure, c.label): c.unsupported for c in COSTS if c.unsupported}
+    a_token = {"7B": 32 * 2 * 4096 * 2, "13B": 40 * 2 * 5120 * 2}  # bytes: blocks, K and V, float16
+    assert round(576 * a_token["7B"] / 1e6, 2) == 301.99
+    assert "301.99 MB" in why["llava15-7b/kv-cache", "VoCo-LLaMA, 576 tokens"]
+    assert round(367.2e6 / a_token["7B"]) == 700
+    for tokens, thirteen, seven in ((2880, 2250, 1440), (320, 250, 160)):
+        assert [tokens * a_token[k] / 2**20 for k in ("13B", "7B")] == [thirteen, seven]
+        text = why["llava15-7b/kv-cache", f"CDPruner, {tokens} tokens"]
+        assert f"{thirteen} MiB" in text and f"{seven} MiB" in text
+    tera = prompt_macs([616] * 32, Decoder(4096, 11008), "three-product") / 1e12
+    assert f"{tera:.2f} tera-MACs" in why["llava15-7b/prumerge", "none"]
+    assert f"{2 * tera:.2f} TFLOPs" in why["llava15-7b/prumerge", "none"]
+    (ten,) = (c for c in COSTS if c.label == "fastv K=2 10%")
+    fifteen = verify.recompute(replace(ten, params={"keep_rate": 0.15, "layers": [2]}))
+    assert f"{fifteen:.2f}" == "9.35" and "9.348" in why[ten.figure, "fastv K=2 15%"]
+
+
+def test_what_the_docs_derive_is_arithmetic(repo: Path) -> None:
+    """The table of what papers print for the same model."""
+    text = (repo / "docs/conventions.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "2A" in line]
+    llama, qwen = Decoder(4096, 11008), Decoder(3584, 18944)
+
+    def flops(tokens: int) -> str:
+        return f"{2 * prompt_macs([tokens] * 32, llama, 'three-product') / 1e12:.2f}"
+
+    eight_5, eight_8, nine_3, nine_6 = rows
+    assert flops(576) in eight_5 and flops(576 + 64) in eight_5
+    assert flops(576 + 87) == "8.82" and "663 tokens, 87 words" in eight_8
+    assert flops(616) in nine_3 and flops(698) == "9.30" and "698" in nine_3
+    assert flops(576 + 144) == "9.60" and "720 tokens, 144 words" in nine_6
+    for tokens, sizes, blocks, rule in (
+        (576, llama, 32, 3),
+        (6272, qwen, 28, 3),
+        (6272, qwen, 28, 2),
+    ):
+        name = {3: "three-product", 2: "two-product"}[rule]
+        tera = prompt_macs([tokens] * blocks, sizes, name) / 1e12
+        assert f"{tera:.3f}" in text or f"{tera:.2f}" in text
 
 
 def test_blip_is_counted_over_a_whole_training_pass() -> None:

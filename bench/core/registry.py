@@ -64,8 +64,8 @@ def _full_name(cls: type) -> tuple[str, str]:
 
 def _where(cls: Any) -> str:
     """Where a method acts, in words, by its budget and its class attributes."""
-    if cls.before and cls.towers == ("projector",):
-        return "before the projector"
+    if cls.towers == ("projector",):
+        return f"{'before' if cls.before else 'behind'} the projector"
     layers = "chosen layers" if "keep_rate" in cls.budget else "every layer"
     return f"{layers}, {'before the block' if cls.before else 'after attention'}"
 

@@ -130,13 +130,17 @@ def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) 
 # --- prompts of noise ----------------------------------------------------------------------------
 
 
-def noise(model: Any, batch: int = 1, words: int = WORDS) -> dict[str, Tensor]:
+def noise(
+    model: Any, batch: int = 1, words: int = WORDS, tokens: int | None = None
+) -> dict[str, Tensor]:
     """Return a prompt with one image of noise and so many random words, the same in each sample.
 
-    The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops.
+    The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops. Without values
+    it may stand for so many `tokens` as one likes, the language model alone being of interest.
     """
     g = torch.Generator().manual_seed(0)
-    config, (tokens, parts) = model.config, _image(model)
+    config, (whole, parts) = model.config, _image(model)
+    tokens = whole if tokens is None else tokens
     special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
     usual = [i for i in range(3, config.text_config.vocab_size) if i not in special]
     ids = torch.tensor(usual)[torch.randint(len(usual), (1, tokens + words), generator=g)]
@@ -172,9 +176,9 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def asked(model: Any, words: int = WORDS) -> Iterator[dict[str, Tensor]]:
+def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator[dict[str, Tensor]]:
     """Give a prompt of noise for a model on the meta device, which is told where the image is."""
-    prompt = noise(model, 1, words)
+    prompt = noise(model, 1, words, tokens)
     image = prompt["input_ids"] == image_token_id(model)
     if "image_grid_thw" in prompt:  # positions, which the model would take from values
         patches, tokens = len(prompt["pixel_values"]), image.shape[1]

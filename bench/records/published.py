@@ -22,6 +22,7 @@ UNITS = {
     "gmacs_per_layer": "GMACs/layer",
     "tflops": "TFLOPs",
     "tmacs": "TMACs",
+    "cache_mb": "MB of KV cache",
     "ratio": "times",
 }
 
@@ -44,6 +45,8 @@ class PublishedCost:
         passes: forward passes of single parts that the figure adds up, each `{"part", "inputs"}`,
             where the authors' model runs them otherwise than ours; empty for one of the model.
         words: tokens of a language model's prompt beside the image's.
+        prompts: (image tokens, words) of each prompt that the figure is the mean of, where it is
+            not one with the model's own image and `words`; only the language model is counted.
         convention: how its blocks' products are counted, a key of `conventions.CONVENTIONS`; empty
             where every operator that runs is.
         counted: what was counted, where that is not one forward pass of one sample.
@@ -64,6 +67,7 @@ class PublishedCost:
     inputs: tuple[str, ...] = ()
     passes: tuple[dict[str, Any], ...] = ()
     words: int = 0
+    prompts: tuple[tuple[int, int], ...] = ()
     convention: str = ""
     counted: str = ""
     unsupported: str = ""
@@ -137,7 +141,7 @@ def costs(only: str | None = None) -> list[PublishedCost]:
     if not figures:
         known = ", ".join(f["id"] for f in _data()["figures"])
         raise BenchError(f"no published figure matches '{only}' — known: {known}")
-    lists = ("inputs", "passes")
+    lists = ("inputs", "passes", "prompts")
     return [
         PublishedCost(
             f["id"], source=f["source"], **{**cost, **{k: tuple(cost.get(k, ())) for k in lists}}

@@ -113,9 +113,10 @@ def recompute(cost: PublishedCost) -> float:
     """Count one cost by this project's own code, in the unit of `cost.quantity`."""
     model, inputs = build(cost.model)
     if cost.quantity in ("gmacs_per_layer", "tflops", "tmacs"):
-        per_block = _blocks(model, cost)
+        prompts = cost.prompts or ((None, cost.words),)
+        per_block = [macs for prompt in prompts for macs in _blocks(model, cost, *prompt)]
         mean = cost.quantity == "gmacs_per_layer"
-        return sum(per_block) / 1e9 / len(per_block) if mean else sum(per_block) / 1e12
+        return sum(per_block) / (1e9 * len(per_block) if mean else 1e12 * len(prompts))
     with reduced(model, cost.method, **cost.params):
         if cost.quantity == "params_m":
             return sum(p.numel() for p in model.parameters()) / 1e6
@@ -141,9 +142,12 @@ def _macs(model: nn.Module, inputs: dict[str, Tensor], cost: PublishedCost) -> i
         return int(count_macs(model.get_submodule(cost.part), *args, **chosen).total)
 
 
-def _blocks(model: Any, cost: PublishedCost) -> list[float]:
-    """MACs of each block of a language model, from the tokens that are in it when it runs."""
-    with asked(model, cost.words) as prompt, reduced(model, cost.method, **cost.params):
+def _blocks(model: Any, cost: PublishedCost, image: int | None, words: int) -> list[float]:
+    """MACs of each block of a language model, from the tokens that are in it when it runs.
+
+    The prompt has so many tokens of an `image` (None: of the model's own) and so many `words`.
+    """
+    with asked(model, words, image) as prompt, reduced(model, cost.method, **cost.params):
         if not cost.convention:
             counted = count_macs(model, **prompt).by_module
             blocks = adapter_for(model).towers(model)["language"].blocks

@@ -1,7 +1,7 @@
-"""Clusters of tokens: density peaks (DPC-KNN), weighted means, k-medoids.
+"""Clusters of tokens: density peaks (DPC-KNN, bounded), weighted means, k-medoids.
 
-The methods `dpc-knn` and `kmedoids` name the sources and the departures from them. Shapes: B batch,
-N tokens without the protected ones, K clusters, C channels, P protected tokens.
+The methods `dpc-knn`, `kmedoids` and `pact` name the sources and the departures from them. Shapes:
+B batch, N tokens without the protected ones, K clusters, C channels, P protected tokens.
 """
 
 from __future__ import annotations
@@ -131,8 +131,11 @@ def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int) -> Tensor:
 
     A token becomes a centre if no denser one within `cutoff` of it has become one; of these the
     `most` densest are taken. A token's density is the sum of `exp(-(d/2)^2)` over all tokens,
-    itself among them; of equally dense ones the lower position counts as the denser.
+    itself among them; of equally dense ones the lower position counts as the denser. Distances
+    below 0 count as 0, and so does a token's to itself.
     """
+    dist_BNN = dist_BNN.clamp_min(0)
+    dist_BNN.diagonal(dim1=1, dim2=2).zero_()
     density_BN = (-(dist_BNN / 2).square()).exp().sum(-1)
     order_BN = density_BN.argsort(dim=1, descending=True, stable=True)
     rank_BN = order_BN.argsort(dim=1)
@@ -147,3 +150,33 @@ def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int) -> Tensor:
     sorted_BN = centre_BN.gather(1, order_BN)
     sorted_BN = sorted_BN & (sorted_BN.cumsum(1) <= most)
     return torch.zeros_like(centre_BN).scatter(1, order_BN, sorted_BN)
+
+
+def around_centres(
+    protect_N: Tensor,
+    patches_I: Tensor,
+    passed_P: Tensor,
+    centre_P: Tensor,
+    dist_IP: Tensor,
+    reach: float,
+    mean: bool,
+) -> Plan:
+    """The plan of one sample in which patches join their nearest centre, or are dropped.
+
+    Args:
+        protect_N: bool, tokens that stay.
+        patches_I: positions of the others.
+        passed_P: the numbers of those patches that surely join.
+        centre_P: bool, which of these are centres; they stay at their places.
+        dist_IP: distances between all patches and these.
+        reach: the other patches join a centre that is so near.
+        mean: a centre becomes the mean of what joins it; else it stays as it is, and counts them.
+    """
+    nearest_I, number_I = dist_IP.masked_fill(~centre_P, torch.inf).min(-1)
+    joins_I = (nearest_I <= reach).scatter(0, passed_P, ~centre_P)
+    stays_N = protect_N.scatter(0, patches_I[passed_P[centre_P]], True)
+    slot_N = stays_N.cumsum(0) - 1
+    keep, src = stays_N.nonzero().T, patches_I[joins_I][None]
+    dst = slot_N[patches_I[passed_P[number_I]]][joins_I][None]
+    mix = None if mean else (torch.ones_like(keep).float(), torch.zeros_like(src).float())
+    return Plan(keep, src, dst, mix=mix)

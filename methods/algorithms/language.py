@@ -1,10 +1,12 @@
 """Inside a language model: the block before, words behind the image, raters and pivots.
 
-The methods `dart` and `sparsevlm` name the sources and the departures from them. Shapes: B batch,
-N tokens, H heads, P words or pivots, C channels.
+The methods `dart`, `sparsevlm` and `pact` name the sources and the departures from them. Shapes: B
+batch, N tokens, P words or pivots, H heads, C and D channels.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -113,3 +115,16 @@ def least_alike(alike_BPN: Tensor, count_BP: Tensor, taken_BN: Tensor) -> Tensor
         order_BN = alike_BN.masked_fill(taken_BN, torch.inf).argsort(dim=1, stable=True)
         taken_BN = taken_BN | (order_BN.argsort(dim=1) < count_B[:, None])
     return taken_BN
+
+
+def mean_query_attention(q_BHND: Tensor, k_BHND: Tensor, site: Site) -> Tensor:
+    """(B,N) what the mean query pays each token, mean over heads, in float32.
+
+    Only what stands up to the image's last token asks and is paid: words behind it get 0.
+    """
+    span_BN = (site.size[..., 0] > 0) & ~words_after(site.protect, site.size)
+    in_span = span_BN[:, None, :, None]
+    mean_BH1D = (q_BHND.float() * in_span).sum(2, keepdim=True) / in_span.sum(2, keepdim=True)
+    k_BHND = k_BHND.float().repeat_interleave(q_BHND.shape[1] // k_BHND.shape[1], 1)
+    logits_BHN = (mean_BH1D @ k_BHND.transpose(2, 3))[:, :, 0] / math.sqrt(q_BHND.shape[3])
+    return logits_BHN.masked_fill(~span_BN[:, None], -torch.inf).softmax(-1).mean(1)
