@@ -26,7 +26,7 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
-from bench.core.documents import parse_json, read_json
+from bench.core.documents import parse_json
 from bench.core.errors import BenchError
 
 SAVE_SECONDS = 60.0
@@ -170,7 +170,7 @@ def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, 
         return 0, 0.0
     folder = complete[-1]
     try:
-        there = read_json(folder / ABOUT)
+        there = json.loads((folder / ABOUT).read_text())
         check_same(there["about"], about, out)
         processes.load_state(str(folder))
         return int(there["step"]), float(there["loss"])
@@ -272,10 +272,9 @@ def _log(path: Path, step: int) -> Callable[..., None]:
 
 def _logged(line: str, path: Path) -> float:
     """Return the step of a log's line; infinity where a kill left half of it."""
-    try:
+    with contextlib.suppress(BenchError, KeyError, TypeError, ValueError):
         return int(parse_json(line, str(path))["step"])
-    except (BenchError, KeyError, TypeError, ValueError):
-        return math.inf
+    return math.inf
 
 
 def _step(
