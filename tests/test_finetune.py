@@ -506,7 +506,7 @@ def test_folders_that_do_not_serve(tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="copy has no weights .*train it again"):
         catalogue.load(str(copy))
     (copy / "training.json").write_text("{}")
-    with pytest.raises(BenchError, match="training.json names no model"):
+    with pytest.raises(BenchError, match="training.json has no 'model' that fits"):
         catalogue.load(str(copy))
 
 
@@ -678,7 +678,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
         ("CLIP --method evit --keep-rate 0.7 --layers 9", "outside this model's blocks"),
         ("CLIP --method tome --r 4 --param fast=1", "'tome' has no parameter 'fast'"),
         ("CLIP --method tome --r 4 --param fast", "wants KEY=VALUE"),
-        ("CLIP --method tome --r 4 --param fast=[", "wants KEY=VALUE"),
+        ("CLIP --method tome --r 4 --param fast=[", "--param fast:1: not valid YAML"),
         ("CLIP --method crossget --param cross_tokens=/no/file", "no file /no/file"),
         ("CLIP --method none --batch 0", "batch 0 makes no sense"),
         ("CLIP --method none --batch few", "'--batch'"),

@@ -238,14 +238,14 @@ def test_wrong_data_and_a_broken_picture_leave_the_rest_to_run(
     suite, origin = spec.load(str(file))
     summary = runner.run(suite, origin, tmp_path / "results", machine="m")
     assert (summary.ran, summary.failed) == (8, 4)
-    assert all("wrong.json is not valid JSON" in why for why in summary.reasons.values())
+    assert all("wrong.json:1: not valid JSON" in why for why in summary.reasons.values())
     good = [r for r in Store(tmp_path / "results").read_all() if r.status == "ok"]
     assert len(good) == 4 and all(r.accuracy.metrics["top1"].n == 20 for r in good)
     said = capsys.readouterr().err
     assert said.count("ok (images that did not decode and count as wrong (1): a/0.png)") == 4
     file.write_text(text.replace(f"imagefolder:{images}", f"karpathy:{wrong}"))
     suite, origin = spec.load(str(file))
-    with pytest.raises(BenchError, match="wrong.json is not valid JSON"):  # nothing else to run
+    with pytest.raises(BenchError, match="wrong.json:1: not valid JSON"):  # nothing else to run
         runner.run(suite, origin, tmp_path / "more", machine="m")
 
 

@@ -128,10 +128,10 @@ def _mapping(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_depth(value: Any) -> None:
-    level, kinds = [[value]], (dict, list)
+    level: list[Any] = [[value]]
     for _ in range(DEPTH + 2):
         parts = (part.values() if type(part) is dict else part for part in level)
-        level = [inner for part in parts for inner in part if type(inner) in kinds]
+        level = [inner for part in parts for inner in part if type(inner) in (dict, list)]
         if not level:
             return
     raise RecursionError

@@ -222,10 +222,9 @@ def _log(path: Path, step: int) -> Callable[..., None]:
 
 def _at(line: str) -> float:
     """Return the step of a line of the log; infinity where it was not written to its end."""
-    try:
+    with contextlib.suppress(BenchError, KeyError, TypeError, ValueError):
         return float(parse_json(line, "the log")["step"])
-    except (BenchError, ValueError, TypeError, KeyError):
-        return math.inf
+    return math.inf
 
 
 def _step(

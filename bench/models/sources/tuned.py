@@ -156,7 +156,7 @@ def training(folder: Path) -> dict[str, Any]:
     for key, kind in KINDS.items():
         if not isinstance(about.get(key), kind):
             raise BenchError(
-                f"{folder / TRAINING}: '{key}' is no {kind.__name__}: it is not of `train --method`"
+                f"{folder / TRAINING} has no '{key}' that fits: it is not of `train --method`"
             )
     return about
 
