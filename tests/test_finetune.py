@@ -561,7 +561,7 @@ def test_a_fine_tuned_folder_is_measured_as_any_model(
     summary = runner.run(parsed, origin, tmp_path / "results", machine="m", quiet=True)
     assert (summary.ran, summary.failed, summary.unsupported) == (3, 0, 0)
     for file in (tmp_path / "results").rglob("*.json"):
-        record = Record.from_json(file.read_bytes())
+        record = Record.read(file)
         assert record.accuracy.metrics["i2t_r1"].n == 4
         assert record.provenance["weights"] == "fine-tuned"
         assert record.provenance["training"]["method"] == "crossget"

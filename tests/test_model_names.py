@@ -65,7 +65,7 @@ def test_weights_of_timm_from_a_file_run_to_a_record(
     }
     name = f"timm:{TIMM}@{file[form]}"
     assert call(monkeypatch, tmp_path / "results", name, "--task", "cost") == 0
-    records = [Record.from_json(f.read_bytes()) for f in (tmp_path / "results").rglob("*.json")]
+    records = [Record.read(f) for f in (tmp_path / "results").rglob("*.json")]
     assert {record.cell.label for record in records} == {"none", "tome r=2"}
     for record in records:
         assert (record.status, record.cell.model) == ("ok", name)
@@ -95,17 +95,6 @@ def test_a_file_that_does_not_serve_is_one_line(
     assert call(monkeypatch, tmp_path / "results", f"timm:{TIMM}@{weights}") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(message, lines[0])
-
-
-def test_a_broken_pickle_fails_its_cells_in_one_line(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pickle = weights.with_suffix(".pth")
-    pickle.write_bytes(b"no pickle" * 99)
-    assert call(monkeypatch, tmp_path / "results", f"timm:{TIMM}@{pickle}", "--task", "cost") == 1
-    for file in (tmp_path / "results").rglob("*.json"):
-        reason = str(Record.from_json(file.read_bytes()).reason)
-        assert "w.pth cannot be read (UnpicklingError" in reason and "\n" not in reason
 
 
 @pytest.mark.parametrize(
@@ -141,7 +130,8 @@ def test_kinds_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
         source = source_of(name)
         assert isinstance(source, HuggingFace) and source.folder == folder
-    (folder / "training.json").write_text(json.dumps({"model": "embedded:blip-vqa-emoji"}))
+    about = {"model": "embedded:blip-vqa-emoji", "method": "none", "budget": {}, "params": {}}
+    (folder / "training.json").write_text(json.dumps(about))
     for name in (str(folder), f"hf:{folder}", "~/vit-base-patch16-224"):
         assert source_of(name) == Tuned(name, folder, False)
         assert catalogue.type_of(name) == "blip"

@@ -61,28 +61,14 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     model = timm.create_model("vit_tiny_patch16_224", depth=1)
-    torch.save(model.state_dict(), tmp_path / "w.pth")
-    name = f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}"
+    save_file(model.state_dict(), tmp_path / "short.safetensors")
     with pytest.raises(BenchError, match="does not fit this model"):
-        catalogue.load(name)
+        catalogue.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'short.safetensors'}")
     whole = timm.create_model("vit_tiny_patch16_224")
     save_file(whole.state_dict(), tmp_path / "w.safetensors")
     loaded = catalogue.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}")
     assert loaded.provenance["weights"] == "path"
     assert torch.equal(loaded.model.state_dict()["cls_token"], whole.state_dict()["cls_token"])
-
-
-def test_pickles_that_run_code_are_refused(tmp_path: Path) -> None:
-    import pickle
-
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
-
-    torch.save({"state_dict": Evil()}, tmp_path / "w.pth", pickle_module=pickle)
-    with pytest.raises(BenchError, match="cannot be read"):
-        catalogue.load(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.pth'}")
-    assert not (tmp_path / "ran").exists()
 
 
 def test_random_weights_need_no_files_and_are_seeded(vit: Path) -> None:

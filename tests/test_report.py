@@ -744,7 +744,7 @@ def test_errors_are_one_line_and_name_the_fix(records: list[Record], tmp_path: P
         ([tmp_path / "empty"], "o", r"no records in .*run_bench\.py run"),
         ([], "o", r"no records in .*run_bench\.py run"),
         ([tmp_path / "absent"], "o", r"no results at .*run_bench\.py run"),
-        ([tmp_path / "bad.json"], "o", "not a readable record: name a results folder"),
+        ([tmp_path / "bad.json"], "o", r"bad.json:1: not valid JSON"),
         ([good], "file", "choose a writable --out"),
         ([good], "file/below", "choose a writable --out"),
     ):

@@ -58,7 +58,7 @@ def test_what_cannot_be_sent_is_one_clear_line(tmp_path: Path, name: str) -> Non
         submission.write(record(tmp_path, name, "x", {}), out)
     with pytest.raises(BenchError, match="no format that answers are sent in"):
         submission.write(record(tmp_path, "fashion-mnist", "x", said), out)
-    with pytest.raises(BenchError, match="is no record"):
+    with pytest.raises(BenchError, match="dev.json: not a complete record"):
         submission.write(tmp_path / "dev.json", out)
     with pytest.raises(BenchError, match="cannot read"):
         submission.write(tmp_path / "none.json", out)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.core.documents import yaml_value
 from bench.core.errors import BenchError
 
 Text = str | None
@@ -134,12 +135,7 @@ def _recipe(model: str | None, method: str, chosen: dict[str, Any]) -> Any:
 
 
 def _parameters(texts: list[str]) -> dict[str, Any]:
-    import yaml
-
     pairs = [text.partition("=") for text in texts]
-    try:
-        if all(equals for _, equals, _ in pairs):
-            return {key: yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError:
-        pass
+    if all(equals for _, equals, _ in pairs):
+        return {key: yaml_value(value, f"--param {key}") for key, _, value in pairs}
     raise BenchError(f"--param {' '.join(texts)}: wants KEY=VALUE, such as guided_matching=false")

@@ -42,14 +42,17 @@ class Learner(Reducer):
             return {}
         if not isinstance(tables, str | Path):
             return dict(tables)
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         if not Path(tables).is_file():
             raise BenchError(f"no file {tables}: {self.learns} must name a safetensors file")
         prefix = self.learns + "."
-        with safe_open(str(tables), "pt") as file:  # which may hold a model's weights as well
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        try:
+            with safe_open(str(tables), "pt") as file:  # which may hold a model's weights as well
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+                tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        except SafetensorError as error:
+            raise BenchError(f"{tables} is no safetensors file ({error}): get it again") from None
         if not tensors:
             raise BenchError(f"{tables} holds no tensor named {prefix}NAME")
         return tensors

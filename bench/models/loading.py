@@ -1,7 +1,7 @@
 """What every source of models shares: errors in one line, device, dtype, attention backend.
 
-Nothing here runs code from a download: weights are safetensors, or pickles read with
-`weights_only=True`, and `trust_remote_code` is never set.
+Nothing here runs code from a download or a folder: weights are safetensors alone, pickles are
+refused, and `trust_remote_code` is never set.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,13 +107,27 @@ def hub_answers() -> bool:
 
 
 @contextlib.contextmanager
-def fetching(name: str, hub: str, random_weights: bool) -> Iterator[None]:
-    """Turn what goes wrong while a model is fetched into one line that names the fix."""
+def fetching(
+    name: str, hub: str, random_weights: bool, folder: Path | None = None
+) -> Iterator[None]:
+    """Turn what goes wrong while a model is fetched into one line that names the fix.
+
+    Args:
+        name: as the user typed it.
+        hub: "timm" or "Hugging Face".
+        random_weights: whether the model is made from its shape alone.
+        folder: where it is on disk, if it is.
+    """
     try:
         yield
     except BenchError:
         raise
     except Exception as error:
+        if folder is not None:
+            raise BenchError(
+                f"{folder / 'config.json'} describes no model that can be made "
+                f"({first_line(error)}): write the folder anew with save_pretrained"
+            ) from error
         if random_weights:
             known = ", ".join(shapes())
             fix = f"without a hub these shapes are known: {known}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from safetensors.torch import load_file
@@ -64,19 +64,14 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file of safetensors, or in a pickle of nothing but tensors.
+    """Return the tensors in a file of safetensors.
 
     Raises:
         BenchError: it is missing or broken.
     """
     check_file(file)
     try:
-        if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("model", state.get("state_dict", state))
-        shapes(state)  # which only tensors have
-        return dict(state)
+        return dict(load_file(file))
     except Exception as error:
         raise BenchError(
             f"weights file {file} cannot be read ({first_line(error)}): get it again"
@@ -105,7 +100,12 @@ def from_pretrained(auto: Any, where: str | Path, **settings: Any) -> Any:
         BenchError: tensors are missing or of another shape.
     """
     model, report = auto.from_pretrained(
-        where, ignore_mismatched_sizes=True, output_loading_info=True, **settings
+        where,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **settings,
     )
     wanted = shapes(model.state_dict())
     missing = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
@@ -117,18 +117,27 @@ def from_pretrained(auto: Any, where: str | Path, **settings: Any) -> Any:
 
 @contextlib.contextmanager
 def checked(source: str) -> Iterator[None]:
-    """Check every state dict that a library loads while it builds a model.
+    """Check every state dict that a library loads while it builds a model; refuse pickles.
 
-    For timm, which builds and fills a model in one call, some loosely, and reports no gaps.
+    For timm, which builds and fills a model in one call, some loosely, and reports no gaps; where
+    the hub has no safetensors it would read a pickle.
     """
-    load = nn.Module.load_state_dict
+    load, unpickle = nn.Module.load_state_dict, torch.load
 
     def complete(model: nn.Module, state: Mapping[str, Any], strict: bool = True, **kw: Any) -> Any:
         check(source, shapes(model.state_dict()), shapes(state), surplus=not strict)
         return load(model, state, strict, **kw)
 
+    def refuse(*arguments: Any, **kw: Any) -> Never:
+        raise BenchError(
+            f"{source} is a pickle, which is never loaded: name one in safetensors, or a file of "
+            "your own, timm:NAME@FILE"
+        )
+
     setattr(nn.Module, "load_state_dict", complete)  # noqa: B010  # mypy lets no method be assigned
+    torch.load = refuse
     try:
         yield
     finally:
         setattr(nn.Module, "load_state_dict", load)  # noqa: B010
+        torch.load = unpickle

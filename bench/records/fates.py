@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from bench.core.documents import read_json
 from bench.core.errors import BenchError
 from bench.records.record import dump
 
@@ -107,8 +108,8 @@ def read(results: Sequence[Path]) -> list[Fates]:
     for root in results:
         for path in sorted(Path(root).rglob(f"{FOLDER}/*.json")):
             try:
-                fates.append(_adapter().validate_json(path.read_bytes()))
-            except ValueError as error:
+                fates.append(_adapter().validate_python(read_json(path)))
+            except (BenchError, ValidationError) as error:
                 raise BenchError(
                     f"{path} is not readable: delete it and make it anew with run_bench.py tokens"
                 ) from error

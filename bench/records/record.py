@@ -10,9 +10,13 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from bench.core.documents import parse_json, read_text
+from bench.core.errors import BenchError
 
 SCHEMA = 1
 BASELINE = "none"  # the unreduced model, by its name among methods
@@ -241,11 +245,23 @@ class Record:
         return dump(asdict(self))
 
     @staticmethod
-    def from_json(text: str | bytes) -> Record:
-        """Return the record in `text`; raises ValueError when it is no complete record."""
-        record: Record = _adapter().validate_json(text)
+    def read(path: Path) -> Record:
+        """Return the record in a file; raises BenchError where there is none that is complete."""
+        return Record.from_json(read_text(path), str(path))
+
+    @staticmethod
+    def from_json(text: str, source: str = "record") -> Record:
+        """Return the record in `text`; raises BenchError, which begins with `source`."""
+        value = parse_json(text, source)
+        try:
+            record: Record = _adapter().validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"'{where}': {first['msg'].lower()}" if where else "not a mapping"
+            raise BenchError(f"{source}: not a complete record ({reason})") from None
         if record.schema != SCHEMA:
-            raise ValueError(f"schema {record.schema}, this program reads schema {SCHEMA}")
+            raise BenchError(f"{source}: of schema {record.schema}, this program reads {SCHEMA}")
         return record
 
 

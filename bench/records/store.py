@@ -46,10 +46,8 @@ class Store:
 
     def get(self, cell: Cell, key: str, machine: str) -> Record | None:
         """Return the record with exactly this key, or None when there is none that can be read."""
-        with contextlib.suppress(OSError, ValueError):
-            record = Record.from_json(self.path(cell, key, machine).read_bytes())
-            return record if record.key == key else None
-        return None
+        record = _read(self.path(cell, key, machine))
+        return record if record is not None and record.key == key else None
 
     def has(self, key: str) -> bool:
         """Whether any machine's folder holds a finished record with this key."""
@@ -81,10 +79,9 @@ class Store:
             if path.name.startswith(".") or path.name == BUDGETS or path.parent.name == FOLDER:
                 continue
             try:
-                records.append(Record.from_json(path.read_bytes()))
-            except (OSError, ValueError) as error:
-                why = str(error).splitlines()[0] if str(error) else type(error).__name__
-                self.problems.append(f"{path}: not a complete record ({why}); skipped")
+                records.append(Record.read(path))
+            except BenchError as error:
+                self.problems.append(f"{error}; skipped")
         return records
 
     def check_writable(self) -> None:
@@ -144,8 +141,8 @@ def _locked(path: Path) -> Iterator[bool]:
 
 def _read(path: Path) -> Record | None:
     try:
-        return Record.from_json(path.read_bytes())
-    except (OSError, ValueError):
+        return Record.read(path)
+    except BenchError:
         return None
 
 

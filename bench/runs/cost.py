@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from bench import count_macs, reduced
 from bench.core import registry
+from bench.core.documents import yaml_value
 from bench.core.errors import BenchError, Unsupported, near_miss
 from bench.measure.generation import stage_macs
 from bench.models.loaded import Loaded, Multimodal
@@ -110,7 +110,7 @@ def arguments(
             hint = near_miss(key, known) if known else ": the methods take none"
             raise BenchError(f"--param {text}: give NAME=VALUE of a parameter{hint}")
         for name in takers:
-            chosen[name][key] = yaml.safe_load(value)
+            chosen[name][key] = yaml_value(value, f"--param {key}")
     return list(chosen.items())
 
 

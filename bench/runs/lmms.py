@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from bench.assets import embedded
+from bench.core.documents import yaml_value
 from bench.core.errors import BenchError, Unsupported
 from bench.core.registry import source_hash
 from bench.engine.reduce import reduced
@@ -118,7 +118,7 @@ class Bridge:
             AutoModelForImageTextToText, where, dtype=dtype, attn_implementation=backend
         )
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
-        self.processor: Any = AutoProcessor.from_pretrained(where)
+        self.processor: Any = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         words = self.processor.tokenizer
         words.padding_side = "left"
         words.pad_token = words.pad_token or words.eos_token
@@ -186,7 +186,7 @@ class Bridge:
 
 
 def _read(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in params.items()}
+    return {k: yaml_value(v, k) if isinstance(v, str) else v for k, v in params.items()}
 
 
 def _batches(requests: list[Any], size: int) -> Iterator[list[Any]]:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 from bench.core import Learner, registry
+from bench.core.documents import read_json
 from bench.core.errors import BenchError
 from bench.core.kinds import is_adaptive
 from bench.core.learner import needs_training
@@ -44,7 +47,7 @@ def within_budget(
     task = resources.tasks.get(cell.task)
     if task is not None and (cell.random_weights or not _adaptive(cell)):
         task = None  # counting needs shapes alone
-    known = json.loads(file.read_text()) if file and file.is_file() else {}
+    known = _known(file)
     key = _key(cell, profile, target, task, resources)
     if key not in known:
         known[key] = _solved(cell, profile, target, task, resources)
@@ -55,6 +58,29 @@ def within_budget(
         return cell, answer["refused"]
     params = answer["params"]
     return dataclasses.replace(cell, params=params, label=label(cell.method, params)), None
+
+
+def _known(file: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the answers in a file by key; one that is of no use is set aside, with a line."""
+    if file is None or not file.exists():
+        return {}
+    try:
+        known = read_json(file)
+        if not isinstance(known, dict) or not all(map(_is_answer, known.values())):
+            raise BenchError(f"{file}: not a file of solved budgets")
+        return known
+    except BenchError as error:
+        aside = file.with_name(f"{file.name}.unreadable-{time.time_ns()}")
+        with contextlib.suppress(FileNotFoundError):  # another runner was faster
+            file.rename(aside)
+        print(f"{error}; set aside as {aside.name}, budgets are solved anew", file=sys.stderr)
+        return {}
+
+
+def _is_answer(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("refused"), str) or isinstance(value.get("params"), dict)
 
 
 def _key(

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from bench.core.documents import YAML_BYTES, parse_yaml, read_text
 from bench.core.errors import BenchError, near_miss
 from bench.records.record import BASELINE, COST_ONLY, Cell, label
 
@@ -47,7 +48,7 @@ def _listed(value: Any) -> Any:
 class ModelEntry(BaseModel):
     """A model of a suite, with the tasks it is to be run on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str
     tasks: list[str] | None = None
     random_weights: bool | None = None
@@ -58,7 +59,7 @@ class ModelEntry(BaseModel):
 class MethodEntry(BaseModel):
     """A method of a suite; every other key is one of its parameters, swept where it is a list."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
     models: list[str] | None = None  # only on these models
 
@@ -82,7 +83,7 @@ Backend = Literal["sdpa", "eager"]
 class Suite(BaseModel):
     """A parsed suite. `None` leaves the choice to the hardware profile."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     name: str
     description: str = ""
     models: Annotated[list[Annotated[ModelEntry, BeforeValidator(_named)]], Field(min_length=1)]
@@ -147,12 +148,7 @@ class Document:
     def __init__(self, text: str, source: str) -> None:
         """Parse `text`; `source` is the file name that errors begin with."""
         self.source = source
-        try:
-            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.data = yaml.safe_load(text)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise BenchError(f"{source}:{line}: not valid YAML: {error.problem}") from error
+        self.data, self._root = parse_yaml(text, source)
         if not isinstance(self.data, dict):
             raise BenchError(f"{source}:1: a suite is a mapping with 'models' and 'methods'")
 
@@ -223,6 +219,6 @@ def load(name: str) -> tuple[Suite, Document]:
             )
     elif not path.is_file():
         raise BenchError(f"unknown suite '{name}'{near_miss(name, names())}")
-    document = Document(path.read_text(encoding="utf-8"), path.name)
+    document = Document(read_text(path, YAML_BYTES), path.name)
     document.data.setdefault("name", path.stem)
     return parse(document.data, document), document

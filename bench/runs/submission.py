@@ -29,12 +29,7 @@ def write(record_file: Path, out: Path) -> int:
     Raises:
         BenchError: no record, no answers in it, or a task of another version or without a format.
     """
-    try:
-        record = Record.from_json(record_file.read_bytes())
-    except OSError as error:
-        raise BenchError(f"cannot read {record_file} ({error.strerror}): name a record") from error
-    except ValueError as error:
-        raise BenchError(f"{record_file} is no record: name one JSON file of results/") from error
+    record = Record.read(record_file)
     if not record.accuracy.outcomes:
         raise BenchError(f"{record_file} has no answers: {record.accuracy.reason}")
     task = tasks.load(record.cell.task)

@@ -10,11 +10,11 @@ the captions not scored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from bench.core.documents import parse_json, read_text
 from bench.core.errors import BenchError, shown
 from bench.models.loaded import Captioner, Multimodal, Writer
 from bench.records.record import Metric
@@ -161,10 +161,8 @@ def nocaps(rest: str) -> Captioning:
     The CIDEr of each domain is the mean over its images; words weigh as in the whole set.
     """
     (file, root), options = files.places(rest, NOCAPS, (2,), KNOWN)
-    with files.reading(file, "NoCaps file", NOCAPS):
-        text = file.read_text(encoding="utf-8")
-        data = json.loads(text)
-    whole = document(data, file, "NoCaps file", NOCAPS)
+    text = read_text(file)
+    whole = document(parse_json(text, str(file)), file, "NoCaps file", NOCAPS)
     rows = [
         (row.identifier("id"), row.text("file_name"), row.text("domain", ""))
         for row in whole.rows("images", least=1)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +86,6 @@ def positive(value: str, option: str, form: str) -> int:
             "of at most 9 digits"
         )
     return int(value)
-
-
-@contextmanager
-def reading(file: Path, what: str, form: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one line that names the fix."""
-    try:
-        yield
-    except OSError as error:
-        raise BenchError(f"cannot read {file} ({error.strerror}): {form}") from error
-    except json.JSONDecodeError as error:
-        raise BenchError(f"{file} is not valid JSON ({error}), get it again: {form}") from error
-    except KeyError as error:
-        raise BenchError(f"{file} is no {what} (it has no {error}): {form}") from error
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise BenchError(f"{file} is no {what} ({error!r}): {form}") from error
-
-
-def lines_of(text: str) -> list[Any]:
-    """Return the values of a file with one JSON value a line."""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def first_there(candidates: Sequence[Path]) -> Path:

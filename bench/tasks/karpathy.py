@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.documents import parse_json, read_text
 from bench.core.errors import BenchError, near_miss, shown
 from bench.tasks import files
 from bench.tasks.base import hash_of
@@ -36,9 +36,8 @@ def read(where: str, form: str, split: str | None = None, default: str = TEST) -
     a list of `{"image", "caption": str or list}`; IMAGES is by default the file's folder.
     """
     file, root = files.beside(where, form)
-    with files.reading(file, WHAT, form):
-        text = file.read_text(encoding="utf-8")
-        data = json.loads(text)
+    text = read_text(file)
+    data = parse_json(text, str(file))
     if isinstance(data, dict):
         images = _split(data, default if split is None else split, file, form)
     elif split is None:

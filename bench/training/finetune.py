@@ -238,7 +238,10 @@ def _done(settings: Settings, recipe: Recipe, about: Mapping[str, Any]) -> dict[
     there = tuned.training(out)
     loop.check_same(there, about, out)
     print(f"{out} is done already; --no-resume trains it again", file=sys.stderr)
-    return dict(there["scores"])
+    scores = there.get("scores")
+    if not isinstance(scores, dict):
+        raise TrainingError(f"{out / TRAINING} has no 'scores': train it again with --no-resume")
+    return scores
 
 
 def _clear(out: Path, *names: str) -> None:

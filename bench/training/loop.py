@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,7 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bench.core.documents import parse_json, read_json
 from bench.core.errors import BenchError
 
 SAVE_SECONDS = 60.0
@@ -168,7 +170,7 @@ def _restore(processes: Any, about: Mapping[str, Any], out: Path) -> tuple[int, 
         return 0, 0.0
     folder = complete[-1]
     try:
-        there = json.loads((folder / ABOUT).read_text())
+        there = read_json(folder / ABOUT)
         check_same(there["about"], about, out)
         processes.load_state(str(folder))
         return int(there["step"]), float(there["loss"])
@@ -258,7 +260,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
 def _log(path: Path, step: int) -> Callable[..., None]:
     """Return what appends a JSON line to a log, in which lines after `step` are dropped first."""
     lines = path.read_text().splitlines() if path.exists() and step else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = [line for line in lines if _logged(line, path) <= step]
     path.write_text("".join(line + "\n" for line in kept))
 
     def write(**values: Any) -> None:
@@ -266,6 +268,14 @@ def _log(path: Path, step: int) -> Callable[..., None]:
             file.write(json.dumps(values) + "\n")
 
     return write
+
+
+def _logged(line: str, path: Path) -> float:
+    """Return the step of a log's line; infinity where a kill left half of it."""
+    try:
+        return int(parse_json(line, str(path))["step"])
+    except (BenchError, KeyError, TypeError, ValueError):
+        return math.inf
 
 
 def _step(

@@ -15,7 +15,7 @@ from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.models import huggingface
 from bench.models.catalogue import Source
-from bench.models.files import check_file, hash_files, read_json
+from bench.models.files import check_file, hash_files, read_mapping
 from bench.models.loaded import Classifier, Loaded
 from bench.models.loading import quiet
 from bench.models.sources.hf import HuggingFace
@@ -87,7 +87,7 @@ class Embedded(Source):
     def model_type(self) -> str:
         if self.name not in FOLDERS:
             return ""
-        return str(read_json(embedded.path(FOLDERS[self.name]) / "config.json")["model_type"])
+        return str(read_mapping(embedded.path(FOLDERS[self.name]) / "config.json")["model_type"])
 
     def learned(self) -> dict[str, Path]:
         folder = embedded.path("learned") / self.name.removeprefix("embedded:")

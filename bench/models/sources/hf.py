@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from bench.core.errors import BenchError, near_miss
 from bench.models import huggingface as hf
 from bench.models.catalogue import Source, listing
-from bench.models.files import folder_named, hash_files, read_json, weight_files
+from bench.models.files import check_settings, folder_named, hash_files, read_mapping, weight_files
 from bench.models.joint import ATTENTION, TYPES
 from bench.models.loading import fetching, hub_answers, quiet
 from bench.models.shapes import shape, shapes
@@ -55,7 +55,7 @@ class HuggingFace(Source):
 
     def check(self, random_weights: bool = False) -> None:
         if self.folder is not None:
-            read_json(self.folder / "config.json")
+            check_settings(self.folder)
             return
         if ":" in self.model or ("/" not in self.model and self.model == self.name):
             if shape(self.model) is None:
@@ -79,7 +79,7 @@ class HuggingFace(Source):
         local, where = self.folder is not None, str(self.folder or self.model)
         known = random_weights and shape(where) is not None
         on_disk = local or known or not hub_answers()
-        with quiet(), fetching(self.name, "Hugging Face", random_weights):
+        with quiet(), fetching(self.name, "Hugging Face", random_weights, self.folder):
             config = hf.configuration(where, on_disk, random_weights and not local)
             auto = hf.class_for(self.name, config)
             attention = ATTENTION if config.model_type in TYPES else "sdpa"
@@ -92,13 +92,11 @@ class HuggingFace(Source):
             else:
                 sha = self.fingerprint()
                 settings = {"dtype": "auto", **settings, "local_files_only": on_disk}
-                model = from_pretrained(
-                    auto, where, config=config, trust_remote_code=False, **settings
-                )
-        if random_weights:
-            return hf.describe(self.name, model, {"weights": "random"}, None)
-        weights = {"weights": "path" if local else f"hub:{self.model}", "sha256": sha}
-        return hf.describe(self.name, model, weights, where, on_disk)
+                model = from_pretrained(auto, where, config=config, **settings)
+            if random_weights:
+                return hf.describe(self.name, model, {"weights": "random"}, None)
+            weights = {"weights": "path" if local else f"hub:{self.model}", "sha256": sha}
+            return hf.describe(self.name, model, weights, where, on_disk)
 
     def fingerprint(self) -> str | None:
         return None if self.folder is None else hash_files(weight_files(self.folder))
@@ -111,7 +109,7 @@ class HuggingFace(Source):
             if known is not None:
                 return str(known["model_type"])
             file = _cached_config(self.model)
-        return str(read_json(file).get("model_type", "")) if file.is_file() else ""
+        return str(read_mapping(file).get("model_type", "")) if file.is_file() else ""
 
 
 def _cached_config(hub_id: str) -> Path:

@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.core.errors import BenchError, near_miss
 from bench.models.catalogue import Source
-from bench.models.files import folder_named, hash_files, read_json, weight_files
+from bench.models.files import folder_named, hash_files, read_mapping, weight_files
 from bench.models.loaded import Classifier, Encoder, Loaded
 from bench.models.loading import fetching, quiet
 from bench.models.tensors import checked, fill
@@ -83,33 +83,41 @@ class TimmFolder(Source):
         folder = folder_named(name)
         if folder is None or not (folder / "config.json").is_file():
             return None
-        return None if "model_type" in read_json(folder / "config.json") else cls(name, folder)
+        return None if "model_type" in read_mapping(folder / "config.json") else cls(name, folder)
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
         return {}  # the forms of Hugging Face's names have folders among them
 
+    def check(self, random_weights: bool = False) -> None:
+        import timm
+
+        file = self.folder / "config.json"
+        architecture = read_mapping(file).get("architecture")
+        if not isinstance(architecture, str) or not timm.is_model(architecture):
+            raise BenchError(f"{file} names no model of transformers or timm")
+
     def build(self, random_weights: bool, seed: int) -> Loaded:
         import timm
 
-        config = read_json(self.folder / "config.json")
-        architecture = config.get("architecture")
-        if not isinstance(architecture, str) or not timm.is_model(architecture):
-            raise BenchError(f"{self.folder}/config.json names no model of transformers or timm")
+        config = read_mapping(self.folder / "config.json")
         torch.manual_seed(seed)
-        classes = config.get("num_classes", 1000)
-        model = timm.create_model(
-            architecture, pretrained=False, num_classes=classes, **config.get("model_args", {})
-        )
-        if not random_weights:
-            fill(model, weight_files(self.folder)[-1])
-        size = (config.get("pretrained_cfg") or {}).get("input_size") or (
-            model.patch_embed.proj.in_channels,
-            *model.patch_embed.img_size,
-        )
-        sha = None if random_weights else self.fingerprint()
-        weights = {"weights": "random" if random_weights else "path", "sha256": sha}
-        return describe(self.name, model, weights, input_size=tuple(size))
+        with fetching(self.name, "timm", random_weights, self.folder):
+            model = timm.create_model(
+                config["architecture"],
+                pretrained=False,
+                num_classes=config.get("num_classes", 1000),
+                **config.get("model_args", {}),
+            )
+            size = (config.get("pretrained_cfg") or {}).get("input_size") or (
+                model.patch_embed.proj.in_channels,
+                *model.patch_embed.img_size,
+            )
+            if not random_weights:
+                fill(model, weight_files(self.folder)[-1])
+            sha = None if random_weights else self.fingerprint()
+            weights = {"weights": "random" if random_weights else "path", "sha256": sha}
+            return describe(self.name, model, weights, input_size=tuple(size))
 
     def fingerprint(self) -> str | None:
         return hash_files(weight_files(self.folder))

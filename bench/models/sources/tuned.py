@@ -19,7 +19,7 @@ from bench.core import Learner, registry
 from bench.core.errors import BenchError, near_miss
 from bench.models import adapters, learning, tensors
 from bench.models.catalogue import Source, load, source_of
-from bench.models.files import check_file, folder_named, hash_files, read_json
+from bench.models.files import check_file, folder_named, hash_files, read_mapping
 from bench.records.record import label
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bench.models.loaded import Loaded
 
 TRAINING = "training.json"  # which the folder of a fine-tuned model holds
+KINDS = {"model": str, "method": str, "budget": dict, "params": dict, "rank": int}
 ADAPTER, WEIGHTS = "adapter.safetensors", "model.safetensors"
 
 
@@ -46,7 +47,7 @@ class Tuned(Source):
         if at and base.startswith("embedded:"):
             return cls(name, shipped() / folder_name, True)
         folder = folder_named(name)
-        if folder is None or not (folder / TRAINING).is_file():
+        if folder is None or not (folder / TRAINING).exists():
             return None
         return cls(name, folder, False)
 
@@ -62,6 +63,14 @@ class Tuned(Source):
     def check(self, random_weights: bool = False) -> None:
         if self.ships and self.name not in self.listing():
             raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
+        folders: list[Path] = []
+        source: Source = self
+        while isinstance(source, Tuned):
+            folder = source.folder.resolve()
+            if folder in folders:
+                raise BenchError(f"{source.folder / TRAINING} names a model that began as itself")
+            folders.append(folder)
+            source = source_of(training(folder)["model"])
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
         about = training(self.folder)
@@ -72,7 +81,7 @@ class Tuned(Source):
         for file in self._weights():
             if file.name == ADAPTER:
                 factors = tensors.read(file)
-                wanted = adapters.shapes(base.model, int(about.get("rank") or 0))
+                wanted = adapters.shapes(base.model, about["rank"])
                 tensors.check(f"weights file {file}", wanted, tensors.shapes(factors))
                 adapters.fold(base.model, factors)
             else:
@@ -143,9 +152,12 @@ def shipped() -> Path:
 
 def training(folder: Path) -> dict[str, Any]:
     """Return what a folder says of its training."""
-    about = read_json(folder / TRAINING)
-    if not isinstance(about.get("model"), str):
-        raise BenchError(f"{folder / TRAINING} names no model: it is not of `train --method`")
+    about = {"rank": 0, **read_mapping(folder / TRAINING)}
+    for key, kind in KINDS.items():
+        if not isinstance(about.get(key), kind):
+            raise BenchError(
+                f"{folder / TRAINING}: '{key}' is no {kind.__name__}: it is not of `train --method`"
+            )
     return about
 
 

@@ -36,7 +36,7 @@ def read(results: Sequence[Path]) -> tuple[list[Record], list[str]]:
                 "or name an existing results folder"
             )
         if root.is_file():
-            records.append(_single(root))
+            records.append(Record.read(root))
             continue
         store = Store(root)
         records += store.read_all()
@@ -49,15 +49,6 @@ def read(results: Sequence[Path]) -> tuple[list[Record], list[str]]:
         )
     records.sort(key=lambda record: (record.created, record.key, record.cell.suite))
     return records, sorted(notes)
-
-
-def _single(file: Path) -> Record:
-    try:
-        return Record.from_json(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BenchError(
-            f"{file} is not a readable record: name a results folder or a record's JSON file"
-        ) from error
 
 
 def machine(record: Record) -> str:
