@@ -31,10 +31,10 @@ def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
         if key not in known or not equals:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise BenchError(
-                f"unknown option '{shown(part)}' in {form}: {takes}{near_miss(key, list(known))}"
+            takes = (
+                f"it takes {', '.join(known)}{near_miss(key, known)}" if known else "it takes none"
             )
+            raise BenchError(f"unknown option '{shown(part)}' in {form}: {takes}")
         if key in values:
             raise BenchError(f"option {key} in {form} is there twice: keep one")
         if len(value) > LONGEST_OPTION or not value.replace("\n", "").isprintable():
