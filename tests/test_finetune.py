@@ -642,7 +642,7 @@ def odd(clip: Path, data: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     shutil.copytree(clip, root / "blind", ignore=shutil.ignore_patterns("preprocessor*"))
     squares = Path(data.removeprefix("karpathy:"))
     shutil.copytree(squares.parent, root / "cut")
-    for file in (root / "cut").glob("*.png"):
+    for file in sorted((root / "cut").glob("*.png"))[1:]:
         file.write_bytes(file.read_bytes()[:-200])
     rows = json.loads(squares.read_text())["images"]
     silent = {"images": [{**row, "sentences": []} for row in rows]}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from fakes import picture
+from fakes import Answering, picture
 
 from bench import tasks
 from bench.cli import app
 from bench.core.errors import BenchError
 from bench.records.record import Accuracy, Cell, Cost, Metric, Record
+from bench.runs import cell as cells
 from bench.runs import submission
 
 
@@ -47,6 +49,24 @@ def test_a_records_answers_are_written(
     assert not ended.value.code and (tmp_path / "cli.csv").is_file()
     with pytest.raises(BenchError, match="cannot write"):
         submission.write(made, tmp_path / "out.csv" / "out.csv")
+
+
+def test_answers_that_only_a_server_scores(tmp_path: Path) -> None:
+    rows = [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "gone.png"}]
+    (tmp_path / "test.json").write_text(json.dumps({"images": rows}))
+    picture(tmp_path / "a.png")
+    task = tasks.load(f"nocaps:{tmp_path}/test.json:{tmp_path}?tokens=plain")
+    opened = SimpleNamespace(loaded=Answering("captioner", lambda *_: "a picture of a cat"))
+    cell = Cell("s", "m", task.name, "none", {}, "none", "cpu")
+    scored = cells.accuracy(cell, opened, task, lambda _: None)  # type: ignore[arg-type]
+    assert scored.primary is None and scored.metrics == {}
+    assert scored.reason and "not public" in scored.reason and "gone.png" in scored.reason
+    made = record(tmp_path, task.name, task.version, scored.outcomes)
+    submission.write(made, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == [
+        {"image_id": 7, "caption": "a cat"},
+        {"image_id": 8, "caption": ""},
+    ]
 
 
 def test_what_cannot_be_sent_is_one_clear_line(tmp_path: Path, name: str) -> None:

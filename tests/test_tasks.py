@@ -111,6 +111,13 @@ def test_retrieval_with_several_captions(data: Path, clip: Loaded) -> None:
     assert max(limited.outcomes["rank_i2t"]) < 8 and max(limited.outcomes["rank_t2i"]) < 4
 
 
+def test_another_split_is_named_by_an_option(data: Path) -> None:
+    name = f"karpathy:{data / 'dataset.json'}:{data / 'images'}"
+    train, test = tasks.load(name + "?split=train"), tasks.load(name)
+    assert (len(train), len(test)) == (5, 15) and train.version != test.version
+    assert len(tasks.load(name + "?split=test")) == 15
+
+
 def test_retrieval_agrees_with_a_plain_loop(data: Path, clip: Loaded) -> None:
     task = tasks.load(f"karpathy:{data / 'dataset.json'}:{data / 'images'}")
     scored = task.evaluate(clip)

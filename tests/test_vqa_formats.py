@@ -159,6 +159,28 @@ def test_the_line_for_short_answers_is_part_of_the_version(
     assert tasks.load(name).version != before
 
 
+def test_a_split_without_public_answers_is_answered_and_sent(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "test2015" / "COCO_test2015_000000000001.jpg")
+    asked = [{"question_id": 5 + i, "image_id": 1 + i, "question": "What?"} for i in range(2)]
+    data = {"data_subtype": "test-dev2015", "questions": asked}
+    (tmp_path / "q.json").write_text(json.dumps(data))
+    task = tasks.load(f"vqav2:{tmp_path}/q.json:{tmp_path}/images")
+    scored = task.evaluate(Answering("multimodal", say))  # type: ignore[arg-type]
+    assert scored.metrics == {} and scored.primary is None
+    assert scored.failed == ["COCO_test2015_000000000002.jpg"]
+    assert json.loads(task.submission(scored.outcomes)) == [  # type: ignore[attr-defined]
+        {"question_id": 5, "answer": "the cat"},
+        {"question_id": 6, "answer": ""},
+    ]
+
+
+def test_a_picture_of_pope_that_does_not_decode_is_no_yes(tmp_path: Path) -> None:
+    scored = tasks.load(pope(tmp_path)).evaluate(Answering("multimodal", lambda *_: ""))  # type: ignore[arg-type]
+    # An empty answer is a yes: two of the three yes are hit, the third has no picture.
+    assert scored.outcomes["correct"] == [1, 0, 0, 1, 1, 0]
+    assert scored.metrics["yes_ratio"].value == pytest.approx(500 / 6)
+
+
 POPE = [
     ("Is there a dog in the image?", "yes", "Yes."),  # hit
     ("Is there a cat in the image?", "no", "Yes, there is a cat."),  # false alarm

@@ -161,10 +161,8 @@ def nocaps(rest: str) -> Captioning:
     The CIDEr of each domain is the mean over its images; words weigh as in the whole set.
     """
     (file, root), options = files.places(rest, NOCAPS, (2,), KNOWN)
-    with files.reading(file, "NoCaps file", NOCAPS):
-        text = read_text(file)
-        data = parse_json(text, str(file))
-    whole = document(data, file, "NoCaps file", NOCAPS)
+    text = read_text(file)
+    whole = document(parse_json(text, str(file)), file, "NoCaps file", NOCAPS)
     rows = [
         (row.identifier("id"), row.text("file_name"), row.text("domain", ""))
         for row in whole.rows("images", least=1)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,10 @@ def options(rest: str, form: str, known: Sequence[str] = ()) -> tuple[str, dict[
     for part in filter(None, query.split("&")):
         key, equals, value = part.partition("=")
         if key not in known or not equals:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise BenchError(
-                f"unknown option '{shown(part)}' in {form}: {takes}{near_miss(key, list(known))}"
+            takes = (
+                f"it takes {', '.join(known)}{near_miss(key, known)}" if known else "it takes none"
             )
+            raise BenchError(f"unknown option '{shown(part)}' in {form}: {takes}")
         if key in values:
             raise BenchError(f"option {key} in {form} is there twice: keep one")
         if len(value) > LONGEST_OPTION or not value.replace("\n", "").isprintable():
@@ -87,19 +86,6 @@ def positive(value: str, option: str, form: str) -> int:
             "of at most 9 digits"
         )
     return int(value)
-
-
-@contextmanager
-def reading(file: Path, what: str, form: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one line that names the fix."""
-    try:
-        yield
-    except BenchError as error:
-        raise BenchError(f"{error}: {form}") from error
-    except KeyError as error:
-        raise BenchError(f"{file} is no {what} (it has no {error}): {form}") from error
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise BenchError(f"{file} is no {what} ({error!r}): {form}") from error
 
 
 def first_there(candidates: Sequence[Path]) -> Path:

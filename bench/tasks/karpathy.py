@@ -36,9 +36,8 @@ def read(where: str, form: str, split: str | None = None, default: str = TEST) -
     a list of `{"image", "caption": str or list}`; IMAGES is by default the file's folder.
     """
     file, root = files.beside(where, form)
-    with files.reading(file, WHAT, form):
-        text = read_text(file)
-        data = parse_json(text, str(file))
+    text = read_text(file)
+    data = parse_json(text, str(file))
     if isinstance(data, dict):
         images = _split(data, default if split is None else split, file, form)
     elif split is None:

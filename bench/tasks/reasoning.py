@@ -116,10 +116,9 @@ def nlvr2(rest: str) -> Reasoning:
     """Return NLVR2 from one of its files, a JSON value a line, and the folder of its images."""
     (file, root), _ = files.places(rest, NLVR2, (2,))
     paths: dict[Path, int] = {}
-    with files.reading(file, "NLVR2 file", NLVR2):
-        text = read_text(file)
-        data = parse_json_lines(text, str(file))
-    statements = [_statement(row, root, paths) for row in listed(data, file, "NLVR2 file", NLVR2)]
+    text = read_text(file)
+    rows = listed(parse_json_lines(text, str(file)), file, "NLVR2 file", NLVR2)
+    statements = [_statement(row, root, paths) for row in rows]
     pictures = files.pictures(list(paths), root, NLVR2)
     return Reasoning(f"nlvr2:{rest}", hash_of(text), pictures, statements)
 

@@ -50,9 +50,8 @@ class NumberedQuestions(QuestionAnswering):
 def vqav2(rest: str) -> NumberedQuestions:
     """Return VQAv2 from its questions file, its annotations file and the folder of images."""
     (asked_file, *answers_files, root), _ = files.places(rest, VQAV2, (2, 3))
-    with files.reading(asked_file, "VQAv2 questions file", VQAV2):
-        text = read_text(asked_file)
-        data = parse_json(text, str(asked_file))
+    text = read_text(asked_file)
+    data = parse_json(text, str(asked_file))
     whole = document(data, asked_file, "VQAv2 questions file", VQAV2)
     rows = [
         (row.number("question_id"), row.number("image_id"), row.text("question"))
@@ -81,10 +80,8 @@ def vqav2(rest: str) -> NumberedQuestions:
 
 def _people(file: Path) -> tuple[dict[int, tuple[tuple[str, ...], str]], str]:
     """What ten people said to each question, what kind of answer it has, and the file's text."""
-    with files.reading(file, "VQAv2 annotations file", VQAV2):
-        text = read_text(file)
-        data = parse_json(text, str(file))
-    root = document(data, file, "VQAv2 annotations file", VQAV2)
+    text = read_text(file)
+    root = document(parse_json(text, str(file)), file, "VQAv2 annotations file", VQAV2)
     people = {
         row.number("question_id"): (
             tuple(one.text("answer") for one in row.rows("answers", least=1)),
@@ -136,10 +133,8 @@ def yes_or_no_is_right(answer: str, right: Sequence[str]) -> float:
 def pope(rest: str) -> YesNo:
     """Return POPE from one of its files, a JSON value a line, and the folder of COCO's images."""
     (file, root), _ = files.places(rest, POPE, (2,))
-    with files.reading(file, "POPE file", POPE):
-        text = read_text(file)
-        data = parse_json_lines(text, str(file))
-    rows = listed(data, file, "POPE file", POPE)
+    text = read_text(file)
+    rows = listed(parse_json_lines(text, str(file)), file, "POPE file", POPE)
     asked = [(row.text("image"), row.text("text"), row.text("label")) for row in rows]
     ids = [row.number("question_id", i) for i, row in enumerate(rows, 1)]
     for row, (_, _, label) in zip(rows, asked, strict=True):

@@ -104,9 +104,7 @@ def _read(root: Path, options: Mapping[str, str]) -> Labelled:
 def _coop(file: Path) -> Labelled:
     """Read `{"train": [[path, label, name], ...], "val": ..., "test": ...}`."""
     data_set = file.stem.removeprefix("split_zhou_")
-    with files.reading(file, "split of CoOp's", FORM):
-        splits = read_json(file)
-    whole = document(splits, file, "split of CoOp's", FORM)
+    whole = document(read_json(file), file, "split of CoOp's", FORM)
     every = [row for split in ("train", "val", "test") for row in whole.rows(split, [])]
     test = [(row.text(0), row.number(1)) for row in whole.rows("test")]
     names = {row.number(1): row.text(2) for row in every}
@@ -122,9 +120,8 @@ def _coop(file: Path) -> Labelled:
 
 def _aircraft(root: Path) -> Labelled:
     """Read FGVC Aircraft's own lists: a variant a line, an image and its variant a line."""
-    with files.reading(root / AIRCRAFT, "list of FGVC Aircraft's", FORM):
-        classes = [line.strip() for line in _lines(root / "variants.txt")]
-        rows = [_pair(line, root / AIRCRAFT, "IMAGE VARIANT") for line in _lines(root / AIRCRAFT)]
+    classes = [line.strip() for line in _lines(root / "variants.txt")]
+    rows = [_pair(line, root / AIRCRAFT, "IMAGE VARIANT") for line in _lines(root / AIRCRAFT)]
     numbers = {name: i for i, name in enumerate(classes)}
     for number, name in rows:
         if name not in numbers:
@@ -146,8 +143,7 @@ def _folders(root: Path, names_file: Path | None) -> Labelled:
             f"or {root}/CLASS/x.png"
         )
     if names_file is not None:
-        with files.reading(names_file, "list of class names (FOLDER name)", FORM):
-            names = dict(_pair(line, names_file, "FOLDER name") for line in _lines(names_file))
+        names = dict(_pair(line, names_file, "FOLDER name") for line in _lines(names_file))
         if unnamed := [name for name in classes if name not in names]:
             raise BenchError(f"{shown(names_file)} names no folder '{shown(unnamed[0])}': {FORM}")
         classes = [names[name] for name in classes]
