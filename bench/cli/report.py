@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import DEFAULT_SUITE
 from bench.core.errors import BenchError
+from bench.core.numbers import whole
 from bench.report import MOST_FIGURES
 
 
@@ -17,6 +18,9 @@ def report(
         list[Path] | None, typer.Argument(help="Folders of records; default: those of --suite.")
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose records to report.")] = DEFAULT_SUITE,
+    root: Annotated[
+        Path, typer.Option("--results", help="Folder of the records, as in `run`.")
+    ] = Path("results"),
     out: Annotated[
         Path | None, typer.Option(help="Folder to write into; default reports/SUITE.")
     ] = None,
@@ -53,13 +57,15 @@ def report(
     from bench.report import DEFAULT_FORMATS, build
 
     if not results:
-        results = _recorded(suite)
-    if figures != "all" and not figures.isdigit():
-        raise BenchError(f"--figures {figures} is neither a number nor 'all'")
+        results = _recorded(suite, root)
+    try:
+        most = None if figures == "all" else whole(figures)
+    except BenchError as error:
+        raise BenchError(f"--figures: {error}: give one, or 'all'") from None
     path = build(
         results,
         out or Path("reports") / suite,
-        figures=None if figures == "all" else int(figures),
+        figures=most,
         baseline=baseline,
         methods=_words(methods),
         profiles=_words(profile),
@@ -95,22 +101,22 @@ def tokens(
         list[Path] | None, typer.Argument(help="Suites' folders; default: those of --suite.")
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose recorded cells to show.")] = DEFAULT_SUITE,
-    samples: Annotated[int, typer.Option(min=1, help="Images of each task.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Images of each task.")] = 4,
 ) -> None:
     """Note which patches of sample images each recorded cell keeps, merges and drops.
 
     The report then shows them: run_bench.py report.
     """
     if not results:
-        results = _recorded(suite)
+        results = _recorded(suite, Path("results"))
     from bench.runs import tokens as fates
 
     for path in fates.main(results, samples):
         print(path)
 
 
-def _recorded(suite: str) -> list[Path]:
-    folders = sorted(Path("results").glob(f"*/{suite}"))
+def _recorded(suite: str, root: Path) -> list[Path]:
+    folders = sorted(root.glob(f"*/{suite}"))
     if not folders:
-        raise BenchError(f"no records in results/*/{suite}: run_bench.py run --suite {suite}")
+        raise BenchError(f"no records in {root}/*/{suite}: run_bench.py run --suite {suite}")
     return folders

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from bench.core.errors import BenchError
+from bench.core.names import check_name
+from bench.core.numbers import LARGEST
 
 Text = str | None
 
@@ -46,13 +48,15 @@ def train(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data [1].")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images a step, of all processes together [32].")
+        int | None,
+        typer.Option(min=1, max=1 << 20, help="Images a step, of all processes together [32]."),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of AdamW [0.0003].")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Train adapters of this rank; default all weights.")
+        int | None,
+        typer.Option(min=0, max=1 << 16, help="Train adapters of this rank; default all weights."),
     ] = None,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Train what the method learns, alone.")
@@ -60,13 +64,15 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write into; default in runs/.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of new weights, batches and augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="Of new weights, batches and augmentation.")
+    ] = 0,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew in the same folder.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda; bfloat16 autocast on both.")] = "cpu",
     data_dir: Annotated[Path | None, typer.Option(help="Cache of the raw data.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads.")] = None,
 ) -> None:
     """Fine-tune a model with token reduction on; stopped or killed, the same command goes on.
 
@@ -103,6 +109,8 @@ def train(
             f"{' '.join(names) or f'train {model}'} needs --method NAME, or 'none' "
             "(from scratch: python -m recipes NAME)"
         )
+    if data is not None:
+        check_name("--data", data)
     from bench.runs.options import NATURAL_TASK
     from bench.training.finetune import finetune
     from bench.training.loop import Settings

@@ -89,11 +89,14 @@ class Store:
 
     def check_writable(self) -> None:
         """Raise BenchError when records cannot be written here; leaves nothing behind."""
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         probe = self.root / f".write-test.{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_text("")
             probe.unlink()
+            for folder in made:
+                folder.rmdir()
         except OSError as error:
             raise BenchError(
                 f"cannot write to the results folder {self.root} ({error.strerror}): "
