@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.core.errors import BenchError
+from bench.core.names import LONGEST_FOLDER
 from bench.core.registry import methods
 from bench.records.files import write_atomic
 
@@ -33,7 +34,7 @@ def create(name: str, root: Path = ROOT) -> list[Path]:
             'another package join by the entry-point group "crossget_bench.methods"'
         )
     module = name.replace("-", "_")
-    if not NAME.fullmatch(name) or keyword.iskeyword(module):
+    if not NAME.fullmatch(name) or keyword.iskeyword(module) or len(name) > LONGEST_FOLDER:
         raise BenchError(
             f"'{name}' cannot name a method: lower case letters and digits, a letter first, words "
             "joined by single hyphens, and no word of Python, such as 'my-method'"

@@ -12,7 +12,7 @@ import typer
 
 from bench.cli import develop, look_up, report, run, train
 from bench.cli.options import DEFAULT_SUITE, INTERRUPTED
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -92,5 +92,5 @@ def outcome(commands: typer.Typer, name: str) -> int:
 
 
 def _mistake(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return 2

@@ -67,7 +67,8 @@ def cost(
         list[str] | None, typer.Option(help="A parameter of a method's own: dominant=54.")
     ] = None,
     words: Annotated[
-        int | None, typer.Option(min=0, help="Tokens of the prompt beside the image's [36].")
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="Tokens of the prompt beside the image's [36]."),
     ] = None,
     json: Json = False,
 ) -> None:

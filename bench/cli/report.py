@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.options import DEFAULT_SUITE, path, path_text
 from bench.core.errors import BenchError
+from bench.core.numbers import whole
 from bench.report import DEFAULT_FORMATS, MOST_FIGURES, build
 
 
@@ -18,6 +19,9 @@ def report(
         typer.Argument(parser=path, help="Folders of records; default: those of --suite."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose records to report.")] = DEFAULT_SUITE,
+    root: Annotated[
+        Path, typer.Option("--results", parser=path, help="Folder of the records, as in `run`.")
+    ] = Path("results"),
     out: Annotated[
         Path | None, typer.Option(parser=path, help="Folder to write into; default reports/SUITE.")
     ] = None,
@@ -52,13 +56,15 @@ def report(
       run_bench.py report --methods tome --figures all
     """
     if not results:
-        results = _recorded(suite)
-    if figures != "all" and not figures.isdigit():
-        raise BenchError(f"--figures {figures} is neither a number nor 'all'")
+        results = _recorded(suite, root)
+    try:
+        most = None if figures == "all" else whole(figures)
+    except BenchError as error:
+        raise BenchError(f"--figures: {error}: give one, or 'all'") from None
     file = build(
         results,
         out or Path("reports") / _folder(suite),
-        figures=None if figures == "all" else int(figures),
+        figures=most,
         baseline=baseline,
         methods=_words(methods),
         profiles=_words(profile),
@@ -98,26 +104,26 @@ def tokens(
         typer.Argument(parser=path, help="Suites' folders; default: those of --suite."),
     ] = None,
     suite: Annotated[str, typer.Option(help="Whose recorded cells to show.")] = DEFAULT_SUITE,
-    samples: Annotated[int, typer.Option(min=1, help="Images of each task.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, max=10_000, help="Images of each task.")] = 4,
 ) -> None:
     """Note which patches of sample images each recorded cell keeps, merges and drops.
 
     The report then shows them: run_bench.py report.
     """
     if not results:
-        results = _recorded(suite)
+        results = _recorded(suite, Path("results"))
     from bench.runs import tokens as fates
 
     for file in fates.main(results, samples):
         print(file)
 
 
-def _recorded(suite: str) -> list[Path]:
+def _recorded(suite: str, root: Path) -> list[Path]:
     name = _folder(suite)
-    folders = sorted(folder for folder in Path("results").glob(f"*/{name}") if folder.is_dir())
+    folders = sorted(folder for folder in root.glob(f"*/{name}") if folder.is_dir())
     if not folders:
         raise BenchError(
-            f"no records in results/*/{name[:80]}: run_bench.py run --suite {suite[:80]}"
+            f"no records in {root}/*/{name[:80]}: run_bench.py run --suite {suite[:80]}"
         )
     return folders
 

@@ -14,6 +14,8 @@ import typer
 from bench.cli.options import path
 from bench.core.documents import yaml_value
 from bench.core.errors import BenchError
+from bench.core.names import check_name
+from bench.core.numbers import LARGEST
 
 Text = str | None
 
@@ -48,13 +50,15 @@ def train(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data [1].")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images a step, of all processes together [32].")
+        int | None,
+        typer.Option(min=1, max=1 << 20, help="Images a step, of all processes together [32]."),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of AdamW [0.0003].")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Train adapters of this rank; default all weights.")
+        int | None,
+        typer.Option(min=0, max=1 << 16, help="Train adapters of this rank; default all weights."),
     ] = None,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Train what the method learns, alone.")
@@ -62,7 +66,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(parser=path, help="Folder to write into; default in runs/.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of new weights, batches and augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="Of new weights, batches and augmentation.")
+    ] = 0,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew in the same folder.")
     ] = False,
@@ -70,7 +76,7 @@ def train(
     data_dir: Annotated[
         Path | None, typer.Option(parser=path, help="Cache of the raw data.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=4096, help="CPU threads.")] = None,
 ) -> None:
     """Fine-tune a model with token reduction on; stopped or killed, the same command goes on.
 
@@ -107,6 +113,8 @@ def train(
             f"{' '.join(names) or f'train {model}'} needs --method NAME, or 'none' "
             "(from scratch: python -m recipes NAME)"
         )
+    if data is not None:
+        check_name("--data", data)
     from bench.runs.options import NATURAL_TASK
     from bench.training.finetune import finetune
     from bench.training.loop import Settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
@@ -44,7 +45,7 @@ class Learner(Reducer):
             return dict(tables)
         from safetensors import SafetensorError, safe_open
 
-        if not Path(tables).is_file():
+        if not os.path.isfile(tables):
             raise BenchError(f"no file {tables}: {self.learns} must name a safetensors file")
         prefix = self.learns + "."
         try:

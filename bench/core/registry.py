@@ -87,7 +87,7 @@ def method(name: str) -> type[Reducer]:
     Raises:
         BenchError: no such method; the message names the near misses.
     """
-    check_known("unknown method", name, methods())
+    check_known("unknown method", name, methods(), "list methods")
     return methods()[name]
 
 

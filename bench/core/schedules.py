@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,12 +49,28 @@ class PerLayer:
 
 
 def blocks_of(layers: Sequence[float], depth: int) -> tuple[int, ...]:
-    """Block numbers; a fraction between 0 and 1 is a share of the depth, -1 is the last block."""
-    return tuple(int(i * depth) if 0 < i < 1 else int(i) + depth * (i < 0) for i in layers)
+    """Block numbers; a fraction between 0 and 1 is a share of the depth, -1 is the last block.
+
+    Raises:
+        BenchError: a block that a model of this depth has not.
+    """
+    blocks = tuple(int(i * depth) if 0 < i < 1 else int(i) + depth * (i < 0) for i in layers)
+    if any(not 0 <= i < depth for i in blocks):
+        outside = [i for i, block in zip(layers, blocks, strict=True) if not 0 <= block < depth]
+        raise BenchError(f"layers {outside} are outside this model's blocks 0 to {depth - 1}")
+    return blocks
 
 
-def _blocks(layers: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(i) if 0 < i < 1 else int(i) for i in layers)
+def _blocks(layers: Any) -> tuple[float, ...]:
+    numbers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
+    whole = all(_is_number(i) and (0 < i < 1 or i % 1 == 0) for i in numbers)
+    if not whole or not numbers or len(set(numbers)) < len(numbers):
+        raise BenchError(f"layers must list block numbers, or shares of the depth, not {layers!r}")
+    return tuple(float(i) if 0 < i < 1 else int(i) for i in numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -81,17 +97,15 @@ class KeepRate:
     def at(self, layer: int, depth: int) -> tuple[float | None, int]:
         """The keep rate of this layer (None: no reduction) and its position in the list."""
         layers = default_layers(depth) if self.layers is None else blocks_of(self.layers, depth)
-        outside = [i for i in layers if not 0 <= i < depth]
-        if outside:
-            raise BenchError(f"layers {outside} are outside this model's blocks 0 to {depth - 1}")
+        rate = self.rate
+        if isinstance(rate, tuple) and len(rate) != len(layers):
+            raise BenchError(
+                f"keep_rate has {len(rate)} entries for {len(layers)} layers {[*layers]}"
+            )
         if layer not in layers:
             return None, -1
         i = layers.index(layer)
-        if isinstance(self.rate, tuple):
-            if len(self.rate) != len(layers):
-                raise BenchError(f"{len(self.rate)} keep rates for {len(layers)} layers {layers}")
-            return self.rate[i], i
-        return self.rate, i
+        return rate[i] if isinstance(rate, tuple) else rate, i
 
 
 @dataclass(frozen=True)
@@ -113,15 +127,55 @@ class KeepOfInitial(KeepRate):
 
 
 def as_schedule(
-    method: Reducer, r: Any = None, keep_rate: Any = None, layers: Any = None, fixed: int = 0
+    method: Reducer,
+    r: Any = None,
+    keep_rate: Any = None,
+    layers: Any = None,
+    *,
+    depth: int = 0,
+    fixed: int = 0,
 ) -> Schedule:
     """The schedule that `r` or `keep_rate` (with `layers`) names.
 
-    `fixed` is how many tokens the tower never removes.
+    Args:
+        method: whose schedule it is.
+        r: tokens to remove, an int or one a layer, or a schedule.
+        keep_rate: the share to keep, or one at each of `layers`.
+        layers: where; None is the usual.
+        depth: blocks of the tower; 0 where it is unknown.
+        fixed: how many tokens the tower never removes.
 
     Raises:
-        BenchError: both or neither are given, a value is out of range, or `layers` lacks a rate.
+        BenchError: both or neither are given, a value is out of range, or it is not for `depth`.
     """
+    schedule = _schedule(method, r, keep_rate, layers, fixed)
+    if depth and not callable(r):
+        schedule(0, depth, 1, 1)
+    return schedule
+
+
+def named_towers(budget: Sequence[Any]) -> list[str]:
+    """The towers that the mappings among r, keep_rate and layers name."""
+    mappings = [value for value in budget if isinstance(value, Mapping)]
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
+
+
+def for_tower(
+    tower: str, method: Reducer, r: Any, keep_rate: Any, layers: Any, **about: int
+) -> Schedule:
+    """The schedule of one tower, whose part of a mapping counts; see `as_schedule`.
+
+    With neither `r` nor `keep_rate`, the method's own budget.
+    """
+    if r is None and keep_rate is None:
+        r, keep_rate = method.budget.get("r"), method.budget.get("keep_rate")
+    if layers is None and keep_rate is not None:
+        layers = method.budget.get("layers")
+    budget = [b.get(tower) if isinstance(b, Mapping) else b for b in (r, keep_rate, layers)]
+    return as_schedule(method, *budget, **about)
+
+
+def _schedule(method: Reducer, r: Any, keep_rate: Any, layers: Any, fixed: int) -> Schedule:
     if (r is None) == (keep_rate is None):
         raise BenchError("give either r= (tokens a layer) or keep_rate= (share kept at layers=)")
     if keep_rate is not None:
@@ -130,18 +184,13 @@ def as_schedule(
         share = KeepOfInitial if isinstance(method, Compounding) else KeepRate
         return share(rate, at, method, fixed)
     if layers is not None and not callable(r):
-        return AtLayers(as_schedule(method, r), _blocks(layers))
-    if isinstance(r, bool) or (not isinstance(r, int | Sequence) and not callable(r)):
-        raise BenchError(f"r must be an int, a list with one int a layer, or a schedule, not {r!r}")
+        return AtLayers(_schedule(method, r, None, None, fixed), _blocks(layers))
     if callable(r):
         return r  # type: ignore[no-any-return]
-    if isinstance(r, int):
-        if r < 0:
-            raise BenchError(f"r must not be negative, got {r}")
-        return Constant(r)
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in r):
-        raise BenchError(f"r must list one non-negative int a layer, got {list(r)}")
-    return PerLayer(tuple(r))
+    counts = r if isinstance(r, Sequence) else [r]
+    if not counts or not all(_is_number(n) and isinstance(n, int) and n >= 0 for n in counts):
+        raise BenchError(f"r must be an int from 0, or a list with one a layer, not {r!r}")
+    return PerLayer(tuple(r)) if isinstance(r, Sequence) else Constant(r)
 
 
 @dataclass(frozen=True)
@@ -153,18 +202,21 @@ class AtLayers:
 
     def __call__(self, layer: int, depth: int, tokens: int, initial: int) -> int:
         """What the inner schedule says, or 0."""
-        here = layer in blocks_of(self.layers, depth)
-        return self.inner(layer, depth, tokens, initial) if here else 0
+        count = self.inner(layer, depth, tokens, initial)
+        return count if layer in blocks_of(self.layers, depth) else 0
 
 
 def _rates(keep_rate: Any, empties: bool) -> float | tuple[float, ...]:
     """One rate or several; 0 is one where the method can remove all tokens."""
     many = isinstance(keep_rate, Sequence)
-    rates = tuple(keep_rate) if many else (keep_rate,)
-    for rate in rates:
-        number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not number or not 0 <= rate <= 1 or (rate == 0 and not empties):
-            raise BenchError(f"keep_rate must be in {'[' if empties else '('}0, 1], got {rate!r}")
+    rates = keep_rate if many else (keep_rate,)
+    if (
+        not rates
+        or not all(_is_number(rate) and 0 <= rate <= 1 for rate in rates)
+        or (0 in rates and not empties)
+    ):
+        edge = "[" if empties else "("
+        raise BenchError(f"keep_rate must be in {edge}0, 1], or a list of such, got {keep_rate!r}")
     return tuple(float(v) for v in rates) if many else float(keep_rate)
 
 

@@ -15,10 +15,18 @@ from typing import Any
 from torch import nn
 
 from bench.core import Reducer, Schedule
-from bench.core.errors import BenchError, Unsupported, check_known, near_miss
+from bench.core.errors import BenchError, Unsupported, near_miss
 from bench.core.kinds import Appender, Composition, InputReducer
-from bench.core.registry import method as lookup
-from bench.core.schedules import as_schedule, removes_nothing
+from bench.core.parameters import BUDGET, configured
+from bench.core.schedules import (
+    AtLayers,
+    Constant,
+    PerLayer,
+    as_schedule,
+    for_tower,
+    named_towers,
+    removes_nothing,
+)
 from bench.engine.families import adapter_for
 from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
@@ -78,6 +86,41 @@ def reduced(
         yield model
 
 
+def check_request(
+    model: nn.Module, tokens: Mapping[str, int], method: str, arguments: Mapping[str, Any]
+) -> None:
+    """Raise BenchError where a method cannot do in this model what is asked of it.
+
+    Args:
+        model: not reduced; may be on the meta device.
+        tokens: into the first block of each tower.
+        method: a registered name.
+        arguments: those of `reduced()`.
+
+    Raises:
+        BenchError: as `reduced()`, or a budget that no block has the tokens for.
+    """
+    with reduced(model, method, **arguments):
+        pass
+    with contextlib.ExitStack() as stack:
+        towers = adapter_for(model).towers(model)
+        for tower, reductions in _reductions(stack, [(method, arguments)], towers):
+            for r in (max(_counts(reduction.schedule)) for reduction in reductions):
+                if r >= tokens.get(tower, r + 1):
+                    raise BenchError(
+                        f"r={r} is more than any block can remove: {tokens[tower]} tokens come "
+                        f"into the {tower} tower"
+                    )
+
+
+def _counts(schedule: Schedule) -> Sequence[int]:
+    """What a schedule removes at each block, where it says so in numbers of tokens."""
+    inner = schedule.inner if isinstance(schedule, AtLayers) else schedule
+    if isinstance(inner, PerLayer):
+        return inner.counts
+    return [inner.r] if isinstance(inner, Constant) else [0]
+
+
 def _reductions(
     stack: contextlib.ExitStack,
     wanted: Sequence[tuple[str | Reducer, Mapping[str, Any]]],
@@ -86,12 +129,21 @@ def _reductions(
     """Yield what each method does in which tower; image sizes are changed here, on `stack`."""
     for method, arguments in wanted:
         params = dict(arguments)
-        budget = [params.pop(key, None) for key in ("r", "keep_rate", "layers")]
+        budget = [params.pop(key, None) for key in BUDGET]
         reducer = _reducer(method, params)
         if isinstance(reducer, Composition):
             yield from _reductions(stack, reducer.parts, towers)
             continue
-        schedules = _schedules(reducer, towers, *budget)
+        schedules = {
+            name: for_tower(
+                name,
+                reducer,
+                *budget,
+                depth=len(towers[name].blocks),
+                fixed=towers[name].n_protected,
+            )
+            for name in _named(reducer, towers, budget)
+        }
         if isinstance(reducer, InputReducer):
             for name in _resize(stack, reducer, towers, schedules):
                 if towers[name].linked:  # others have to know that there are fewer tokens
@@ -109,27 +161,7 @@ def _reducer(method: str | Reducer, params: dict[str, Any]) -> Reducer:
         if params:
             raise BenchError(f"parameters {sorted(params)} belong to the {method.name} instance")
         return method
-    cls = lookup(method)
-    for name in params:
-        check_known(f"method '{method}' has no parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
-    return cls(**params)
-
-
-def _schedules(
-    reducer: Reducer, towers: Mapping[str, Tower], r: Any, keep_rate: Any, layers: Any
-) -> dict[str, Schedule]:
-    """The schedule of each tower that the user's budget names."""
-    if r is None and keep_rate is None:
-        r, keep_rate = reducer.budget.get("r"), reducer.budget.get("keep_rate")
-    if layers is None and keep_rate is not None:
-        layers = reducer.budget.get("layers")
-
-    def of(name: str) -> Schedule:
-        each = {"r": r, "keep_rate": keep_rate, "layers": layers}
-        here = {k: v.get(name) if isinstance(v, Mapping) else v for k, v in each.items()}
-        return as_schedule(reducer, **here, fixed=towers[name].n_protected)
-
-    return {name: of(name) for name in _named(reducer, towers, (r, keep_rate, layers))}
+    return configured(method, params)
 
 
 def _named(reducer: Reducer, towers: Mapping[str, Tower], budget: Sequence[Any]) -> list[str]:
@@ -139,10 +171,7 @@ def _named(reducer: Reducer, towers: Mapping[str, Tower], budget: Sequence[Any])
         BenchError: the model has no such tower, or the method does not act there.
     """
     where = " or ".join(reducer.towers)
-    mappings = [value for value in budget if isinstance(value, Mapping)]
-    names = list(dict.fromkeys(name for mapping in mappings for name in mapping))
-    if not names:
-        names = [name for name in reducer.towers if name in towers][:1]
+    names = named_towers(budget) or [name for name in reducer.towers if name in towers][:1]
     if not names:
         raise Unsupported(
             f"method '{reducer.name}' acts in a {where} tower, and this "

@@ -54,7 +54,7 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     arguments = {**inputs, **_last_alone(speaker(model)), "use_cache": True}
     caches: list[Any] = []
     hook = speaker(model).register_forward_hook(
-        lambda *call: caches.append(call[-1].past_key_values)
+        lambda *call: caches.append(call[-1][cache_name(speaker(model))])
     )
     try:
         counted = count_macs(model, **arguments)
@@ -74,7 +74,7 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
         "prefill": language,
     }
     kv_bytes = bytes_of(caches[0])
-    macs["decode"] = count_macs(speaker(model), **next_token(inputs, caches[0])).total
+    macs["decode"] = count_macs(speaker(model), **next_token(model, inputs, caches[0])).total
     return StageMacs(macs, kv_bytes)
 
 
@@ -102,10 +102,16 @@ def bytes_of(cache: Any) -> int:
     return sum(t.numel() * t.element_size() for la in cache.layers for t in (la.keys, la.values))
 
 
-def next_token(inputs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+def cache_name(speaker: nn.Module) -> str:
+    """What transformers calls the cache of keys and values: `cache`, from 5.24 on."""
+    known = inspect.signature(type(speaker).forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+def next_token(model: nn.Module, inputs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
     """The arguments of `speaker(model)` for the token after a prompt without padding."""
     ids = torch.ones_like(inputs["input_ids"][:, :1])
-    return {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+    return {"input_ids": ids, cache_name(speaker(model)): cache, "use_cache": True}
 
 
 # --- time --------------------------------------------------------------------------------------

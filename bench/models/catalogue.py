@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from bench.core.names import check_name as check_name_of
 from bench.core.scanning import defined_in, modules_of
 from bench.models.loading import finish
 
@@ -101,8 +102,9 @@ def source_of(name: str) -> Source:
     """Return the source of the model called `name`; for a mistake it is the one that takes any.
 
     Raises:
-        BenchError: the name is incomplete.
+        BenchError: the name is incomplete, or none.
     """
+    check_name_of("model", name)
     return next(filter(None, (source.take(name) for source in sources())))
 
 

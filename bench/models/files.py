@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,8 +42,8 @@ SETTINGS = (
 
 def folder_named(name: str) -> Path | None:
     """Return the folder that a model's name means, if any; `hf:` may stand in front."""
-    folder = Path(name.removeprefix("hf:")).expanduser()
-    return folder if folder.is_dir() else None
+    folder = os.path.expanduser(name.removeprefix("hf:"))
+    return Path(folder) if os.path.isdir(folder) else None  # Path.is_dir refuses some names
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bench.core import Learner, Reducer, registry
-from bench.core.errors import BenchError, near_miss
 from bench.core.kinds import Appender
+from bench.core.parameters import configured
 from bench.engine.families import adapter_for
 
 
@@ -22,14 +21,9 @@ def reducer(method: str, params: Mapping[str, Any], learned: Mapping[str, Path])
         BenchError: there is no such method, or it has no such parameter.
     """
     kind = registry.method(method)
-    known = [f.name for f in fields(kind) if f.init]  # type: ignore[arg-type]
-    for name in params:
-        if name not in known:
-            hint = near_miss(name, known)
-            raise BenchError(f"method '{method}' has no parameter '{name}'{hint}")
     if issubclass(kind, Learner) and method in learned:
         params = {kind.learns: learned[method], **params}
-    return kind(**params)
+    return configured(method, params)
 
 
 def towers(reducer: Reducer, model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -23,6 +23,7 @@ from torch import nn
 import bench
 from bench.core import registry
 from bench.core.errors import BenchError
+from bench.core.numbers import share
 from bench.measure.latency import paired
 from bench.records.record import BASELINE, label
 from bench.runs.session import twin
@@ -58,13 +59,13 @@ def parse(text: str) -> Target:
     Raises:
         BenchError: it is written otherwise, or out of range.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*%\s*(?:of\s+)?(\w+)\s*", str(text))
+    match = re.fullmatch(r"\s*([^\s%]+)\s*%\s*(?:of\s+)?(\w+)\s*", str(text))
     if not match or match[2].lower() not in COSTS:
         raise BenchError(f"budget '{text}': write a percentage of {', '.join(COSTS)}: 50% gmacs")
-    percent = float(match[1])
-    if not 0 < percent <= 100:
-        raise BenchError(f"budget '{text}': the percentage must be above 0 and at most 100")
-    return Target(percent, match[2].lower())
+    try:
+        return Target(share(match[1], 100), match[2].lower())
+    except BenchError as error:
+        raise BenchError(f"budget '{text}': {error}") from None
 
 
 def solve(

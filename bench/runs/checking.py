@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench import tasks
 from bench.core import Learner, registry
-from bench.core.errors import BenchError, near_miss
+from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.core.names import check_folder_name
+from bench.core.parameters import BUDGET, check_request, own
 from bench.measure import profiles
 from bench.models import catalogue
 from bench.models.files import check_file
@@ -18,11 +21,12 @@ from bench.runs import budgets
 from bench.runs.spec import Document, MethodEntry, Options, Suite, Where
 
 # what a method's entry may have beside the method's own parameters
-BUDGETS = ("r", "keep_rate", "layers", "budget")
+BUDGETS = (*BUDGET, "budget")
 
 
 def check(suite: Suite, origin: Document | Options) -> None:
     """Raise BenchError, with its line, for a name or a parameter that does not exist."""
+    _at(origin, ("name",), check_folder_name, "suite", suite.name)
     for i, model in enumerate(suite.models):
         random = suite.random_weights if model.random_weights is None else model.random_weights
         _at(origin, ("models", i), catalogue.check_name, model.name, random)
@@ -47,7 +51,7 @@ def _check_tasks(names: list[str], where: Where, origin: Document | Options) -> 
 
 def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) -> None:
     method = _at(origin, ("methods", i), registry.method, entry.name)
-    known = [field.name for field in dataclasses.fields(method)]
+    known = own(method)
     parameters = entry.model_extra or {}
     both = [key for key in ("r", "keep_rate") if key in parameters]
     if both and "budget" in parameters:
@@ -58,19 +62,37 @@ def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) ->
             hint = near_miss(key, [*BUDGETS, *known, "models"])
             message = f"method '{entry.name}' has no parameter '{key}'{hint}"
             raise origin.error(("methods", i, key), message)
+        if value is None or value == []:
+            raise origin.error(("methods", i, key), f"'{key}' has no value: give one, or a list")
         learned = issubclass(method, Learner) and key == method.learns
         for choice in value if isinstance(value, list) else [value]:
             if key == "budget":
                 _at(origin, ("methods", i, key), budgets.parse, choice)
             elif learned and isinstance(choice, str):
-                _at(origin, ("methods", i, key), _check_learned, method, choice)
+                _at(origin, ("methods", i, key), _check_learned, choice)
+    for params in entry.sweeps():
+        params.pop("budget", None)
+        with placed(origin, i, params):
+            check_request(entry.name, params)
 
 
-def _check_learned(method: type[Learner], value: str) -> None:
-    """Let a method read what training learned for it; only the method knows if it is a file."""
-    if Path(value).is_file():
+@contextlib.contextmanager
+def placed(origin: Document | Options, i: int, params: Mapping[str, Any]) -> Iterator[None]:
+    """Have an error about the parameters of entry `i` begin with its place in the suite."""
+    try:
+        yield
+    except Unsupported:
+        raise
+    except BenchError as error:
+        word = str(error).split()[0]
+        key = word if word in params else next((key for key in BUDGETS if key in params), "")
+        raise origin.error(("methods", i, key), str(error)) from error
+
+
+def _check_learned(value: str) -> None:
+    """Check a file of safetensors; the method reads it, and knows what else there can be."""
+    if os.path.isfile(value):
         check_file(Path(value))
-    method(**{method.learns: value})
 
 
 def _at(origin: Document | Options, where: Where, look: Callable[..., Any], *arguments: Any) -> Any:

@@ -8,6 +8,7 @@ The model is built on the meta device, where tensors have no values.
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from bench import count_macs, reduced
 from bench.core import registry
 from bench.core.documents import yaml_value
 from bench.core.errors import BenchError, Unsupported, near_miss
+from bench.core.parameters import check_request
 from bench.measure.generation import stage_macs
 from bench.models.loaded import Loaded, Multimodal
 from bench.models.multimodal import WORDS
 from bench.records.record import BASELINE, label
+from bench.runs.checking import placed
 from bench.runs.options import budget, listed
-from bench.runs.shape_only import DTYPE, on_meta
+from bench.runs.shape_only import DTYPE, Requests, on_meta
+from bench.runs.spec import Options
 
 MIB = 1 << 20
 
@@ -111,6 +115,9 @@ def arguments(
             raise BenchError(f"--param {text}: give NAME=VALUE of a parameter{hint}")
         for name in takers:
             chosen[name][key] = yaml_value(value, f"--param {key}")
+    for name, params in chosen.items():
+        with placed(Options(params), 0, params):
+            check_request(name, params)
     return list(chosen.items())
 
 
@@ -125,6 +132,10 @@ def main(
 ) -> int:
     """Print the costs; returns the exit status, 1 where a method cannot run in this model."""
     loaded = on_meta(model)
+    requests = Requests(loaded)
+    for name, params in methods:
+        with placed(Options(params), 0, params), contextlib.suppress(Unsupported):
+            requests.check(name, params)
     words = WORDS if words is None else words
     costs = rows(loaded, methods, words)
     scope = loaded.scope

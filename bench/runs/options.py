@@ -9,6 +9,7 @@ from bench import tasks
 from bench.core import registry
 from bench.core.errors import BenchError, near_miss
 from bench.core.learner import needs_training
+from bench.core.numbers import by_tower, share, whole
 from bench.measure import profiles
 from bench.models import catalogue
 from bench.records.record import BASELINE, COST_ONLY
@@ -35,29 +36,26 @@ def suite(options: Mapping[str, Any]) -> tuple[Suite, Document | Options]:
     Raises:
         BenchError: an option names what the suite has not, or has a value that makes no sense.
     """
-    chosen = {key: value for key, value in options.items() if value}
-    origin: Document | Options
+    chosen = {k: v for k, v in options.items() if v is not None and v is not False and v != []}
     if "suite" in chosen:
-        suite, origin = spec.load(chosen["suite"])
+        suite, document = spec.load(chosen["suite"])
+        if len(chosen) == 1:
+            return suite, document
         data = _narrowed(suite, chosen)
     elif "model" in chosen:
-        origin, data = Options(), _made(chosen)
+        data = _made(chosen)
     else:
         raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
     for option, key in (
         ("profile", "profiles"), ("limit", "limit"), ("dtype", "dtypes"), ("batch", "batch_sizes"),
-        ("backend", "backends"), ("seconds", "latency_seconds"),
+        ("backend", "backends"), ("seconds", "latency_seconds"), ("seed", "seed"),
         ("random_weights", "random_weights"),
     ):  # fmt: skip
         if option in chosen:
             data[key] = chosen[option]
-    if options.get("seed") is not None:
-        data["seed"] = options["seed"]
     if "random_weights" in chosen:
         data["models"] = [{**model, "random_weights": True} for model in data["models"]]
-    # Lines of a file mean nothing once options have rearranged what it says.
-    if set(chosen) - {"suite"}:
-        origin = Options()
+    origin = Options(chosen)  # lines of a file mean nothing once options rearranged what it says
     return spec.parse(data, origin), origin
 
 
@@ -79,12 +77,14 @@ def _narrowed(suite: Suite, chosen: Mapping[str, Any]) -> dict[str, Any]:
         if not data["models"]:
             raise BenchError(f"no model of suite '{suite.name}' is run on {chosen['task']}")
     methods = [_method(entry) for entry in suite.methods]
-    data["methods"] = _only(methods, chosen.get("method"), "method", suite.name)
-    names = [model["name"] for model in data["models"]]
-    for entry in data["methods"]:
+    entries = _only(methods, chosen.get("method"), "method", suite.name)
+    gone = {model["name"] for model in models} - {model["name"] for model in data["models"]}
+    for entry in entries:
         _override(entry, chosen, sweep=False)
         if entry.get("models"):
-            entry["models"] = [name for name in entry["models"] if name in names]
+            entry["models"] = [name for name in entry["models"] if name not in gone]
+    kept = [entry for entry in entries if entry.get("models") != []]
+    data["methods"] = kept or [{"name": BASELINE}]
     return data
 
 
@@ -157,19 +157,19 @@ def budget(text: str, knob: str) -> Any:
     """Return what `8`, `0.7`, `8,8,4` (one a layer) or `vision=16,text=6` stands for.
 
     A tower's own list is written with slashes: `vision=8/8/4`.
+
+    Raises:
+        BenchError: it stands for nothing, or for numbers that are out of range.
     """
     try:
         if "=" in text:
-            pairs = (part.split("=") for part in text.split(","))
-            return {tower.strip(): _number(value, knob) for tower, value in pairs}
+            return {tower: _number(value, knob) for tower, value in by_tower(text).items()}
         if "," in text:
             return [_number(value, knob) for value in text.split(",")]
         return _number(text, knob)
-    except ValueError:
-        option = "--" + knob.replace("_", "-")
-        raise BenchError(
-            f"{option} {text}: a number, one a layer (8,8,4), or by tower (vision=16,text=6)"
-        ) from None
+    except BenchError as error:
+        examples = "a number, one a layer (8,8,4), or by tower (vision=16,text=6)"
+        raise Options([knob]).error([knob], f"{error}: {examples}") from None
 
 
 def listed(layers: Any) -> Any:
@@ -182,7 +182,7 @@ def listed(layers: Any) -> Any:
 def _number(text: str, knob: str) -> Any:
     if "/" in text:
         return [_number(part, knob) for part in text.split("/")]
-    return float(text) if knob == "keep_rate" else int(text)
+    return share(text) if knob == "keep_rate" else whole(text)
 
 
 def listing(what: str) -> list[dict[str, Any]]:

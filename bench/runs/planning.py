@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, Unsupported
 from bench.measure.profiles import Profile
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import keys, solved_budgets
+from bench.runs.checking import placed
 from bench.runs.resources import Resources
-from bench.runs.session import settings
-from bench.runs.spec import Suite
+from bench.runs.session import Session, settings
+from bench.runs.spec import Document, Options, Suite
+
+NOWHERE = Options()
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,12 @@ class Agenda:
     resources: Resources
 
 
-def plan(suite: Suite, machine_name: str | None, solved: Path | None = None) -> Agenda:
+def plan(
+    suite: Suite,
+    machine_name: str | None,
+    solved: Path | None = None,
+    origin: Document | Options = NOWHERE,
+) -> Agenda:
     """Return the suite's cells with their keys.
 
     Solved budgets are kept in the file `solved`, so that the same command plans the same cells. A
@@ -48,13 +58,52 @@ def plan(suite: Suite, machine_name: str | None, solved: Path | None = None) -> 
     A cell whose data or weights are of no use is there with the reason, and fails alone.
 
     Raises:
-        BenchError: no cell has what it needs.
+        BenchError: no cell has what it needs, or a budget is wanted of what makes no sense, which
+            begins with the place in `origin`.
     """
     resources = Resources(machine_name)
-    cells = [_planned(cell, suite, resources, solved) for cell in suite.cells()]
+    cells = []
+    for cell in suite.cells():
+        if "budget" in cell.params:
+            check_request(cell, suite, origin, resources)
+        cells.append(_planned(cell, suite, resources, solved))
     if all(planned.broken for planned in cells):
         raise BenchError("; ".join(resources.problems))
     return Agenda(cells, resources)
+
+
+def check_request(
+    cell: Cell, suite: Suite, origin: Document | Options, resources: Resources
+) -> None:
+    """Raise BenchError, with its place, where a method cannot do in a model what a cell asks of it.
+
+    What a method cannot do in a model at all is no mistake: its cell says so.
+    """
+    if cell.baseline:
+        return
+    i = next(
+        i
+        for i, entry in enumerate(suite.methods)
+        if entry.name == cell.method and cell.params in entry.sweeps()
+    )
+    with placed(origin, i, cell.params), contextlib.suppress(Unsupported):
+        resources.check_request(cell)
+
+
+def check(
+    todo: Sequence[PlannedCell], suite: Suite, resources: Resources, origin: Document | Options
+) -> None:
+    """Raise BenchError for what can be known to be a mistake before any of the cells is measured.
+
+    That includes a model that cannot be loaded if it is the only one, which leaves nothing to run.
+    """
+    for planned in todo:
+        check_request(planned.cell, suite, origin, resources)
+    ready = [p for p in todo if not (p.broken or p.refused or p.counted)]
+    if len({Session.key(p.cell, p.profile) for p in ready}) != 1 or len(ready) < len(todo):
+        return
+    with contextlib.suppress(Unsupported, MemoryError, RuntimeError):  # which each cell records
+        resources.session_for(ready[0].cell, ready[0].profile)
 
 
 def _planned(cell: Cell, suite: Suite, resources: Resources, solved: Path | None) -> PlannedCell:

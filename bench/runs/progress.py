@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,8 +17,9 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 
-from bench.records.record import Cell
+from bench.records.record import Cell, Record
 
 
 class Display:
@@ -84,9 +87,42 @@ class Display:
         if not self.quiet:
             self.console.print(message, markup=False)
 
+    def scores(self, records: Sequence[Record]) -> None:
+        """Show what was measured, a line a cell."""
+        measured = [record for record in records if record.status == "ok"]
+        if self.quiet or not measured:
+            return
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("model", "task", "cell", "score", "GMACs", "speed-up"):
+            table.add_column(name, justify="left" if name in ("model", "task", "cell") else "right")
+        for record in measured:
+            cell = record.cell
+            names = (escape(name) for name in (cell.model, cell.task, cell.label))
+            table.add_row(*names, _score(record), _gmacs(record), _speedup(record))
+        self.console.print(table, soft_wrap=False)
+
     def left(self) -> str:
         """Return the time left, from the mean of the cells so far."""
         seconds = (time.monotonic() - self.started) / max(self.done, 1) * (self.total - self.done)
         if seconds < 90:
             return f"about {seconds:.0f} s left"
         return f"about {seconds / 60:.0f} min left"
+
+
+def _score(record: Record) -> str:
+    metric = record.accuracy.metrics.get(record.accuracy.primary or "")
+    return "–" if metric is None else f"{record.accuracy.primary} {metric.value:.1f} {metric.unit}"
+
+
+def _gmacs(record: Record) -> str:
+    macs = record.cost.macs
+    if macs is None:
+        return "–"
+    return f"{macs.total / 1e9:.3g} ({macs.total / macs.baseline_total:.0%})"
+
+
+def _speedup(record: Record) -> str:
+    """The median speed-up at each batch size."""
+    latency = record.cost.latency
+    times = [f"{timing.speedup.median:.2f}× at {timing.batch}" for timing in latency]
+    return "–" if record.cell.baseline or not times else ", ".join(times)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from typing import Any
 
 from bench import tasks
 from bench.core.errors import BenchError
+from bench.core.names import check_folder_name
 from bench.measure import machine, profiles
 from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.models.loading import COSTS_ALONE
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import shape_only
-from bench.runs.session import Session, threads_of
+from bench.runs.session import Session, parameters, threads_of
+from bench.runs.shape_only import Requests
 from bench.tasks import Task
 
 MOST_MEMORY = 0.7  # of the free one, for weights: activations, and what loading holds twice
@@ -31,11 +34,14 @@ class Resources:
 
     def __init__(self, machine_name: str | None = None) -> None:
         """Name the machine; by default it is named after its hardware."""
+        if machine_name is not None:
+            check_folder_name("--machine", machine_name)
         self.session: Session | None = None
         self.tasks: dict[str, Task] = {}
         self.missing: dict[str, str] = {}
         self._machine_name = machine_name
         self._answers: dict[Any, Any] = {}
+        self._requests: dict[str, Requests | None] = {}
 
     @property
     def problems(self) -> list[str]:
@@ -80,6 +86,20 @@ class Resources:
             gc.collect()
             self.session = Session.open(cell, profile)
         return self.session
+
+    def check_request(self, cell: Cell) -> None:
+        """Check what a cell asks of its method; raises as `shape_only.Requests` does.
+
+        A model whose shape cannot be had says so where it is loaded.
+        """
+        if cell.model not in self._requests:
+            self._requests[cell.model] = None
+            with contextlib.suppress(BenchError):
+                self._requests[cell.model] = Requests(shape_only.on_meta(cell.model))
+        requests = self._requests[cell.model]
+        if requests is not None:
+            params = {key: value for key, value in parameters(cell).items() if key != "budget"}
+            requests.check(cell.method, params)
 
     def too_large(self, cell: Cell, profile: Profile) -> str | None:
         """Return why a model's weights cannot be made up on this machine; None where they can."""

@@ -61,6 +61,7 @@ class RunState:
     command: str
     display: Display
     summary: Summary
+    measured: list[Record] = field(default_factory=list)
     started: str = field(default_factory=lambda: _now())
 
 
@@ -86,9 +87,10 @@ def run(
     checking.check(suite, origin)
     with using_threads(None):  # what the run sets is put back
         with Console(stderr=True, quiet=quiet).status("planning: data, weights, budgets"):
-            agenda = planning.plan(suite, machine, results / BUDGETS)
+            agenda = planning.plan(suite, machine, results / BUDGETS, origin)
+            todo = [planned for planned in agenda.cells if not _done(store, planned)]
+            planning.check(todo, suite, agenda.resources, origin)
         store.clean()
-        todo = [planned for planned in agenda.cells if not _done(store, planned)]
         for planned in todo:
             store.locks(planned.cell, planned.key, planned.machine)
         skipped = len(agenda.cells) - len(todo)
@@ -105,6 +107,7 @@ def run(
                 _work(state, todo)
             except KeyboardInterrupt:
                 summary.interrupted = True
+        display.scores(state.measured)
         display.note(_closing(summary))
     summary.seconds = time.monotonic() - start
     return summary
@@ -175,6 +178,7 @@ def _run_one(state: RunState, planned: PlannedCell) -> None:
         seconds=round(time.monotonic() - start, 3),
     )
     record, path = _written(record, state.store)
+    state.measured.append(record)
     state.summary.ran += 1
     state.summary.failed += record.status in ("failed", "oom")
     state.summary.unsupported += record.status == "unsupported"

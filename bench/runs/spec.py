@@ -20,7 +20,8 @@ The unreduced model (`none`) is always run, and first. A mistake is reported as 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,12 +29,19 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench.core.documents import YAML_BYTES, parse_yaml, read_text
-from bench.core.errors import BenchError, near_miss
+from bench.core.errors import BenchError, near_miss, reason_of
+from bench.core.names import check_name
+from bench.core.numbers import LARGEST
 from bench.records.record import BASELINE, COST_ONLY, Cell, label
 
 Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
+OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names than a suite's keys
+    "models": "model", "tasks": "task", "methods": "method", "profiles": "profile",
+    "dtypes": "dtype", "backends": "backend", "batch_sizes": "batch", "latency_seconds": "seconds",
+}  # fmt: skip
 SUITES = Path(__file__).parents[1] / "assets" / "suites"
 
+LARGEST_BATCH, LONGEST_SECONDS = 1 << 20, 3600
 NOT_SWEPT = frozenset({"layers"})  # parameters whose value is itself a list
 
 
@@ -61,7 +69,7 @@ class MethodEntry(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
-    models: list[str] | None = None  # only on these models
+    models: Annotated[list[str], Field(min_length=1)] | None = None  # only on these models
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Return one mapping of parameters for each cell, in the order they are written."""
@@ -78,6 +86,7 @@ class MethodEntry(BaseModel):
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["sdpa", "eager"]
+Batch = Annotated[int, Field(strict=True, ge=1, le=LARGEST_BATCH)]
 
 
 class Suite(BaseModel):
@@ -92,14 +101,12 @@ class Suite(BaseModel):
     profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
     dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
     backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    batch_sizes: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed)] | None = (
-        None
-    )
-    limit: Annotated[int, Field(ge=1)] | None = None
-    latency_seconds: Annotated[float, Field(gt=0)] = 1.5
+    batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None
+    latency_seconds: Annotated[float, Field(strict=True, gt=0, le=LONGEST_SECONDS)] = 1.5
     random_weights: bool = False
     missing: Literal["error", "cost"] = "error"  # where weights or data are out of reach
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True, ge=0, le=LARGEST)] = 0
 
     def cells(self) -> list[Cell]:
         """Return the cells, grouped by profile, model and task, the unreduced model first."""
@@ -176,9 +183,15 @@ class Document:
 class Options:
     """Stands in for a document where a suite comes from command-line options."""
 
+    def __init__(self, chosen: Collection[str] = ()) -> None:
+        """Keep the options that were given, by their names in `run`."""
+        self.chosen = chosen
+
     def error(self, where: Sequence[str | int], message: str) -> BenchError:
-        """Return an error without a place."""
-        return BenchError(message)
+        """Return an error that begins with the option that `where` stands for, if one was given."""
+        options = [OPTIONS.get(part, part) for part in reversed(where)]
+        option = next((str(option) for option in options if option in self.chosen), None)
+        return BenchError(f"--{option.replace('_', '-')}: {message}" if option else message)
 
 
 def parse(data: Mapping[str, Any], origin: Document | Options) -> Suite:
@@ -194,8 +207,7 @@ def parse(data: Mapping[str, Any], origin: Document | Options) -> Suite:
             model = ModelEntry if where[0] == "models" else Suite
             hint = near_miss(str(where[-1]), list(model.model_fields))
             raise origin.error(where, f"unknown key '{where[-1]}'{hint}") from invalid
-        message = errors[0]["msg"].removeprefix("Value error, ")
-        raise origin.error(where, f"'{key}': {message[0].lower()}{message[1:]}") from invalid
+        raise origin.error(where, f"'{key}': {reason_of(invalid)}") from invalid
 
 
 def _inner(part: str | int) -> bool:
@@ -210,15 +222,16 @@ def names() -> list[str]:
 
 def load(name: str) -> tuple[Suite, Document]:
     """Return the suite called `name`, or the one in the YAML file at that path, with its text."""
+    check_name("suite", name)
     path = SUITES / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise BenchError(
                 f"no suite file {name}: give an existing YAML file or one of {names()}"
             )
-    elif not path.is_file():
-        raise BenchError(f"unknown suite '{name}'{near_miss(name, names())}")
+    elif not os.path.isfile(path):
+        raise BenchError(f"unknown suite '{name}'{near_miss(name, names(), 'list suites')}")
     document = Document(read_text(path, YAML_BYTES), path.name)
     document.data.setdefault("name", path.stem)
     return parse(document.data, document), document

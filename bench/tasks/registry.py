@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from bench.core.code import code_of
 from bench.core.errors import BenchError, near_miss
+from bench.core.names import check_name as check_name_of
 from bench.core.scanning import discover
 from bench.tasks.base import Task, hash_of
 
@@ -100,13 +101,14 @@ def names() -> list[str]:
 
 def check_name(name: str) -> None:
     """Raise BenchError when no task can be meant by `name`; reads no data."""
+    check_name_of("task", name)
     scheme, colon, rest = name.partition(":")
     entry = entries().get(scheme)
     if entry is not None and entry.reads_data and not rest:
         raise BenchError(f"task '{name}' names no data: write {entry.form}")
     if entry is None or (colon and not entry.reads_data):
         schemes = [known for known, entry in entries().items() if entry.reads_data]
-        hint = near_miss(scheme, schemes) if colon else near_miss(name, catalogue())
+        hint = near_miss(*((scheme, schemes) if colon else (name, catalogue())), "list tasks")
         raise BenchError(f"unknown task '{name}'{hint}")
 
 

@@ -14,6 +14,7 @@ what the method learned.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -30,6 +31,7 @@ import bench
 from bench import tasks
 from bench.core import Learner, Reducer, registry
 from bench.core.errors import BenchError
+from bench.core.parameters import check_request
 from bench.engine.families import adapter_for
 from bench.measure import machine
 from bench.models import adapters, catalogue, learning
@@ -74,14 +76,15 @@ class Recipe:
             BenchError: there is such a number.
         """
         for name, fine in {
-            "epochs": self.epochs > 0,
+            "epochs": 0 < self.epochs < math.inf,
             "batch": self.batch > 0,
-            "rate": self.rate > 0,
+            "rate": 0 < self.rate < math.inf,
             "rank": self.rank >= 0,
             "weight": 0 <= self.weight <= 1,
         }.items():
             if not fine:
-                raise BenchError(f"{name} {getattr(self, name)} makes no sense in a fine-tuning")
+                option = "--loss-weight" if name == "weight" else f"--{name}"
+                raise BenchError(f"{option} {getattr(self, name)} makes no sense in a fine-tuning")
 
     def name(self) -> str:
         """Return a folder name that tells one recipe from another."""
@@ -107,6 +110,9 @@ def finetune(
         BenchError: unknown names, unusable data, a model that is neither a CLIP nor a classifier,
             a folder that holds another training.
     """
+    catalogue.check_name(recipe.model)
+    pairs.check_name(recipe.data)
+    check_request(recipe.method, {**recipe.budget, **recipe.params})
     reducer = learning.reducer(recipe.method, recipe.params, tuned.learned_with(recipe.model))
     about = json.loads(json.dumps({**asdict(recipe), "seed": settings.seed}, default=str))
     settings = settings.begun()

@@ -32,6 +32,8 @@ SCENES = 8192  # are called a pass over what has no end
 TEST_SEEDS = 1000  # seeds below are left to evaluations
 EXTRA_TEXTS = 96  # captions of other drawings than the batch's
 ALL = slice(None)
+SHIPPED = ("", "emoji", "fashion", "scenes")
+GIVEN = {"imagefolder": "imagefolder:PATH", "karpathy": "karpathy:JSON[:IMAGES]"}
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,14 @@ def _prepared(loaded: Loaded, pictures: list[Any]) -> Tensor:
     return torch.stack([torch.as_tensor(np.asarray(loaded.pixels(p))) for p in pictures])
 
 
+def check_name(name: str) -> None:
+    """Raise BenchError where `name` is no training data of any model; see `load`."""
+    scheme, _, where = name.partition(":")
+    if scheme not in (*SHIPPED, *GIVEN) or (scheme in GIVEN and not where):
+        known = ", ".join([*filter(None, SHIPPED), *GIVEN.values()])
+        raise BenchError(f"--data: unknown training data '{name}': {known}")
+
+
 def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     """Return the training data called `name`; by default what fits the kind of model.
 
@@ -192,6 +202,11 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     if isinstance(loaded, Classifier):
         if scheme in ("", "fashion"):
             images, labels = fashion("train", cache)
+            if loaded.classes <= labels.max():
+                raise BenchError(
+                    f"{loaded.name} tells {loaded.classes} classes apart, and the fashion images "
+                    f"are of {labels.max() + 1}: give other --data"
+                )
             return Labelled(loaded, Arrays(images, "fashion image"), torch.from_numpy(labels))
         if scheme == "imagefolder" and where:
             task = classification.image_folder(where)

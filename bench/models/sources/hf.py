@@ -60,7 +60,9 @@ class HuggingFace(Source):
             return
         if ":" in self.model or ("/" not in self.model and self.model == self.name):
             if shape(self.model) is None:
-                raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, listing())}")
+                raise BenchError(
+                    f"unknown model '{self.name}'{near_miss(self.name, listing(), 'list models')}"
+                )
             if not random_weights:
                 raise BenchError(
                     f"model '{self.name}' has no weights here: add --random-weights for its cost, "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench.assets import embedded
 from bench.core import Learner, registry
-from bench.core.errors import BenchError, near_miss
+from bench.core.errors import BenchError, check_known
 from bench.models import adapters, learning, tensors
 from bench.models.catalogue import Source, load, source_of
 from bench.models.files import check_file, folder_named, hash_files, read_mapping
@@ -61,8 +61,8 @@ class Tuned(Source):
         }
 
     def check(self, random_weights: bool = False) -> None:
-        if self.ships and self.name not in self.listing():
-            raise BenchError(f"unknown model '{self.name}'{near_miss(self.name, self.listing())}")
+        if self.ships:
+            check_known("unknown model", self.name, self.listing(), "list models")
         folders: list[Path] = []
         source: Source = self
         while isinstance(source, Tuned):
