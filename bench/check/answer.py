@@ -106,7 +106,9 @@ class AnswerProbe(Probe):
     def __init__(self, method: type[Reducer], case: Case, params: Mapping[str, Any]) -> None:
         """Let the model answer before the method is made."""
         super().__init__(method, case, params)
-        self.plain = answer(self.subject.model, self.subject.inputs)
+        if self.subject.answer is None:
+            self.subject.answer = answer(self.subject.model, self.subject.inputs)
+        self.plain: Answer = self.subject.answer
 
     @property
     def renumbers(self) -> bool:

@@ -15,7 +15,7 @@ from bench.check import isolation, passes
 from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_answers
 from bench.check.counts import left_of
 from bench.check.multimodal import PAD
-from bench.check.probe import Broken, NotApplicable, Probe
+from bench.check.probe import Broken, Interrupted, NotApplicable, Probe
 from bench.core.kinds import Appender, InputReducer
 from bench.engine.reduce import reduced
 
@@ -207,7 +207,7 @@ def state(probe: Probe) -> str:
     isolation.state(probe)
     reducer, expected = probe.make(), here.answers[0].scores
     with (
-        contextlib.suppress(isolation.Interrupted),
+        contextlib.suppress(Interrupted),
         reduced(subject.model, reducer, **probe.budget(reducer)),
     ):
         _break_off(here)
@@ -218,7 +218,7 @@ def state(probe: Probe) -> str:
         if not torch.equal(answer(twin, subject.inputs).scores, expected):
             raise Broken("a copy of the model made inside answers otherwise")
         _break_off(here)
-        raise isolation.Interrupted
+        raise Interrupted
     isolation.unchanged(subject)
     if not torch.equal(answer(subject.model, subject.inputs).scores, here.plain.scores):
         raise Broken("the model answers otherwise afterwards than before")
@@ -231,11 +231,11 @@ def _break_off(probe: AnswerProbe) -> None:
 
     def interrupt(_: nn.Module, args: Any) -> None:
         if args[0].shape[1] == 1:
-            raise isolation.Interrupted
+            raise Interrupted
 
     with (
         tower.blocks[-1].register_forward_pre_hook(interrupt),
-        contextlib.suppress(isolation.Interrupted),
+        contextlib.suppress(Interrupted),
     ):
         answer(probe.subject.model, probe.subject.inputs)
 

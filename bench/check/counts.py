@@ -32,7 +32,8 @@ def counts(probe: Probe) -> str:
     try:
         passes = probe.passes
     except Exception:
-        _counts(probe, probe.latest)  # a wrong count is perhaps why the pass broke off
+        if probe.latest:  # a wrong count is perhaps why the pass broke off
+            _counts(probe, probe.latest)
         raise
     return "; ".join(_counts(probe, seen) for seen in passes)
 

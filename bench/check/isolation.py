@@ -11,22 +11,28 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench.check.probe import Broken, Probe
+from bench.check.probe import Broken, Interrupted, NotApplicable, Probe
+from bench.check.settings import kept_settings
 from bench.check.subject import Subject
-from bench.core import Plan, Site
+from bench.core import Plan, Reducer, Site
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
+from bench.measure.latency import using_threads
 
 
 def state(probe: Probe) -> str:
-    """Model and method are after a pass as before, also after an exception; copies are complete."""
-    for seen in probe.passes:
-        for call in seen.calls:
-            if call.in_place:
-                raise Broken(f"layer {call.site.layer} writes into site.{call.in_place[0]}")
-    with torch.no_grad():
-        _forgets(probe)
-        _leaves_the_model(probe)
+    """Model, method and settings are after a pass as before; an exception or a copy included."""
+    with kept_settings() as changed:
+        for seen in probe.passes:
+            for call in seen.calls:
+                if call.in_place:
+                    raise Broken(f"layer {call.site.layer} writes into site.{call.in_place[0]}")
+        with torch.no_grad():
+            _forgets(probe)
+            _leaves_the_model(probe)
+        with contextlib.suppress(NotApplicable):
+            probe.at_first_decision(_leaves_threads)
+        _named(changed())
     return ""
 
 
@@ -36,6 +42,18 @@ def _forgets(probe: Probe) -> None:
     again, anew = (probe.watch(reducer, inputs=others).out for reducer in (used, probe.make()))
     if not torch.equal(again, anew):
         raise Broken("the method remembers: a pass over other samples changes the next one")
+
+
+def _leaves_threads(reducer: Reducer, site: Site, r: int) -> str:
+    with using_threads(2), kept_settings() as changed:  # all else here runs on one
+        reducer.plan(site, r)
+        _named(changed())
+    return ""
+
+
+def _named(setting: str) -> None:
+    if setting:
+        raise Broken(f"it changes a setting of PyTorch's: {setting}")
 
 
 def _leaves_the_model(probe: Probe) -> None:
@@ -57,10 +75,6 @@ def _leaves_the_model(probe: Probe) -> None:
     for name, model in models.items():
         if not torch.equal(subject.run(model=model), subject.plain):
             raise Broken(f"{name} answers otherwise afterwards than before")
-
-
-class Interrupted(Exception):
-    """Something else in a program went wrong in the middle of a pass."""
 
 
 def _interrupt(site: Site, r: int) -> Plan:

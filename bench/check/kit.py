@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.check import answers, counts, isolation, meta, passes, plans
+from bench.check import answers, counts, isolation, meta, passes, plans, ties
 from bench.check.answer import AnswerProbe
 from bench.check.cases import CASES, Case, Prompted
 from bench.check.probe import Broken, NotApplicable, Probe
+from bench.check.settings import kept_settings
 from bench.core import Reducer, Unsupported
 from bench.core.registry import method as lookup
 from bench.measure.latency import using_threads
@@ -23,6 +24,7 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "mass": plans.mass,
     "indices": plans.indices,
     "batch": passes.batch,
+    "ties": ties.ties,
     "permutation": passes.permutation,
     "positions": answers.positions,
     "causal": answers.causal,
@@ -76,7 +78,7 @@ def check(
 def open_case(cls: type[Reducer], case: Case, params: Mapping[str, Any]) -> Probe | str:
     """The method on a case's model, or the line with which it refuses that model."""
     prompted = isinstance(case, Prompted)
-    with using_threads(1):
+    with using_threads(1), kept_settings():
         probe = (AnswerProbe if prompted else Probe)(cls, case, params)
         return _refusal(probe) or probe
 
@@ -103,12 +105,16 @@ def find(cls: type[Reducer], case: Case, probe: Probe | str, name: str) -> Findi
     if isinstance(probe, AnswerProbe):
         holds = answers.HERE.get(name, holds)
     try:
-        with using_threads(1):  # on models as small as these more of them only wait
+        # on models as small as these more threads only wait
+        with using_threads(1), kept_settings():
             return finding(OK, holds(probe))
     except NotApplicable as reason:
         return finding(NOT_APPLICABLE, str(reason))
     except Broken as wrong:
         return finding(FAILED, str(wrong))
     except Exception as error:  # a method may raise anything; the line is what its author needs
+        bad = plans.misfit(probe.latest_calls)
+        if bad:  # `indices` or `protected` says so
+            return finding(NOT_APPLICABLE, f"no pass survives what is decided: {bad}")
         words = " ".join(str(error).split()) or "no message"
         return finding(FAILED, f"{type(error).__name__}: {words[:300]}")

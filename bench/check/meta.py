@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.check.cases import Inputs, Prompted
+from bench.check.cases import Inputs
 from bench.check.probe import Broken, Probe
 from bench.core import Learner, Plan, Reducer, observing
 from bench.core.kinds import is_adaptive
@@ -48,11 +48,11 @@ def meta(probe: Probe) -> str:
     """MACs and tokens on the meta device are those with values, or an upper bound of them.
 
     They can only be a bound where an image decides how many tokens it keeps. MACs are compared at
-    the method's default budget; tokens also at the hard one, on prompts, where the engine itself
-    takes another way without values, and on one image and one text tower.
+    the method's default budget; tokens also at the hard one, ahead of and in language models, where
+    the engine itself takes another way without values, and on one image and one text tower.
     """
     subject, remarks = probe.subject, []
-    thorough = probe.case.thorough or isinstance(probe.case, Prompted)
+    thorough = probe.case.thorough or probe.case.tower in ("projector", "language")
     with probe.case.costed(subject.model, subject.valueless) as (inputs, shapes):
         for kind in ("default", "hard") if thorough else ("default",):
             with contextlib.suppress(*([probe.refusals] if kind == "hard" else [])):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
-from bench.core import Learner, Plan
+from bench.core import Learner, Plan, Reducer, Site
 from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
+from bench.engine.tower import override
 
 
 def close(a: Tensor, b: Tensor) -> bool:
@@ -43,7 +43,7 @@ def batch(probe: Probe) -> str:
             inputs = probe.case.alone(probe.subject.inputs, i)
             alone = probe.watch(probe.make(), inputs=inputs)
             for one, all_ in zip(alone.calls, together.calls, strict=True):
-                part = _differs(_decision(one.plan, 0), _decision(all_.plan, i))
+                part = differs(decision(one.plan, 0), decision(all_.plan, i))
                 if part:
                     raise Broken(
                         f"layer {one.site.layer} decides {part} of sample {i} otherwise alone than "
@@ -55,7 +55,8 @@ def batch(probe: Probe) -> str:
     return ""
 
 
-def _decision(plan: Plan, i: int) -> dict[str, list[Any]]:
+def decision(plan: Plan, i: int) -> dict[str, list[Any]]:
+    """What a plan does with one sample."""
     parts = {"keep": [n for n in plan.keep[i].tolist() if n >= 0]}  # empty slots are the batch's
     if plan.src is not None and plan.dst is not None:
         parts |= {"src": plan.src[i].tolist(), "dst": plan.dst[i].tolist()}
@@ -64,7 +65,8 @@ def _decision(plan: Plan, i: int) -> dict[str, list[Any]]:
     return parts
 
 
-def _differs(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> str:
+def differs(one: dict[str, list[Any]], other: dict[str, list[Any]]) -> str:
+    """In which part two decisions differ, or ""."""
     return next((name for name in one if one[name] != other.get(name)), "")
 
 
@@ -105,42 +107,69 @@ def _groups(probe: Probe, seen: Seen, order: Tensor) -> Tensor:
 
 
 def half(probe: Probe) -> str:
-    """In bfloat16 it runs, stays bfloat16 and is finite; in float32 likewise."""
-    subject, reducer = probe.subject, probe.make()
-    model = copy.deepcopy(subject.model).to(torch.bfloat16)
-    inputs = {
-        name: t.to(torch.bfloat16) if t.is_floating_point() else t
-        for name, t in subject.inputs.items()
-    }
-    with torch.no_grad(), reduced(model, reducer, **probe.budget(reducer)):
-        out = subject.run(inputs, model)
-    if out.dtype != torch.bfloat16:
-        raise Broken(f"a bfloat16 model answers in {out.dtype}")
-    for name, value in {"bfloat16": out, "float32": probe.default.out}.items():
-        if not value.isfinite().all():
-            raise Broken(f"the model's answer in {name} is not finite")
+    """In bfloat16 and float16 it runs, stays what it is and is finite; nothing is float64."""
+    for dtype in (torch.bfloat16, torch.float16):
+        out = _in_half(probe, dtype)
+        if out.dtype != dtype:
+            raise Broken(f"a {_short(dtype)} model answers in {_short(out.dtype)}")
+        _finite("the model's answer", out)
+    _finite("the model's answer", probe.default.out)
+    for call in probe.default.calls:
+        for name, value in vars(call.plan).items():
+            for tensor in value if isinstance(value, tuple) else (value,):
+                if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+                    raise Broken(f"layer {call.site.layer} answers with {name} in float64")
     return ""
+
+
+def _in_half(probe: Probe, dtype: torch.dtype) -> Tensor:
+    model, inputs = probe.subject.in_dtype(dtype)
+    reducer = probe.make()
+    decide = reducer.plan
+
+    def watched(site: Site, r: int) -> Plan:
+        plan = decide(site, r)
+        # an answer may hide it: a language model leaves out image tokens that are not numbers
+        _finite(f"what layer {site.layer} makes of the tokens", plan.apply(site.x, site.size)[0])
+        return plan
+
+    with (
+        torch.no_grad(),
+        override(reducer, "plan", watched),
+        reduced(model, reducer, **probe.budget(reducer)),
+    ):
+        return probe.subject.run(inputs, model)
+
+
+def _finite(what: str, out: Tensor) -> None:
+    if not out.isfinite().all():
+        raise Broken(f"{what} in {_short(out.dtype)} is not finite")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def compiles(probe: Probe) -> str:
     """The decision and its application are one graph to torch.compile, with the same result."""
     if is_adaptive(probe.method):
         raise NotApplicable("how many tokens it keeps depends on the sample")
-    calls = probe.decided()[0].calls
+    probe.decided()
     if not probe.case.thorough:
-        raise NotApplicable("tried on one image and one text tower, since it costs most")
-    site, r, reducer = calls[0].site, calls[0].r, probe.make()
+        raise NotApplicable("tried on one tower of each kind, since it costs most")
+    return probe.at_first_decision(_compiled)
 
+
+def _compiled(reducer: Reducer, site: Site, r: int) -> str:
     def step(x: Tensor, q: Tensor, k: Tensor, v: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         plan = reducer.plan(replace(site, x=x, q=q, k=k, v=v, size=size), r)
         return (plan.keep, *plan.apply(x, size))
 
     tensors = (site.x, site.q, site.k, site.v, site.size)
     torch._dynamo.reset()
-    with torch.no_grad():
-        expected = step(*tensors)
-        # without code generation: it needs a C++ compiler, and tracing is what methods break
-        got = torch.compile(step, fullgraph=True, backend="eager")(*tensors)
+    expected = step(*tensors)
+    # without code generation: it needs a C++ compiler, and tracing is what methods break
+    got = torch.compile(step, fullgraph=True, backend="eager")(*tensors)
     if not torch.equal(got[0], expected[0]):
         raise Broken("compiled, it keeps other tokens")
     for name, a, b in zip(("tokens", "sizes"), got[1:], expected[1:], strict=True):
@@ -150,23 +179,25 @@ def compiles(probe: Probe) -> str:
 
 
 def gradient(probe: Probe) -> str:
-    """Gradients reach the input, and what the method learns, and are finite."""
-    subject = probe.subject
+    """Gradients reach the input and what the method learns, are finite, and change no decision."""
     reducer, learned = probe.make_learning()
     entered: list[Tensor] = []
 
     def leaf(x: Tensor) -> Tensor:
         entered.append(x.detach().requires_grad_())
-        return entered[0]
+        return entered[-1]
 
-    with (
-        torch.enable_grad(),
-        subject.at_first_block(leaf),
-        reduced(subject.model, reducer, **probe.budget(reducer)),
-    ):
-        out = subject.run()
+    with torch.enable_grad(), probe.subject.at_first_block(leaf):
+        seen = probe.watch(reducer)
         wanted = {"the input": entered[0], **learned}
-        slopes = torch.autograd.grad(out.square().sum(), list(wanted.values()), allow_unused=True)
+        loss = seen.out.square().sum()
+        slopes = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        if learned:  # what is being learned may be drawn
+            frozen, tensors = probe.make_learning()
+            for tensor in tensors.values():
+                tensor.requires_grad_(False)
+            seen = probe.watch(frozen)
+    _decides_alike(probe.default, seen)
     gradients = dict(zip(wanted, slopes, strict=True))
     for name, value in gradients.items():
         if value is not None and not value.isfinite().all():
@@ -180,6 +211,15 @@ def gradient(probe: Probe) -> str:
     if isinstance(reducer, Learner) and _own_loss_reaches(probe, reducer, [*learned.values()]):
         return f"{len(learned)} learned, by its own loss alone"
     raise Broken(f"no gradient reaches any of its {len(learned)} learned tensors")
+
+
+def _decides_alike(plain: Seen, recorded: Seen) -> None:
+    """With gradients recorded a method decides as without."""
+    for one, other in zip(plain.calls, recorded.calls, strict=True):
+        for i in range(len(one.plan.keep)):
+            part = differs(decision(one.plan, i), decision(other.plan, i))
+            if part:
+                raise Broken(f"with gradients on, layer {one.site.layer} decides {part} otherwise")
 
 
 def _own_loss_reaches(probe: Probe, reducer: Learner, learned: Sequence[Tensor]) -> bool:

@@ -5,6 +5,8 @@ What a plan declares without values (`soft`, `members`) is true of its values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,17 @@ def _stand_still(call: Call, slots: Tensor, appends: int, prefix: int) -> None:
         raise Broken(f"layer {layer} moves the appended tokens from the end")
 
 
+def misfit(calls: Sequence[Call]) -> str:
+    """What is wrong with the first decision that no pass can survive, or ""."""
+    for call in calls:
+        try:
+            _fits(call)
+            _survive(call)
+        except Broken as wrong:
+            return str(wrong)
+    return ""
+
+
 def mass(probe: Probe) -> str:
     """Sizes say how many input tokens a token stands for: none is lost or counted twice."""
     for seen in probe.decided():
@@ -86,6 +99,33 @@ def _stated(call: Call, size: Tensor, most: Tensor) -> None:
         raise Broken(
             f"layer {layer} states sizes of {float(size.sum(1).max()):g} in sum, more than the "
             f"{float(most.max()):g} input tokens"
+        )
+    _accounted(call, size, filled)
+
+
+def _accounted(call: Call, size: Tensor, filled: Tensor) -> None:
+    """A kept token stands for what it did, give or take what joins it; a sum for its parts."""
+    layer, plan, before = call.site.layer, call.plan, call.site.size[..., 0]
+    at, joins = plan.keep.clamp(min=0), torch.zeros_like(size[..., 0])
+    if plan.src is not None and plan.dst is not None:
+        joins.scatter_add_(1, plan.dst, before.gather(1, plan.src).to(joins))
+    stood, M = before.gather(1, at), at.shape[1]
+    off = filled & ((size[:, :M, 0] - stood).abs() > joins[:, :M] + 1e-3)
+    if off.any():
+        b, j = off.nonzero()[0].tolist()
+        raise Broken(
+            f"layer {layer} states size {float(size[b, j]):g} for token {int(at[b, j])}, which was "
+            f"{float(stood[b, j]):g}, and {float(joins[b, j]):g} joins it"
+        )
+    if plan.extra is None:
+        return
+    made, parts = size[:, M:].sum((1, 2)), ((plan.extra != 0).any(1) * before).sum(1)
+    wrong = ((made - parts).abs() > 1e-3).nonzero()
+    if len(wrong):
+        b = int(wrong[0])
+        raise Broken(
+            f"layer {layer} states sizes of {float(made[b]):g} in sum for tokens made of "
+            f"{float(parts[b]):g}"
         )
 
 

@@ -38,6 +38,10 @@ class NotApplicable(Exception):
     """A property means nothing here; the message says why."""
 
 
+class Interrupted(Exception):
+    """Something else in a program went wrong in the middle of a pass."""
+
+
 def made_by(plan: Plan) -> int:
     """How many tokens a plan appends that are made of others."""
     return 0 if plan.extra is None else plan.extra.shape[1]
@@ -81,6 +85,7 @@ class Probe:
         self.method, self.params = method, dict(params)
         self.subject = Subject(case)
         self.case, self.tower = case, self.subject.tower
+        self.latest: Seen | None = None
 
     def make(self, **more: Any) -> Reducer:
         """A new instance, with what it learns made for this model."""
@@ -121,10 +126,10 @@ class Probe:
         plan = reducer.plan
 
         def noting(site: Site, r: int) -> Plan:
-            tensors = {"x": site.x, "q": site.q, "k": site.k, "v": site.v, "size": site.size}
-            before = {name: t._version for name, t in tensors.items()}
+            tensors = {n: t for n, t in vars(site).items() if isinstance(t, Tensor)}
+            before = {name: t.clone() for name, t in tensors.items()}
             decision = plan(site, r)
-            changed = tuple(name for name, t in tensors.items() if t._version != before[name])
+            changed = tuple(n for n, t in tensors.items() if not torch.equal(t, before[n]))
             seen.calls.append(Call(site, r, decision, changed))
             return decision
 
@@ -137,11 +142,40 @@ class Probe:
             seen.out = (run or self.subject.run)(self.subject.inputs if inputs is None else inputs)
         return seen
 
+    def at_first_decision(self, examine: Callable[[Reducer, Site, int], str]) -> str:
+        """What `examine` says of the method, its first site and the number to remove.
+
+        It is asked in the middle of a pass, where a site can still compute what it offers.
+
+        Raises:
+            NotApplicable: there are no plans.
+        """
+        self.decided()
+        reducer, asked, says = self.make(), self.make(), []
+
+        def look(site: Site, r: int) -> Plan:
+            says.append(examine(asked, site, r))
+            raise Interrupted
+
+        with (
+            torch.no_grad(),
+            contextlib.suppress(Interrupted),
+            override(reducer, "plan", look),
+            reduced(self.subject.model, reducer, **self.budget(reducer)),
+        ):
+            self.subject.run()
+        return says[0]
+
     @cached_property
     def default(self) -> Seen:
         """A pass at the method's default budget."""
         with torch.no_grad():
             return self.watch(self.make())
+
+    @property
+    def latest_calls(self) -> list[Call]:
+        """The decisions of the latest pass, which may have broken off."""
+        return self.latest.calls if self.latest else []
 
     @property
     def resizes(self) -> bool:
@@ -178,7 +212,7 @@ class Probe:
         try:
             passes = self.passes
         except Exception:
-            for call in self.latest.calls:
+            for call in self.latest_calls:
                 examine(call)
             raise
         for call in (call for seen in passes for call in seen.calls):

@@ -22,6 +22,8 @@ class Subject:
     def __init__(self, case: Case) -> None:
         """Build it and run it, before any method has been made."""
         self.case = case
+        self.answer: Any = None  # of a model that answers prompts, once somebody asked
+        self._copies: dict[torch.dtype, nn.Module] = {}
         with torch.random.fork_rng(devices=[]):
             self.model = case.build()
         self.towers = towers = adapter_for(self.model).towers(self.model)
@@ -50,6 +52,13 @@ class Subject:
     def valueless(self) -> nn.Module:
         """The model on the meta device, where tensors have shapes alone."""
         return copy.deepcopy(self.model).to("meta")
+
+    def in_dtype(self, dtype: torch.dtype) -> tuple[nn.Module, Inputs]:
+        """A copy of the model, and its inputs, in another floating-point type."""
+        if dtype not in self._copies:
+            self._copies[dtype] = copy.deepcopy(self.model).to(dtype)
+        inputs = {n: t.to(dtype) if t.is_floating_point() else t for n, t in self.inputs.items()}
+        return self._copies[dtype], inputs
 
     @property
     def tokens(self) -> int:

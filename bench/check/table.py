@@ -13,7 +13,7 @@ from rich.table import Table
 from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding, check
 from bench.core import registry
 
-WIDTH = 160  # where the output is no terminal
+WIDTH = 170  # where the output is no terminal
 CASES_A_TABLE = 10
 STYLE = {OK: "green", FAILED: "bold red", NOT_APPLICABLE: "dim"}
 

@@ -112,8 +112,10 @@ class Plan:
         dtype = x.dtype
         out = out * weight_dst.to(dtype)
         out = add_rows(out, dst, take(x, src) * weight_src.to(dtype))
-        # padding has size 0; a token made of padding alone stays zero instead of 0/0
-        return out / new.clamp_min(torch.finfo(new.dtype).tiny).to(dtype), new
+        # padding has size 0; a token made of padding alone stays zero instead of 0/0, whatever
+        # the smallest number is (float16 rounds that of float32 to 0)
+        tiny = max(torch.finfo(t).tiny for t in (dtype, new.dtype))
+        return out / new.clamp_min(tiny).to(dtype), new
 
     def slots(self, n: int) -> Tensor:
         """(B,N) output slot of each input token; -1 where it was dropped.

@@ -163,6 +163,8 @@ _FREE = """
     is_non_overlapping_and_dense is_same_size item _local_scalar_dense record_stream
     _assert_async _assert_scalar _functional_assert_async _assert_tensor_metadata
     sym_constrain_range sym_constrain_range_for_size _fused_sdp_choice
+
+    crossget_bench::in_set_order
 """
 FREE: frozenset[str] = frozenset(_FREE.split())
 
@@ -193,6 +195,8 @@ def _is_free(name: str) -> bool:
     """Listed, or some overload is tagged or a view: the tags miss some in-place forms."""
     if name in FREE:
         return True
+    if "::" in name:
+        return False
     packet = getattr(torch.ops.aten, name, None)
     overloads = [getattr(packet, o) for o in packet.overloads()] if packet is not None else []
     return any(o.is_view or _FREE_TAGS.intersection(o.tags) for o in overloads)
@@ -203,4 +207,4 @@ def macs_of(func: Any, args: Sequence[Any], out: Any) -> int | None:
     name = name_of(func)
     if name in COUNTED:
         return int(COUNTED[name](args, out[0] if isinstance(out, (tuple, list)) else out))
-    return 0 if "::" not in name and _is_free(name) else None
+    return 0 if _is_free(name) else None
