@@ -46,7 +46,7 @@ def own(cls: type[Reducer]) -> list[str]:
 
 
 @functools.cache
-def _types(cls: type[Reducer]) -> dict[str, TypeAdapter[Any]]:
+def _types(cls: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(cls)
     return {name: TypeAdapter(hints[name], config=_STRICT) for name in own(cls)}
 

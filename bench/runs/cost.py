@@ -115,9 +115,9 @@ def arguments(
             raise BenchError(f"--param {text}: give NAME=VALUE of a parameter{hint}")
         for name in takers:
             chosen[name][key] = yaml_value(value, f"--param {key}")
-    for name, params in chosen.items():
-        with placed(Options(params), 0, params):
-            check_request(name, params)
+    for name, asked in chosen.items():
+        with placed(Options(asked), 0, asked):
+            check_request(name, asked)
     return list(chosen.items())
 
 

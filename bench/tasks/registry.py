@@ -107,9 +107,9 @@ def check_name(name: str) -> None:
     if entry is not None and entry.reads_data and not rest:
         raise BenchError(f"task '{name}' names no data: write {entry.form}")
     if entry is None or (colon and not entry.reads_data):
-        schemes = [known for known, entry in entries().items() if entry.reads_data]
-        hint = near_miss(*((scheme, schemes) if colon else (name, catalogue())), "list tasks")
-        raise BenchError(f"unknown task '{name}'{hint}")
+        schemes = [form for form, entry in entries().items() if entry.reads_data]
+        written, known = (scheme, schemes) if colon else (name, list(catalogue()))
+        raise BenchError(f"unknown task '{name}'{near_miss(written, known, 'list tasks')}")
 
 
 def load(name: str) -> Task:

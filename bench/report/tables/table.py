@@ -214,7 +214,7 @@ def _places(column: Column, rows: Sequence[Row], texts: Sequence[str]) -> dict[i
         able = not (row.get("is_baseline") or row.get(column.unless))
         if column.better and known(row.get(column.key)) and able:
             bands.setdefault(row.get("band", ""), []).append(index)
-    places = {}
+    places: dict[int, int] = {}
     for members in bands.values():
         if column.winners:
             winners = [index for index in members if rows[index].get(column.winners)]
