@@ -10,6 +10,7 @@ Exit code 1 where a count that should be 0 is not.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -21,20 +22,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+folders: Any = importlib.import_module("folders")  # a tiny model, as a user would have one
+
 COMMAND = [
-    "run", "--model", "embedded:vit-fashion", "--task", "cost", "--method", "tome", "--r", "2",
+    "run", "--model", "vit", "--task", "cost", "--method", "tome", "--r", "2",
     "--r", "4", "--r", "8", "--budget", "80% gmacs", "--profile", "cpu", "--batch", "1",
     "--seconds", "0.05", "--machine", "m", "--results", "results",
 ]  # fmt: skip
 CELLS = 5
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = 300.0  # seconds after which a run that nobody disturbs counts as blocked
+PATIENCE = 900.0  # seconds after which a run that nobody disturbs counts as blocked
 BAD = ("cells lost", "cells twice", "leftovers", "blocked runs", "tracebacks", "children left")
 
 
@@ -153,6 +157,7 @@ def main(
     """Disturb runners, then count."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         scene = Scene(Path(folder), random.Random(seed))
+        folders.vit(scene.folder / "vit")
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             disturb(scene, runners, longest)

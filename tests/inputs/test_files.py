@@ -10,7 +10,9 @@ import pytest
 from judge import Bad, faults_of
 from test_store import record
 
-import bench.runs.runner  # noqa: F401 - its seconds to load are none of the commands' here
+from bench.core import registry
+from bench.models import catalogue
+from bench.runs import runner
 
 NUL, LONG, DEEP = "a\0b", "x" * 5000, "d/" * 3000
 RUN = ("run", "--model", "embedded:vit-fashion", "--task", "cost", "--random-weights")
@@ -157,6 +159,13 @@ OTHERS = [
         names=["a", "--out"],
     ),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Load what a command loads at first, whose seconds are none of the bad paths'."""
+    assert registry.methods() and runner
+    catalogue.load("embedded:vit-fashion", random_weights=True)
 
 
 @pytest.mark.parametrize("bad", [*PATHS, *OTHERS], ids=lambda bad: bad.name)
