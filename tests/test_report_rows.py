@@ -289,6 +289,19 @@ def test_the_headline_names_the_most_accurate_near_half_the_macs() -> None:
     )
 
 
+def test_short_names_head_a_report() -> None:
+    names = {"model": "My ViT", "task": "ImageNet"}
+    cells = [replace(r, cell=replace(r.cell, names=names)) for r in rivals()]
+    frames = frame.build([*cells[:2], rivals()[2]])
+    (group,) = frames.groups()
+    assert frames.title(group) == "My ViT · ImageNet"
+    assert frames.notes == ("My ViT: model", "ImageNet: task")
+    panels, shown, _ = page_data.cells(frames)
+    assert panels[0]["title"] == "My ViT · ImageNet"
+    assert {(cell["model"], cell["task"]) for cell in shown} == {("My ViT", "ImageNet")}
+    assert frame.build(rivals()).title(group) == "model · task"
+
+
 def test_milliseconds_above_a_figure_are_those_of_the_unreduced_model() -> None:
     figure = Figure()
     ax = figure.subplots()

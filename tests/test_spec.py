@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.core.errors import BenchError
+from bench.measure import profiles
 from bench.records.record import label
-from bench.runs import spec
+from bench.runs import checking, spec
+from bench.runs.keys import key_of
 
 
 def parse(text: str) -> spec.Suite:
@@ -142,3 +146,32 @@ def test_unknown_suites_name_the_near_miss(tmp_path: Path) -> None:
 def test_a_suite_file_takes_its_own_name(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("models: [m/m]\nmethods: [none]")
     assert spec.load(str(tmp_path / "mine.yaml"))[0].name == "mine"
+
+
+SHORT = GOOD + "names: {embedded:clip-emoji: CLIP, fashion-mnist: Fashion}\n"
+
+
+def test_short_names_ride_along_and_change_no_key() -> None:
+    plain, named = parse(GOOD).cells(), parse(SHORT).cells()
+    assert [cell.names for cell in named[4:6]] == [
+        {"fashion-mnist": "Fashion"},
+        {"embedded:clip-emoji": "CLIP"},
+    ]
+    assert named[5] == replace(plain[5], names={"embedded:clip-emoji": "CLIP"})
+    keys = {key_of(cell, profiles.get("cpu"), "m", {}) for cell in (plain[5], named[5])}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("{embedded:clip-emojy: CLIP}", "quick.yaml:10: this suite has no model or task"),
+        ("{fashion-mnist: A, embedded:clip-emoji: A}", "two models or tasks are named 'A'"),
+        ("{fashion-mnist: ''}", "quick.yaml:10: the name '' is empty"),
+    ],
+)
+def test_a_short_name_of_nothing_is_a_mistake(names: str, says: str) -> None:
+    text = GOOD + f"names: {names}\n"
+    document = spec.Document(text, "quick.yaml")
+    with pytest.raises(BenchError, match=re.escape(says)):
+        checking.check(parse(text), document)

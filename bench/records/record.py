@@ -46,6 +46,7 @@ class Cell:
     backend: str | None = None  # attention backend; None: the profile's first
     batch_sizes: tuple[int, ...] | None = None  # for latency; None: the profile's
     latency_seconds: float = 1.5  # time budget for each batch size
+    names: dict[str, str] = field(default_factory=dict)  # short ones of its model and task
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from bench import tasks
 from bench.core import Learner, registry
-from bench.core.errors import BenchError, Unsupported, near_miss
-from bench.core.names import check_folder_name
+from bench.core.errors import BenchError, Unsupported, check_known, near_miss
+from bench.core.names import check_folder_name, check_name
 from bench.core.parameters import BUDGET, check_request, own
 from bench.measure import profiles
 from bench.models import catalogue
@@ -35,6 +35,13 @@ def check(suite: Suite, origin: Document | Options) -> None:
     for i, profile in enumerate(suite.profiles):
         _at(origin, ("profiles", i), profiles.load, profile)
     names = [model.name for model in suite.models]
+    known = [*names, *suite.tasks, *(task for model in suite.models for task in model.tasks or [])]
+    for name, short in suite.names.items():
+        where = ("names", name)
+        _at(origin, where, check_known, "this suite has no model or task", name, known)
+        _at(origin, where, check_name, "the name", short)
+        if list(suite.names.values()).count(short) > 1:
+            raise origin.error(where, f"two models or tasks are named '{short}'")
     for i, entry in enumerate(suite.methods):
         _check_parameters(entry, i, origin)
         for j, name in enumerate(entry.models or []):

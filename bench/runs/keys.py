@@ -18,6 +18,8 @@ from bench.records.sources import library_versions, measurement_hash
 from bench.runs.session import parameters, threads_of
 from bench.tasks import Task
 
+NAMES = ("suite", "label", "names")  # of a cell: what it is called changes no result
+
 
 def provenance_of(cell: Cell, weights: str | None, task: Task | None) -> dict[str, Any]:
     """Return the hashes of the code, weights and data that a cell is measured with.
@@ -53,7 +55,7 @@ def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, 
         "schema": SCHEMA,
         "libraries": library_versions(),
         "machine": machine,
-        "cell": {k: v for k, v in dataclasses.asdict(cell).items() if k not in ("suite", "label")},
+        "cell": {k: v for k, v in dataclasses.asdict(cell).items() if k not in NAMES},
         "profile": dataclasses.asdict(profile),
         "threads": threads_of(profile),
         **provenance,

@@ -76,6 +76,9 @@ def _narrowed(suite: Suite, chosen: Mapping[str, Any]) -> dict[str, Any]:
         data["models"] = [m for m in data["models"] if m.get("tasks") or data["tasks"]]
         if not data["models"]:
             raise BenchError(f"no model of suite '{suite.name}' is run on {chosen['task']}")
+    run = [name for m in data["models"] for name in (m["name"], *(m.get("tasks") or []))]
+    run += data.get("tasks", [])
+    data["names"] = {name: short for name, short in suite.names.items() if name in run}
     methods = [_method(entry) for entry in suite.methods]
     entries = _only(methods, chosen.get("method"), "method", suite.name)
     gone = {model["name"] for model in models} - {model["name"] for model in data["models"]}

@@ -97,6 +97,7 @@ class Suite(BaseModel):
     description: str = ""
     models: Annotated[list[Annotated[ModelEntry, BeforeValidator(_named)]], Field(min_length=1)]
     tasks: list[str] = []
+    names: dict[str, str] = {}  # short names of models and tasks, by their own
     methods: Annotated[list[Annotated[MethodEntry, BeforeValidator(_named)]], Field(min_length=1)]
     profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
     dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
@@ -136,6 +137,7 @@ class Suite(BaseModel):
                         backend=backend,
                         batch_sizes=tuple(self.batch_sizes) if self.batch_sizes else None,
                         latency_seconds=self.latency_seconds,
+                        names={n: self.names[n] for n in (model.name, task) if n in self.names},
                     )
                     cells.setdefault(repr(cell), cell)
         return list(cells.values())

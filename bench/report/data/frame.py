@@ -81,11 +81,20 @@ class Frames:
         rows = [row for group in groups for row in self.by_group[group]]
         return mixture.remark([self.by_uid[row["key"]] for row in rows])
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The short names that suites give models and tasks, by their own."""
+        return {own: short for r in self.records for own, short in r.cell.names.items()}
+
+    def named(self, name: str) -> str:
+        """Name a model or task by its short name, if it has one."""
+        return self.names.get(name, name)
+
     def title(self, group: str) -> str:
         """Name a table by its model and task, and by whatever else tells it from the others."""
         row = self.by_group[group][0]
         variety = self._variety[row["model"], row["task"]]
-        parts = [f"{row['model']} · {task_name(row['task'])}"]
+        parts = [f"{self.named(row['model'])} · {task_name(self.named(row['task']))}"]
         for name in ("machine", "profile", "dtype", "backend", "how", "macs_scope", "recipe"):
             if len(variety[name]) > 1 and row.get(name):
                 parts.append(str(row[name]))
@@ -156,10 +165,16 @@ def build(
         {key: token_rows(by_uid[key]) for key in keys},
         sorted(failed, key=lambda row: [str(value) for value in row.values()]),
         tuple(kept),
-        tuple(filter(None, (*notes, older, beside_load))),
+        tuple(filter(None, (*notes, *_named(kept), older, beside_load))),
         baseline,
         spreads,
     )
+
+
+def _named(records: Sequence[Record]) -> list[str]:
+    """Say what short names stand for."""
+    lines = (f"{short}: {own}" for r in records for own, short in r.cell.names.items())
+    return list(dict.fromkeys(lines))
 
 
 def _cells(records: Sequence[Record], baseline: str) -> list[Row]:

@@ -12,7 +12,7 @@ from bench.records.record import Record
 from bench.records.store import Store
 
 # What does not tell two measurements apart: a suite lends a cell its name and its patience only.
-_NOT_IDENTITY = ("suite", "label", "baseline", "latency_seconds")
+_NOT_IDENTITY = ("suite", "label", "names", "baseline", "latency_seconds")
 
 
 def read(results: Sequence[Path]) -> tuple[list[Record], list[str]]:

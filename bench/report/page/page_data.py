@@ -50,7 +50,8 @@ def cells(frames: Frames) -> tuple[list[Row], list[Row], list[Any]]:
         speeds = _speeds(timed)
         for row in rows:
             tokens = _mean_tokens(frames.counts[row["key"]])
-            result.append(_cell(row, len(panels), tokens, speeds.get(row["key"], {})))
+            short = {name: frames.named(row[name]) for name in ("model", "task")}
+            result.append(_cell(row | short, len(panels), tokens, speeds.get(row["key"], {})))
             records.append(shortened(frames.by_uid[row["key"]]))
         panels.append(about | {"apart": "recipe" in rows[0], "mixed": frames.remark(group)})
     return panels, result, records
