@@ -31,12 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 folders: Any = importlib.import_module("folders")  # a tiny model, as a user would have one
 
-COMMAND = [
-    "run", "--model", "vit", "--task", "cost", "--method", "tome", "--r", "2",
-    "--r", "4", "--r", "8", "--budget", "80% gmacs", "--profile", "cpu", "--batch", "1",
-    "--seconds", "0.05", "--machine", "m", "--results", "results",
-]  # fmt: skip
-CELLS = 5
+COMMAND = ["run", "--suite", "tiny.yaml", "--results", "results", "--machine", "m"]
+CELLS = 5  # of this suite
+SUITE = folders.SUITE.replace("profiles:", '  - {{name: tome, budget: "80% gmacs"}}\nprofiles:')
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = 900.0  # seconds after which a run that nobody disturbs counts as blocked
 BAD = ("cells lost", "cells twice", "leftovers", "blocked runs", "tracebacks", "children left")
@@ -157,7 +154,8 @@ def main(
     """Disturb runners, then count."""
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         scene = Scene(Path(folder), random.Random(seed))
-        folders.vit(scene.folder / "vit")
+        vit, images = folders.vit(scene.folder / "vit"), folders.images(scene.folder / "images")
+        (scene.folder / "tiny.yaml").write_text(SUITE.format(vit=vit, images=images))
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             disturb(scene, runners, longest)
