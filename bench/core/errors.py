@@ -43,6 +43,10 @@ def shown(text: object, longest: int = 80) -> str:
     text = str(text)
     if len(text) > longest:
         text = f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
+    return _visible(text)
+
+
+def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -65,13 +69,11 @@ def near_miss(name: object, choices: Iterable[str], listed: str = "") -> str:
 
 
 def printable(message: str) -> str:
-    """A message as one line of a terminal: control characters escaped, long words shortened."""
-    words = []
-    for word in message.split():
-        if len(word) > LONGEST_WORD:
-            word = f"{word[:40]}…{word[-50:]}"
-        words.append("".join(c if c.isprintable() else repr(c)[1:-1] for c in word))
-    line = " ".join(words)
+    """A message as one line of a terminal: control characters escaped, a long one shortened."""
+    words = message.split()
+    line = " ".join(map(_visible, words))
+    if len(line) > LONGEST_LINE:
+        line = " ".join(shown(word, LONGEST_WORD) for word in words)
     if len(line) > LONGEST_LINE:  # the mend stands at the end
         line = f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 + 3 :]}"
     return line

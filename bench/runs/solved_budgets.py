@@ -50,7 +50,8 @@ def within_budget(
     known = _known(file)
     key = _key(cell, profile, target, task, resources)
     if key not in known:
-        known[key] = _solved(cell, profile, target, task, resources)
+        solved = {key: _solved(cell, profile, target, task, resources)}
+        known = solved | _known(file)  # which other runners have added to meanwhile
         if file:
             write_atomic(file, json.dumps(known, indent=1) + "\n")
     answer = known[key]

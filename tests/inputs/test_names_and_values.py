@@ -198,7 +198,7 @@ ENTRIES: list[dict[str, object]] = [
                  {"text": 0.5}, float("nan"), float("inf"), 10**400, [0.5, 0])
 ] + [
     {"name": "evit", "keep_rate": 0.5, "layers": layers}
-    for layers in ([9], [-1], [1, 1], [], ["a"], [1.5], [float("nan")], {"vision": [9]}, [True],
+    for layers in ([9], [-9], [1, 1], [], ["a"], [1.5], [float("nan")], {"vision": [9]}, [True],
                    {"text": [1]}, [10**30], "1", 9)
 ] + [
     {"name": "tome", "budget": wanted}
