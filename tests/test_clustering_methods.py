@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from sites import close, image_site
 from tiny import MODELS, clip, inputs, run, siglip, timm_vit
 from torch import Tensor, nn
 
 import bench
-from bench.core import Site
 from bench.core.errors import BenchError, Unsupported
 from bench.core.schedules import as_schedule
-from methods.algorithms.clustering import cluster_means, density_peaks, k_medoids
+from methods.algorithms.clustering import k_medoids
 from methods.algorithms.queries import new_queries
 from methods.algorithms.sampling import sample_positional, sample_sorted
 from methods.ats import ATS, significance
@@ -26,7 +25,6 @@ from methods.dpc_knn import DPCKNN
 from methods.kmedoids import KMedoids
 from methods.patchmerger import PatchMerger
 
-GOLDEN = Path(__file__).parent / "golden" / "methods"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpc-knn": ("dpc-knn", {}),
     "kmedoids": ("kmedoids", {}),
@@ -38,107 +36,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    about = json.loads((GOLDEN / f"{name}.json").read_text())
-    return load_file(GOLDEN / f"{name}.safetensors"), about["parameters"]
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def site(x: Tensor, q: Any = None, k: Any = None, v: Any = None, size: Any = None) -> Site:
-    """A site whose first token is the class token; slots of size 0 are masked."""
-    B, N, _ = x.shape
-    none = x[:, None, :, :0]
-    q, k, v = (none if t is None else t for t in (q, k, v))
-    size = torch.ones(B, N, 1) if size is None else size
-    protect = (torch.arange(N) == 0).expand(B, N)
-    bias = (size > 0).float().log().transpose(1, 2)[:, None]
-    anchor = torch.zeros(B, dtype=torch.long)
-    return Site(x, q, k, v, size, protect, 3, 12, anchor=anchor, bias=bias)
-
-
-# --- the authors' outputs ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", ["equal", "weighted"])
-def test_golden_dpc_knn(weights: str) -> None:
-    g, given = golden("dpcknn")
-    x = g["in.x"]
-    centre, cluster = density_peaks(x[:, 1:], given["cluster_num"], given["k"])
-    assert torch.equal(centre + 1, g["out.centre_idx"])
-    assert torch.equal(cluster, g["out.cluster_of_patch"])
-    weight = g["in.token_score"][..., 0].exp()
-    if weights == "equal":
-        weight = torch.ones_like(weight)
-    plan = cluster_means(centre, cluster, weight, *site(x).split())
-    close(plan.apply(x, torch.ones_like(x[..., :1]))[0], g[f"out.{weights}.x"])
-    if weights == "equal":  # and so does the method itself
-        whole = DPCKNN(k=given["k"]).plan(site(x), x.shape[1] - 1 - given["cluster_num"])
-        close(whole.apply(x, torch.ones_like(x[..., :1]))[0], g["out.equal.x"])
-
-
-def test_golden_kmedoids() -> None:
-    g, given = golden("kmedoids")
-    x, count = g["in.x"], given["cluster_num"]
-    weight = g["in.attn"].sum((1, 2))[:, 1:]
-    first = given["equal_first_centre_position"] - 1
-    for name, how in (("weighted", {"weight_BN": weight}), ("equal", {"first": first})):
-        medoid, cluster = k_medoids(x[:, 1:], count, given["iterations"], **how)
-        assert torch.equal(medoid + 1, g[f"out.{name}.medoid_idx"])
-        assert torch.equal(cluster, g[f"out.{name}.cluster_of_patch"])
-    s = site(x, g["in.q"], g["in.k"])
-    plan = KMedoids(iterations=given["iterations"]).plan(s, x.shape[1] - 1 - count)
-    close(plan.apply(x, s.size)[0], g["out.weighted.x"])
-
-
-def plan_r(s: Site, given: dict[str, Any]) -> int:
-    return s.x.shape[1] - given["n_ref_tokens"]
-
-
-@pytest.mark.parametrize("case", ["all", "later"])
-def test_golden_ats(case: str) -> None:
-    g, given = golden("ats")
-    given = given[case]
-    x, q, k, v, policy = (g[f"in.{case}.{name}"] for name in ("x", "q", "k", "v", "policy"))
-    s = replace(site(x, q, k, v, policy), whole=case == "all")
-    method = ATS(drop_tokens=given["drop_tokens"])
-    plan = method.plan(s, plan_r(s, given))
-    assert torch.equal(plan.keep, g[f"out.{case}.kept_idx"])
-    selected, size = plan.apply(x, policy)
-    close(selected, g[f"out.{case}.x_selected"])
-    assert torch.equal(size, g[f"out.{case}.policy"])
-    assert (size > 0).sum(1).flatten().tolist() == [1 + kept for kept in given["kept"]]
-    unmasked = replace(s, bias=None)  # the method itself leaves empty slots out
-    assert torch.equal(method.plan(unmasked, plan_r(s, given)).keep, plan.keep)
-    # rows selected after attention are the rows that the authors select inside it
-    rows = (s.attention() @ v).transpose(1, 2).flatten(2)
-    close(plan.apply(rows, policy)[0], g[f"out.{case}.attn_out"])
-
-
-def test_golden_ats_positional() -> None:
-    g, given = golden("ats_tokenreduction")
-    x, v = g["in.x"], g["in.v"]
-    s = site(x, g["in.q"], g["in.k"], v)
-    plan = ATS(variant="positional").plan(s, x.shape[1] - given["sample_count"])
-    mask = g["out.mask"]
-    assert torch.equal(plan.keep >= 0, mask)
-    assert torch.equal(plan.keep.clamp(min=0), g["out.kept_idx"])
-    close(plan.apply(x, s.size)[0], g["out.x_selected"] * mask[..., None])
-    rows = (s.attention() @ v).transpose(1, 2).flatten(2)
-    close(plan.apply(rows, s.size)[0], g["out.attn_out"] * mask[..., None])
-    _, rank = sample_positional(torch.rand(1, 40), given["sample_count"])
-    assert rank.shape[1] == given["number_of_sample_points"]
+# --- plain loops ---------------------------------------------------------------------------------
 
 
 def test_steps_that_rounding_makes_one_more_of() -> None:
     score = torch.rand(1, 40)
     longer = [k for k in range(8, 60) if sample_positional(score, k)[1].shape[1] == k]
     assert longer == [12, 14, 19, 27, 34, 35, 36, 39, 42, 47, 48, 51, 55, 56, 58]
-
-
-# --- plain loops ---------------------------------------------------------------------------------
 
 
 def distances(x: Tensor) -> list[list[float]]:
@@ -152,7 +56,7 @@ def least(values: list[float]) -> int:
 def test_dpc_knn_in_plain_loops() -> None:
     torch.manual_seed(3)
     x, K, k = torch.randn(2, 31, 8), 9, 4
-    s = site(torch.cat([torch.randn(2, 1, 8), x], 1))
+    s = image_site(torch.cat([torch.randn(2, 1, 8), x], 1))
     plan = DPCKNN(k=k).plan(s, 31 - K)
     out, size = plan.apply(s.x, s.size)
     for b in range(2):
@@ -256,7 +160,7 @@ def test_significance_in_plain_loops() -> None:
 def test_patchmerger_in_plain_loops() -> None:
     torch.manual_seed(5)
     x, table = torch.randn(2, 12, 8), torch.randn(3, 8)
-    s = site(x, size=torch.randint(1, 5, (2, 12, 1)).float())
+    s = image_site(x, size=torch.randint(1, 5, (2, 12, 1)).float())
     plan = PatchMerger(queries={"vision.3": table}).plan(s, 8)
     out, size = plan.apply(x, s.size)
     for b in range(2):
@@ -397,8 +301,8 @@ def test_empty_slots_say_nothing(variant: str) -> None:
     x, (q, k, v) = torch.randn(2, 20, 12), torch.randn(3, 2, 3, 20, 4).unbind(0)
     x[:, 15:] = x[:, 5:10] + 0.01 * torch.randn(2, 5, 12)  # tempting neighbours
     size = (torch.arange(20) < 15).float().expand(2, -1)[..., None]
-    padded = replace(site(x, q, k, v, size), whole=False)
-    alone = replace(site(x[:, :15], *(t[:, :, :15] for t in (q, k, v))), whole=False)
+    padded = replace(image_site(x, q, k, v, size), whole=False)
+    alone = replace(image_site(x[:, :15], *(t[:, :, :15] for t in (q, k, v))), whole=False)
     a, b = method.plan(padded, 12), method.plan(alone, 7)
     m = min(a.keep.shape[1], b.keep.shape[1])
     assert torch.equal(a.keep[:, :m], b.keep[:, :m])

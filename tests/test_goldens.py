@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from golden_checks import CHECKS
+from golden_checks.cases import METHODS, NAMES, cases, golden, shapes
 from safetensors.torch import load_file
+from sites import close
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
 import bench
-from bench.core import Reducer, Site
-from bench.core.registry import method
-from bench.core.schedules import as_schedule
 from crossget import CrossTokens, clip_alignment_loss
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def site(g: dict[str, Tensor], prefix: int = 1, last: bool = False) -> Site:
-    x = g["in.x"]
-    B, N, _ = x.shape
-    size = g.get("in.size", torch.ones(B, N, 1))
-    protect = torch.zeros(B, N, dtype=torch.bool)
-    protect[:, :prefix] = True
-    protect[:, N - 1] |= last
-    return Site(
-        x,
-        g["in.q"],
-        g["in.k"],
-        g["in.k"],
-        size,
-        protect,
-        3,
-        12,
-        prefix + last,
-        anchor=torch.zeros(B, dtype=torch.long),
-        bias=size.log().transpose(1, 2)[:, None] if "in.size" in g else None,
-    )
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [pytest.param(n, c, id=f"{n}-{c}".strip("-")) for n in NAMES for c in cases(n)],
+)
+def test_methods(name: str, case: str) -> None:
+    assert name in CHECKS, f"{name} has no check: write check_{name} in tests/golden_checks"
+    CHECKS[name](golden(name, case))
 
 
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = GOLDEN / "methods" / name
-    return load_file(f"{path}.safetensors"), json.loads(Path(f"{path}.json").read_text())
+@pytest.mark.parametrize("name", NAMES)
+def test_no_tensor_lies_outside_of_the_cases(name: str) -> None:
+    tensors = load_file(METHODS / f"{name}.safetensors")
+    assert {key: list(tensor.shape) for key, tensor in tensors.items()} == shapes(name)
 
 
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+def test_no_check_is_without_its_golden() -> None:
+    assert set(CHECKS) <= set(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -136,50 +123,3 @@ def test_crossget_losses_and_gradients(clip: Any, vision: int, text: int) -> Non
         expected = g[f"grad_cross_{name}.{which}"]
         error = (cross.vectors[tower].grad - expected).norm() / expected.norm()
         assert error < 1e-3, (tower, error)
-
-
-@pytest.mark.parametrize("fuse", [True, False])
-def test_evit(fuse: bool) -> None:
-    g, about = golden("evit")
-    evit: Reducer = method("evit")(fuse=fuse)
-    s = site(g)
-    free = s.x.shape[1] - 1
-    r = as_schedule(evit, keep_rate=about["parameters"]["keep_rate"])(3, 12, free, free)
-    assert free - r == about["parameters"]["left_tokens"]
-    plan = evit.plan(s, r)
-    assert torch.equal(plan.keep[:, 1:], g["out.kept_idx"])
-    close(plan.apply(s.x, s.size)[0], g["out.fuse.x" if fuse else "out.nofuse.x"])
-    if plan.extra is not None:
-        dropped = [row.nonzero().flatten() for row in plan.extra[:, 0]]
-        assert torch.equal(torch.stack(dropped), g["out.dropped_idx"])
-
-
-def test_topk() -> None:
-    g, about = golden("topk")
-    topk: Reducer = method("topk")()
-    s = site(g)
-    wanted = about["parameters"]
-    free = s.x.shape[1] - 1
-    r = as_schedule(topk, keep_rate=wanted["keep_rate"])(3, 12, free, wanted["init_n"])
-    assert free - r == wanted["left_tokens"]
-    plan = topk.plan(s, r)
-    assert torch.equal(plan.keep[:, 1:], g["out.kept_idx"])
-    close(plan.apply(s.x, s.size)[0], g["out.x"])
-
-
-def test_crossget_reducer_of_llava() -> None:
-    g, about = golden("crossget")
-    s = site(g, last=True)
-    crossget: Reducer = method("crossget")(importance="attention")
-    plan = crossget.plan(s, about["parameters"]["r"])
-    assert torch.equal(plan.keep, g["out.kept_idx"])
-    assert plan.src is not None and plan.dst is not None and plan.gain is not None
-    src, order = plan.src.sort(1)
-    assert torch.equal(src, g["out.src_idx_sorted"])
-    assert torch.equal(plan.keep.gather(1, plan.dst).gather(1, order), g["out.dst_of_src"])
-    assert torch.equal(plan.slots(s.x.shape[1]), g["out.out_slot_of_input"])
-    weights = torch.stack([w.gather(1, order) / 2 for w in plan.gain], -1)
-    close(weights, g["out.weight_of_src"])
-    x, size = plan.apply(s.x, s.size)
-    close(x, g["out.x"])
-    assert torch.equal(size, g["out.size"])

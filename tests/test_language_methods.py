@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 import timm
 import torch
 import vlm_models as tiny
-from test_vlm_inside import cases, close, golden, language_site, span, turned
-from torch import Tensor
+from golden_checks.cases import golden
+from golden_checks.image_blocks import flowcut_site
+from golden_checks.in_language import pact_site
+from sites import close
 
 import bench
 from bench.check.cases import CASES
 from bench.check.kit import OK, check
-from bench.core import BenchError, Plan, take
+from bench.core import BenchError, Plan
 from bench.core.schedules import as_schedule, blocks_of
-from bench.core.site import GradualSite, LanguageSite
-from bench.engine.reduction import Reduction
+from bench.core.site import LanguageSite
 from methods.algorithms.clustering import bounded_peaks
 from methods.flowcut import FlowCut
-from methods.flowcut_language import FlowCutLanguage
 from methods.pact import PACT
-from methods.vtw import VTW, divergences, withdrawal_block
+from methods.vtw import VTW, withdrawal_block
 
 # --- VTW --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", cases("vtw"))
-def test_vtw_golden(case: str) -> None:
-    given, out, params = golden("vtw", case)
-    if params["stage"] == "findk":
-        full, withdrawn = given["logits_full"], given["logits_withdrawn"]
-        close(divergences(full, withdrawn), out["kl_mean_per_layer"])
-        assert withdrawal_block(full, withdrawn, eta=params["eta"]) == int(out["k"])
-        return
-    x, n = given["hidden_states"], params["image_token_nums"]
-    image = span(params["L"], params["system_token_nums"], n)
-    method = VTW(keep_positions=params["pe_type"] == "keep")
-    schedule = as_schedule(method, keep_rate=0.0, layers=(params["k"],))
-    r = method.feasible(schedule(params["k"], 32, n, n), n, None)
-    plan = method.plan(language_site(x, image), r)
-    assert torch.equal(plan.apply(x, torch.ones(1, len(x[0]), 1))[0], out["hidden_states_after"])
-    position = given["position_ids"].gather(1, plan.keep)
-    if method.renumbers:
-        position = given["position_ids"][:, : position.shape[1]]
-    assert torch.equal(position, out["position_ids_after"])
 
 
 def test_vtw_says_where_no_block_will_do() -> None:
@@ -80,44 +59,6 @@ def test_vtw_in_whole_models(family: str, params: dict[str, Any]) -> None:
 # --- PACT -------------------------------------------------------------------------------------
 
 
-def pact_site(given: dict[str, Tensor], base: float) -> LanguageSite:
-    q, k, at = given["q"], given["k"], given["position_ids"]
-    return language_site(
-        given["hidden_states"], given["is_image"], q, k, unrotated=lambda: (q, k),
-        ahead=lambda: (turned(q, at, base), turned(k, at, base)),
-    )  # fmt: skip
-
-
-def pact_of(config: dict[str, Any]) -> PACT:
-    """The method with the authors' parameters by their own names."""
-    known = {f.name for f in fields(PACT)}
-    return PACT(**{k: v for k, v in config.items() if k in known})
-
-
-@pytest.mark.parametrize("case", cases("pact"))
-def test_pact_golden(case: str) -> None:
-    given, out, params = golden("pact", case)
-    config, n = params["config"], params["n_image"]
-    method, s = pact_of(config), pact_site(given, params["rope_base"])
-    close(s.ahead()[1].transpose(1, 2).flatten(2), out["keys_used_for_distance"])
-    rate = config.get("pruning_tokeep_percentage_value", 0.99)
-    r = as_schedule(method, keep_rate=rate, layers=(4,))(4, 28, n, n)
-    image = given["is_image"][0]
-    if method.token_pruning:
-        close(method.scores(s)[0, image], out["scores"])
-        passed = method.scores(s)[0, image].argsort(descending=True)[: n - r].sort().values
-        assert torch.equal(passed, out["kept_after_first_step"].nonzero()[:, 0])
-    plan = method.plan(s, r)
-    assert torch.equal(plan.keep[0], out["kept_positions"])
-    x, size = plan.apply(s.x, s.size)
-    close(x, out["hidden_states_reduced"])
-    assert torch.equal(size[0, :, 0].long(), out["cluster_sizes"])
-    torch.testing.assert_close(size[0, :, 0].log(), out["log_weights_float16"], atol=2e-3, rtol=0)
-    slots = plan.slots(s.x.shape[1])[0, image]
-    centres = torch.where(slots < 0, -1, plan.keep[0, slots] - int(image.nonzero()[0]))
-    assert torch.equal(centres, out["cluster_centre_of_image_token"])
-
-
 @pytest.mark.parametrize("cutoff", [0.0, 0.3, 0.6, 2.0])
 @pytest.mark.parametrize("most", [1, 4, 40])
 def test_centres_are_those_of_the_loop(cutoff: float, most: int) -> None:
@@ -137,7 +78,7 @@ def test_centres_are_those_of_the_loop(cutoff: float, most: int) -> None:
 
 
 def test_pact_without_its_second_step_and_its_means() -> None:
-    given, out, params = golden("pact", "pact")
+    given, out, params, _ = golden("pact", "pact")
     s, r = pact_site(given, params["rope_base"]), 96 - 52
     plain = PACT(include_pruned_in_mean=False).plan(s, r)
     _, size = plain.apply(s.x, s.size)
@@ -206,67 +147,8 @@ def test_pact_adds_the_logarithm_of_sizes_to_the_logits(family: str) -> None:
 # --- FlowCut ----------------------------------------------------------------------------------
 
 
-def flowcut_site(given: dict[str, Tensor], layer: int, alive: Tensor, **more: Any) -> GradualSite:
-    """What is seen ahead of block `layer` + 1 of the tokens (B,M) that are still there."""
-    B, M = alive.shape
-    at = alive[:, None, :, None].expand(-1, 2, -1, 8)
-    k, v = (given[f"{name}_layer{layer}"].gather(2, at) for name in "kv")
-    q = torch.zeros_like(k)
-    q[:, :, 0] = given[f"q_cls_layer{layer}"]
-    x = take(given["hidden_states"], alive)
-    protect = torch.arange(M).expand(B, M) == 0
-    anchor = torch.zeros(B, dtype=torch.long)
-    return GradualSite(
-        x, q, k, v, torch.ones(B, M, 1), protect, layer + 1, 0, anchor=anchor, **more
-    )
-
-
-@pytest.mark.parametrize("case", ["vit", "vit_b2"])
-def test_flowcut_golden(case: str) -> None:
-    given, out, params = golden("flowcut", case)
-    depth, patches, B = params["num_layers"], params["N_incl_cls"] - 1, params["B"]
-    method = FlowCut(over_batch=True)
-    schedule = as_schedule(method, keep_rate=params["target_num"] / patches, layers=(-2,))
-    alive, running, counts = torch.arange(patches + 1).expand(B, -1), None, []
-    for layer in range(depth - 2):
-        going, remaining = Reduction(method, schedule).still(
-            layer + 1, depth, patches, patches, None
-        )
-        assert going == patches - params["target_num"]
-        present = alive.shape[1] - 1
-        assert present == out["patches_entering_layer"][layer]
-        if present > params["target_num"]:
-            before = flowcut_site(given, layer, alive, running=torch.empty(0), remaining=remaining)
-            close(method.rate(before, None)[:, 1:], out[f"score_layer{layer}"])
-            running = method.rate(before, running)
-            if not remaining % method.every:
-                plan = method.plan(replace(before, running=running), present - params["target_num"])
-                alive, running = (t.gather(1, plan.keep) for t in (alive, running))
-                kept = out[f"kept_patch_positions_after_layer{layer}"]
-                assert torch.equal(alive[:, 1:] - 1, kept) and not plan.padded
-                counts += [present - kept.shape[1]] if remaining else []
-            close(running[:, 1:], out[f"cumulative_layer{layer}"])
-        assert alive.shape[1] - 1 == out["patches_leaving_layer"][layer]
-    assert counts == out["adaptive_prune_counts"].tolist()
-    assert torch.equal(alive[:, 1:] - 1, out["kept_patch_positions"])
-    assert torch.equal(take(given["hidden_states"], alive), out["tokens"])
-
-
-def test_flowcut_golden_in_the_language_model() -> None:
-    given, out, params = golden("flowcut", "llm_anyres")
-    n, first = params["visual_token_num"], params["visual_token_pos"]
-    image = span(params["L"], first, n)
-    s = language_site(given["layer_output"], image, given["q"], given["k"], v=given["v"])
-    method = FlowCutLanguage()
-    close(method.scores(s)[image][None], out["score_last_sample"])
-    plan = method.plan(s, n - params["target_num"])
-    kept = plan.keep[0][image[0, plan.keep[0]]] - first
-    assert torch.equal(kept[None], out["keep_indices"])
-    assert torch.equal(plan.apply(s.x, s.size)[0], out["hidden_states_kept"])
-
-
 def test_images_of_a_batch_lose_as_many_patches_as_each_needs() -> None:
-    given, _, _ = golden("flowcut", "vit_b2")
+    given = golden("flowcut", "vit_b2").given
     s = flowcut_site(given, 0, torch.arange(37).expand(2, -1), running=torch.empty(0), remaining=4)
     s = replace(s, running=FlowCut().rate(s, None))
     plans = [FlowCut(over_batch=together).plan(s, 27) for together in (False, True)]

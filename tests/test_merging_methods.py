@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from sites import close, image_site
 from torch import Tensor, nn
 
 import bench
@@ -24,36 +24,7 @@ from methods.tofu import ToFu
 from methods.vid_tldr import VidTLDR, objectness
 from tests import tiny
 
-GOLDEN = Path(__file__).parent / "golden" / "methods"
 NAMES = ("tofu", "pitome", "vid-tldr", "diffrate")
-LAYER, DEPTH = 3, 12
-
-
-def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    return load_file(GOLDEN / f"{name}.safetensors"), about["parameters"]
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def make_site(
-    x: Tensor,
-    q: Tensor,
-    k: Tensor,
-    size: Tensor | None = None,
-    protected: tuple[int, ...] = (0,),
-    layer: int = LAYER,
-    depth: int = DEPTH,
-) -> Site:
-    B, N, _ = x.shape
-    protect = torch.zeros(B, N, dtype=torch.bool)
-    protect[:, list(protected)] = True
-    bias = None if size is None else size.log().transpose(1, 2)[:, None]
-    size = torch.ones(B, N, 1) if size is None else size
-    anchor = torch.zeros(B, dtype=torch.long)
-    return Site(x, q, k, k, size, protect, layer, depth, len(protected), bias=bias, anchor=anchor)
 
 
 def random_site(n: int = 23, seed: int = 0, **kw: Any) -> Site:
@@ -64,82 +35,7 @@ def random_site(n: int = 23, seed: int = 0, **kw: Any) -> Site:
     q, k = torch.randn(2, 2, 3, n, 4).unbind(0)
     size = torch.randint(1, 6, (2, n, 1)).float()
     size[:, 0] = 1
-    return make_site(x, q, 0.5 * k + x.view(2, n, 3, 4).transpose(1, 2), size, **kw)
-
-
-# --- the authors' outputs ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strategy", ["prune", "tofu", "mean"])
-def test_tofu_golden(strategy: str) -> None:
-    g, wanted = golden("tofu")
-    s = make_site(g["in.x"], g["in.k"], g["in.k"])
-    n = s.x.shape[1]
-    asked = as_schedule(ToFu(), keep_rate=wanted["ratio"], fixed=1)(3, 12, n - 1, n - 1)
-    assert asked == wanted["r"] == math.floor(n - n * wanted["ratio"])
-    plan = ToFu(strategy).plan(s, wanted["r"])
-    assert torch.equal(plan.keep, g["out.prune.kept_idx"])
-    close(plan.apply(s.x, s.size)[0], g[f"out.{strategy}.x"])
-    if strategy != "prune":
-        assert torch.equal(plan.slots(n), g["out.out_slot_of_input_if_merged"])
-        assert plan.apply(s.x, s.size)[1].sum() == 2 * n
-
-
-@pytest.mark.parametrize(
-    ("variant", "metric", "name"),
-    [
-        ("pitome", "keys", "pitome.metric_k"),
-        ("pitome", "x", "pitome.metric_x"),
-        ("bsm-split", "keys", "pitome_bsm.metric_k"),
-        ("bsm", "keys", "bsm.metric_k"),
-    ],
-)
-def test_pitome_golden(variant: str, metric: str, name: str) -> None:
-    g, wanted = golden("pitome")
-    s = make_site(g["in.x"], g["in.k"], g["in.k"], g["in.size"])
-    n = s.x.shape[1]
-    r = wanted["r_bsm" if variant == "bsm" else "r_pitome"]
-    method = PiToMe(variant, wanted["margin"], wanted["alpha"], metric)
-    assert as_schedule(method, keep_rate=wanted["ratio"], fixed=1)(3, 12, n - 1, n - 1) == r
-    plan = method.plan(s, r)
-    assert torch.equal(plan.slots(n), g[f"out.{name}.out_slot_of_input"])
-    x, size = plan.apply(s.x, s.size)
-    close(x, g[f"out.{name}.x"])
-    assert torch.equal(size, g[f"out.{name}.size"])
-    if f"out.{name}.x_mean" in g:
-        plain = PiToMe(variant, wanted["margin"], wanted["alpha"], metric, weighted=False)
-        close(plain.plan(s, r).apply(s.x, s.size)[0], g[f"out.{name}.x_mean"])
-
-
-def test_vid_tldr_golden() -> None:
-    g, wanted = golden("vidtldr")
-    s = make_site(g["in.x"], g["in.q"], g["in.k"], g["in.size"], protected=())
-    close(objectness(s), g["out.objectness"])
-    assert torch.equal((objectness(s) > 0).long(), g["out.foreground"])
-    plan = VidTLDR().plan(s, wanted["r"])
-    assert plan.src is not None and plan.dst is not None
-    src, order = plan.src.sort(1)
-    assert torch.equal(plan.keep, g["out.kept_idx"])
-    assert torch.equal(src, g["out.src_idx_sorted"])
-    assert torch.equal(plan.keep.gather(1, plan.dst).gather(1, order), g["out.dst_of_src"])
-    x, size = plan.apply(s.x, s.size)
-    close(x, g["out.x"])
-    close(size, g["out.size"])
-
-
-def test_diffrate_golden() -> None:
-    g, wanted = golden("diffrate")
-    s = make_site(g["in.x"], g["in.q"], g["in.k"], g["in.size"])
-    close(s.anchor_attention()[:, 1:], g["out.cls_attn"])
-    assert torch.equal(ranked_by_anchor(s), g["out.sorted_idx"])
-    n = s.x.shape[1]
-    kept = wanted["prune_kept_num"], wanted["merge_kept_num"]
-    listed = DiffRate(prune=[n - kept[0]] * DEPTH).plan(s, n - kept[1])
-    for plan in (prune_then_merge(s, *kept), listed):
-        assert torch.equal(plan.slots(n), g["out.out_slot_of_input"])
-        x, size = plan.apply(s.x, s.size)
-        close(x, g["out.x"])
-        close(size, g["out.size"])
+    return image_site(x, q, 0.5 * k + x.view(2, n, 3, 4).transpose(1, 2), size=size, **kw)
 
 
 # --- plain loops ------------------------------------------------------------------------------
@@ -278,7 +174,7 @@ def test_a_size_never_falls_below_zero() -> None:
     x = s.x.abs()
     order = ranked_by_anchor(s)
     x[torch.arange(2)[:, None], order[:, -9:]] *= -1  # the sources point away from all others
-    opposed = make_site(x, s.q, s.k, s.size)
+    opposed = image_site(x, s.q, s.k, size=s.size)
     _, size = prune_then_merge(opposed, 23, 14).apply(x, s.size)
     assert (size >= 0).all() and (size == 0).any()
 
@@ -462,7 +358,7 @@ def test_an_empty_slot_weighs_nothing(method: Reducer) -> None:
     empty = torch.zeros_like(s.protect)
     empty[:, 5::3] = True
     size = s.size.masked_fill(empty[..., None], 0)
-    s = make_site(s.x.where(~empty[..., None], 3 * s.x + 1), s.q, s.k, size)
+    s = image_site(s.x.where(~empty[..., None], 3 * s.x + 1), s.q, s.k, size=size)
     plan = method.plan(s, 11)
     x, new = plan.apply(s.x, s.size)
     slots, met = plan.slots(31), set()

@@ -11,7 +11,7 @@ import pytest
 import torch
 import vlm_models as tiny
 from PIL import Image
-from test_vlm_before import cases, close, golden
+from sites import classless, close, projector_site, received_as
 from torch import Tensor
 
 import bench
@@ -24,79 +24,13 @@ from bench.models.guide import guide
 from bench.models.multimodal import PromptedModel
 from bench.runs.cell import parameters
 from bench.runs.shape_only import on_meta
-from methods.algorithms.crops import crop_scores, runs, shared_out
-from methods.algorithms.ranking import class_attention
-from methods.cdpruner import CDPruner, most_diverse, relevance
-from methods.hiprune import HiPrune, with_neighbours
+from methods.cdpruner import CDPruner, relevance
+from methods.hiprune import HiPrune
 from methods.holov import HoloV
-from methods.scope import Scope, covering
-from methods.trim import Trim, singled_out
-
-
-def site(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
-    """What a method sees of features (B,N,C) with their class token."""
-    B, N, _ = x.shape
-    protect = (torch.arange(N) == 0).expand(B, N)
-    zeros = torch.zeros(B, dtype=torch.long)
-    return ProjectorSite(
-        x, q, k, k, torch.ones(B, N, 1), protect, 0, 1, tower="projector", anchor=zeros, **more
-    )
-
-
-def classless(x: Tensor, q: Tensor, k: Tensor, **more: Any) -> ProjectorSite:
-    """What a method sees where the encoder has no class token."""
-    B, N, _ = x.shape
-    protect = torch.zeros(B, N, dtype=torch.bool)
-    return ProjectorSite(
-        x, q, k, k, torch.ones(B, N, 1), protect, 0, 1, n_protected=0, prefix=0,
-        tower="projector", **more,
-    )  # fmt: skip
-
-
-def received_as(mean_one: Tensor, joins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and (q, k) of one channel by which token i receives `mean_one[i]`, in sum."""
-    k = mean_one.log().repeat_interleave(joins)[None, None, :, None]
-    x = torch.randn(1, len(mean_one), 8, generator=torch.Generator().manual_seed(0))
-    return x, torch.ones_like(k), k
-
+from methods.scope import Scope
+from methods.trim import Trim
 
 # --- HiPrune ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", [c for _, c in cases("hiprune") if c.startswith("llava")])
-def test_hiprune_golden(case: str) -> None:
-    given, out, params = golden("hiprune", case)
-    x = given["hidden_states"]
-    middle = site(x, given["q_object_layer"], given["k_object_layer"])
-    s = site(x, given["q_deep_layer"], given["k_deep_layer"], further=(middle,), grid=(24, 24))
-    close(middle.received()[:, 1:], out["object_layer_global_attention"])
-    late = s.received()[:, 1:].scatter_add(
-        1, near := out["anchor_and_buffer_positions"], -torch.ones_like(near, dtype=s.x.dtype)
-    )
-    close(late, out["deep_layer_global_attention_after_inplace_minus1"])
-    assert torch.equal(
-        with_neighbours(out["anchor_positions_topk_order"], 24, 24).unique()[None], near
-    )
-    method = HiPrune(params["HIPRUNE_ALPHA"], params["HIPRUNE_OBJECT_LAYER"])
-    assert method.also_reads(24) == (8,)
-    kept = params["HIPRUNE_RETENTION"] // params["B"]
-    plan = method.plan(s, 576 - kept)
-    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
-
-
-@pytest.mark.parametrize("joins", [1, 4])
-@pytest.mark.parametrize("case", [c for _, c in cases("hiprune") if c.startswith("qwen")])
-def test_hiprune_golden_of_qwen(case: str, joins: int) -> None:
-    given, out, params = golden("hiprune", case)
-    late, middle = given["deep_layer_attention"], given["object_layer_attention"]
-    further = (classless(*received_as(middle, joins), joins=joins),)
-    grid = (params["merged_grid_h"], params["merged_grid_w"])
-    s = classless(*received_as(late, joins), joins=joins, grid=grid, further=further)
-    close(s.received()[0] * len(late) * joins, late)
-    plan = HiPrune(params["HIPRUNE_ALPHA"], recount=True).plan(
-        s, len(late) - params["visual_token_num"]
-    )
-    assert torch.equal(plan.keep[0][plan.keep[0] >= 0], out["kept_positions"])
 
 
 def test_hiprune_cuts_neighbours_ahead_of_anchors() -> None:
@@ -115,6 +49,8 @@ def test_hiprune_cuts_neighbours_ahead_of_anchors() -> None:
         (lambda: HiPrune(alpha=1.5), r"alpha must be a share in \[0, 1\]"),
         (lambda: HiPrune(object_layer=0), "object_layer must be a layer from 1"),
         (lambda: HiPrune(object_layer=2.5), "object_layer must be a layer from 1"),
+        (lambda: HoloV(crops=0), "crops must be at least 1"),
+        (lambda: Scope(combine="multi"), "scope has no combine 'multi'.*multiply"),
         (lambda: HiPrune(object_layer=25).also_reads(24), "outside of the encoder's 24"),
     ],
 )
@@ -257,43 +193,6 @@ def test_any_method_at_the_projector_can_look_at_the_feature_block(
 # --- HoloV ------------------------------------------------------------------------------------
 
 
-def attending(x: Tensor, row: Tensor, **more: Any) -> ProjectorSite:
-    """A site whose class token attends as `row` (B,H,N) says; x (B,N,C)."""
-    k = row.log()[..., None]
-    return site(x, torch.ones_like(k), k, scale=1.0, **more)
-
-
-@pytest.mark.parametrize("case", [c for _, c in cases("holov")])
-def test_holov_golden(case: str) -> None:
-    given, out, params = golden("holov", case)
-    x, count = given["image_tokens"], params["new_image_token_num"]
-    n = params["N_patches"]
-    s = attending(torch.nn.functional.pad(x, (0, 0, 1, 0)), given["cls_attention"])
-    close(s.anchor_attention()[:, 1:], given["cls_attention_head_mean"])
-    at, there = runs(n, params["num_patches"], x.device)
-    score = crop_scores(
-        x[:, at], given["cls_attention_head_mean"][:, at] * there, there, params["alpha"]
-    )
-    close(score, out["crop_scores"])
-    assert torch.equal(shared_out(score, count).long(), out["allocated_per_crop"].long())
-    plan = HoloV(params["num_patches"], params["alpha"]).plan(s, n - count)
-    expected = out["kept_patch_positions_in_output_order"]
-    assert torch.equal(plan.keep[:, 1:] - (plan.keep[:, 1:] >= 0).long(), expected)
-    tokens, size = plan.apply(s.x, s.size)
-    assert torch.equal(tokens[:, 1:], out["tokens"]) and bool((size == 1).all())
-
-
-def test_holov_counts_crops_by_the_rule_of_qwen() -> None:
-    _, out, params = golden("holov", "qwen_share")
-    row = golden("holov", "qwen_share")[0]["cls_attention_head_mean"]
-    n, count = params["N_patches"], int(params["N_patches"] * params["prune_rate"])
-    x, q, k = received_as(row[0] / row.sum() * n, 1)
-    keep = HoloV().plan(classless(x, q, k, scale=1.0), n - count).keep
-    assert torch.equal(keep, out["kept_patch_positions_in_output_order"])
-    with pytest.raises(BenchError, match="crops must be at least 1"):
-        HoloV(crops=0)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen2-VL"])
 def test_rows_of_zeros_are_read_by_the_language_model(family: str) -> None:
@@ -313,48 +212,7 @@ def test_rows_of_zeros_are_read_by_the_language_model(family: str) -> None:
     assert sum(after for _, after in seen["projector"]) >= int(zeros[0])
 
 
-# --- SCOPE ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", [c for _, c in cases("scope")])
-def test_scope_golden(case: str) -> None:
-    given, out, params = golden("scope", case)
-    x, count, add = given["hidden_states"], params["tokens_per_image"], params["COMBINED"] == "add"
-    s = attending(x, given["attention"][:, :, 0])
-    saliency = (class_attention(s)[:, 1:] * params["H"]) ** params["ALPHA"]
-    chosen, covered = covering(x[:, 1:], saliency, count, add)
-    assert torch.equal(chosen + 1, out["selected_positions_greedy_order"])
-    close(covered, out["coverage_after"])
-    method = Scope(params["ALPHA"], "add" if add else "multiply")
-    plan = method.plan(s, params["N_incl_cls"] - 1 - count)
-    assert torch.equal(plan.keep[:, 1:], out["kept_positions_sorted"])
-    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["tokens"])
-    with pytest.raises(BenchError, match="scope has no combine 'multi'.*multiply"):
-        Scope(combine="multi")
-
-
 # --- CDPruner and TRIM ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", [c for _, c in cases("cdpruner")])
-def test_cdpruner_golden(case: str) -> None:
-    given, out, params = golden("cdpruner", case)
-    x, image, text = (given[k] for k in ("projected_features", "image_embeds", "text_embeds"))
-    text = text.expand(len(x), -1, -1)
-    weight = relevance(image, text, pooled=True)
-    close(weight, out["relevance_after_minmax"])
-    assert torch.equal(
-        most_diverse(out["kernel"], params["visual_token_num"]), out["greedy_order_patch_positions"]
-    )
-    none = x[:, None, :, :0]
-    s = classless(x, none, none, image_embeds=image, text_embeds=text)
-    r = params["N_patches"] - params["visual_token_num"]
-    plan = CDPruner(pooled=True).plan(s, r)
-    assert torch.equal(plan.keep, out["kept_patch_positions_sorted"])
-    if len(x) == 1:  # an image with a class token; alone it is the whole batch
-        x, image = (torch.nn.functional.pad(t, (0, 0, 1, 0)) for t in (x, image))
-        s = site(x, none, none, image_embeds=image, text_embeds=text)
-        assert torch.equal(CDPruner().plan(s, r).keep[:, 1:] - 1, plan.keep)
 
 
 def test_a_question_of_fewer_segments_is_as_alone() -> None:
@@ -362,31 +220,6 @@ def test_a_question_of_fewer_segments_is_as_alone() -> None:
     image, text = torch.randn(1, 9, 6, generator=g), torch.randn(1, 2, 6, generator=g)
     longer = torch.nn.functional.pad(text, (0, 0, 0, 3))
     close(relevance(image, longer, False), relevance(image, text, False))
-
-
-@pytest.mark.parametrize("case", [c for _, c in cases("trim")])
-def test_trim_golden(case: str) -> None:
-    given, out, params = golden("trim", case)
-    x, text = given["patch_hidden_states"], given["text_embeds"]
-    norm = torch.nn.functional.layer_norm(
-        x, x.shape[-1:], given["post_layernorm_weight"], given["post_layernorm_bias"],
-        params["layernorm_eps"],
-    )  # fmt: skip
-    image = norm @ given["visual_projection_weight"].T
-    close(singled_out(image, text), out["similarities_softmax"])
-    share = float(params["token_reduce_func"].removeprefix("TRIM:"))
-    method = Trim(pooled=True) if share < 0 else Trim(adaptive=False)
-    n = params["N_patches"]
-    r = n - (n // 4 if share < 0 else int(n * share))
-    none = x[:, None, :, :0]
-    s = classless(x, none, none, image_embeds=image, text_embeds=text[:, None])
-    plan = method.plan(s, r)
-    assert torch.equal(plan.keep, out["kept_patch_positions_sorted"])
-    tokens, size = plan.apply(s.x, s.size)
-    close(tokens, out["tokens"])
-    assert (size.sum(1) == n).all() and tokens.shape[1] == out["actual_dims"][0]
-    if share < 0:  # of a single image the batch is that image
-        assert torch.equal(Trim().plan(s, r).keep, plan.keep)
 
 
 def test_trim_without_outliers_keeps_the_mean_alone() -> None:
@@ -577,7 +410,7 @@ def some_site(seed: int = 0) -> ProjectorSite:
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(3, 37, 24, generator=g)
     q, k, q2, k2 = torch.randn(4, 3, 3, 37, 8, generator=g).unbind(0)
-    return site(x, 1.5 * q, k, grid=(6, 6), further=(site(x, q2, k2),))
+    return projector_site(x, 1.5 * q, k, grid=(6, 6), further=(projector_site(x, q2, k2),))
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if not is_adaptive(METHODS[n])])

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import vlm_models as tiny
-from safetensors.torch import load_file
+from sites import close, heads, language_site, projector_site
 from torch import Tensor
 
 import bench
@@ -19,21 +17,15 @@ from bench.core import BenchError, Plan, Reducer, Site
 from bench.core.kinds import is_adaptive
 from bench.core.schedules import as_schedule
 from methods.algorithms.prumerge import (
-    enriched,
     full_width_attention,
-    left_out,
-    listed_by_count,
     listed_by_ratio,
-    outlier_ratio,
 )
-from methods.algorithms.ranking import class_attention, ranked
 from methods.divprune import DivPrune, far_apart
 from methods.fastervlm import FasterVLM
 from methods.prumerge import PruMerge
-from methods.visionzip import VisionZip, gathered
-from methods.vispruner import VisPruner, diverse
+from methods.visionzip import VisionZip
+from methods.vispruner import VisPruner
 
-GOLDEN = Path(__file__).parent / "golden" / "methods"
 METHODS: dict[str, Reducer] = {
     "visionzip": VisionZip(),
     "visionzip-counts": VisionZip(dominant=6, contextual=4),
@@ -47,47 +39,6 @@ METHODS: dict[str, Reducer] = {
     "prumerge-plus-fixed": PruMerge(plus=True, adaptive=False),
     "divprune": DivPrune(),
 }
-
-
-def cases(name: str) -> list[tuple[str, str]]:
-    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    return [(name, case["name"]) for case in about["cases"]]
-
-
-def golden(name: str, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Inputs, outputs and parameters of a case."""
-    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    g = load_file(GOLDEN / f"{name}.safetensors")
-    given = next(c["params"] for c in about["cases"] if c["name"] == case)
-    parts = ({k.split(".")[-1]: v for k, v in g.items() if k.startswith(f"{case}.{way}.")}
-             for way in ("in", "out"))  # fmt: skip
-    return *parts, given  # type: ignore[return-value]
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def projector_site(x: Tensor, q: Tensor, k: Tensor) -> Site:
-    """What a method sees ahead of a projector: features with their class token."""
-    B, N, _ = x.shape
-    protect = (torch.arange(N) == 0).expand(B, N)
-    ones = torch.ones(B, N, 1)
-    zeros = torch.zeros(B, dtype=torch.long)
-    return Site(x, q, k, k, ones, protect, 0, 1, tower="projector", anchor=zeros)
-
-
-def heads(x: Tensor, number: int) -> Tensor:
-    """(B,N,C) -> (B,H,N,C/H)."""
-    return x.unflatten(2, (number, -1)).transpose(1, 2)
-
-
-def language_site(x: Tensor, image: Tensor) -> Site:
-    """What a method sees ahead of a language model; `image` (B,N) are the image's tokens."""
-    none = x[:, None, :, :0]
-    ones = torch.ones(*x.shape[:2], 1)
-    words = int((~image).sum(1)[0])
-    return Site(x, none, none, none, ones, ~image, 0, 4, words, tower="language", prefix=0)
 
 
 def random_site(name: str, n: int = 41, B: int = 3, seed: int = 0) -> Site:
@@ -110,132 +61,6 @@ def cosine(a: Tensor, b: Tensor) -> float:
 def by_score(score: Any) -> list[int]:
     """Positions by descending score, the lower position first."""
     return sorted(range(len(score)), key=lambda i: (-float(score[i]), i))
-
-
-# --- the authors' outputs ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "case"), cases("fastervlm"))
-def test_fastervlm_golden(name: str, case: str) -> None:
-    given, out, params = golden(name, case)
-    s = projector_site(given["hidden_states"], given["q"], given["k"])
-    count = params["visual_token_num"]
-    close(s.attention(), given["attention"])
-    close(class_attention(s)[:, 1:], out["image_attentions"])
-    order = ranked(out["image_attentions"], torch.zeros_like(out["index_mask"]))
-    assert torch.equal(order[:, :count], out["topk_order_patch_positions"])
-    plan = FasterVLM().plan(s, params["N_incl_cls"] - 1 - count)
-    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
-    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["kept_features"])
-
-
-@pytest.mark.parametrize(("name", "case"), cases("vispruner"))
-def test_vispruner_golden(name: str, case: str) -> None:
-    given, out, params = golden(name, case)
-    s = projector_site(given["hidden_states"], given["q"], given["k"])
-    count, first = params["visual_token_num"], params["important_token_num"]
-    close(class_attention(s)[:, 1:], out["image_attentions"])
-    order = ranked(class_attention(s), s.protect)
-    assert torch.equal(order[:, 1 : first + 1] - 1, out["important_patch_positions"])
-    if first < count:
-        others = diverse(s.x, order[:, first + 1 :], count - first, params["prune_per_iteration"])
-        assert torch.equal(others - 1, out["diverse_patch_positions"])
-    method = VisPruner(params["important_ratio"], params["prune_per_iteration"])
-    plan = method.plan(s, params["N_incl_cls"] - 1 - count)
-    assert torch.equal(plan.keep[:, 1:] - 1, out["kept_patch_positions"])
-    assert torch.equal(plan.apply(s.x, s.size)[0][:, 1:], out["kept_features"])
-
-
-@pytest.mark.parametrize(("name", "case"), cases("visionzip"))
-def test_visionzip_golden(name: str, case: str) -> None:
-    given, out, params = golden(name, case)
-    s = projector_site(given["hidden_states"], given["q"], given["k"])
-    dominant, contextual = params["dominant_arg"], params["contextual_arg"]
-    close(class_attention(s)[:, 1:] * params["H"], out["cls_attention_head_sum"])
-    order = ranked(class_attention(s), s.protect)
-    assert torch.equal(order[:, :dominant], out["all_indices_topk_order"])
-    rest = order[:, dominant:].sort(1).values
-    metric = given["metric"].gather(1, rest[..., None].expand(-1, -1, given["metric"].shape[2]))
-    centre, other, to = gathered(metric, contextual)
-    assert torch.equal(rest.gather(1, centre), out["contextual_target_positions"])
-    assert torch.equal(rest.gather(1, other), out["merged_positions"])
-    assert torch.equal(to, out["merge_assignment"])
-    by_count = VisionZip(dominant, contextual)
-    r = by_count.feasible(1, params["N_incl_cls"] - 1, None)
-    assert params["N_incl_cls"] - r == dominant + contextual
-    by_share = VisionZip(contextual_share=contextual / (dominant + contextual))
-    for plan in (by_count.plan(s, r), by_count.plan(s, r + 3), by_share.plan(s, r)):
-        assert torch.equal(plan.keep[:, :dominant], out["dominant_positions"])
-        assert torch.equal(plan.keep[:, dominant:], out["contextual_target_positions"])
-        assert plan.src is not None and torch.equal(plan.src, out["merged_positions"])
-        x, size = plan.apply(s.x, s.size)
-        close(x, out["tokens"])
-        assert torch.equal(size[:, dominant:, 0] - 1, out["merge_counts"])
-        assert (size.sum(1) == params["N_incl_cls"]).all()
-
-
-@pytest.mark.parametrize(("name", "case"), cases("prumerge") + cases("prumerge_plus"))
-def test_prumerge_golden(name: str, case: str) -> None:
-    given, out, params = golden(name, case)
-    x, q, k = given["hidden_states"], given["q_proj_out"], given["k_proj_out"]
-    n, plus, B = params["N_incl_cls"] - 1, name == "prumerge_plus", params["B"]
-    attention = full_width_attention(q, k)[:, 1:]
-    close(attention, out["cls_attn"])
-    kept = out["kept_patch_positions"]
-    if params["if_adaptive"]:
-        ratio = outlier_ratio(attention.flatten()[None])  # pooled, as the authors do
-        assert torch.equal(ratio, out["reduction_ratio"])
-        order, count = listed_by_ratio(attention, ratio.expand(B), plus)
-        assert count.tolist() == [kept.shape[1]] * B
-        listed = order[:, : kept.shape[1]]
-    else:
-        first = int(n * params["reduction_ratio_arg"])
-        listed = listed_by_count(attention, first, first if plus else 0)
-        share = params["reduction_ratio_arg"] * (2 if plus else 1)
-        by_budget = as_schedule(PruMerge(plus, adaptive=False), keep_rate=share)
-        assert n - by_budget(0, 1, n, n) == out["tokens"].shape[1]
-    assert torch.equal(listed, kept)
-    left = left_out(listed, n)
-    assert torch.equal(left, torch.zeros_like(left).scatter(1, out["non_topk_patch_positions"], 1))
-    weight = enriched(attention, k[:, 1:], listed, params["k_neighbours"])
-    close(weight @ x[:, 1:], out["tokens"])
-    s = projector_site(x, heads(q, 2), heads(k, 2))
-    if params["if_adaptive"]:
-        tokens, size = PruMerge(plus, pooled=True).plan(s, 1).apply(s.x, s.size)
-        close(tokens[:, 1:], out["tokens"])
-        assert (size > 0).all() and (size.sum(1) == n + 1).all()
-    else:
-        method = PruMerge(plus, adaptive=False, k_neighbours=params["k_neighbours"])
-        tokens, size = method.plan(s, n - kept.shape[1] - 1).apply(s.x, s.size)
-        assert torch.equal(tokens[:, 0], x[:, 0])
-        close(tokens[:, 1:], out["tokens"])
-        assert (size.sum(1) == n + 1).all()
-    for b in range(B):  # the method counts in each image by itself, which for one is the same
-        one = projector_site(x[b : b + 1], s.q[b : b + 1], s.k[b : b + 1])
-        tokens, size = PruMerge(plus).plan(one, 1).apply(one.x, one.size)
-        if B == 1 and params["if_adaptive"]:
-            close(tokens[:, 1:], out["tokens"])
-        alone = outlier_ratio(attention[b : b + 1])
-        order, count = listed_by_ratio(attention[b : b + 1], alone, plus)
-        weight = enriched(attention[b : b + 1], k[b : b + 1, 1:], order[:, : int(count)], 32)
-        close(tokens[:, 1:], weight @ one.x[:, 1:])
-        assert (size > 0).all() and size.sum() == n + 1
-
-
-@pytest.mark.parametrize(("name", "case"), cases("divprune"))
-def test_divprune_golden(name: str, case: str) -> None:
-    given, out, params = golden(name, case)
-    x, words, n = given["inputs_embeds"], params["SYS_TOKEN_LEN"], params["n_visual"]
-    count = round(params["SUBSET_RATIO"] * n)
-    chosen = far_apart(x[:, words : words + n], count)
-    assert torch.equal(chosen[0], out["selected_greedy_order"])
-    at = torch.arange(x.shape[1])
-    s = language_site(x, ((at >= words) & (at < words + n))[None])
-    schedule = as_schedule(DivPrune(), keep_rate=params["SUBSET_RATIO"], layers=(0,))
-    assert schedule(0, 32, n, n) == n - count
-    plan = DivPrune().plan(s, n - count)
-    assert torch.equal(plan.keep[0], out["keep_indexs"])
-    assert torch.equal(plan.apply(s.x, s.size)[0], out["new_input_embeds"])
 
 
 # --- plain loops ------------------------------------------------------------------------------

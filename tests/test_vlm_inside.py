@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import vlm_models as tiny
-from safetensors.torch import load_file
+from sites import close, language_site, rms_norm, span, turned
 from torch import Tensor
 
 import bench
@@ -20,9 +18,7 @@ from bench.core import BenchError, Plan, Reducer, Site, Unsupported
 from bench.core.schedules import as_schedule
 from bench.core.site import LanguageSite
 from methods.algorithms.language import (
-    in_set_order,
     least_alike,
-    raters,
     rating,
     words_after,
 )
@@ -32,7 +28,6 @@ from methods.pyramiddrop import PyramidDrop
 from methods.sparsevlm import SparseVLM
 from methods.sparsevlm_plus import SparseVLMPlus
 
-GOLDEN = Path(__file__).parent / "golden" / "methods"
 METHODS: dict[str, Reducer] = {
     "fastv": FastV(),
     "pyramiddrop": PyramidDrop(),
@@ -43,208 +38,6 @@ METHODS: dict[str, Reducer] = {
     "sparsevlm-more": SparseVLM(recycle_ratio=1.0, cluster_ratio=0.25),
     "sparsevlm-plus": SparseVLMPlus(heads=3),
 }
-
-
-def cases(name: str) -> list[str]:
-    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    return [case["name"] for case in about["cases"]]
-
-
-def golden(name: str, case: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Inputs, outputs and parameters of a case."""
-    about = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
-    g = load_file(GOLDEN / f"{name}.safetensors")
-    given = next(c["params"] for c in about["cases"] if c["name"] == case)
-    parts = ({k.removeprefix(f"{case}.{way}."): v for k, v in g.items()
-              if k.startswith(f"{case}.{way}.")} for way in ("in", "out"))  # fmt: skip
-    return *parts, given  # type: ignore[return-value]
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
-
-
-def span(n: int, first: int, count: int) -> Tensor:
-    """(1,N) True at `count` places."""
-    at = torch.arange(n)
-    return ((at >= first) & (at < first + count))[None]
-
-
-def language_site(
-    x: Tensor, image: Tensor, q: Any = None, k: Any = None, **more: Any
-) -> LanguageSite:
-    """What a method sees ahead of a block; `image` (B,N) are the image's tokens."""
-    none = x[:, None, :, :0]
-    q, k, v = (none if t is None else t for t in (q, k, more.pop("v", k)))
-    B, N, _ = x.shape
-    words = int((~image).sum(1)[0])
-    given: dict[str, Any] = {"size": torch.ones(B, N, 1), "anchor": torch.full((B,), N - 1)}
-    given |= {"ahead": lambda: (q, k), "unrotated": lambda: (q, k), "norm": lambda x: x}
-    return LanguageSite(
-        x, q, k, v, protect=~image, layer=2, depth=4, n_protected=words, tower="language",
-        prefix=0, causal="bias" not in more, **{**given, **more},
-    )  # fmt: skip
-
-
-# --- the authors' outputs ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", cases("fastv"))
-def test_fastv_golden(case: str) -> None:
-    given, out, params = golden("fastv", case)
-    x, n = given["hidden_states"], params["fast_v_image_token_length"]
-    image = span(params["L"], params["fast_v_sys_length"], n)
-    s = language_site(x, image, given["q"], given["k"])
-    close(s.attention(), given["attention"])
-    close(s.anchor_attention()[image], out["image_scores"])
-    for rate in (params["fast_v_attention_rank"] / n, 1 - params["fastv_r"]):
-        r = as_schedule(FastV(), keep_rate=rate, layers=(2,))(2, 4, n, n)
-        assert r == n - params["fast_v_attention_rank"]
-    plan = FastV().plan(s, r)
-    assert torch.equal(plan.keep[0], out["keep_indexs"])
-    assert torch.equal(plan.keep, out["position_ids"])
-    assert torch.equal(plan.apply(x, s.size)[0], out["hidden_states_kept"])
-
-
-def turned(x: Tensor, position: Tensor, base: float = 10000.0) -> Tensor:
-    """Rotary embedding of (B,H,N,D), halves paired."""
-    half = x.shape[-1] // 2
-    angle = position[:, None, :, None] * base ** (-torch.arange(half, device=x.device) / half)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
-
-
-@pytest.mark.parametrize("case", cases("pyramiddrop"))
-def test_pyramiddrop_golden(case: str) -> None:
-    given, out, params = golden("pyramiddrop", case)
-    x, H = given["features_stage0"], params["H"]
-    B, N, _ = x.shape
-    starts, words = params["image_token_posi"], params["prompt_len_without_image"]
-    n = first = params["image_tokens"][0]
-    schedule = as_schedule(PyramidDrop(), **PyramidDrop.budget)
-    for stage, layer in enumerate(params["layer_list"]):
-        length = torch.tensor(words) + n
-        image = torch.cat([span(N, start, n) for start in starts])
-        position = torch.arange(N).expand(B, N)
-        size = (position < length[:, None]).float()[..., None]
-        if stage:  # the authors' padding stands at 0
-            position = position * size[..., 0]
-
-        def ahead(x: Tensor = x, at: Tensor = position, i: int = stage) -> tuple[Tensor, Tensor]:
-            y = rms_norm(x, given[f"input_layernorm_weight_stage{i}"])
-            both = (y @ given[f"{p}_proj_weight_stage{i}"].T for p in ("q", "k"))
-            q, k = (turned(t.unflatten(2, (H, -1)).transpose(1, 2), at) for t in both)
-            return q, k
-
-        q, k = ahead()
-        for a, name in ((q, "query"), (k, "key")):
-            for b in range(B):
-                real = slice(int(length[b]))
-                close(a[b, :, real], out[f"stage{stage}.{name}_states_post_rope"][b, :, real])
-        other = torch.zeros_like(x)[:, None]
-        s = language_site(x, image, other, other, size=size, anchor=length - 1, ahead=ahead)
-        score = replace(s, q=q, k=k).anchor_attention()
-        r = schedule(layer, 32, n, first)
-        plan = PyramidDrop().plan(s, r)
-        for b in range(B):
-            close(score[b, image[b]], out[f"stage{stage}.b{b}.image_scores"])
-            kept = plan.keep[b][image[b, plan.keep[b]]]
-            at = out[f"stage{stage}.b{b}.kept_visual_positions_in_stage_input"]
-            assert kept.tolist() == at.tolist()
-        assert out[f"stage{stage}.n_visual_in_out"].flatten()[-1] in (n, n - r)
-        x, new = plan.apply(x, size)
-        close(x * new, out[f"stage{stage}.features"])
-        n, N = n - r, N - r
-    assert n == int(first * params["image_token_ratio_list"][-1])
-
-
-@pytest.mark.parametrize("case", cases("dart"))
-def test_dart_golden(case: str) -> None:
-    given, out, params = golden("dart", case)
-    x, k, n = given["layer_output_hidden_states"], given["key_states"], params["image_token_length"]
-    image = span(params["L"], params["image_token_start_index"], n)
-
-    def norm(x: Tensor) -> Tensor:
-        return rms_norm(x, given["final_norm_weight"], params["final_norm_eps"])
-
-    s = language_site(x, image, k, k, norm=norm)
-    close(k.abs().sum((1, 3))[image], out["key_L1_image"])
-    behind = words_after(s.protect, s.size)
-    close(k.abs().sum((1, 3))[behind], out["key_L1_text"])
-    pivots = torch.cat(
-        [out["pivot_image_positions_topk_order"], out["pivot_text_positions_topk_order"]]
-    )
-    order = in_set_order(pivots[None], torch.tensor([8]))
-    assert torch.equal(pivots[order[0]], out["pivot_processing_order"])
-    rate = 1 - params["reduction_ratio"]
-    if params["max_num_trunction"] is not None:
-        rate = params["max_num_trunction"] / n
-    wanted = as_schedule(DART(), keep_rate=rate, layers=(2,))(2, 4, n, n)
-    r = DART().feasible(wanted, n, None)
-    plan = DART().plan(s, r)
-    assert torch.equal(plan.keep[0], out["keep_indexs"])
-    assert torch.equal(plan.keep[0][image[0, plan.keep[0]]], out["retained_image_tokens_sorted"])
-    assert torch.equal(plan.apply(x, s.size)[0], out["hidden_states_kept"])
-
-
-@pytest.mark.parametrize("case", cases("sparsevlm"))
-def test_sparsevlm_golden(case: str) -> None:
-    given, out, params = golden("sparsevlm", case)
-    x, before, n = given["input_embeds"], params["v_token_start"], params["n_visual"]
-    words = params["n_text_after"]
-    start = language_site(x, span(x.shape[1], before, n))
-    score, rates = raters(start.x, start.protect, start.size, before + words)
-    close(score[:, before:], out["text_rater_scores"])
-    assert (score[:, :before] == 0).all() and not rates[:, :before].any()
-    where = rates[0, before:].nonzero().flatten()
-    assert torch.equal(where, out["text_rater_index_rel_to_text_start"])
-    if params["USE_VERSION"] == "2_0":
-        sparsevlm_plus_golden(start, given, out, params)
-        return
-    for stage, left in enumerate(params["sparse_token_list"]):
-        q, k, x = (given[f"{name}_stage{stage}"] for name in ("q", "k", "layer_output"))
-        image = span(x.shape[1], before, n)
-        s = language_site(x, image, q, k, start=start)
-        close(s.attention(), given[f"attention_stage{stage}"])
-        close(SparseVLM().rated(s)[image], out[f"stage{stage}.relation_vis_text"][0])
-        plan = SparseVLM().plan(s, n - left)
-        assert torch.equal(plan.keep, out[f"stage{stage}.select_token_idx"])
-        assert plan.extra is not None
-        again = plan.extra[0].any(0).nonzero().flatten()
-        recycled = out[f"stage{stage}.recycled_visual_positions"]
-        assert torch.equal(again, recycled.sort().values + before)
-        cluster = plan.extra[0].argmax(0)[recycled + before]
-        assert torch.equal(cluster, out[f"stage{stage}.cluster_assignment_of_recycled"][0])
-        new, size = plan.apply(x, s.size)
-        merged = new[:, left + before + words :]
-        close(merged, out[f"stage{stage}.merged_tokens"])
-        assert int(size.sum()) == left + before + words + len(again)
-        at = left + before
-        placed = torch.cat([new[:, :at], merged, new[:, at : at + words]], 1)
-        close(placed, out[f"stage{stage}.new_hidden_states"])
-        n = left + merged.shape[1]
-        assert n == int(out[f"stage{stage}.v_token_num"])
-
-
-def sparsevlm_plus_golden(
-    start: LanguageSite, given: dict[str, Tensor], out: dict[str, Tensor], params: dict[str, Any]
-) -> None:
-    n, at = params["n_visual"], torch.arange(start.x.shape[1])[None]
-    method = SparseVLMPlus()
-    for stage, left in enumerate(params["sparse_token_list"]):
-        q, k = (given[f"{name}_stage{stage}"] for name in ("q", "k"))
-        x, image = torch.zeros(1, q.shape[2], params["C"]), span(q.shape[2], 8, n)
-        s = language_site(x, image, q, k, start=start, turned=partial(turned, position=at))
-        close(method.rated(s)[image], out[f"stage{stage}.relation_vis_text"][0])
-        plan = method.plan(s, n - left)
-        assert torch.equal(plan.keep, out[f"stage{stage}.select_token_idx"])
-        assert plan.extra is None
-        at, n = at.gather(1, plan.keep), left
-        assert torch.equal(at, out[f"stage{stage}.new_position_ids"])
 
 
 # --- a batch of samples with their images at different places, padded in front --------------------
