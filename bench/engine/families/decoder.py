@@ -68,6 +68,8 @@ class LanguagePass(Pass):
         self.qkv = None
         self.mask: Tensor | None = None
         self.rotary: dict[str, Any] = {}
+        self.module: Any = None
+        self.arguments: dict[str, Any] = {}
 
     # --- the language model as a whole ---------------------------------------------------------
 
