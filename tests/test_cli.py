@@ -41,6 +41,9 @@ def test_a_run_with_its_report_then_nothing_left_to_do(
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout.splitlines()[-1])
     assert (summary["ran"], summary["failed"]) == (2, 0)
+    scores = [line.split() for line in first.stderr.splitlines() if " top1 " in line]
+    assert [line[-1] for line in scores][0] == "–"  # of the unreduced model, no speed-up
+    assert "GMACs" in first.stderr and "× at 1" in first.stderr and len(scores) == 2
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *command) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -51,6 +54,9 @@ def test_a_run_with_its_report_then_nothing_left_to_do(
     assert record["cost"]["memory"]["peak_bytes"] > record["cost"]["memory"]["weights_bytes"] > 0
     assert record["accuracy"]["metrics"]["top1"]["n"] > 0
     assert "tome" in (tmp_path / "report" / "report.md").read_text()
+    (tmp_path / "results").rename(tmp_path / "elsewhere")
+    there = ("--results", "elsewhere", "--suite", "custom", "--format", "csv")
+    assert call(monkeypatch, "report", *there) == 0
 
 
 @pytest.mark.parametrize(

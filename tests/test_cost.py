@@ -169,7 +169,7 @@ def test_dropped_patches_leave_whole_groups_by_chance_where_nobody_knows_which()
     [
         (["llava-1.5-7b"], "did you mean 'llava-1.5-7b-hf'"),
         (["llava-1.5-7b-hf", "--method", "tomme"], "did you mean 'tome'"),
-        (["llava-1.5-7b-hf", "--method", "tome", "--r", "x"], "--r x: a number"),
+        (["llava-1.5-7b-hf", "--method", "tome", "--r", "x"], "--r: 'x' is no whole number"),
         (["llava-1.5-7b-hf", "--method", "tome", "--param", "a=1"], "--param a=1"),
         (["llava-1.5-7b-hf", "--words", "-1"], "--words"),
         (["./no-such-folder"], "no-such-folder"),

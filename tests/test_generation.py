@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,13 @@ def test_a_stage_has_the_macs_of_its_modules() -> None:
         "prefill": language + head,
         "decode": 0,
     }
+
+
+def test_transformers_finds_nothing_out_of_date(caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage_macs(tiny.llava(), tiny.llava_batch(1))
+    assert not caplog.records
 
 
 def test_cache_bytes_and_decoding_follow_the_tokens_left() -> None:

@@ -50,15 +50,13 @@ def train(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data [1].")] = None,
     batch: Annotated[
-        int | None,
-        typer.Option(min=1, max=1 << 20, help="Images a step, of all processes together [32]."),
+        int | None, typer.Option(help="Images a step, of all processes together [32].")
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of AdamW [0.0003].")
     ] = None,
     rank: Annotated[
-        int | None,
-        typer.Option(min=0, max=1 << 16, help="Train adapters of this rank; default all weights."),
+        int | None, typer.Option(help="Train adapters of this rank; default all weights.")
     ] = None,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="Train what the method learns, alone.")

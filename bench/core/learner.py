@@ -41,8 +41,10 @@ class Learner(Reducer):
         """
         if tables is None or (tables == "random" and self.trained):
             return {}
-        if not isinstance(tables, str | Path):
+        if isinstance(tables, Mapping) and all(isinstance(t, Tensor) for t in tables.values()):
             return dict(tables)
+        if not isinstance(tables, str | Path):
+            raise BenchError(f"{self.learns} must name a safetensors file, not be {tables!r}")
         from safetensors import SafetensorError, safe_open
 
         if not os.path.isfile(tables):

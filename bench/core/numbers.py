@@ -43,6 +43,7 @@ def by_tower(text: str) -> dict[str, str]:
     """
     pairs = [part.partition("=") for part in text.split(",")]
     towers = [tower.strip() for tower, _, _ in pairs]
-    if not all(equals for _, equals, _ in pairs) or len(set(towers)) < len(towers):
+    complete = all(towers) and all(equals for _, equals, _ in pairs)
+    if not complete or len(set(towers)) < len(towers):
         raise BenchError(f"'{text}': give TOWER=VALUE, each tower once")
     return {tower: value for tower, (_, _, value) in zip(towers, pairs, strict=True)}

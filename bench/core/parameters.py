@@ -28,7 +28,7 @@ def configured(name: str, params: Mapping[str, Any]) -> Reducer:
         BenchError: no such method or parameter, or a value that the parameter cannot have.
     """
     cls = registry.method(name)
-    types = _types(cls)
+    types = _types(name)
     for key, value in params.items():
         check_known(f"method '{name}' has no parameter", key, types)
         try:
@@ -46,7 +46,8 @@ def own(cls: type[Reducer]) -> list[str]:
 
 
 @functools.cache
-def _types(cls: Any) -> dict[str, TypeAdapter[Any]]:
+def _types(method: str) -> dict[str, TypeAdapter[Any]]:
+    cls = registry.method(method)
     hints = get_type_hints(cls)
     return {name: TypeAdapter(hints[name], config=_STRICT) for name in own(cls)}
 
@@ -73,4 +74,4 @@ def check_request(name: str, arguments: Mapping[str, Any]) -> None:
         return
     for tower in named_towers(budget) or reducer.towers[:1]:
         check_known("there is no tower", tower, TOWERS)
-        for_tower(tower, reducer, *budget)
+        for_tower(tower, reducer, budget)

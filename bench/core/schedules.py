@@ -161,18 +161,20 @@ def named_towers(budget: Sequence[Any]) -> list[str]:
 
 
 def for_tower(
-    tower: str, method: Reducer, r: Any, keep_rate: Any, layers: Any, **about: int
+    tower: str, method: Reducer, budget: Sequence[Any], depth: int = 0, fixed: int = 0
 ) -> Schedule:
     """The schedule of one tower, whose part of a mapping counts; see `as_schedule`.
 
-    With neither `r` nor `keep_rate`, the method's own budget.
+    With neither an r nor a keep rate in `budget` (r, keep_rate, layers), the method's own.
     """
+    r, keep_rate, layers = budget
     if r is None and keep_rate is None:
         r, keep_rate = method.budget.get("r"), method.budget.get("keep_rate")
     if layers is None and keep_rate is not None:
         layers = method.budget.get("layers")
-    budget = [b.get(tower) if isinstance(b, Mapping) else b for b in (r, keep_rate, layers)]
-    return as_schedule(method, *budget, **about)
+    values = (b.get(tower) if isinstance(b, Mapping) else b for b in (r, keep_rate, layers))
+    r, keep_rate, layers = values
+    return as_schedule(method, r, keep_rate, layers, depth=depth, fixed=fixed)
 
 
 def _schedule(method: Reducer, r: Any, keep_rate: Any, layers: Any, fixed: int) -> Schedule:

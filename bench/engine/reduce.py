@@ -136,11 +136,7 @@ def _reductions(
             continue
         schedules = {
             name: for_tower(
-                name,
-                reducer,
-                *budget,
-                depth=len(towers[name].blocks),
-                fixed=towers[name].n_protected,
+                name, reducer, budget, len(towers[name].blocks), towers[name].n_protected
             )
             for name in _named(reducer, towers, budget)
         }

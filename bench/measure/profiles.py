@@ -20,7 +20,7 @@ import torch
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bench.core.errors import BenchError, near_miss, reason_of
+from bench.core.errors import BenchError, near_miss
 from bench.measure.machine import gpu_name as _cuda_name
 
 AUTO = "auto"
@@ -111,8 +111,9 @@ def read(text: str) -> dict[str, Profile]:
     try:
         return TypeAdapter(dict[str, Profile]).validate_python(named)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise BenchError(f"bench/assets/data/profiles.yaml: {place}: {reason_of(error)}") from error
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BenchError(f"bench/assets/data/profiles.yaml: {place}: {first['msg']}") from error
 
 
 def names() -> list[str]:

@@ -171,8 +171,8 @@ def budget(text: str, knob: str) -> Any:
             return [_number(value, knob) for value in text.split(",")]
         return _number(text, knob)
     except BenchError as error:
-        examples = "a number, one a layer (8,8,4), or by tower (vision=16,text=6)"
-        raise Options([knob]).error([knob], f"{error}: {examples}") from None
+        forms = "write one, one a layer (8,8,4), or by tower (vision=16,text=6)"
+        raise Options([knob]).error([knob], f"{error}; {forms}") from None
 
 
 def listed(layers: Any) -> Any:

@@ -31,6 +31,7 @@ import bench
 from bench import tasks
 from bench.core import Learner, Reducer, registry
 from bench.core.errors import BenchError
+from bench.core.numbers import LARGEST
 from bench.core.parameters import check_request
 from bench.engine.families import adapter_for
 from bench.measure import machine
@@ -47,6 +48,7 @@ from bench.training.loop import Job, Settings
 from bench.training.losses import BatchLoss, task_loss
 
 EVALUATE_EVERY = 1000  # steps
+LARGEST_RANK = 1 << 16  # more than any layer has channels
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ class Recipe:
         """
         for name, fine in {
             "epochs": 0 < self.epochs < math.inf,
-            "batch": self.batch > 0,
+            "batch": 0 < self.batch <= LARGEST,
             "rate": 0 < self.rate < math.inf,
-            "rank": self.rank >= 0,
+            "rank": 0 <= self.rank <= LARGEST_RANK,
             "weight": 0 <= self.weight <= 1,
         }.items():
             if not fine:

@@ -132,7 +132,10 @@ def clean(root: Path) -> None:
 WRITES = {
     "a record": Write(lambda root: Store(root).write(OLD), write_claimed, clean, one_record),
     "budgets": Write(
-        lambda root: files.write_atomic(root / BUDGETS, '{"old": {"refused": "no"}}'), solve, clean, some_budgets
+        lambda root: files.write_atomic(root / BUDGETS, '{"old": {"refused": "no"}}'),
+        solve,
+        clean,
+        some_budgets,
     ),
     "tokens": Write(prepare_tokens, note_tokens, clean, tokens_whole),
     "a report": Write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import sys
@@ -10,6 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
 
 from bench.cli import app, outcome
 
@@ -74,6 +78,12 @@ def _tree(folder: Path) -> set[tuple[str, int]]:
     return {(str(path), path.lstat().st_mtime_ns) for path in folder.rglob("*")}
 
 
+@functools.cache
+def _commands() -> Any:
+    """Return the commands, built once: that is what takes most of a call's time."""
+    return get_command(app.app)
+
+
 def _run(arguments: Sequence[str], folder: Path) -> tuple[int | str, str]:
     """Return the exit code, or what was raised, and what went to stderr."""
     errors, argv, cwd = io.StringIO(), sys.argv, Path.cwd()
@@ -81,7 +91,7 @@ def _run(arguments: Sequence[str], folder: Path) -> tuple[int | str, str]:
     os.chdir(folder)
     try:
         with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-            return outcome(app.app, "run_bench.py"), errors.getvalue()
+            return outcome(_commands(), "run_bench.py"), errors.getvalue()
     except Exception as error:
         return f"a traceback of {type(error).__name__}", errors.getvalue() + str(error)
     finally:

@@ -232,7 +232,6 @@ ENTRIES: list[dict[str, object]] = [
 
 CONFIGS: dict[str, dict[str, object]] = {
     "an unknown type": {"model_type": "no-such-type"},
-    "heads that do not divide": {"model_type": "vit", "num_attention_heads": 7},
     "a size that is a word": {"model_type": "vit", "hidden_size": "wide"},
     "a negative size": {"model_type": "vit", "hidden_size": -4},
 }

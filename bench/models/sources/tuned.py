@@ -75,9 +75,9 @@ class Tuned(Source):
     def build(self, random_weights: bool, seed: int) -> Loaded:
         about = training(self.folder)
         with self._started_from():
-            base = load(about["model"], random_weights=random_weights, seed=seed)
-        if random_weights:
-            return replace(base, name=self.name)
+            if random_weights:  # which may be none at all, on the meta device
+                return replace(source_of(about["model"]).build(True, seed), name=self.name)
+            base = load(about["model"], seed=seed)
         for file in self._weights():
             if file.name == ADAPTER:
                 factors = tensors.read(file)
