@@ -69,12 +69,12 @@ class Shortest(Reducer):
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.7}
 
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r))
+        return Plan(self.chosen(site, self.score(site), r))
 
     def score(self, site: Site) -> torch.Tensor:
         return site.x.norm(dim=-1).masked_fill(site.protect, float("inf"))
 
-    def kept(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
+    def chosen(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
         order = score.argsort(dim=1, descending=True, stable=True)
         return order[:, : score.shape[1] - r].sort(1).values
 
@@ -86,7 +86,7 @@ class PatchesTheLibrary(Shortest):
 
 class DropsOneMore(Shortest):
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r + 1))
+        return Plan(self.chosen(site, self.score(site), r + 1))
 
 
 class PromisesTooMuch(Shortest):
@@ -96,7 +96,7 @@ class PromisesTooMuch(Shortest):
 
 class KeepsTooMany(Shortest, Adaptive):
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r - 1), padded=True)
+        return Plan(self.chosen(site, self.score(site), r - 1), padded=True)
 
 
 class DropsTheClass(Shortest):
@@ -195,12 +195,12 @@ class ComparesWhatHasValues(Shortest):
 
 class KeepsOneMoreWithoutValues(Shortest):
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r - site.x.is_meta))
+        return Plan(self.chosen(site, self.score(site), r - site.x.is_meta))
 
 
 class ExceedsItsBound(KeepsOneMoreWithoutValues, Adaptive):
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r + site.x.is_meta), padded=True)
+        return Plan(self.chosen(site, self.score(site), r + site.x.is_meta), padded=True)
 
 
 class KeepsTwice(Shortest):
@@ -276,20 +276,20 @@ class WritesIntoTheTokens(Shortest):
 
 
 class SortsUnstably(Shortest):
-    def kept(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
+    def chosen(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
         order = score.argsort(dim=1, descending=True)
         return order[:, : score.shape[1] - r].sort(1).values
 
 
 class PicksUnstably(Shortest):
-    def kept(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
+    def chosen(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
         return score.topk(score.shape[1] - r, dim=1).indices.sort(1).values
 
 
 class KeepsTheLast(Shortest):
     """Stable, and the wrong way round: of tokens that tie the last stay."""
 
-    def kept(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
+    def chosen(self, site: Site, score: torch.Tensor, r: int) -> torch.Tensor:
         return score.argsort(dim=1, stable=True)[:, r:].sort(1).values
 
 
@@ -535,7 +535,7 @@ def test_sabotage_around_a_language_model_is_named(
 
 class DropsOneMoreInside(Inside):
     def plan(self, site: Site, r: int) -> Plan:
-        return Plan(self.kept(site, self.score(site), r + 1))
+        return Plan(self.chosen(site, self.score(site), r + 1))
 
 
 class DropsWords(Inside):

@@ -65,7 +65,7 @@ def test_several_places_at_once_are_counted_alike() -> None:
 def test_newlines_stay_where_the_patches_beside_them_go() -> None:
     model = vlm_models.llava_next().to("meta")
     with (
-        bench.reduced(model, "fastervlm", keep_rate={"projector": 1 / 6}),
+        bench.reduced(model, "vispruner", keep_rate={"projector": 1 / 6}),
         multimodal.asked(model, words=7) as shapes,
     ):
         tokens = trace(model, **shapes).tokens["language"]

@@ -219,7 +219,7 @@ def test_the_wrong_model_for_a_task_is_unsupported_not_skipped(tmp_path: Path) -
     vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
     captions = folders.captions(tmp_path, images)
     text = folders.SUITE.format(vit=vit, images=images)
-    text = text.replace(f"imagefolder:{images}", f"karpathy:{captions}")
+    text = text.replace(f"imagefolder:{images}", f"karpathy:{captions}:{images}")
     summary = go(vit, tmp_path / "results", text)
     assert (summary.ran, summary.failed, summary.unsupported) == (4, 0, 4)
     assert go(vit, tmp_path / "results", text).skipped == 4

@@ -45,7 +45,7 @@ class Classifier(loaded.Classifier):
         self.add = add
 
     def pixels(self, picture: Any) -> Tensor:
-        return torch.tensor([[[float(np.asarray(picture)[0, 0]) + self.add]]])
+        return torch.tensor([[[float(np.asarray(picture).flat[0]) + self.add]]])
 
     def logits(self, pixels: Tensor) -> Tensor:
         behind = torch.arange(CLASSES) - pixels[:, 0, 0, :1]

@@ -66,7 +66,8 @@ def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) ->
             output_logits=True,
             return_dict_in_generate=True,
         )
-    layers = out.past_key_values.layers if cache else ()
+    name = "cache" if "cache" in out else "past_key_values"  # as transformers before 5.24 has it
+    layers = out[name].layers if cache else ()
     lengths = [layer.keys.shape[2] for layer in layers]
     return Answer(out.sequences[:, -new:], torch.stack(out.logits, 1), lengths, steps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,7 +99,12 @@ class LanguageTower(HuggingFaceTower):
             x: its input (B,M,C).
             kw: () -> the block's arguments, once somebody asks.
         """
-        projected = cache(partial(self.projected, block, x))
+        held: list[tuple[Tensor, Tensor]] = []  # no functools.cache, which cannot be traced
+
+        def projected() -> tuple[Tensor, Tensor]:
+            if not held:
+                held.append(self.projected(block, x))
+            return held[0]
 
         def turned(vectors: Tensor) -> Tensor:
             return self.turned(block, vectors, kw())
