@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from decimal import Decimal
@@ -117,7 +116,7 @@ def test_a_mean_over_prompts_is_met(cost: PublishedCost) -> None:
     """By the rule for all of its prompts, and by a pass for the shortest, which are as long."""
 
     def macs(image: int, words: int) -> float:
-        left = math.ceil(cost.params.get("keep_rate", 1) * image)
+        left = round(cost.params.get("keep_rate", 1) * image)
         return prompt_macs([left + words] * 32, Decoder(4096, 11008), cost.convention) / 1e12
 
     each = [macs(*prompt) for prompt in cost.prompts]
