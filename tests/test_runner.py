@@ -215,6 +215,16 @@ def test_ctrl_c_ends_with_what_was_done(suite_file: Path, tmp_path: Path, troubl
     assert go(suite_file, results).skipped == 2
 
 
+def test_a_solved_budget_runs_and_is_done_the_second_time(suite_file: Path, tmp_path: Path) -> None:
+    """What is checked ahead of the cells is the budget as it was asked for, not its answer."""
+    text = suite_file.read_text().replace("r: [4, 8]", "budget: 70% gmacs")
+    first = go(suite_file, tmp_path / "results", text)
+    assert (first.ran, first.failed) == (3, 0)
+    solved = [label for label in records(tmp_path / "results") if label.startswith("tome r=")]
+    assert len(solved) == 1
+    assert go(suite_file, tmp_path / "results", text).skipped == 3
+
+
 def test_the_wrong_model_for_a_task_is_unsupported_not_skipped(tmp_path: Path) -> None:
     vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
     captions = folders.captions(tmp_path, images)
