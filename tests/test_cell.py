@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from bench.measure import profiles
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.memory import PeakMemory
 from bench.records.record import Cell, Macs
-from bench.runs.cell import Examples, mean_count, measure
+from bench.runs.cell import Examples, measure
+from bench.runs.counting import mean_count
 from bench.runs.session import Session, apply
 from bench.tasks.base import subset
 
@@ -101,3 +103,22 @@ def test_the_mean_of_several_counts() -> None:
     total, tokens = mean_count(counts)
     assert total == macs(12, 4, 9, {"mm": 5, "bmm": 1, "merge": 4})
     assert tokens == {"vision": [(5, 3.5), (3.5, 2)]}
+
+
+def test_what_does_not_depend_on_the_images_is_measured_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.runs.session.peak", lambda *a, **k: PeakMemory(2, 1, 1, "fake"))
+    task = tasks.load("fashion-mnist")
+    topk, ats = cell("topk", 0.7), cell("ats", 0.7)
+    first = measure(topk, session, task, lambda stage: None)
+    second = measure(replace(topk, task="another"), session, task, lambda stage: None)
+    assert second.accuracy == first.accuracy and second.cost.notes == [
+        "its costs were measured once, with task fashion-mnist: they do not depend on the images"
+    ]
+    assert replace(second.cost, notes=[]) == first.cost
+    for other in (replace(topk, params={"keep_rate": 0.5}), replace(topk, latency_seconds=0.06)):
+        assert measure(other, session, task, lambda stage: None).cost.notes == []
+    for name in ("fashion-mnist", "another"):  # adaptive
+        one = replace(ats, task=name)
+        assert measure(one, session, task, lambda stage: None).cost.notes == []

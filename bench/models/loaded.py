@@ -185,14 +185,14 @@ class TwoTower(Loaded):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Return features (B,D) float32 of images (B,C,H,W), of length 1."""
-        return _features(self.model.get_image_features(**{self.image_argument: pixels}))
+        return projected(self.model.get_image_features(**{self.image_argument: pixels}))
 
     def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return features (B,D) float32 of the tokenizer's mapping, of length 1."""
-        return _features(self.model.get_text_features(**inputs))
+        return projected(self.model.get_text_features(**inputs))
 
 
-def _features(output: Any) -> Tensor:
+def projected(output: Any) -> Tensor:
     """Return projected features of length 1, however this version of transformers returns them."""
     features: Tensor = getattr(output, "pooler_output", output)
     return normalize(features.float(), dim=-1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -17,7 +16,6 @@ from bench.core import Learner, observing, redrawing
 from bench.core.errors import shown
 from bench.engine.forward import Pass
 from bench.measure import generation
-from bench.measure.closed_form import check_counters
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
 from bench.models.loaded import Loaded, Multimodal
@@ -33,6 +31,7 @@ from bench.records.record import (
     Tokens,
 )
 from bench.runs import seed_average, shape_only
+from bench.runs.counting import counted, mean_count
 from bench.runs.session import Session, apply, inputs_of
 from bench.runs.timings import NEW_TOKENS, CellTiming
 from bench.tasks import Task
@@ -68,42 +67,62 @@ def measure_into(
     """Fill in the accuracy and cost of `cell`, the cheap and telling parts first.
 
     Timings come in rounds with the other work between them, so that they see the machine at
-    several moments.
+    several moments. A method that goes by no image costs the same on every task, so its cost is
+    measured once and stands in the records of the other tasks, with a note.
 
     Raises:
         Unsupported: the method cannot run on this model, or the model not do this task.
         BenchError: a measurement contradicts itself; whatever the model raises comes through.
     """
-    model = session.loaded.model
     with apply(session.loaded, cell):
-        stage("counting")
-        measurement.add(params=parameters(model))
         examples = Examples.of(cell, session, task)
-        with observing(Kept()) as kept_of_examples:
-            macs, tokens = count(examples, session)
-        measurement.add(macs=macs, tokens=tokens)
-        timing = CellTiming(cell, session, examples.batch, stage)
-        timing.round()
-        stage("accuracy")
-        with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept_of_task:
+        known = None if examples.adaptive else session.cost_of(cell)
+        if known is None:
+            _measure_both(measurement, cell, session, task, examples, stage)
+            session.note_cost(cell, measurement.cost)
+        else:
+            measurement.cost = known
+            stage("accuracy")
             measurement.accuracy = accuracy(cell, session, task, stage)
-        measurement.add(notes=note_if_unlike(kept_of_task, kept_of_examples, examples.what))
-        timing.round()
-        stage("memory")
-        memory = peak_memory(cell, session, max(timing.batches), examples)
-        measurement.add(memory=memory)
-        for _ in range(timing.rounds - 2):
-            timing.round()
-        path = attention_path(model)
-        latencies = timing.latencies(macs.total)
-        measurement.add(latency=[replace(one, attention_path=path) for one in latencies])
-        measurement.add(generation=timing.generation())
     measurement.accuracy = seed_average.over_seeds(
         measurement.accuracy,
         cell,
         session,
         lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
     )
+
+
+def _measure_both(
+    measurement: Measurement,
+    cell: Cell,
+    session: Session,
+    task: Task | None,
+    examples: Examples,
+    stage: Note,
+) -> None:
+    """Fill in the cost and the accuracy of a method that is at work."""
+    model = session.loaded.model
+    stage("counting")
+    measurement.add(params=parameters(model))
+    with observing(Kept()) as kept_of_examples:
+        macs, tokens = count(examples, session)
+    measurement.add(macs=macs, tokens=tokens)
+    timing = CellTiming(cell, session, examples.batch, stage)
+    timing.round()
+    stage("accuracy")
+    with observing(Kept()) if examples.adaptive else nullcontext(Kept()) as kept_of_task:
+        measurement.accuracy = accuracy(cell, session, task, stage)
+    measurement.add(notes=note_if_unlike(kept_of_task, kept_of_examples, examples.what))
+    timing.round()
+    stage("memory")
+    memory = peak_memory(cell, session, max(timing.batches), examples)
+    measurement.add(memory=memory)
+    for _ in range(timing.rounds - 2):
+        timing.round()
+    path = attention_path(model)
+    latencies = timing.latencies(macs.total)
+    measurement.add(latency=[replace(one, attention_path=path) for one in latencies])
+    measurement.add(generation=timing.generation())
 
 
 @dataclass(frozen=True)
@@ -178,46 +197,6 @@ def count(examples: Examples, session: Session) -> tuple[Macs, Tokens]:
         for inputs in examples.singles()
     ]
     return singles[0] if len(singles) == 1 else mean_count(singles)
-
-
-def mean_count(counts: Sequence[tuple[Macs, Tokens]]) -> tuple[Macs, Tokens]:
-    """Return the mean MACs of several examples, rounded, and the mean tokens of each block."""
-
-    def mean(values: Iterable[int]) -> int:
-        return round(statistics.fmean(values))
-
-    macs = [one for one, _ in counts]
-    operators = dict.fromkeys(op for one in macs for op in one.by_op)
-    tokens: Tokens = {}
-    for tower in counts[0][1]:
-        for examples in zip(*(blocks[tower] for _, blocks in counts), strict=True):
-            ways = (round(statistics.fmean(way), 2) for way in zip(*examples, strict=True))
-            tokens.setdefault(tower, []).append((next(ways), next(ways)))
-    return (
-        replace(
-            macs[0],
-            total=mean(one.total for one in macs),
-            reduction=mean(one.reduction for one in macs),
-            closed_form=mean(one.closed_form for one in macs),
-            by_op={op: mean(one.by_op.get(op, 0) for one in macs) for op in operators},
-        ),
-        tokens,
-    )
-
-
-def counted(loaded: Loaded, inputs: Mapping[str, Any], baseline: int) -> tuple[Macs, Tokens]:
-    """Return MACs and tokens of a model as it is now; `baseline` are its MACs unreduced."""
-    operators = bench.count_macs(loaded.model, **inputs)
-    trace = bench.trace(loaded.model, **inputs)
-    macs = Macs(
-        total=operators.total,
-        reduction=operators.reduction,
-        closed_form=check_counters(loaded.model, trace, operators),
-        baseline_total=baseline,
-        scope=loaded.scope,
-        by_op=dict(operators.by_op),
-    )
-    return macs, {tower: list(tokens) for tower, tokens in trace.tokens.items()}
 
 
 def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:

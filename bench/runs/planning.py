@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, Unsupported
 from bench.measure.profiles import Profile
+from bench.models import catalogue
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import keys, solved_budgets
 from bench.runs.checking import placed
@@ -70,6 +71,28 @@ def plan(
     if all(planned.broken for planned in cells):
         raise BenchError("; ".join(resources.problems))
     return Agenda(cells, resources)
+
+
+def with_stand_ins(suite: Suite) -> tuple[Suite, list[str]]:
+    """Return the suite with models in the place of those out of reach, and a line about each."""
+    models, notes = [], []
+    for model in suite.models:
+        stand_in = model.instead
+        reason = _out_of_reach(model.name) if stand_in else ""
+        if stand_in and reason:
+            notes.append(f"{stand_in.name} runs in place of {model.name}: {reason}")
+            model = stand_in
+        models.append(model)
+    return suite.model_copy(update={"models": models}), notes
+
+
+def _out_of_reach(model: str) -> str:
+    """Return why a model's weights cannot be had; "" where they can."""
+    try:
+        catalogue.fingerprint(model)
+    except BenchError as error:
+        return str(error)
+    return ""
 
 
 def check_request(

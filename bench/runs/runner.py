@@ -85,6 +85,7 @@ def run(
     store = Store(results)
     store.check_writable()
     checking.check(suite, origin)
+    suite, stand_ins = planning.with_stand_ins(suite)
     with using_threads(None):  # what the run sets is put back
         with Console(stderr=True, quiet=quiet).status("planning: data, weights, budgets"):
             agenda = planning.plan(suite, machine, results / BUDGETS, origin)
@@ -102,6 +103,8 @@ def run(
             if missing:
                 head = "missing, so the rows that need it get their costs alone, on random weights:"
                 display.note("\n".join([head, *missing]))
+            for line in stand_ins:
+                display.note(line)
             state = RunState(store, agenda, command, display, summary)
             try:
                 _work(state, todo)

@@ -56,6 +56,7 @@ class Session:
         self.plain = twin(loaded.model)
         self.equal: dict[int, Speedup] = {}
         self.usual_ms: dict[str, float] = {}
+        self._costs: dict[str, tuple[str, Cost]] = {}
         self._pixels: dict[Any, Tensor | None] = {}
         self._memory: dict[int, PeakMemory] = {}
         self._fastest: dict[int, tuple[str, nn.Module]] = {}
@@ -108,6 +109,18 @@ class Session:
             if stage.name == ANSWER:
                 baseline = Timing(tuple(stage.baseline_samples_ms))
                 self.note_baseline(ANSWERS, baseline.p50_ms)
+
+    def cost_of(self, cell: Cell) -> Cost | None:
+        """Return what the same method cost on another task, with a note; None if not measured."""
+        task, cost = self._costs.get(_any_task(cell), ("", None))
+        if cost is None:
+            return None
+        note = f"its costs were measured once, with task {task}: they do not depend on the images"
+        return dataclasses.replace(cost, notes=[*cost.notes, note])
+
+    def note_cost(self, cell: Cell, cost: Cost) -> None:
+        """Keep what a cell cost for the same method on other tasks."""
+        self._costs[_any_task(cell)] = cell.task, cost
 
     def pixels(self, task: Task, limit: int | None) -> Tensor | None:
         """Return images of a task as the model gets them, see `task_pixels`."""
@@ -211,6 +224,10 @@ def parameters(cell: Cell) -> dict[str, Any]:
     if learned is not None and not cell.random_weights and issubclass(method, Learner):
         params.setdefault(method.learns, learned)
     return params
+
+
+def _any_task(cell: Cell) -> str:
+    return repr(dataclasses.replace(cell, task="", limit=None, names={}))
 
 
 def twin(model: nn.Module) -> nn.Module:

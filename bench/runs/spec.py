@@ -62,6 +62,7 @@ class ModelEntry(BaseModel):
     random_weights: bool | None = None
     baseline: bool = True  # run the unreduced model as well
     data: str = ""  # where the data of its tasks can be had
+    instead: ModelEntry | None = None  # runs in its place where its weights are out of reach
 
 
 class MethodEntry(BaseModel):
@@ -108,6 +109,13 @@ class Suite(BaseModel):
     random_weights: bool = False
     missing: Literal["error", "cost"] = "error"  # where weights or data are out of reach
     seed: Annotated[int, Field(strict=True, ge=0, le=LARGEST)] = 0
+
+    @property
+    def known_models(self) -> dict[Where, ModelEntry]:
+        """The models, and those that stand in for others, by their places in the document."""
+        first: dict[Where, ModelEntry] = {("models", i): m for i, m in enumerate(self.models)}
+        second = {(*where, "instead"): m.instead for where, m in first.items() if m.instead}
+        return {**first, **second}
 
     def cells(self) -> list[Cell]:
         """Return the cells, grouped by profile, model and task, the unreduced model first."""

@@ -158,7 +158,7 @@ def _answerer(
         return lambda images: _best(loaded.logits(images).softmax(-1), names), "probability"
     if not isinstance(loaded, TwoTower) or not isinstance(task, Retrieval):
         raise BenchError(f"{loaded.name} cannot do task '{task.name}'")
-    texts = [text for i in subset(len(task), limit) for text in task.texts[i]]
+    _, texts = task.searched(subset(len(task), limit))
 
     def retrieve(images: Tensor) -> Answers:
         features = loaded.encode_images(images)

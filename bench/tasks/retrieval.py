@@ -25,17 +25,35 @@ class Retrieval(Task):
     """Pictures, each with one or more texts that describe it.
 
     With a limit, only the texts of the pictures that are left are searched: fewer distractors, so
-    figures under different limits do not compare.
+    figures under different limits do not compare. With `all_texts` each picture is compared with
+    the texts of all, whatever the limit; texts still search among the pictures that are left.
     """
 
     kinds = (TwoTower,)
 
     def __init__(
-        self, name: str, version: str, pictures: Pictures, texts: Sequence[Sequence[str]]
+        self,
+        name: str,
+        version: str,
+        pictures: Pictures,
+        texts: Sequence[Sequence[str]],
+        all_texts: bool = False,
     ) -> None:
         """Name the task and its data; `texts[i]` are the captions of picture i."""
         super().__init__(name, version, texts)
-        self.prepared, self.texts = Prepared(pictures), texts
+        self.prepared, self.texts, self.all_texts = Prepared(pictures), texts, all_texts
+
+    def searched(self, index: Sequence[int]) -> tuple[list[int], list[str]]:
+        """Return the texts that some pictures are compared with, and the row of each one's picture.
+
+        Distractors come last; their row is -1.
+        """
+        owners, texts = flattened(self.texts, index)
+        if self.all_texts:
+            others = sorted(set(range(len(self))) - set(index))
+            distractors = [text for i in others for text in self.texts[i]]
+            owners, texts = owners + [-1] * len(distractors), texts + distractors
+        return owners, texts
 
     def score(self, feed: Feed) -> Evaluation:
         """Score a two-tower model.
@@ -44,7 +62,7 @@ class Retrieval(Task):
         of its image. Images without a caption are distractors only.
         """
         require_tokenizer(feed.loaded)
-        owners, texts = flattened(self.texts, feed.index)
+        owners, texts = self.searched(feed.index)
         images, decoded = image_features(feed, self.prepared)
         scores = images @ text_features(feed, texts).T
         broken = torch.tensor(decoded, device=scores.device).logical_not()
@@ -68,15 +86,15 @@ def recalls(
     Args:
         to_texts: what each image makes of every text.
         to_images: what each text makes of every image; often the same.
-        owners: of each text, the row of its image.
+        owners: of each text, the row of its image; -1 where that is not among them.
         failed: names of images that did not decode.
     """
     rows = torch.arange(len(to_texts), device=to_texts.device).unsqueeze(1)
     right = torch.tensor(owners, device=to_texts.device) == rows
-    asked = right.any(1)
+    asked, owned = right.any(1), right.any(0)
     ranks = {
         "i2t": ranks_of(to_texts[asked], right[asked]).tolist(),
-        "t2i": ranks_of(to_images.T, right.T).tolist(),
+        "t2i": ranks_of(to_images[:, owned].T, right[:, owned].T).tolist(),
     }
     metrics = {f"{way}_r{k}": proportion(of, k) for way, of in ranks.items() for k in RECALLS}
     outcomes = {f"rank_{way}": of for way, of in ranks.items()}

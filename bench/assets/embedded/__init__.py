@@ -69,3 +69,11 @@ def emoji_test() -> tuple[NDArray[np.uint8], list[str]]:
         for webp in table.column("image").to_pylist()
     ]
     return np.stack(images), table.column("text").to_pylist()
+
+
+def emoji_test_224() -> tuple[list[bytes], list[str]]:
+    """Return the held-out emoji drawings as WebP of 224 x 224 pixels, and one caption each."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path("emoji_test_224.parquet"), columns=["image", "text"])
+    return table.column("image").to_pylist(), table.column("text").to_pylist()

@@ -42,7 +42,7 @@ class Emoji:
 
 @dataclass(frozen=True)
 class Drawings:
-    """Images (N,64,64,3) uint8 with the position of each image's concept in `concepts` (N,)."""
+    """Images (N,S,S,3) uint8 with the position of each image's concept in `concepts` (N,)."""
 
     images: ByteArray
     concept: NDArray[np.int64]
@@ -90,8 +90,10 @@ def _svg(icons: dict[str, Any], name: str) -> str | None:
     return f'<svg {space} viewBox="{box}" width="64" height="64">{icon["body"]}</svg>'
 
 
-def render_house(house: str, data_dir: str | Path | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield (slug, 64-pixel PNG on white) for every concept that the design house draws."""
+def render_house(
+    house: str, data_dir: str | Path | None = None, side: int = EMOJI_PIXELS
+) -> Iterator[tuple[str, bytes]]:
+    """Yield (slug, PNG of `side` pixels on white) for every concept that the design house draws."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError as error:
@@ -105,16 +107,17 @@ def render_house(house: str, data_dir: str | Path | None = None) -> Iterator[tup
         code = emoji.concept.lower().replace("-fe0f", "")
         svg = _svg(icons, name) or _svg(icons, by_code.get(code, ""))
         if svg is not None:
-            side = EMOJI_PIXELS
             png = svg_to_bytes(svg_string=svg, background="#ffffff", width=side, height=side)
             yield name, bytes(png)
 
 
-def house_images(house: str, data_dir: str | Path | None) -> dict[str, ByteArray]:
-    """Return {slug: image} of one house, rendered once and cached as npz."""
-    path = cache_dir(data_dir) / f"emoji-{house}-{EMOJI_PIXELS}.npz"
+def house_images(
+    house: str, data_dir: str | Path | None, side: int = EMOJI_PIXELS
+) -> dict[str, ByteArray]:
+    """Return {slug: image (side,side,3)} of one house, rendered once and cached as npz."""
+    path = cache_dir(data_dir) / f"emoji-{house}-{side}.npz"
     if not path.exists():
-        drawn = render_house(house, data_dir)
+        drawn = render_house(house, data_dir, side)
         images = {
             name: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for name, png in drawn
         }
@@ -127,21 +130,28 @@ def house_images(house: str, data_dir: str | Path | None) -> dict[str, ByteArray
         return dict(zip(saved["names"].tolist(), saved["images"], strict=True))
 
 
-def emoji(split: str, data_dir: str | Path | None = None) -> Drawings:
+def emoji(
+    split: str,
+    data_dir: str | Path | None = None,
+    side: int = EMOJI_PIXELS,
+    everywhere: bool = False,
+) -> Drawings:
     """Return the drawings of a split: 'train' (five houses), 'validation' or 'test' (one each).
 
     All splits share one list of concepts: those drawn by both held-out houses and by at least two
     training houses, so that every test caption was seen in training and no test drawing was.
+    With `everywhere`, those drawn by all houses.
     """
+    fewest = len(TRAIN_HOUSES) if everywhere else 2
     groups = {"train": TRAIN_HOUSES, "validation": (VALIDATION_HOUSE,), "test": (TEST_HOUSE,)}
-    drawn = {h: house_images(h, data_dir) for g in groups.values() for h in g}
+    drawn = {h: house_images(h, data_dir, side) for g in groups.values() for h in g}
     named = emoji_concepts(data_dir)
     shared = [
         name
         for name in named
         if name in drawn[TEST_HOUSE]
         and name in drawn[VALIDATION_HOUSE]
-        and sum(name in drawn[house] for house in TRAIN_HOUSES) >= 2
+        and sum(name in drawn[house] for house in TRAIN_HOUSES) >= fewest
     ]
     pairs = [
         (position, drawn[house][name])

