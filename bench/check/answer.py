@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
     def embed(_: nn.Module, args: Any, out: Tensor) -> None:
         steps[-1].angles.append(out)
 
-    attentions = [getattr(block, tower.attn_parts[1]) for block in tower.blocks]
+    attentions = [attrgetter(tower.attn_parts[1])(block) for block in tower.blocks]
     with contextlib.ExitStack() as stack:
         for module, note in [(tower.part, begin), *((module, attend) for module in attentions)]:
             stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
