@@ -2,8 +2,9 @@
 
 Stages: "vision" (image encoder), "projector" (with whatever lies between encoder and language
 model), "prefill" (the prompt through the language model, its last token through the head; where an
-encoder reads the prompt, with the decoder's first token), "decode" (one further token). MACs and cache bytes need shapes only, so that a 13B runs in
-seconds on the meta device; times are of `generate()` itself, the reduced and the plain one in turn.
+encoder reads the prompt, with the decoder's first token), "decode" (one further token). MACs and
+cache bytes need shapes only, so that a 13B runs in seconds on the meta device; times are of
+`generate()` itself, the reduced and the plain one in turn.
 
     stage_macs(model, inputs).macs["decode"]
 """
@@ -106,7 +107,7 @@ def bytes_of(cache: Any) -> int:
     """Bytes of keys and values in all layers, also of those that a decoder read of an encoder."""
     parts = ("self_attention_cache", "cross_attention_cache")
     caches = [getattr(cache, name) for name in parts if hasattr(cache, name)] or [cache]
-    layers = [layer for one in caches for layer in one.layers]
+    layers = [layer for one in caches for layer in one.layers if layer.keys is not None]
     return sum(t.numel() * t.element_size() for la in layers for t in (la.keys, la.values))
 
 
