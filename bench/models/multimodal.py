@@ -85,8 +85,8 @@ class PromptedModel(Multimodal):
         processor, image, mark = self.require_processor(), image_token_id(self.model), "\0"
         words = processor.tokenizer
         around = self._prompt(1, mark)
-        for special in {*words.all_special_tokens, getattr(processor, "image_token", "<image>")}:
-            around = around.replace(special, "")
+        for special in (*words.all_special_tokens, getattr(processor, "image_token", "<image>")):
+            around = around.replace(str(special), "")
         ahead, behind = (part.strip() for part in around.split(mark))
         rows = [[i for i in row if i != image] for row in ids.tolist()]
         texts = words.batch_decode(rows, skip_special_tokens=True)
