@@ -341,7 +341,16 @@ def test_macs_are_those_of_a_hand() -> None:
 
 # --- loaded, asked and taught ---------------------------------------------------------------------
 
-WORDS = {"what": 3, "is": 4, "this": 5, "red": 6, "Question": 7, "Answer": 8, ":": 9, "?": 10}
+WORDS = {
+    "what": 3,
+    "is": 4,
+    "this": 5,
+    "red": 6,
+    "Question:": 7,
+    "Answer:": 8,
+    "this?": 9,
+    "red?": 10,
+}
 
 
 @pytest.fixture
@@ -353,7 +362,7 @@ def loaded(tmp_path: Path) -> PromptedModel:
 
     vocabulary = {"<pad>": tiny.PAD, "</s>": 1, "<unk>": 2, **WORDS, "<image>": tiny.IMAGE}
     words = Tokenizer(kinds.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
@@ -379,11 +388,11 @@ ASKED = ["what is this?", "red?"]
 def test_words_stand_beside_the_image_and_padding_behind_them(loaded: PromptedModel) -> None:
     inputs = loaded.prepare(PICTURES, ASKED)
     assert inputs["input_ids"].tolist() == [
-        [tiny.IMAGE] * IMAGE + [7, 9, 3, 4, 5, 10, 8, 9, 1],
-        [tiny.IMAGE] * IMAGE + [7, 9, 6, 10, 8, 9, 1, 0, 0],
+        [tiny.IMAGE] * IMAGE + [7, 3, 4, 9, 8, 1],
+        [tiny.IMAGE] * IMAGE + [7, 10, 8, 1, 0, 0],
     ]
-    assert inputs["attention_mask"].sum(1).tolist() == [IMAGE + 9, IMAGE + 7]
-    assert loaded.questions(inputs["input_ids"]) == ["what is this ?", "red ?"]
+    assert inputs["attention_mask"].sum(1).tolist() == [IMAGE + 6, IMAGE + 4]
+    assert loaded.questions(inputs["input_ids"]) == ASKED
     with bench.reduced(loaded.model, "fastv", keep_rate=0.25):
         together = loaded.answer(PICTURES, ASKED, 4)
         each = [loaded.answer([p], [q], 4)[0] for p, q in zip(PICTURES, ASKED, strict=True)]
