@@ -59,5 +59,7 @@ class FlowCutLanguage(LanguageReducer):
 def _last_over_image(a_BHND: Tensor, b_BHND: Tensor, site: Site) -> Tensor:
     """(B,N) softmax over the image of the scaled products with the last token, mean over heads."""
     b_BHND = b_BHND.repeat_interleave(a_BHND.shape[1] // b_BHND.shape[1], 1)
-    logits_BHN = (a_BHND[:, :, -1:] @ b_BHND.transpose(2, 3))[:, :, 0] / math.sqrt(a_BHND.shape[-1])
+    assert site.anchor is not None  # as `needs_anchor` has it; padding may stand behind it
+    last_BH1D = a_BHND[torch.arange(len(a_BHND), device=a_BHND.device), :, site.anchor][:, :, None]
+    logits_BHN = (last_BH1D @ b_BHND.transpose(2, 3))[:, :, 0] / math.sqrt(a_BHND.shape[-1])
     return logits_BHN.masked_fill(site.protect[:, None], -torch.inf).softmax(-1).mean(1)

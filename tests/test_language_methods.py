@@ -43,7 +43,7 @@ def test_only_a_method_that_can_keep_none_is_asked_to() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("params", [{}, {"keep_positions": False}, {"keep_rate": 0.5}])
-@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "Qwen2-VL"])
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "BLIP-2 T5", "Qwen2-VL"])
 def test_vtw_in_whole_models(family: str, params: dict[str, Any]) -> None:
     make, batch_of = tiny.MODELS[family]
     model, batch = make(), batch_of(3)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.core import Plan, Reducer, Site
 from bench.core.kinds import LanguageReducer
 from bench.engine.families import adapter_for
+from bench.engine.families.t5 import EncoderTower
 from bench.engine.tower import override
 
 NEW = 3  # tokens of an answer
@@ -34,6 +36,7 @@ class Step:
         widths: how many tokens each block's attention got.
         masks: its mask, block by block.
         angles: (B,M,D) what tells it positions, block by block; of a table of positions one entry.
+        pairs: (B,H,M,M) the bias by which an encoder knows positions, block by block.
     """
 
     embeds: Tensor
@@ -41,11 +44,15 @@ class Step:
     widths: list[int] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
     angles: list[Tensor] = field(default_factory=list)
+    pairs: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
 class Answer:
-    """Tokens (B,T), their scores (B,T,V), the length of each block's cache, the passes."""
+    """Tokens (B,T), their scores (B,T,V), the length of each block's cache, the passes.
+
+    Where an encoder reads the prompt, the cache is what the decoder's blocks read of it.
+    """
 
     tokens: Tensor
     scores: Tensor
@@ -67,8 +74,9 @@ def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) ->
             return_dict_in_generate=True,
         )
     name = "cache" if "cache" in out else "past_key_values"  # as transformers before 5.24 has it
-    layers = out[name].layers if cache else ()
-    lengths = [layer.keys.shape[2] for layer in layers]
+    kept = out[name] if cache else None
+    layers = getattr(kept, "cross_attention_cache", kept).layers if kept is not None else ()
+    lengths = [layer.keys.shape[2] for layer in layers if layer.keys is not None]
     return Answer(out.sequences[:, -new:], torch.stack(out.logits, 1), lengths, steps)
 
 
@@ -83,6 +91,11 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
         filled = torch.ones(x.shape[:2]) if mask is None else mask
         steps.append(Step(x.detach(), filled.bool()))
 
+    def encode(_: nn.Module, args: Any, kw: Mapping[str, Any], out: Any) -> None:
+        steps[-1].widths.append(args[0].shape[1])
+        steps[-1].masks.append(kw["mask"])
+        steps[-1].pairs.append(out[1])
+
     def attend(_: nn.Module, args: Any, kw: Mapping[str, Any]) -> None:
         steps[-1].widths.append(kw["hidden_states"].shape[1])
         steps[-1].masks.append(kw.get("attention_mask"))
@@ -92,10 +105,14 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
     def embed(_: nn.Module, args: Any, out: Tensor) -> None:
         steps[-1].angles.append(out)
 
-    attentions = [getattr(block, tower.attn_parts[1]) for block in tower.blocks]
+    attentions = [attrgetter(tower.attn_parts[1])(block) for block in tower.blocks]
     with contextlib.ExitStack() as stack:
-        for module, note in [(tower.part, begin), *((module, attend) for module in attentions)]:
-            stack.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
+        stack.enter_context(tower.part.register_forward_pre_hook(begin, with_kwargs=True))
+        for module in attentions:
+            if isinstance(tower, EncoderTower):
+                stack.enter_context(module.register_forward_hook(encode, with_kwargs=True))
+            else:
+                stack.enter_context(module.register_forward_pre_hook(attend, with_kwargs=True))
         if hasattr(tower.part, "embed_positions"):
             stack.enter_context(tower.part.embed_positions.register_forward_hook(embed))
         yield steps
@@ -110,6 +127,11 @@ class AnswerProbe(Probe):
         if self.subject.answer is None:
             self.subject.answer = answer(self.subject.model, self.subject.inputs)
         self.plain: Answer = self.subject.answer
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads the prompt, and looks both ways."""
+        return isinstance(self.subject.towers["language"], EncoderTower)
 
     @property
     def renumbers(self) -> bool:

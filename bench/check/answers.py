@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.check import both_ways, isolation, passes
 from bench.check import counts as counted
-from bench.check import isolation, passes
 from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_answers
 from bench.check.counts import left_of
 from bench.check.multimodal import PAD
@@ -55,11 +55,13 @@ def _lengths(probe: AnswerProbe, one: Answer) -> str:
         want = max(n + len(row.image) for n, row in zip(padding, rows, strict=True))
         if step.widths[layer] != want:
             raise Broken(f"block {layer} should see {want} tokens, and sees {step.widths[layer]}")
-        if one.caches[layer] != want + decoded:
+        if not probe.encodes and one.caches[layer] != want + decoded:
             raise Broken(
                 f"block {layer} should have cached {want + decoded} tokens, "
                 f"and has {one.caches[layer]}"
             )
+    if probe.encodes and set(one.caches) != {want}:
+        raise Broken(f"the decoder should read {want} tokens, and reads {one.caches}")
     return f"{step.embeds.shape[1]} to {step.widths[-1]}"
 
 
@@ -85,6 +87,8 @@ def permutation(probe: Probe) -> str:
 def positions(probe: Probe) -> str:
     """Tokens that are left have their own positions, or those of a prompt without the others."""
     here = of_answers(probe)
+    if here.encodes:
+        return both_ways.positions(here)
     known = _angles(here)
     for one in here.answers:
         blocks = left_of(here, one)
@@ -115,6 +119,8 @@ def _angles(probe: AnswerProbe) -> list[Tensor]:
 def causal(probe: Probe) -> str:
     """Every token sees all that is left before it, and nothing else."""
     here = of_answers(probe)
+    if here.encodes:
+        return both_ways.seen(here)
     for one in here.answers:
         for layer, rows in enumerate(left_of(here, one)):
             for number, step in enumerate(one.steps[:2]):
@@ -226,8 +232,9 @@ def state(probe: Probe) -> str:
 
 
 def _break_off(probe: AnswerProbe) -> None:
-    """Break an answer off at its second token."""
-    tower: Any = probe.subject.towers["language"]
+    """Break an answer off at its second token, or where a decoder begins it."""
+    towers: Any = probe.subject.towers
+    tower = towers["decoder"] if probe.encodes else towers["language"]
 
     def interrupt(_: nn.Module, args: Any) -> None:
         if args[0].shape[1] == 1:

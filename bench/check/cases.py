@@ -94,7 +94,7 @@ class Prompted(Case):
     """One tower of a multimodal language model, which answers a prompt with an image in it.
 
     Attributes:
-        prompts: makes left-padded prompts, so many, from a seed.
+        prompts: makes padded prompts, so many, from a seed.
     """
 
     batch: int = 4
@@ -189,8 +189,9 @@ _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
 _captioner = partial(joint.blip, BlipForConditionalGeneration, **_image_first)
 # deep enough for the layers that methods name as shares of the depth
-_deep, _qwen2_vl, _blip2 = (
-    partial(build, blocks=12) for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2)
+_deep, _qwen2_vl, _blip2, _blip2_t5 = (
+    partial(build, blocks=12)
+    for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2, multimodal.blip2_t5)
 )
 _short, _packed = partial(multimodal.qwen2_vl, blocks=2), multimodal.qwen2_vl_batch
 
@@ -219,4 +220,5 @@ CASES = (
     Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=_packed),
     Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=_packed),
     Prompted("BLIP-2 language", _blip2, "language", prompts=multimodal.blip2_batch),
+    Prompted("BLIP-2 T5 language", _blip2_t5, "language", prompts=multimodal.blip2_t5_batch),
 )

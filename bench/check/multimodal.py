@@ -1,6 +1,6 @@
 """Tiny multimodal language models of the real classes with seeded weights, and prompts for them.
 
-Prompts are left-padded, no two of the same length, each with an image in it.
+Prompts are padded, no two of the same length, each with an image in it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,21 @@ _OPT = {
     "ffn_dim": 48,
     "num_attention_heads": 2,
     "word_embed_proj_dim": 32,
+}
+_T5 = {
+    "model_type": "t5",
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 48,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+    "vocab_size": WORDS,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "relative_attention_num_buckets": 16,
+    "relative_attention_max_distance": 24,
+    "pad_token_id": PAD,
+    "decoder_start_token_id": PAD,
 }
 _QFORMER = {
     "hidden_size": 32,
@@ -113,15 +128,25 @@ def llava_next(blocks: int = 6) -> Any:
 
 def blip2(blocks: int = 6) -> Any:
     """BLIP-2 with OPT: 8 queries."""
+    return _blip2({**_OPT, "num_hidden_layers": blocks})
+
+
+def blip2_t5(backend: str = "sdpa", blocks: int = 6) -> Any:
+    """BLIP-2 with T5: 8 queries; so many blocks in the encoder, two in the decoder."""
+    return _blip2({**_T5, "num_layers": blocks}, backend)
+
+
+def _blip2(text: dict[str, Any], backend: str = "sdpa") -> Any:
     torch.manual_seed(0)
     config = Blip2Config(
         vision_config={**_VISION, "model_type": "blip_2_vision_model"},
         qformer_config=_QFORMER,
-        text_config={**_OPT, "num_hidden_layers": blocks},
+        text_config=text,
         num_query_tokens=8,
         **_IDS,
     )
-    model = _ready(Blip2ForConditionalGeneration(config))
+    model = Blip2ForConditionalGeneration._from_config(config, attn_implementation=backend)
+    _ready(model)
     nn.init.normal_(model.query_tokens)
     return model
 
@@ -141,15 +166,20 @@ def qwen2_vl(blocks: int = 6) -> Any:
     return _ready(Qwen2VLForConditionalGeneration(config))
 
 
-def prompts(images: Sequence[int], words: Sequence[tuple[int, int]], seed: int = 0) -> Batch:
-    """Prompts with so many image tokens between so many words."""
+def prompts(
+    images: Sequence[int], words: Sequence[tuple[int, int]], seed: int = 0, side: str = "left"
+) -> Batch:
+    """Prompts with so many image tokens between so many words, padded on one side."""
     g = torch.Generator().manual_seed(seed + 1)
     rows = []
     for n, (before, after) in zip(images, words, strict=True):
         text = torch.randint(2, 80, (before + after,), generator=g).tolist()
         rows.append(text[:before] + [IMAGE] * n + text[before:])
     longest = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
+    for row in rows:
+        padding = [PAD] * (longest - len(row))
+        row[:] = padding + row if side == "left" else row + padding
+    ids = torch.tensor(rows)
     return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
 
 
@@ -188,10 +218,15 @@ def _next_tokens(height: int, width: int) -> int:
     return 36 + rows * (columns + 1)
 
 
-def blip2_batch(n: int = 4, seed: int = 0) -> Batch:
+def blip2_batch(n: int = 4, seed: int = 0, side: str = "left") -> Batch:
     """Prompts that begin with eight image tokens."""
-    batch = prompts([8] * n, [(0, words) for words in (5, 9, 4, 3)][:n], seed)
+    batch = prompts([8] * n, [(0, words) for words in (5, 9, 4, 3)][:n], seed, side)
     return {**batch, "pixel_values": pixels(n, seed=seed)}
+
+
+def blip2_t5_batch(n: int = 4, seed: int = 0) -> Batch:
+    """The same, padded behind as T5 is, and the token with which its decoder begins."""
+    return {**blip2_batch(n, seed, "right"), "decoder_input_ids": torch.full((n, 1), PAD)}
 
 
 def qwen2_vl_batch(n: int = 4, seed: int = 0) -> Batch:
@@ -206,11 +241,10 @@ def qwen2_vl_batch(n: int = 4, seed: int = 0) -> Batch:
 
 def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
     """One sample without its padding."""
-    padding = int((batch["attention_mask"][i] == 0).sum())
-    one = {}
+    filled, one = batch["attention_mask"][i] > 0, {}
     for key, value in batch.items():
         if key in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            one[key] = value[i : i + 1, padding:]
+            one[key] = value[i : i + 1, filled]
         elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
             sizes = batch["image_grid_thw"].prod(1).tolist()
             one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]

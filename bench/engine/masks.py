@@ -44,6 +44,13 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
+def weighted(mask: Tensor | None, weight_BM: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask that hides keys, with what is added to the logits of each, where there is that."""
+    if weight_BM is None:
+        return mask
+    return both(additive(mask, dtype), weight_BM[:, None, None].to(dtype))
+
+
 def visible(mask: Any) -> Tensor:
     """(B,1,N,N) attention mask -> (B,N) 1.0 where the last query may see the key."""
     last: Tensor = mask[:, 0, -1]

@@ -92,7 +92,7 @@ class Tower(ABC):
         averages: the model reads its patches at the end, beside what is protected.
         fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
-            residual branches (the second counter reads their sizes).
+            residual branches (the second counter reads their sizes); of nested ones their paths.
         cross_parts: likewise on a branch between them, which reads another sequence.
     """
 

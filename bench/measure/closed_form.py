@@ -9,6 +9,7 @@ backend nobody counted, a trace that missed a block.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -22,8 +23,8 @@ TOLERANCE = 0.005
 # The engine may carry the token sizes through fused attention as so many extra channels of q, k
 # and v (one used, the rest to please flash kernels).
 SIZE_CHANNELS = 8
-_QUERY = ("qkv", "q_proj", "query")
-_KEY_AND_VALUE = ("key", "value")
+_QUERY = ("qkv", "q_proj", "query", "q")
+_KEY_AND_VALUE = ("key", "value", "k", "v")
 
 
 class CountersDisagree(BenchError):
@@ -82,7 +83,7 @@ def _cross_macs(block: nn.Module, n: int, read: int, parts: Iterable[str]) -> in
 
 
 def _modules(block: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    return [module for name in names for module in getattr(block, name).modules()]
+    return [module for name in names for module in attrgetter(name)(block).modules()]
 
 
 def _layer_macs(layer: nn.Module, width: int, heads: int) -> int:

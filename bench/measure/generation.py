@@ -1,9 +1,10 @@
 """What an answer of a multimodal language model costs, stage by stage.
 
 Stages: "vision" (image encoder), "projector" (with whatever lies between encoder and language
-model), "prefill" (the prompt through the language model, its last token through the head), "decode"
-(one further token, after the prompt). MACs and cache bytes need shapes only, so that a 13B runs in
-seconds on the meta device; times are of `generate()` itself, the reduced and the plain one in turn.
+model), "prefill" (the prompt through the language model, its last token through the head; where an
+encoder reads the prompt, with the decoder's first token), "decode" (one further token). MACs and
+cache bytes need shapes only, so that a 13B runs in seconds on the meta device; times are of
+`generate()` itself, the reduced and the plain one in turn.
 
     stage_macs(model, inputs).macs["decode"]
 """
@@ -29,6 +30,7 @@ from bench.measure.timing import Paired
 STAGES = ("vision", "projector", "prefill", "decode")
 TIMES = ("vision", "prefill", "ttft", "decode", "end_to_end")
 ANSWER = "end_to_end"  # the stage that holds all others
+STACKS = ("language", "decoder")  # towers of a language model: T5 has both
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,8 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     towers: Any = adapter_for(model).towers(model)
     names = {id(module): name for name, module in model.named_modules()}
     arguments = {**inputs, **_last_alone(speaker(model)), "use_cache": True}
-    caches: list[Any] = []
-    hook = speaker(model).register_forward_hook(
-        lambda *call: caches.append(call[-1][cache_name(speaker(model))])
-    )
+    spoken: list[Any] = []
+    hook = speaker(model).register_forward_hook(lambda *call: spoken.append(call[-1]))
     try:
         counted = count_macs(model, **arguments)
     finally:
@@ -67,14 +67,14 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
     vision = of(towers["vision"].part)
     if nested(towers):
         vision -= of(towers["projector"].blocks[0])
-    language = of(towers["language"].part) + of(speaker(model).get_output_embeddings())
+    language = sum(of(part) for part in language_parts(model, towers))
     macs = {
         "vision": vision,
         "projector": counted.total - vision - language,
         "prefill": language,
     }
-    kv_bytes = bytes_of(caches[0])
-    macs["decode"] = count_macs(speaker(model), **next_token(model, inputs, caches[0])).total
+    kv_bytes = bytes_of(spoken[0][cache_name(speaker(model))])
+    macs["decode"] = count_macs(speaker(model), **next_token(model, inputs, spoken[0])).total
     return StageMacs(macs, kv_bytes)
 
 
@@ -97,9 +97,18 @@ def speaker(model: Any) -> Any:
     return inner if hasattr(inner, "generate") else model
 
 
+def language_parts(model: Any, towers: Any) -> list[nn.Module]:
+    """What runs a prompt and says the next token: the decoder and the head, or T5's two stacks."""
+    stacks = [towers[name].part for name in STACKS if name in towers]
+    return [*stacks, speaker(model).get_output_embeddings()]
+
+
 def bytes_of(cache: Any) -> int:
-    """Bytes of keys and values in all layers."""
-    return sum(t.numel() * t.element_size() for la in cache.layers for t in (la.keys, la.values))
+    """Bytes of keys and values in all layers, also of those that a decoder read of an encoder."""
+    parts = ("self_attention_cache", "cross_attention_cache")
+    caches = [getattr(cache, name) for name in parts if hasattr(cache, name)] or [cache]
+    layers = [layer for one in caches for layer in one.layers if layer.keys is not None]
+    return sum(t.numel() * t.element_size() for la in layers for t in (la.keys, la.values))
 
 
 def cache_name(speaker: nn.Module) -> str:
@@ -108,10 +117,18 @@ def cache_name(speaker: nn.Module) -> str:
     return "cache" if "cache" in known else "past_key_values"
 
 
-def next_token(model: nn.Module, inputs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
-    """The arguments of `speaker(model)` for the token after a prompt without padding."""
+def next_token(model: nn.Module, inputs: Mapping[str, Any], spoken: Any) -> dict[str, Any]:
+    """The arguments of `speaker(model)` for the token after a prompt without padding.
+
+    `spoken` is what it said to the prompt.
+    """
+    name = cache_name(speaker(model))
+    arguments = {name: spoken[name], "use_cache": True}
     ids = torch.ones_like(inputs["input_ids"][:, :1])
-    return {"input_ids": ids, cache_name(speaker(model)): cache, "use_cache": True}
+    if "encoder_last_hidden_state" not in spoken:
+        return {**arguments, "input_ids": ids}
+    encoded = (spoken.encoder_last_hidden_state,)
+    return {**arguments, "decoder_input_ids": ids, "encoder_outputs": encoded}
 
 
 # --- time --------------------------------------------------------------------------------------
@@ -158,7 +175,7 @@ def timed(model: Any, inputs: Mapping[str, Any], new_tokens: int) -> dict[str, f
     spoken = [stop for _, stop in ticks["token"]]
     return {
         "vision": _total(ticks["vision"]) - _total(ticks["nested"]),
-        "prefill": ticks["language"][0][1] - ticks["language"][0][0],
+        "prefill": _total([tick for part in STACKS for tick in ticks.get(part, [])[:1]]),
         "ttft": spoken[0] - begin,
         "decode": (spoken[-1] - spoken[0]) / max(len(spoken) - 1, 1),
         "end_to_end": end - begin,
@@ -173,8 +190,8 @@ def _total(ticks: list[tuple[float, float]]) -> float:
 def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     """Note when parts of a model start and stop, in milliseconds."""
     towers: Any = adapter_for(model).towers(model)
-    vision, language = towers["vision"].part, towers["language"].part
-    parts = {"vision": vision, "language": language, "token": speaker(model)}
+    parts = {name: towers[name].part for name in ("vision", *STACKS) if name in towers}
+    parts["token"] = speaker(model)
     if nested(towers):
         parts["nested"] = towers["projector"].blocks[0]
     ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in (*parts, "nested")}

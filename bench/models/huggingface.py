@@ -97,7 +97,8 @@ def describe(
     family, saved = model.config.model_type, partial(_saved, where=where, on_disk=on_disk)
     with quiet():
         if speaks(family):
-            return multimodal.describe(name, model, provenance, _processor(saved, "left"))
+            side = multimodal.padding_side(model)
+            return multimodal.describe(name, model, provenance, _processor(saved, side))
         vision = getattr(model.config, "vision_config", model.config)
         fields: dict[str, Any] = {
             "name": name,

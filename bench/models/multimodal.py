@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.engine.families.language import image_token_id
+from bench.engine.families.t5 import answer_start, has_encoder
 from bench.engine.families.vlm import prompt_layout
 from bench.engine.tower import original, override
 from bench.models.loaded import Multimodal
@@ -43,7 +45,7 @@ class PromptedModel(Multimodal):
     def prepare(
         self, images: Images, questions: Sequence[str], answers: Sequence[str] = ()
     ) -> dict[str, Tensor]:
-        """Return the arguments of `generate()` for questions, padded on the left.
+        """Return the arguments of `generate()` for questions, padded as `padding_side` says.
 
         Args:
             images: of each question.
@@ -58,7 +60,8 @@ class PromptedModel(Multimodal):
         pictures = [image.convert("RGB") for shown in images for image in shown]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
         settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
-        return dict(processor(text=texts, images=pictures or None, **settings))
+        inputs = dict(processor(text=texts, images=pictures or None, **settings))
+        return {**inputs, **begun_answers(self.model, len(texts))}
 
     def _prompt(self, images: int, question: str) -> str:
         """Return a question as this model was taught to read it, with a place for each image."""
@@ -82,8 +85,8 @@ class PromptedModel(Multimodal):
         processor, image, mark = self.require_processor(), image_token_id(self.model), "\0"
         words = processor.tokenizer
         around = self._prompt(1, mark)
-        for special in {*words.all_special_tokens, getattr(processor, "image_token", "<image>")}:
-            around = around.replace(special, "")
+        for special in (*words.all_special_tokens, getattr(processor, "image_token", "<image>")):
+            around = around.replace(str(special), "")
         ahead, behind = (part.strip() for part in around.split(mark))
         rows = [[i for i in row if i != image] for row in ids.tolist()]
         texts = words.batch_decode(rows, skip_special_tokens=True)
@@ -99,17 +102,30 @@ class PromptedModel(Multimodal):
         inputs = self.placed(self.prepare(images, texts))
         settings = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
         out = self.model.generate(**inputs, **settings)
-        return self.decode(out[:, inputs["input_ids"].shape[1] :])
+        return self.decode(out[:, answer_begins(self.model, inputs["input_ids"]) :])
 
     def teach(
         self, images: Images, texts: Sequence[str], answers: Sequence[str]
     ) -> dict[str, Tensor]:
+        if has_encoder(self.model):
+            return self._teach_decoder(images, texts, answers)
         asked = self.prepare(images, texts)["attention_mask"].sum(1)
         inputs = self.prepare(images, texts, answers)
         mask = inputs["attention_mask"]
         before = mask.shape[1] - mask.sum(1) + asked  # padding is on the left
         answered = torch.arange(mask.shape[1]) >= before[:, None]
         return {**inputs, "labels": inputs["input_ids"].masked_fill(~answered, -100)}
+
+    def _teach_decoder(
+        self, images: Images, texts: Sequence[str], answers: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """The answers, each with the end of text behind it, are what the decoder learns to say."""
+        inputs, words = self.prepare(images, texts), self.require_processor().tokenizer
+        ids = [words(text, add_special_tokens=False)["input_ids"] for text in answers]
+        rows = [torch.tensor([*row, words.eos_token_id]) for row in ids]
+        inputs["labels"] = pad_sequence(rows, batch_first=True, padding_value=-100)
+        del inputs["decoder_input_ids"]  # the model makes them of the labels
+        return inputs
 
     def example_inputs(self, batch: int, seed: int = 0) -> dict[str, Any]:
         return self.placed(noise(self.model, batch))
@@ -118,6 +134,27 @@ class PromptedModel(Multimodal):
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
         with asked(self.model, WORDS if words is None else words) as prompt:
             yield prompt
+
+
+def padding_side(model: Any) -> str:
+    """Return where a batch's shorter prompts are padded: an answer that follows needs the left.
+
+    An encoder knows tokens by their distance, and a BLIP-2 puts its image ahead of the padded
+    words, so that padding between the two would move them apart.
+    """
+    return "right" if has_encoder(model) else "left"
+
+
+def begun_answers(model: Any, batch: int) -> dict[str, Tensor]:
+    """Return the argument with which a decoder begins answers; none where they follow a prompt."""
+    if not has_encoder(model):
+        return {}
+    return {"decoder_input_ids": torch.full((batch, 1), answer_start(model))}
+
+
+def answer_begins(model: Any, ids: Tensor) -> int:
+    """Return where answers begin in what `generate()` returns for prompts `ids` (B,L)."""
+    return 1 if has_encoder(model) else ids.shape[1]  # behind a start token, or the prompt
 
 
 def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> PromptedModel:
@@ -151,6 +188,7 @@ def noise(
         prompt["mm_token_type_ids"] = (ids == image).long()
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
+    prompt.update(begun_answers(model, 1))
     return {key: part.repeat(batch, *(1,) * (part.dim() - 1)) for key, part in prompt.items()}
 
 

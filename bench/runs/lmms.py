@@ -37,6 +37,7 @@ from bench.core.registry import source_hash
 from bench.engine.reduce import reduced
 from bench.models import catalogue, huggingface, tensors
 from bench.models.files import hash_files
+from bench.models.multimodal import answer_begins, padding_side
 from bench.models.sources import embedded as model_embedded
 from bench.records.sources import library_versions, measurement_hash
 
@@ -120,7 +121,7 @@ class Bridge:
         self.model: Any = model.eval().requires_grad_(False).to(self.device)
         self.processor: Any = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         words = self.processor.tokenizer
-        words.padding_side = "left"
+        words.padding_side = padding_side(self.model)
         words.pad_token = words.pad_token or words.eos_token
         with self._reduced():  # what is wrong with the arguments shows before the data are loaded
             pass
@@ -152,7 +153,7 @@ class Bridge:
         tokens = self.model.generate(
             **inputs, **_sampling(options), pad_token_id=words.pad_token_id
         )
-        new = tokens[:, inputs["input_ids"].shape[1] :]
+        new = tokens[:, answer_begins(self.model, inputs["input_ids"]) :]
         stops = options.get("until") or []
         for answer in self.processor.batch_decode(new, skip_special_tokens=True):
             for stop in [stops] if isinstance(stops, str) else stops:

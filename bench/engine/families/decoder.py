@@ -25,7 +25,7 @@ from bench.core.site import LanguageSite
 from bench.core.tensors import take
 from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
 from bench.engine.forward import Pass
-from bench.engine.masks import additive, both
+from bench.engine.masks import additive, weighted
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -96,22 +96,24 @@ class LanguagePass(Pass):
     def _cut_prompt(
         self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
     ) -> Any:
-        """Run a prompt (B,N,C), and put what comes out at its places in the prompt."""
+        """Run a prompt (B,N,C) without what is removed ahead of the first block."""
         asked = self._as_asked(x, kw.get("attention_mask"), image)
         entering = self._before_first_block(self._alive(asked))
-        N, M = asked.x.shape[1], entering.x.shape[1]
         if entering is not asked:  # may be as long: where one sample lost nothing
             self.cut = entering
             kw, self.moved = entering.arguments(kw, asked.filled, self.ragged)
-        place = torch.arange(M, device=x.device).expand(len(x), -1)
+        place = torch.arange(entering.x.shape[1], device=x.device).expand(len(x), -1)
         self.prompt, self.entered = replace(entering, place=place), entering.filled
-        out = plain(*args, **kw)
-        if self.cut is not None or out.last_hidden_state.shape[1] < N:
-            prompt = self.prompt
-            if self.cut is not None:
-                prompt = replace(prompt, place=self.cut.place.gather(1, prompt.place))
-            out.last_hidden_state = prompt.restored(out.last_hidden_state, N)
+        out = self._behind(plain(*args, **kw), x.shape[1])
         self.prompt = self.start = self.qkv = self.mask = None
+        return out
+
+    def _behind(self, out: Any, n: int) -> Any:
+        """The output with its tokens at their places among the prompt's `n`."""
+        x, prompt = out.last_hidden_state, self.prompt
+        if prompt is not None and (self.cut is not None or x.shape[1] < n):
+            place = prompt.place if self.cut is None else self.cut.place.gather(1, prompt.place)
+            out.last_hidden_state = replace(prompt, place=place).restored(x, n)
         return out
 
     def _as_asked(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Prompt:
@@ -265,8 +267,7 @@ class LanguagePass(Pass):
         else:
             mask = self.tower.mask(self._with_next(filled)[:, None, None], x)
             weight = None if weight is None else self._with_next(weight)
-        bias = None if weight is None else weight[:, None, None].to(x.dtype)
-        return mask if bias is None else both(additive(mask, x.dtype), bias)
+        return weighted(mask, weight, x.dtype)
 
     def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """Rotary angles of the tokens that remain: their own, or of the positions they moved to.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -139,9 +140,8 @@ class HuggingFaceTower(Tower):
         self.name = family.tower
         self.blocks = _blocks(part, family)
         self.attn_parts, self.mlp_parts = family.attn_parts, family.mlp_parts
-        missing = {
-            n for b in self.blocks for n in (*self.attn_parts, *self.mlp_parts) if not hasattr(b, n)
-        }
+        names = (*self.attn_parts, *self.mlp_parts)
+        missing = {name for block in self.blocks for name in names if not _has(block, name)}
         if missing:
             raise Unsupported(
                 f"{type(self.blocks[0]).__name__} of this transformers version has no "
@@ -175,7 +175,16 @@ class HuggingFaceTower(Tower):
 
     def _tap(self, run: Run) -> contextlib.AbstractContextManager[None]:
         """The attention of the blocks, tapped for the time of a pass."""
-        return tapped([getattr(block, self.attn_parts[1]) for block in self.blocks], run)
+        return tapped([attrgetter(self.attn_parts[1])(block) for block in self.blocks], run)
+
+
+def _has(block: Any, name: str) -> bool:
+    """Whether a block has a part, of which the name may be a path."""
+    try:
+        attrgetter(name)(block)
+    except AttributeError:
+        return False
+    return True
 
 
 def _restored(norm: Any, run: Run, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -53,7 +53,9 @@ class LanguageTower(HuggingFaceTower):
         """Note the prompt's ids where they are embedded; cut it ahead of the blocks."""
         embed = self.model.get_input_embeddings()
         stack.enter_context(override(embed, "forward", partial(noted, embed, run)))
-        forward = partial(run.forward, original(self.part))
+        plain = original(self.part)
+        # generate() goes by the arguments that an encoder is seen to take
+        forward = update_wrapper(partial(run.forward, plain), plain)
         stack.enter_context(override(self.part, "forward", forward))
         owner = getattr(self.model, "model", None)
         if hasattr(owner, "get_video_features"):

@@ -100,8 +100,8 @@ class Prompt:
             position = position.expand(*position.shape[:-2], len(up), -1).gather(-1, index)
             if position.dim() == 2 or len(position) == 4:
                 moved, position = up[:, -1:], moved_up(position, up)
-        shorter = {"inputs_embeds": self.x, "attention_mask": mask, "position_ids": position}
-        return {**kw, **shorter}, moved
+            kw = {**kw, "position_ids": position}
+        return {**kw, "inputs_embeds": self.x, "attention_mask": mask}, moved
 
     def restored(self, x: Tensor, n: int) -> Tensor:
         """(B,M,C) -> (B,N,C): each token at its place in the prompt, zeros for removed ones."""

@@ -1,9 +1,10 @@
 """Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
-model's width) and "language" (the decoder). The model's own code between them counts on as many
-image tokens as the prompt has placeholders, so a removed token travels on as a row of NaN until
-`LanguagePass` takes it out of the prompt.
+model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
+and never reduced). The model's own code between them counts on as many image tokens as the prompt
+has placeholders, so a removed token travels on as a row of NaN until `LanguagePass` takes it out of
+the prompt.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench.engine.families.hf import FAMILIES, Family, VisionTower
 from bench.engine.families.language import DECODERS, LanguageTower
 from bench.engine.families.projector import ImagePass, ProjectorPass
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
+from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
 from bench.engine.tower import Run, Tower, original, override
 
 
@@ -50,42 +52,46 @@ class Layout:
 
 
 _LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
-_BLIP2 = ("language_model.model.decoder", "language_projection", "vision_model")
+_BLIP2 = ("language_projection", "vision_model")
+_OPT, _T5 = "language_model.model.decoder", "language_model.encoder"
 _QWEN2_VL = ("model.language_model", "model.visual.merger", "model.visual")
 
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
-    "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", *_BLIP2, reads_vision=False),
+    "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
 }
+BLIP2_T5 = Layout("BLIP-2 with T5", _T5, *_BLIP2, reads_vision=False)
 
 
 class MultimodalAdapter(Adapter):
     """Language models that see, of transformers."""
 
     supports = tuple(
-        f"transformers {layout.title} (vision, projector, language)" for layout in LAYOUTS.values()
+        f"transformers {layout.title} (vision, projector, language)"
+        for layout in (*LAYOUTS.values(), BLIP2_T5)
     )
     classes = LAYOUTS
 
-    def towers(self, model: nn.Module) -> dict[str, Tower]:
+    def towers(self, model: Any) -> dict[str, Tower]:
         """The towers by name, in the order in which tokens pass them.
 
         Raises:
             Unsupported: its image encoder or its language model is of another family.
         """
-        layout = LAYOUTS[type(model).__name__]
+        layout = BLIP2_T5 if has_encoder(model) else LAYOUTS[type(model).__name__]
+        known = ENCODERS if has_encoder(model) else DECODERS
         try:
-            decoder = model.get_submodule(layout.language)
-        except AttributeError:  # no part where a supported one has it: a BLIP-2 with T5
-            decoder = getattr(model, "language_model", model)
-        family = DECODERS.get(type(decoder).__name__)
+            language = model.get_submodule(layout.language)
+        except AttributeError:  # no part where a supported one has it
+            language = getattr(model, "language_model", model)
+        family = known.get(type(language).__name__)
         if family is None:
             raise Unsupported(
-                f"the language model {type(decoder).__name__} is not supported; known are "
-                + ", ".join(DECODERS)
+                f"the language model {type(language).__name__} is not supported; known are "
+                + ", ".join((*DECODERS, *ENCODERS))
             )
         towers: dict[str, Tower] = {}
         vision, projector = (model.get_submodule(n) for n in (layout.vision, layout.projector))
@@ -97,7 +103,11 @@ class MultimodalAdapter(Adapter):
                 raise Unsupported(f"the image encoder {type(vision).__name__} is not supported")
             towers["vision"] = image = ImageTower(vision, kind, model, layout)
             towers["projector"] = ProjectorTower(projector, image, model, layout)
-        towers["language"] = LanguageTower(decoder, family, model)
+        if has_encoder(model):
+            towers["language"] = EncoderTower(language, family, model)
+            towers["decoder"] = AnswerTower(model.language_model.decoder)
+        else:
+            towers["language"] = LanguageTower(language, family, model)
         return towers
 
 
