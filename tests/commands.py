@@ -29,10 +29,24 @@ LONGEST_S = 600  # then a command is killed
 
 
 class Command:
-    """A command that runs."""
+    """A command that runs.
 
-    def __init__(self, server: Server, arguments: list[str], output: Path, process: int) -> None:
-        self.server, self.arguments, self.output, self.process = server, arguments, output, process
+    Its output comes through pipes, as it comes to a shell: a limit on the size of files spares it.
+    """
+
+    def __init__(self, server: Server, told: Mapping[str, Any]) -> None:
+        self.server, self.arguments = server, told["arguments"]
+        self.printed: dict[str, str] = {}
+        self.readers = [
+            threading.Thread(target=self._read, args=(Path(told["output"], name),))
+            for name in ("out", "err")
+        ]
+        for reader in self.readers:
+            reader.start()
+        self.process = server.ask(told)
+
+    def _read(self, pipe: Path) -> None:
+        self.printed[pipe.name] = pipe.read_text()
 
     def wait(self) -> subprocess.CompletedProcess[str]:
         """Wait for its end; return its code, negative for a signal, and what it printed."""
@@ -40,7 +54,9 @@ class Command:
         hung.start()
         code = self.server.ask({"wait": self.process})
         hung.cancel()
-        out, err = ((self.output / name).read_text() for name in ("out", "err"))
+        for reader in self.readers:
+            reader.join()
+        out, err = self.printed["out"], self.printed["err"]
         return subprocess.CompletedProcess(self.arguments, code, out, err)
 
 
@@ -77,13 +93,15 @@ class Server:
             env: its environment; None is that of this process.
         """
         output = Path(tempfile.mkdtemp(dir=self.folder.name))
+        for name in ("out", "err"):
+            os.mkfifo(output / name)
         told = {
             "arguments": [str(argument) for argument in arguments],
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
             "output": str(output),
         }
-        return Command(self, told["arguments"], output, self.ask(told))
+        return Command(self, told)
 
     def run(
         self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -114,9 +132,9 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    for number, name in ((0, os.devnull), (1, "out"), (2, "err")):
+    for number, name in enumerate((os.devnull, "out", "err")):
         path = os.path.join(request["output"], name)
-        opened = os.open(path, os.O_RDWR | os.O_CREAT)
+        opened = os.open(path, os.O_WRONLY if number else os.O_RDONLY)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115

@@ -64,3 +64,9 @@ def test_commands_run_side_by_side_and_know_nothing_of_each_other(commands: Serv
     assert done.stdout == "False\n"
     os.kill(waiting.process, signal.SIGKILL)
     assert waiting.wait().returncode == -signal.SIGKILL
+
+
+def test_what_it_prints_is_no_file_whose_size_is_limited(commands: Server) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); "
+    done = commands.run("-c", limit + "print('x' * 200_000)")
+    assert (done.returncode, len(done.stdout)) == (0, 200_001)

@@ -40,7 +40,7 @@ def test_of_three_runners_one_is_killed_and_two_share_the_rest(
     file, results = tmp_path / "tiny.yaml", tmp_path / "results"
     file.write_text(folders.SUITE.format(vit=vit, images=images))
     env = {**os.environ, "PYTHONPATH": str(repo)}
-    slower = "2.0"  # seconds by which a cell takes longer
+    slower = "0.5"  # seconds by which a cell takes longer
     runners = [commands.start("-c", PATCH, file, results, slower, env=env) for _ in range(3)]
     deadline = time.monotonic() + 300
     owners: set[str] = set()
