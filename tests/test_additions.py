@@ -265,7 +265,7 @@ def project(repo: Path, tmp_path: Path, commands: Server) -> Copy:
     """A copy; the assets, which are large, stay where they are."""
     root = tmp_path / "project"
     for room in ("bench", "methods", "crossget"):
-        skipped = shutil.ignore_patterns("assets", "__pycache__")
+        skipped = shutil.ignore_patterns("assets", "*.pyc.*")  # compiled already, or being so
         shutil.copytree(repo / room, root / room, ignore=skipped)
     (root / "bench" / "assets").symlink_to(repo / "bench" / "assets")
     shutil.copy(repo / "run_bench.py", root)

@@ -20,7 +20,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 
 PARTS = ("bench", "crossget", "methods", "run_bench.py", "pyproject.toml")
-LITTER = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
+LITTER = shutil.ignore_patterns("*.pyc.*", "*.tmp")
 
 
 @pytest.fixture
@@ -112,6 +112,7 @@ def test_made_then_checked(tmp_path: Path, repo: Path, commands: Server) -> None
     assert "every property holds wherever it applies" in out
     assert all(name in out for name in PROPERTIES)
     own = ["-p", "no:cacheprovider", "tests/test_my_method.py", "-k", "timm"]  # all were just tried
+    own += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are imported
     out = run("-m", "pytest", "-q", *own)
     assert "failed" not in out and " passed" in out
 
