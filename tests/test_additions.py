@@ -12,11 +12,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import Server
 
 import bench
 from bench.core.errors import Unsupported
@@ -242,15 +242,13 @@ class Copy:
     """A copy of the project, to which things are added."""
 
     root: Path
+    commands: Server
 
     def run(self, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
         """Run the command line in the copy."""
         paths = os.pathsep.join(filter(None, (str(self.root), path)))
-        return subprocess.run(
-            [sys.executable, "-c", DRIVER, *arguments],
-            cwd=self.root, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": paths},
-        )  # fmt: skip
+        env = {**os.environ, "PYTHONPATH": paths}
+        return self.commands.run("-c", DRIVER, *arguments, cwd=self.root, env=env)
 
     def files(self) -> dict[str, bytes]:
         """Return what the files of the project hold."""
@@ -263,15 +261,15 @@ class Copy:
 
 
 @pytest.fixture
-def project(repo: Path, tmp_path: Path) -> Copy:
+def project(repo: Path, tmp_path: Path, commands: Server) -> Copy:
     """A copy; the assets, which are large, stay where they are."""
     root = tmp_path / "project"
     for room in ("bench", "methods", "crossget"):
-        skipped = shutil.ignore_patterns("assets", "__pycache__")
+        skipped = shutil.ignore_patterns("assets", "*.pyc.*")  # compiled already, or being so
         shutil.copytree(repo / room, root / room, ignore=skipped)
     (root / "bench" / "assets").symlink_to(repo / "bench" / "assets")
     shutil.copy(repo / "run_bench.py", root)
-    return Copy(root)
+    return Copy(root, commands)
 
 
 def distribution(folder: Path, group: str, module: str, text: str) -> str:

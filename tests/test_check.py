@@ -7,7 +7,6 @@ import copy
 import io
 import json
 import os
-import subprocess
 import sys
 import tokenize
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from commands import Server
 from test_walls import PLAIN_WORDS, ROOT
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -801,7 +801,7 @@ def test_refusing_everything_is_no_pass(
     monkeypatch.setattr(registry, "_METHODS", {**registry.methods(), "refuses": Refuses})
     assert call(monkeypatch, "refuses") == 1
     out, err = capsys.readouterr()
-    assert "n/a: not in the mood (18 towers)" in out
+    assert "n/a: not in the mood (16 towers)" in out
     assert "refuses: failed: it refuses every kind of tower" in err
     assert "every property holds" not in out
 
@@ -840,7 +840,7 @@ class Broken(Theirs):
 '''
 
 
-def test_methods_of_other_packages(tmp_path: Path, repo: Path) -> None:
+def test_methods_of_other_packages(tmp_path: Path, repo: Path, commands: Server) -> None:
     """Registered by entry point for the command line; by class or name in their own tests."""
     (tmp_path / "their_package.py").write_text(PLUGIN)
     info = tmp_path / "their_package-1.dist-info"
@@ -855,13 +855,11 @@ def test_methods_of_other_packages(tmp_path: Path, repo: Path) -> None:
     )
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "text and counts"]
     for command, code, says in (
-        ([str(repo / "run_bench.py"), "check", "theirs"], 0, "every property holds"),
+        ([repo / "run_bench.py", "check", "theirs"], 0, "every property holds"),
         (tests, 1, "counts failed on CLIP text: layer 0 should"),
     ):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{repo}"},
-        )  # fmt: skip
+        env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{repo}"}
+        done = commands.run(*command, cwd=tmp_path, env=env)
         assert done.returncode == code, done.stdout + done.stderr
         assert says in done.stdout
     assert "5 failed, 5 passed" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from commands import Command, Server
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -240,15 +241,23 @@ finetune(recipe, Settings(Path(sys.argv[3])))
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(clip: Path, data: str, tmp_path: Path, repo: Path) -> None:
-    """Their contrastive loss is of the batch over both, and so are the gradients."""
-    script = tmp_path / "script.py"
-    script.write_text(TWO_PROCESSES)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
-    for name, before in (("one", []), ("two", launch)):
-        command = [sys.executable, *before, script, clip, data, tmp_path / name]
-        environment = {**os.environ, "PYTHONPATH": str(repo)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def test_two_processes_train_as_one_does(
+    clip: Path, data: str, tmp_path: Path, repo: Path, commands: Server
+) -> None:
+    """Their contrastive loss is of the batch over both, and so are the gradients.
+
+    They are told of each other as torchrun tells them.
+    """
+
+    def start(name: str, **told: object) -> Command:
+        env = {**os.environ, "PYTHONPATH": str(repo), **{k: str(v) for k, v in told.items()}}
+        return commands.start("-c", TWO_PROCESSES, clip, data, tmp_path / name, env=env)
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meet = {"MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": 2}
+    pair = [start("two", **meet, RANK=rank, LOCAL_RANK=rank) for rank in range(2)]
+    for done in [started.wait() for started in (start("one"), *pair)]:
         assert done.returncode == 0, done.stderr
     base = load_file(clip / "model.safetensors")
     for name in ("model", "crossget"):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import folders
 import numpy as np
 import pytest
+from commands import Server
 from scipy import stats
 
 from bench.records.record import Latency, Record
@@ -76,7 +75,9 @@ limit: 8
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, Record]:
+def records(
+    tmp_path_factory: pytest.TempPathFactory, repo: Path, commands: Server
+) -> dict[str, Record]:
     root = tmp_path_factory.mktemp("known")
     about = root / "plug" / "known_costs-1.dist-info"
     about.mkdir(parents=True)
@@ -86,12 +87,9 @@ def records(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, R
     suite = root / "known.yaml"
     vit, images = folders.vit(root / "vit"), folders.images(root / "images")
     suite.write_text(SUITE.format(vit=vit, images=images))
-    run = [sys.executable, str(repo / "run_bench.py"), "run", "--suite", str(suite)]
-    run += ["--results", str(root / "results")]
-    path = os.pathsep.join([str(root / "plug"), str(repo)])
-    done = subprocess.run(
-        run, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=root
-    )
+    run = [repo / "run_bench.py", "run", "--suite", suite, "--results", root / "results"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "plug"), str(repo)])}
+    done = commands.run(*run, cwd=root, env=env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["failed"] == 0
     return {record.cell.method: record for record in Store(root / "results").read_all()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Server
 
 from bench.check.cases import CASES
 from bench.check.kit import FAILED, PROPERTIES, check
@@ -19,7 +20,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 
 PARTS = ("bench", "crossget", "methods", "run_bench.py", "pyproject.toml")
-LITTER = shutil.ignore_patterns("__pycache__", "*.pyc", "*.tmp")
+LITTER = shutil.ignore_patterns("*.pyc.*", "*.tmp")
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_one_changed_line_fails_by_name(
     assert says in finding.line()
 
 
-def test_made_then_checked(tmp_path: Path, repo: Path) -> None:
+def test_made_then_checked(tmp_path: Path, repo: Path, commands: Server) -> None:
     """As a contributor does it, in a copy of the repository."""
     for name in PARTS:
         if (repo / name).is_dir():
@@ -101,9 +102,7 @@ def test_made_then_checked(tmp_path: Path, repo: Path) -> None:
     (tmp_path / "tests").mkdir()
 
     def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True
-        )
+        done = commands.run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -113,6 +112,7 @@ def test_made_then_checked(tmp_path: Path, repo: Path) -> None:
     assert "every property holds wherever it applies" in out
     assert all(name in out for name in PROPERTIES)
     own = ["-p", "no:cacheprovider", "tests/test_my_method.py", "-k", "timm"]  # all were just tried
+    own += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of libraries that are imported
     out = run("-m", "pytest", "-q", *own)
     assert "failed" not in out and " passed" in out
 

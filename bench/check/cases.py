@@ -184,10 +184,9 @@ _no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_no
 _llava, _llava_next = (
     partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next)
 )
-_image_first = {"text_layers": 1}
 _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
-_captioner = partial(joint.blip, BlipForConditionalGeneration, **_image_first)
+_captioner = partial(joint.blip, BlipForConditionalGeneration, text_layers=1)
 # deep enough for the layers that methods name as shares of the depth
 _deep, _qwen2_vl, _blip2, _blip2_t5 = (
     partial(build, blocks=12)
@@ -206,11 +205,9 @@ CASES = (
     Case("SigLIP text", _siglip, "text", "text_model"),
     Case("HF ViT", models.hf_vit),
     Case("DINOv2", models.dinov2),
-    Joint("BLIP matching vision", partial(_matcher, **_image_first)),
+    Joint("BLIP vision", _captioner, shorter=0),  # the same tower whatever the head
     Joint("BLIP matching text", partial(_matcher, **_text_first), "text"),
-    Joint("BLIP questions vision", partial(_answerer, **_image_first)),
     Joint("BLIP questions text", partial(_answerer, **_text_first), "text"),
-    Joint("BLIP captions vision", _captioner, shorter=0),
     Joint("ViLT", partial(joint.vilt, ViltForQuestionAnswering, num_labels=7), words=9),
     Prompted("LLaVA vision", _llava),
     Prompted("LLaVA projector", _llava, "projector", thorough=True),

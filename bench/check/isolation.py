@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bench.check.probe import Broken, Interrupted, NotApplicable, Probe
 from bench.check.settings import kept_settings
@@ -37,8 +38,7 @@ def state(probe: Probe) -> str:
 
 
 def _forgets(probe: Probe) -> None:
-    used, others = probe.make(), probe.subject.others
-    probe.watch(used)
+    used, others = probe.default.reducer, probe.subject.others
     again, anew = (probe.watch(reducer, inputs=others).out for reducer in (used, probe.make()))
     if not torch.equal(again, anew):
         raise Broken("the method remembers: a pass over other samples changes the next one")
@@ -90,27 +90,30 @@ def unchanged(subject: Subject) -> None:
 def deterministic(probe: Probe) -> str:
     """Twice the same, whatever the global random state, which is left alone."""
     with _random_state_kept(), torch.no_grad():
-        _twice(probe)
+        _alike(probe.default.out, _drawn(probe, 1))
         if "seed" in getattr(probe.method, "__dataclass_fields__", {}):
-            _twice(probe, seed=1)
+            _alike(*(_drawn(probe, number, seed=1) for number in (1, 2)), " with seed=1")
             return "seeded"
     return ""
 
 
-def _twice(probe: Probe, **seed: int) -> None:
-    with_seed = f" with seed={seed['seed']}" if seed else ""
-    outs = []
-    for number in (1, 2):
-        reducer = probe.make(**seed)
-        for draw in (torch.manual_seed, np.random.seed, random.seed):
-            draw(number)
-        before = _random_states()
-        outs.append(probe.watch(reducer).out)
-        drew = [name for name, value in _random_states().items() if value != before[name]]
-        if drew:
-            raise Broken(f"it draws from {drew[0]}'s global random state{with_seed}")
-    if not torch.equal(*outs):
-        far = float((outs[0] - outs[1]).abs().max())
+def _drawn(probe: Probe, number: int, **seed: int) -> Tensor:
+    """The answer in a global random state of this number, which stays as it is."""
+    reducer = probe.make(**seed)
+    for draw in (torch.manual_seed, np.random.seed, random.seed):
+        draw(number)
+    before = _random_states()
+    out = probe.watch(reducer).out
+    drew = [name for name, value in _random_states().items() if value != before[name]]
+    if drew:
+        with_seed = f" with seed={seed['seed']}" if seed else ""
+        raise Broken(f"it draws from {drew[0]}'s global random state{with_seed}")
+    return out
+
+
+def _alike(one: Tensor, other: Tensor, with_seed: str = "") -> None:
+    if not torch.equal(one, other):
+        far = float((one - other).abs().max())
         raise Broken(f"two passes differ by {far:.2g}{with_seed}")
 
 

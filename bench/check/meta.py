@@ -17,6 +17,7 @@ from bench.core.kinds import is_adaptive
 from bench.engine.reduce import reduced
 from bench.engine.tracing import Trace
 from bench.measure.macs import count_macs
+from bench.measure.shapes import KnownShapes
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def _cost(probe: Probe, model: nn.Module, inputs: Inputs, kind: str, reducer: Re
             counted = count_macs(part, **inputs)
             macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
         else:  # to count MACs takes several times as long as to run
-            with torch.no_grad():
+            valueless = model is probe.subject.valueless
+            with torch.no_grad(), KnownShapes() if valueless else contextlib.nullcontext():
                 part(**inputs)
     return Cost(macs, dict(seen.tokens))
 

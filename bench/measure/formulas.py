@@ -173,6 +173,7 @@ _FREE_TAGS = {
 }
 
 
+@functools.cache
 def name_of(func: Any) -> str:
     """'bmm' for aten.bmm.default; 'namespace::name' for an operator that is not PyTorch's own.
 

@@ -9,6 +9,7 @@ opinion.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.core import Observer, observing
 from bench.core.errors import BenchError
-from bench.measure import formulas
+from bench.measure import formulas, shapes
 from bench.measure.counts import MacCount
 
 
@@ -94,12 +95,10 @@ class _CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-
             raise self._unknown(str(func))
         # Under inference mode composite operators arrive whole: take them apart, or a linear layer
         # inside one would be invisible.
-        if not formulas.is_counted(func) and func is not torch.ops.prim.device.default:
+        if _is_taken_apart(func):
             with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-        out = func(*args, **kwargs)
+                return func.decompose(*args, **kwargs)
+        out = shapes.run(func, args, kwargs)
         macs = formulas.macs_of(func, _positional(func, args, kwargs), out)
         if macs is None:
             raise self._unknown(str(func))
@@ -115,10 +114,22 @@ class _CountingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-
         )
 
 
+@functools.cache
+def _is_taken_apart(func: Any) -> bool:
+    uncounted = not formulas.is_counted(func) and func is not torch.ops.prim.device.default
+    return uncounted and func._can_decompose()
+
+
+@functools.cache
+def _schema(func: Any) -> list[tuple[str, Any]]:
+    """Names and defaults of the operator's arguments."""
+    return [(argument.name, argument.default_value) for argument in func._schema.arguments]
+
+
 def _positional(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """The arguments in the order of the operator's schema, defaults filled in."""
-    named = func._schema.arguments[len(args) :]
-    return [*args, *(kwargs.get(a.name, a.default_value) for a in named)]
+    named = _schema(func)[len(args) :]
+    return [*args, *(kwargs.get(name, default) for name, default in named)]
 
 
 @contextmanager

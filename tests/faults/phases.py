@@ -168,7 +168,9 @@ def case(root: Path, arguments: list[str], phase: str, number: int) -> dict[str,
 def main(base: Path) -> None:
     """Run every case."""
     vit, images = folders.vit(base / "vit"), folders.images(base / "images")
-    report.build([Path(bench.__file__).parents[1] / "results"], base / "any", formats=["csv"])
+    quiet()
+    suites = (Path(bench.__file__).parents[1] / "results").glob("*/quick")
+    report.build([*suites], base / "any")
     catalogue.load(str(vit))  # all is imported, for all forks
     command = ["run", "--model", str(vit), "--task", f"imagefolder:{images}", "--method", "tome"]
     command += ["--r", "4", "--profile", "cpu", "--batch", "1", "--seconds", "0.02"]

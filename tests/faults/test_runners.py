@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import folders
+from commands import Server
 
 from bench.records.store import Store
 
@@ -33,31 +32,28 @@ print(summary.ran, summary.skipped)
 """
 
 
-def start(suite_file: Path, results: Path, seconds: float) -> subprocess.Popen[str]:
-    """Start a runner whose cells take so many seconds longer."""
-    command = [sys.executable, "-c", PATCH, str(suite_file), str(results), str(seconds)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=dict(os.environ))
-
-
-def test_of_three_runners_one_is_killed_and_two_share_the_rest(tmp_path: Path) -> None:
+def test_of_three_runners_one_is_killed_and_two_share_the_rest(
+    tmp_path: Path, repo: Path, commands: Server
+) -> None:
     """Each cell is measured once, but for the one that was open in the runner that was killed."""
     vit, images = folders.vit(tmp_path / "vit"), folders.images(tmp_path / "images")
     file, results = tmp_path / "tiny.yaml", tmp_path / "results"
     file.write_text(folders.SUITE.format(vit=vit, images=images))
-    processes = [start(file, results, 2.0) for _ in range(3)]
+    env = {**os.environ, "PYTHONPATH": str(repo)}
+    slower = "0.5"  # seconds by which a cell takes longer
+    runners = [commands.start("-c", PATCH, file, results, slower, env=env) for _ in range(3)]
     deadline = time.monotonic() + 300
     owners: set[str] = set()
     while not owners and time.monotonic() < deadline:  # until some runner has a cell open
         time.sleep(0.02)
         owners = {text.split()[0] for lock in results.rglob("*.lock") if (text := _read(lock))}
-    (killed, *_) = [process for process in processes if str(process.pid) in owners]
+    (killed, *_) = [runner for runner in runners if str(runner.process) in owners]
     before = {record.cell.label: record for record in Store(results).read_all()}
-    killed.send_signal(signal.SIGKILL)
-    outputs = {process: process.communicate(timeout=300) for process in processes}
-    survivors = [process for process in processes if process is not killed]
-    assert [process.returncode for process in survivors] == [0, 0], outputs
-    counts = [tuple(map(int, outputs[process][0].split())) for process in survivors]
+    os.kill(killed.process, signal.SIGKILL)
+    ended = {runner: runner.wait() for runner in runners}
+    assert ended.pop(killed).returncode == -signal.SIGKILL
+    assert [one.returncode for one in ended.values()] == [0, 0], ended
+    counts = [tuple(map(int, one.stdout.split())) for one in ended.values()]
     assert all(ran + skipped == 4 for ran, skipped in counts)
     assert 4 - len(before) >= sum(ran for ran, _ in counts) >= 3 - len(before)
     store = Store(results)

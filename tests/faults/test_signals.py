@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Server
 
 CASES = {  # and the cells that are finished when the signal comes
     "planning-SIGTERM": 0, "loading-SIGINT": 0, "measuring-SIGTERM": 1,
@@ -19,16 +18,11 @@ CASES = {  # and the cells that are finished when the signal comes
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, Any]:
+def cases(tmp_path_factory: pytest.TempPathFactory, repo: Path, commands: Server) -> dict[str, Any]:
     places = [repo, repo / "tests", repo / "tests/faults"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     script = repo / "tests/faults/phases.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path_factory.mktemp("signals"))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = commands.run(script, tmp_path_factory.mktemp("signals"), env=env)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

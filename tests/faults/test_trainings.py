@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import Server
 
 # In a process of its own that never trains itself: after that its forks could not.
 SCRIPT = """
@@ -59,15 +58,12 @@ print(json.dumps({"steps": steps, "faults": faults, "full": full}))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> dict[str, list[object]]:
+def told(
+    tmp_path_factory: pytest.TempPathFactory, repo: Path, commands: Server
+) -> dict[str, list[object]]:
     places = [repo, repo / "tests", repo / "tests/faults"]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path_factory.mktemp("trainings"))],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    done = commands.run("-c", SCRIPT, tmp_path_factory.mktemp("trainings"), env=env)
     assert done.returncode == 0, done.stderr
     told: dict[str, list[object]] = json.loads(done.stdout.splitlines()[-1])
     return told
