@@ -83,7 +83,7 @@ def _cost(probe: Probe, model: nn.Module, inputs: Inputs, kind: str, reducer: Re
             macs = {"MACs": counted.total, "MACs of the reduction": counted.reduction}
         else:  # to count MACs takes several times as long as to run
             valueless = model is probe.subject.valueless
-            with torch.no_grad(), KnownShapes() if valueless else contextlib.nullcontext():
+            with torch.no_grad(), KnownShapes() if valueless else contextlib.nullcontext():  # type: ignore[no-untyped-call, unused-ignore]
                 part(**inputs)
     return Cost(macs, dict(seen.tokens))
 

@@ -45,10 +45,12 @@ def check(suite: Suite, origin: Document | Options) -> None:
             raise origin.error(place, f"two models or tasks are named '{short}'")
     for i, entry in enumerate(suite.methods):
         _check_parameters(entry, i, origin)
-        for j, name in enumerate(entry.models or []):
-            if name not in names:
-                message = f"no model '{name}' in this suite{near_miss(name, names)}"
-                raise origin.error(("methods", i, "models", j), message)
+        of = {"model": (entry.models, names), "task": (entry.tasks, known[len(names) :])}
+        for kind, (chosen, there) in of.items():
+            for j, name in enumerate(chosen or []):
+                if name not in there:
+                    message = f"no {kind} '{name}' in this suite{near_miss(name, there)}"
+                    raise origin.error(("methods", i, f"{kind}s", j), message)
 
 
 def _check_tasks(names: list[str], where: Where, origin: Document | Options) -> None:
@@ -67,7 +69,7 @@ def _check_parameters(entry: MethodEntry, i: int, origin: Document | Options) ->
         raise origin.error(("methods", i, "budget"), message)
     for key, value in parameters.items():
         if key not in (*known, *BUDGETS):
-            hint = near_miss(key, [*BUDGETS, *known, "models"])
+            hint = near_miss(key, [*BUDGETS, *known, "models", "tasks"])
             message = f"method '{entry.name}' has no parameter '{key}'{hint}"
             raise origin.error(("methods", i, key), message)
         if value is None or value == []:

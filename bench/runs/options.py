@@ -90,7 +90,9 @@ def _narrowed(suite: Suite, chosen: Mapping[str, Any]) -> dict[str, Any]:
         _override(entry, chosen, sweep=False)
         if entry.get("models"):
             entry["models"] = [name for name in entry["models"] if name not in gone]
-    kept = [entry for entry in entries if entry.get("models") != []]
+        if entry.get("tasks"):
+            entry["tasks"] = [name for name in entry["tasks"] if name in run]
+    kept = [entry for entry in entries if [] not in (entry.get("models"), entry.get("tasks"))]
     data["methods"] = kept or [{"name": BASELINE}]
     return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -22,6 +23,7 @@ from bench.core.learner import needs_training
 from bench.measure import machine
 from bench.measure.profiles import Profile
 from bench.models import catalogue
+from bench.models.loaded import Loaded
 from bench.records.files import write_atomic
 from bench.records.record import Cell, label
 from bench.records.sources import library_versions, measurement_hash
@@ -135,6 +137,11 @@ def _solved(
     return {**answer, "params": params, "percent": round(solved.percent, 2)}
 
 
+@functools.lru_cache(maxsize=1)
+def _on_meta(model: str) -> Loaded:
+    return shape_only.on_meta(model, "float32")
+
+
 @contextlib.contextmanager
 def _examples(
     cell: Cell, profile: Profile, target: budgets.Target, task: Task | None, resources: Resources
@@ -158,5 +165,5 @@ def _examples(
                 inputs = loaded.example_inputs(batch)
             yield loaded.model, inputs
         else:
-            loaded = shape_only.on_meta(cell.model, "float32")
+            loaded = _on_meta(cell.model)
             yield loaded.model, stack.enter_context(loaded.valueless_inputs())

@@ -71,6 +71,7 @@ class MethodEntry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
     models: Annotated[list[str], Field(min_length=1)] | None = None  # only on these models
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None  # only on these tasks
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Return one mapping of parameters for each cell, in the order they are written."""
@@ -126,7 +127,7 @@ class Suite(BaseModel):
             backends: list[Any] = list(self.backends or ()) or [None]
             kinds = itertools.product(dtypes, backends, tasks)
             for dtype, backend, task in kinds:
-                for method, params in self._methods(model):
+                for method, params in self._methods(model, task):
                     cell = Cell(
                         suite=self.name,
                         model=model.name,
@@ -150,11 +151,13 @@ class Suite(BaseModel):
                     cells.setdefault(repr(cell), cell)
         return list(cells.values())
 
-    def _methods(self, model: ModelEntry) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _methods(self, model: ModelEntry, task: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if model.baseline:
             yield BASELINE, {}
         for entry in self.methods:
-            if entry.name != BASELINE and (entry.models is None or model.name in entry.models):
+            here = model.name in (entry.models or [model.name])
+            here = here and task in (entry.tasks or [task])
+            if entry.name != BASELINE and here:
                 for params in entry.sweeps():
                     yield entry.name, params
 
