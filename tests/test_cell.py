@@ -16,7 +16,7 @@ from bench.measure import profiles
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.memory import PeakMemory
 from bench.records.record import Cell, Macs
-from bench.runs.cell import Examples, measure
+from bench.runs.cell import Examples, evaluation_batch, measure
 from bench.runs.counting import mean_count
 from bench.runs.session import Session, apply
 from bench.tasks.base import subset
@@ -122,3 +122,10 @@ def test_what_does_not_depend_on_the_images_is_measured_once(
     for name in ("fashion-mnist", "another"):  # adaptive
         one = replace(ats, task=name)
         assert measure(one, session, task, lambda stage: None).cost.notes == []
+
+
+def test_large_images_come_in_small_batches(session: Session) -> None:
+    assert evaluation_batch(session.loaded) == 64
+    sides = {(64, 64): 64, (224, 224): 16, (336, 336): 7, (2000, 2000): 1}
+    for side, size in sides.items():
+        assert evaluation_batch(replace(session.loaded, image_size=side)) == size

@@ -9,7 +9,7 @@ import pytest
 from bench.core.errors import BenchError
 from bench.measure import profiles
 from bench.records.record import label
-from bench.runs import checking, spec
+from bench.runs import checking, options, spec
 from bench.runs.keys import key_of
 
 
@@ -175,3 +175,28 @@ def test_a_short_name_of_nothing_is_a_mistake(names: str, says: str) -> None:
     document = spec.Document(text, "quick.yaml")
     with pytest.raises(BenchError, match=re.escape(says)):
         checking.check(parse(text), document)
+
+
+def test_a_method_may_be_for_some_tasks_alone() -> None:
+    text = """
+models:
+  - {name: "embedded:vit-fashion", tasks: [fashion-mnist, cost]}
+methods:
+  - {name: topk, keep_rate: 0.5}
+  - {name: tome, r: [1, 2], tasks: [fashion-mnist]}
+"""
+    cells = [(cell.task, cell.label) for cell in parse(text).cells()]
+    both = [("fashion-mnist", "none"), ("fashion-mnist", "topk keep_rate=0.5")]
+    more = [("fashion-mnist", "tome r=1"), ("fashion-mnist", "tome r=2")]
+    assert cells == [*both, *more, ("cost", "none"), ("cost", "topk keep_rate=0.5")]
+    text = text.replace("tasks: [fashion-mnist]}", "tasks: [fashion]}")
+    document = spec.Document(text, "quick.yaml")
+    wrong = spec.parse({"name": "quick", **document.data}, document)
+    with pytest.raises(BenchError, match=r"quick.yaml:6: no task 'fashion' in this suite — did"):
+        checking.check(wrong, document)
+
+
+def test_a_task_that_is_left_out_takes_its_methods_along() -> None:
+    chosen, _ = options.suite({"suite": "quick", "task": ["emoji-clutter"]})
+    cells = chosen.cells()
+    assert {cell.task for cell in cells} == {"emoji-clutter"} and len(cells) == 8
