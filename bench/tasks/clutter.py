@@ -1,8 +1,8 @@
 """Cluttered scenes: one small drawing anywhere on a patterned ground, among shapes without a name.
 
-What an image encoder must keep of such a scene is a fifth of it. A scene is composed in whole
-numbers from a drawing and a seed, so that a test set needs no images of its own and comes out the
-same on every machine.
+What an image encoder must keep of such a scene is about a quarter of it. A scene is composed in
+whole numbers from a drawing and a seed, so that a test set needs no images of its own and comes out
+the same on every machine.
 
     scene(drawing, np.random.default_rng([0, 5]))
 """

