@@ -19,7 +19,7 @@ Answer = Callable[[list[Any], str], str]
 class Answering:
     """A model of a kind that answers."""
 
-    device, dtype = "cpu", torch.float32
+    device, dtype = torch.device("cpu"), torch.float32
     __setattr__ = object.__setattr__  # models are frozen
 
     def __new__(cls, kind: str, say: Answer) -> Any:

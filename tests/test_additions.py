@@ -373,8 +373,8 @@ def test_a_table_is_one_file_and_so_is_a_figure(project: Copy, repo: Path) -> No
     (project.root / "bench" / "report" / "figures" / "peaks.py").write_text(FIGURE)
     records = project.root / "results" / "m" / "quick"
     records.mkdir(parents=True)
-    for label in ("none", "tome-r=8"):
-        for file in repo.glob(f"results/*/quick/embedded-vit-fashion--*--{label}--*.json"):
+    for label in ("none", "tome-r=21"):
+        for file in repo.glob(f"results/*/quick/*--emoji-clutter--{label}--*.json"):
             shutil.copy(file, records)
     done = project.run("report", "--format", "markdown", "--figures", "1", "--out", "report")
     assert done.returncode == 0, done.stderr
