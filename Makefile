@@ -12,7 +12,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 GPU_SECONDS ?= 420
-LAST_LINE_REPORT := import json, sys; lines = sys.stdin.read().splitlines(); \
+LAST_LINE_REPORT := import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); lines = sys.stdin.read().splitlines(); \
 	print(*lines, sep="\n"); print("report:", json.loads(lines[-1])["report"]) if lines else None
 GPU_REACHED := import sys, torch; sys.exit(not torch.cuda.is_available())
 # Every warning, a broken link above all, is an error; the theme's own notice about MkDocs 2 is not shown.
