@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bench.models import catalogue
 from bench.records.record import COST_ONLY, Cell
 from bench.runs import keys, solved_budgets
 from bench.runs.checking import placed
-from bench.runs.resources import Resources
+from bench.runs.resources import Resources, out_of_reach
 from bench.runs.session import Session, settings
 from bench.runs.spec import Document, Options, Suite
 
@@ -78,21 +79,12 @@ def with_stand_ins(suite: Suite) -> tuple[Suite, list[str]]:
     models, notes = [], []
     for model in suite.models:
         stand_in = model.instead
-        reason = _out_of_reach(model.name) if stand_in else ""
+        reason = stand_in and out_of_reach(partial(catalogue.fingerprint, model.name))
         if stand_in and reason:
             notes.append(f"{stand_in.name} runs in place of {model.name}: {reason}")
             model = stand_in
         models.append(model)
     return suite.model_copy(update={"models": models}), notes
-
-
-def _out_of_reach(model: str) -> str:
-    """Return why a model's weights cannot be had; "" where they can."""
-    try:
-        catalogue.fingerprint(model)
-    except BenchError as error:
-        return str(error)
-    return ""
 
 
 def check_request(

@@ -123,10 +123,10 @@ class Resources:
             source: where the data can be had; "" where that is unknown.
         """
         if cell.task != COST_ONLY and cell.task not in self.missing:
-            reason = _reason(lambda: self.task(cell.task))
+            reason = out_of_reach(lambda: self.task(cell.task))
             self.missing[cell.task] = "; ".join(filter(None, (reason, reason and source)))
         if cell.model not in self.missing:
-            self.missing[cell.model] = _reason(lambda: self._fitting_weights(cell, profile))
+            self.missing[cell.model] = out_of_reach(lambda: self._fitting_weights(cell, profile))
         reasons = (self.missing.get(name) for name in (cell.task, cell.model))
         return "; ".join(filter(None, reasons)) or None
 
@@ -152,7 +152,7 @@ def _is_error(answer: Any) -> bool:
     return isinstance(answer, BenchError)
 
 
-def _reason(ask: Callable[[], Any]) -> str:
+def out_of_reach(ask: Callable[[], Any]) -> str:
     """Return the reason why what is asked for is out of reach; "" where it is there."""
     try:
         ask()

@@ -97,9 +97,7 @@ class ImgFocus(Source):
             return Classifier(**fields, classes=len(head["head.weight"]))
         rows = {text: row for row, text in enumerate(embedded.emoji_test_224()[1])}
         table = head["texts"].float()
-        return ImageTower(
-            **fields, texts=table, rows=rows, tokenizer=look_up(rows, self.name), text_length=1
-        )
+        return ImageTower(**fields, texts=table, rows=rows, tokenizer=look_up(rows, self.name))
 
 
 def onnx_file() -> Path:
