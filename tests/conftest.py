@@ -29,10 +29,15 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside each other, which a timing would notice, and be taken again and again."""
+    undisturb(monkeypatch)
+
+
+def undisturb(patch: pytest.MonkeyPatch) -> None:
+    """Do so in a fixture of a wider scope."""
     from bench.measure import load
 
-    monkeypatch.setattr(load, "look", lambda: 0.0)
-    monkeypatch.setattr(load, "disturbance", lambda *arguments: None)
+    patch.setattr(load, "look", lambda: 0.0)
+    patch.setattr(load, "disturbance", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

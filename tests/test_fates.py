@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import undisturb
 from PIL import Image
 
 import bench
 from bench.core.errors import BenchError
+from bench.measure.memory import PeakMemory
 from bench.records import fates
 from bench.records.record import Record
 from bench.records.store import Store
@@ -27,9 +29,36 @@ from bench.report.figures.token_figure import SCALE, painted, tokens_after
 MODEL = "embedded:vit-fashion"
 
 
+SUITE = """
+models: [{name: "embedded:vit-fashion", tasks: [fashion-mnist]}]
+methods:
+  - none
+  - {name: tome, r: [8, 16]}
+  - {name: crossget, r: 16}
+  - {name: topk, keep_rate: [0.7, 0.5]}
+  - {name: downsample, keep_rate: 0.5}
+  - {name: patchmerger}
+limit: 4
+batch_sizes: [1]
+latency_seconds: 0.05
+"""
+
+
 @pytest.fixture(scope="module")
-def quick(repo: Path) -> Path:
-    return next(iter(repo.glob("results/*/quick")))
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished cells of one model, and what they do with two images."""
+    from bench.runs import runner, session, spec, tokens
+
+    root = tmp_path_factory.mktemp("fates")
+    (root / "quick.yaml").write_text(SUITE)
+    suite, document = spec.load(str(root / "quick.yaml"))
+    with pytest.MonkeyPatch.context() as patch:
+        undisturb(patch)
+        patch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "no process of its own"))
+        assert runner.run(suite, document, root / "results", quiet=True).ran == 8
+    (folder,) = (root / "results").glob("*/quick")
+    tokens.main([folder], 2)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +71,10 @@ def noted(quick: Path) -> list[fates.Fates]:
     return fates.read([quick])
 
 
-def test_committed_tokens_are_those_that_the_records_counted(
+def test_tokens_are_those_that_the_records_counted(
     noted: list[fates.Fates], records: list[Record]
 ) -> None:
     counts = {(r.cell.model, r.cell.label): r.cost.tokens["vision"] for r in records}
-    assert {own.model for own in noted} == {model for model, _ in counts}
     seen = 0
     for own in noted:
         for cell in own.cells:
@@ -59,14 +87,14 @@ def test_committed_tokens_are_those_that_the_records_counted(
                     left = len(set(slots) - {fates.DROPPED})
                     assert left + aside == (counted[layer][1] if layer >= 0 else counted[0][0])
                     seen += 1
-    assert not counts and seen > 500
+    assert not counts and seen > 80
 
 
 def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> None:
     from bench.runs.tokens import record_fates
 
     labels = ("none", "tome r=16", "topk keep_rate=0.5", "downsample keep_rate=0.5")
-    own = [r for r in records if r.cell.model == MODEL and r.cell.label in labels]
+    own = [r for r in records if r.cell.label in labels]
     found = record_fates(own, 2)
     assert found is not None and found.grid == (14, 14) and found.depth == 12
     cells = {cell.label: cell for cell in found.cells}
@@ -123,19 +151,14 @@ def test_packing_is_lossless_and_small() -> None:
     assert len(fates.pack(np.arange(256)[None].repeat(8, 0))) < 800
 
 
-def test_soft_methods_say_so(tmp_path: Path, repo: Path) -> None:
-    from bench.runs.tokens import record_fates
-
-    every = [r for r in load.read([*repo.glob("results/*/matched")])[0] if r.cell.model == MODEL]
-    found = record_fates([r for r in every if r.cell.method in ("patchmerger", "evit")], 1)
-    assert found is not None
-    assert {cell.method: cell.soft for cell in found.cells} == {"patchmerger": True, "evit": False}
+def test_soft_methods_say_so(noted: list[fates.Fates]) -> None:
+    assert {cell.method for cell in noted[0].cells if cell.soft} == {"patchmerger"}
 
 
 def test_a_report_shows_the_cells_that_it_has(
     noted: list[fates.Fates], records: list[Record], quick: Path
 ) -> None:
-    some = [r for r in records if r.cell.method in ("none", "tome") and r.cell.model == MODEL]
+    some = [r for r in records if r.cell.method in ("none", "tome")]
     (shown,) = token_maps.read([quick], some)
     assert [cell.label for cell in shown.cells] == ["none", "tome r=16", "tome r=8"]
     made = shown.cells[1].made
@@ -181,20 +204,16 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("bench.report.figures.plots.save", save)
     text = build([quick], tmp_path, formats=["markdown"]).read_text()
-    assert [plot.name for plot in drawn] == [
-        "tokens_embedded-clip-emoji--emoji-retrieval",
-        "tokens_embedded-vit-fashion--fashion-mnist",
-    ]
-    for plot in drawn:
-        assert f"](figures/{plot.name}.png)" in text
+    assert [plot.name for plot in drawn] == ["tokens_embedded-vit-fashion--fashion-mnist"]
+    assert f"](figures/{drawn[0].name}.png)" in text
     figure = drawn[0].draw()
     assert max(figure.get_size_inches() - (6.76, 9.5)) <= 0
     rows = {ax.get_ylabel().partition("\n")[0] for ax in figure.axes} - {""}
-    assert rows == {"crossget", "downsample", "evit", "pool", "random", "tome", "topk"}
+    assert rows == {"crossget", "downsample", "patchmerger", "tome", "topk"}
     with Image.open(tmp_path / "figures" / f"{drawn[0].name}.png") as picture:
         assert picture.width == round(figure.get_size_inches()[0] * 150)
 
 
 def test_strongest_leaves_the_fewest(noted: list[fates.Fates]) -> None:
-    chosen = {cell.method: cell.label for cell in token_figure.strongest(noted[1])}
+    chosen = {cell.method: cell.label for cell in token_figure.strongest(noted[0])}
     assert chosen["tome"] == "tome r=16" and chosen["topk"] == "topk keep_rate=0.5"
