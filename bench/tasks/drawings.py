@@ -1,13 +1,13 @@
-"""Emoji drawings of 224 pixels against their names: one that fills the image, or a small one.
+"""Emoji drawings of 224 pixels: names to be found, and questions about scenes of several.
 
 In `emoji-clutter` the drawing is a quarter of a patterned scene, so that tokens can be dropped, and
-which ones matters.
+which ones matters. In `emoji-clutter-vqa` the question decides, of one to four small drawings.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from bench.assets import embedded
-from bench.tasks import clutter
+from bench.tasks import clutter, scenes
 from bench.tasks.base import hash_of
 from bench.tasks.registry import task
 from bench.tasks.retrieval import Retrieval
+from bench.tasks.vqa import Question, QuestionAnswering
 
 SEED = 0
+QUESTIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,52 @@ def retrieval() -> Retrieval:
 def cluttered() -> Retrieval:
     """Return the held-out drawings, each in a scene."""
     return _retrieval("emoji-clutter", SEED)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Cluttered scenes of a seed with several drawings, composed when they are opened."""
+
+    seed: int
+    placed: Sequence[Mapping[int, scenes.Placed]]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.placed)
+
+    def name(self, index: int) -> str:
+        """Return the scene's number."""
+        return f"scene {index}"
+
+    def open(self, index: int) -> Image.Image:
+        """Return one image of 224 x 224 pixels."""
+        rng = np.random.default_rng([self.seed, index, 1])
+        return Image.fromarray(clutter.draw(self.placed[index], _named(), rng))
+
+
+@cache
+def _named() -> dict[str, list[clutter.Bytes]]:
+    """Return the held-out drawing (224,224,3) of each name that is asked about."""
+    images = {text.partition(":")[0]: image for image, text in zip(*_test(), strict=True)}
+    return {
+        name: [np.asarray(Image.open(io.BytesIO(images[label])).convert("RGB"))]
+        for label, name in clutter.NAMES.items()
+    }
+
+
+@task(
+    "emoji-clutter-vqa",
+    "1,000 questions about cluttered scenes of 224 pixels with one to four small drawings",
+)
+def questions(count: int = QUESTIONS, seed: int = SEED) -> QuestionAnswering:
+    """Return questions about scenes of a held-out house's drawings, kinds in turn."""
+    names, placed, asked = tuple(clutter.NAMES.values()), [], []
+    for i in range(count):
+        placed.append(clutter.arrange(np.random.default_rng([seed, i])))
+        kind = scenes.KINDS[i % len(scenes.KINDS)]
+        text, answer = scenes.ask(kind, placed[i], np.random.default_rng([seed, i, 2]), names)
+        asked.append(Question(i, text, (answer,), kind))
+    pictures = Scenes(seed, placed)
+    first = [pictures.open(i).tobytes() for i in range(8)]  # tells how scenes are composed
+    version = hash_of(*first, [(one.text, one.answers) for one in asked], placed)
+    return QuestionAnswering("emoji-clutter-vqa", version, pictures, asked)

@@ -98,8 +98,13 @@ def _paste(image: Bytes, drawing: Bytes, at: Placed) -> None:
     there[:] = (small.astype(np.uint16) * there // 255).astype(np.uint8)
 
 
-def ask(kind: str, placed: Mapping[int, Placed], rng: np.random.Generator) -> tuple[str, str]:
-    """A question of a kind about a scene, and its answer."""
+def ask(
+    kind: str,
+    placed: Mapping[int, Placed],
+    rng: np.random.Generator,
+    names: Collection[str] = tuple(NAMES.values()),
+) -> tuple[str, str]:
+    """A question of a kind about a scene of things with such names, and its answer."""
     objects = {cell: placed[cell].name for cell in sorted(placed)}
     cells = list(objects)
     cell = cells[int(rng.integers(len(cells)))]
@@ -113,12 +118,16 @@ def ask(kind: str, placed: Mapping[int, Placed], rng: np.random.Generator) -> tu
         return "describe the image .", " and ".join(objects.values())
     if rng.integers(2):
         return f"is there a {objects[cell]} ?", "yes"
-    return f"is there a {another(objects.values(), rng)} ?", "no"
+    return f"is there a {another(objects.values(), rng, names)} ?", "no"
 
 
-def another(names: Collection[str], rng: np.random.Generator) -> str:
-    """The name of a thing that is not among these."""
-    others = [name for name in NAMES.values() if name not in names]
+def another(
+    there: Collection[str],
+    rng: np.random.Generator,
+    names: Collection[str] = tuple(NAMES.values()),
+) -> str:
+    """A name that is not among those that are there."""
+    others = [name for name in names if name not in there]
     return others[int(rng.integers(len(others)))]
 
 
@@ -134,17 +143,24 @@ def described(count: int, seed: int) -> list[tuple[Bytes, str]]:
     return [(image, describe(objects)) for image, objects in composed]
 
 
-def depicted(placed: Mapping[int, Placed], side: int) -> NDArray[np.int64]:
-    """What each of side x side patches is a part of: 0 the ground, else 1 + its name's number."""
+def depicted(
+    placed: Mapping[int, Placed],
+    side: int,
+    pixels: int = SIDE,
+    names: Collection[str] = tuple(NAMES.values()),
+) -> NDArray[np.int64]:
+    """What each of side x side patches of an image of so many pixels a side is a part of.
+
+    0 is the ground, else 1 + the number of its name.
+    """
     shown = np.zeros((side, side), np.int64)
-    pixels = SIDE // side
-    names = list(NAMES.values())
+    pixels, order = pixels // side, list(names)
     for drawing in placed.values():
         rows, columns = (
             slice((at + pixels // 2) // pixels, (at + drawing.side + pixels // 2) // pixels)
             for at in (drawing.top, drawing.left)
         )
-        shown[rows, columns] = 1 + names.index(drawing.name)
+        shown[rows, columns] = 1 + order.index(drawing.name)
     return shown
 
 
@@ -160,10 +176,10 @@ def scenes(count: int, seed: int) -> list[Scene]:
     return composed
 
 
-def words() -> list[str]:
-    """Every word of the questions and answers."""
+def words(names: Collection[str] = tuple(NAMES.values())) -> list[str]:
+    """Every word of the questions and answers about things with such names."""
     text = [
-        *NAMES.values(), *PLACES, *NUMBERS, "yes no and", "what is at the ?", "where is the ?",
+        *names, *PLACES, *NUMBERS, "yes no and", "what is at the ?", "where is the ?",
         "how many objects are there ?", "describe the image .", "is there a ?",
     ]  # fmt: skip
     return sorted({word for line in text for word in line.split()})

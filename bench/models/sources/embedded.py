@@ -71,10 +71,7 @@ class Embedded(Source):
         if self.name == "embedded:vit-fashion":
             files = [embedded.path("vit_fashion.safetensors")]
         else:
-            folder = embedded.path(FOLDERS[self.name])
-            files = sorted(file for file in folder.glob("*") if file.suffix in SAVED)
-            if not any(file.suffix == ".safetensors" for file in files):
-                raise BenchError(f"{folder} has no weights: clone the project again")
+            files = saved(FOLDERS[self.name])
             if self.name == "embedded:clip-emoji":  # or records that were made would not be known
                 files = [file for file in files if file.name != "tokenizer_config.json"]
         for file in files:
@@ -100,6 +97,19 @@ class Embedded(Source):
         if self.name == "embedded:vit-fashion":
             return _vit_fashion(self.name, random_weights)
         return _folder(self.name, random_weights, seed)
+
+
+def saved(name: str) -> list[Path]:
+    """Return the files that save_pretrained wrote into a folder of the project.
+
+    Raises:
+        BenchError: it has no weights.
+    """
+    folder = embedded.path(name)
+    files = sorted(file for file in folder.glob("*") if file.suffix in SAVED)
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise BenchError(f"{folder} has no weights: clone the project again")
+    return files
 
 
 def provenance(random_weights: bool, card: Path) -> dict[str, Any]:

