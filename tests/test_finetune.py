@@ -120,7 +120,8 @@ def test_what_was_trained_is_what_is_loaded(
     about = json.loads((tmp_path / "out" / "training.json").read_text())
     assert (about["steps"], about["command"], about["rank"]) == (20, "the command", rank)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert log[0]["step"] == 20 and log[0]["loss"] > 0 and log[-1]["final"]
+    assert log[0]["step"] == 10 and log[0]["loss"] > 0 and log[-1]["final"]
+    assert about["losses"] == [[line["step"], line["loss"]] for line in log if "loss" in line]
     assert not checkpoints(tmp_path / "out")
 
 

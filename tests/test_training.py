@@ -70,7 +70,7 @@ def test_training_that_was_killed_ends_as_one_that_was_not(
     for a, b in zip(uncut.model.parameters(), cut.model.parameters(), strict=True):
         assert torch.equal(a, b)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("uncut", "cut")]
-    assert logs[0] == logs[1] and logs[0].count("\n") == 5  # 3 evaluations, the loss, the end
+    assert logs[0] == logs[1] and logs[0].count("\n") == 6  # 3 evaluations, two losses, the end
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

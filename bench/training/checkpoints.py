@@ -68,7 +68,7 @@ def save(processes: Any, about: Mapping[str, Any], out: Path, step: int, loss: f
         about: what the checkpoint says of itself.
         out: the training's folder.
         step: steps so far.
-        loss: their smoothed loss.
+        loss: the mean of the last of them.
 
     Raises:
         TrainingError: it cannot be written; those before are still there.

@@ -153,6 +153,7 @@ def finetune(
             "precision": f"{settings.device}, bfloat16 autocast",
             "command": command,
             "scores": {name: round(value, 4) for name, value in scores.items()},
+            "losses": loop.losses(settings.out),
             "seconds": round(time.monotonic() - started, 1),
             "processes": processes.num_processes,
             "environment": _environment(settings.device),

@@ -24,14 +24,15 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor, nn
 
-from bench.core.documents import parse_json
+from bench.core.documents import parse_json, parse_json_lines
 from bench.core.errors import BenchError
 from bench.records import files
 from bench.training import checkpoints
 from bench.training.checkpoints import TrainingError
 
 SAVE_SECONDS = 60.0
-LOG_EVERY = 20  # steps
+LOG = "log.jsonl"
+LOG_EVERY = 10  # steps, whose mean loss is a line of the log
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
     objective, *others = processes.prepare(Objective(job), *job.optimizers, *schedules)
     step, recent = checkpoints.restore(processes, job.about, out) if settings.resume else (0, 0.0)
     first = processes.is_main_process  # alone writes files
-    log: Callable[..., None] = _log(out / "log.jsonl", step) if first else lambda **_: None
+    log: Callable[..., None] = _log(out / LOG, step) if first else lambda **_: None
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     at = time.monotonic()
     with Progress(*columns, disable=not first) as bar, _stoppable() as stopped:
@@ -189,7 +190,7 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
             rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
             value = _step(objective, others, processes, step, rng)
             loss, stop = _agreed(processes, value, stopped.is_set())
-            recent = 0.98 * recent + 0.02 * loss if recent else loss
+            recent += (loss - recent) / (step % LOG_EVERY + 1)  # the mean since the last line
             step += 1
             bar.update(task, advance=1, description=f"loss {recent:.3f}")
             if step % LOG_EVERY == 0:
@@ -205,6 +206,12 @@ def fit(job: Job, settings: Settings, *, evaluate_every: int) -> dict[str, float
     scores = job.evaluate()
     log(step=job.steps, final=True, **scores)
     return scores
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    """Return the steps of a finished training's log, each with the mean loss up to it."""
+    lines = parse_json_lines((out / LOG).read_text(), str(out / LOG))
+    return [(int(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
 
 
 def _log(path: Path, step: int) -> Callable[..., None]:

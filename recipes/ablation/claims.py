@@ -19,7 +19,13 @@ from recipes.ablation.chains import (
     chains,
     matched,
 )
-from recipes.ablation.estimates import Estimate, difference_over_seeds, over_seeds, score
+from recipes.ablation.estimates import (
+    Estimate,
+    detectable,
+    difference_over_seeds,
+    over_seeds,
+    score,
+)
 from recipes.ablation.studies import Setting, Study
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told apart"
@@ -133,7 +139,9 @@ def sentences(study: Study) -> list[str]:
 def _written(found: Estimate) -> str:
     row = {"value": found.value, "value_low": found.low, "value_high": found.high}
     (text,) = interval("", "value{}", digits=2, sign=True).texts([row])
-    return f"{text} over {found.n} seed" + ("s" if found.n != 1 else "")
+    seen = detectable(found)
+    power = f", which could have seen {seen:.1f} points" if seen is not None else ""
+    return f"{text} over {found.n} seed" + ("s" if found.n != 1 else "") + power
 
 
 def claims_table(study: Study) -> Table | None:
@@ -149,9 +157,14 @@ def claims_table(study: Study) -> Table | None:
     for metric in study.shown:
         head = f"{metric_name(metric)}, points"
         columns.append(interval(head, f"{metric}_difference{{}}", digits=2, sign=True))
+        columns.append(Column("detectable", f"{metric}_detectable", digits=1))
         columns.append(words("verdict", f"{metric}_verdict"))
     caption = "Difference of trained settings, paired by seed, with Student's t interval. "
-    caption += "Nothing is corrected for the number of claims. Loss is the share of CrossGET's own."
+    caption += (
+        "Detectable: the smallest difference that so many seeds, spread as these, show "
+    )
+    caption += "in four of five studies (power 0.8, two-sided, 5 %). Nothing is corrected for the "
+    caption += "number of claims. Loss is the share of CrossGET's own."
     return Table(f"{study.name}--claims", caption, columns, rows)
 
 
@@ -162,6 +175,7 @@ def _row(study: Study, finding: Finding) -> Row:
         row[f"{metric}_difference"] = found.value if found else None
         row[f"{metric}_difference_low"] = found.low if found else None
         row[f"{metric}_difference_high"] = found.high if found else None
+        row[f"{metric}_detectable"] = detectable(found)
         row[f"{metric}_seeds"] = found.n if found else 0
         row[f"{metric}_verdict"] = verdict(found)
     return row

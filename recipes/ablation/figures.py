@@ -41,6 +41,11 @@ def plots(study: Study) -> list[Plot]:
         caption = f"What each part of CrossGET adds to {metric_name(study.verdict)}: {FILLED} the "
         caption += "same not fine-tuned; dashed, the unreduced model fine-tuned."
         result.append(Plot(f"{study.name}--ablation", caption, draw))
+    if any(one.losses for one in study.settings):
+        caption = "Training loss by step: each line the mean over seeds, its band from the lowest "
+        caption += "to the highest. What crossget minimises has its alignment loss in it, so only "
+        caption += "its shape can be compared."
+        result.append(Plot(f"{study.name}--loss", caption, partial(curves, study)))
     return result
 
 
@@ -205,6 +210,33 @@ def _reference(ax: Axes, study: Study) -> None:
     after = over_seeds(list(base.scores(study.verdict).values())) if base else None
     if after:
         ax.axvline(after.value, color=BLACK, linewidth=0.9, linestyle="--", zorder=1)
+
+
+def curves(study: Study) -> Figure:
+    """Draw the training losses of every setting in one panel."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    size = (style.active().text_in, 2.6 * style.active().scale)
+    figure = Figure(figsize=size, layout="constrained")
+    ax = figure.subplots()
+    looks = style.looks(s.method for s in study.settings)
+    handles = []
+    for one in (s for s in study.settings if s.losses):
+        look, shared = looks[one.method], min(len(line) for line in one.losses)
+        steps = [step for step, _ in one.losses[0][:shared]]
+        values = np.array([[value for _, value in line[:shared]] for line in one.losses])
+        dashes = DASHES if one.variant else "-"
+        name = f"{one.method}, {setting(one.variant)}" if one.variant else one.method
+        drawn = {"color": look.color, "linestyle": dashes, "linewidth": 1.1}
+        ax.plot(steps, values.mean(0), **drawn)
+        ax.fill_between(steps, values.min(0), values.max(0), color=look.color, alpha=0.15, lw=0)
+        handles.append(_line(label=style.short(name, 60), **drawn))
+    ax.set_xlabel("step")
+    ax.set_ylabel("training loss")
+    legend(figure, handles)
+    figure.suptitle(style.safe(study.title, 110), x=0.01, ha="left")
+    return figure
 
 
 def _line(**looks: Any) -> Line2D:

@@ -67,6 +67,12 @@ class Setting:
         tokens = self.record.cost.tokens
         return "+".join(t for t, layers in tokens.items() if any(b < a for a, b in layers))
 
+    @property
+    def losses(self) -> list[list[tuple[int, float]]]:
+        """The losses of each seed's training, by step, where its record has them."""
+        abouts = [training(record) or {} for record in self.trained.values()]
+        return [about["losses"] for about in abouts if about.get("losses")]
+
     def scores(self, metric: str) -> dict[int, float]:
         """Return what the fine-tuned models scored, by seed."""
         found = {seed: score(record, metric) for seed, record in self.trained.items()}
