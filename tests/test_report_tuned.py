@@ -556,3 +556,40 @@ def test_other_towers_and_other_parameters_do_not_count() -> None:
     assert not grouping.training(replace(own, cell=replace(own.cell, params={"r": 30})))
     same = replace(own, cell=replace(own.cell, params={"r": 29.0}))
     assert grouping.training(same)
+
+
+def test_losses_are_drawn_a_line_a_setting_and_a_band_of_seeds() -> None:
+    specs = [SPECS[1], SPECS[4], SPECS[7]]
+    lines = {seed: [(10, 3.0 + seed), (20, 1.0 + seed), (30, 1.0)][: 3 - seed] for seed in (0, 1)}
+    found = [record(spec, s, recipe={"losses": lines[s]}) for spec in specs for s in lines]
+    assert "losses" not in study_of(found).about
+    (plot,) = [p for p in figures.plots(study_of(found)) if p.name.endswith("--loss")]
+    (ax,) = plot.draw().axes
+    for line in ax.lines:  # of two seeds, as far as both go
+        assert line.get_xydata().tolist() == [[10, 3.5], [20, 1.5]]
+    assert len(ax.lines) == len(ax.collections) == 3
+    assert sum(line.get_linestyle() == "-" for line in ax.lines) == 2  # the other without a part
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {tuple(p) for p in band} >= {(10, 3), (10, 4), (20, 1), (20, 2)}
+    assert not any(p.name.endswith("--loss") for p in figures.plots(study_of(everything())))
+
+
+def test_what_could_have_been_seen_is_seen_four_times_in_five() -> None:
+    found = estimates.over_seeds([1.0, 2.0, 4.0])
+    shift = estimates.detectable(found)
+    spread = float(np.std([1, 2, 4], ddof=1))
+    drawn = np.random.default_rng(0).normal(shift, spread, (3, 40_000))
+    assert np.mean(scipy_stats.ttest_1samp(drawn, 0).pvalue < 0.05) == pytest.approx(0.8, abs=0.01)
+    assert estimates.detectable(estimates.over_seeds([1.0])) is None
+    assert estimates.detectable(None) is None
+
+
+def test_claims_say_what_could_have_been_seen(study: studies.Study) -> None:
+    table = claims.claims_table(study)
+    assert table is not None
+    for row, finding in zip(table.rows, claims.findings(study), strict=True):
+        own = estimates.detectable(finding.by_metric(study.verdict))
+        assert row[f"{study.verdict}_detectable"] == own
+    assert all(
+        "which could have seen" in text for text in claims.sentences(study) if "over 3" in text
+    )
