@@ -26,18 +26,18 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests run beside each other, which a timing would notice, and be taken again and again."""
-    undisturb(monkeypatch)
+@pytest.fixture(scope="session", autouse=True)
+def undisturbed() -> Iterator[None]:
+    """Tests run beside each other, which a timing would notice, and be taken again and again.
 
-
-def undisturb(patch: pytest.MonkeyPatch) -> None:
-    """Do so in a fixture of a wider scope."""
+    Of the session, so that it holds in fixtures of modules as well.
+    """
     from bench.measure import load
 
-    patch.setattr(load, "look", lambda: 0.0)
-    patch.setattr(load, "disturbance", lambda *arguments: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "look", lambda: 0.0)
+        patch.setattr(load, "disturbance", lambda *arguments: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import undisturb
 from PIL import Image
 
 import bench
@@ -53,7 +52,6 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "quick.yaml").write_text(SUITE)
     suite, document = spec.load(str(root / "quick.yaml"))
     with pytest.MonkeyPatch.context() as patch:
-        undisturb(patch)
         patch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "no process of its own"))
         assert runner.run(suite, document, root / "results", quiet=True).ran == 8
     (folder,) = (root / "results").glob("*/quick")
