@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import folders
@@ -185,7 +186,7 @@ def test_an_image_tower_learns_from_drawings_and_scenes(
     batch = data.batch(torch.tensor([1, 7, 23]), torch.Generator().manual_seed(0))
     assert batch.target.tolist() == [1, 1, 5] and batch.texts == list(rows)
     assert batch.images.shape == (3, 3, 32, 32)
-    loss = task_loss(loaded, None)(batch).detach()
+    loss = task_loss(loaded, SimpleNamespace(num_processes=1))(batch).detach()
     image = loaded.encode_images(batch.images).detach()
     expected = contrastive_loss(image, torch.eye(6), torch.tensor(100.0), batch.target)
     assert float(loss) == pytest.approx(float(expected), rel=0.02)

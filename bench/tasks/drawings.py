@@ -124,6 +124,7 @@ def questions(count: int = QUESTIONS, seed: int = SEED) -> QuestionAnswering:
         text, answer = scenes.ask(kind, placed[i], np.random.default_rng([seed, i, 2]), names)
         asked.append(Question(i, text, (answer,), kind))
     pictures = Scenes(seed, placed)
-    first = [pictures.open(i).tobytes() for i in range(min(8, count))]  # tells how scenes are composed
+    # The first tell how scenes are composed.
+    first = [pictures.open(i).tobytes() for i in range(min(8, count))]
     version = hash_of(*first, [(one.text, one.answers) for one in asked], placed)
     return QuestionAnswering("emoji-clutter-vqa", version, pictures, asked)

@@ -30,7 +30,7 @@ def task_loss(loaded: Loaded, processes: Any) -> BatchLoss:
     if isinstance(loaded, Reader):
         return answers(loaded)
     if isinstance(loaded, ImageTower):
-        return _to_texts(loaded)
+        return _to_texts(loaded, processes)
     if not isinstance(loaded, TwoTower) or not hasattr(loaded.model, "visual_projection"):
         raise Unsupported(
             f"{loaded.name} is neither a CLIP nor of the kinds classifier, multimodal, answerer, "
@@ -67,15 +67,17 @@ def _contrastive(loaded: TwoTower, processes: Any) -> BatchLoss:
     return loss
 
 
-def _to_texts(loaded: ImageTower) -> BatchLoss:
+def _to_texts(loaded: ImageTower, processes: Any) -> BatchLoss:
     """Return the contrastive loss against texts that were encoded beforehand, and stay."""
-    assert loaded.tokenizer is not None
+    tokenizer = loaded.tokenizer
+    assert tokenizer is not None
 
     def loss(batch: Batch) -> Tensor:
-        text = loaded.encode_texts(loaded.tokenizer(batch.texts))
+        text = loaded.encode_texts(tokenizer(batch.texts))
         with torch.autocast(loaded.device.type, torch.bfloat16):
             image = loaded.encode_images(batch.images.to(loaded.device))
-        target = batch.target.to(loaded.device)
+        image = gathered(image, processes)
+        target = gathered(batch.target.to(loaded.device), processes)
         return contrastive_loss(image, text, torch.tensor(MAX_LOGIT_SCALE).exp(), target)
 
     return loss

@@ -228,7 +228,7 @@ def curves(study: Study) -> Figure:
         values = np.array([[value for _, value in line[:shared]] for line in one.losses])
         dashes = DASHES if one.variant else "-"
         name = f"{one.method}, {setting(one.variant)}" if one.variant else one.method
-        drawn = {"color": look.color, "linestyle": dashes, "linewidth": 1.1}
+        drawn: dict[str, Any] = {"color": look.color, "linestyle": dashes, "linewidth": 1.1}
         ax.plot(steps, values.mean(0), **drawn)
         ax.fill_between(steps, values.min(0), values.max(0), color=look.color, alpha=0.15, lw=0)
         handles.append(_line(label=style.short(name, 60), **drawn))
