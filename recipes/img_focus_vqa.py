@@ -29,7 +29,7 @@ HOUSES = ("noto", "fluent-emoji", "fluent-emoji-flat", "emojione")
 DRAWN = 96  # pixels of a rendered drawing
 WATCHED, WATCHED_SEED, CHUNK, PATCHES = 100, 1, 32, 256
 WORLD = World(tuple(clutter.NAMES.values()), clutter.SIDE, PATCHES)
-LESSONS = Lessons(scenes=4096, batch=16, low=6.0, full=1.5, gaps=0.7)
+LESSONS = Lessons(scenes=4096, batch=16, low=6.0, full=1.5, gaps=3.0)
 
 
 def build(vocabulary: int) -> Any:

@@ -145,6 +145,7 @@ STUDIES = {
             },
             unreduced=False,
         ),
+        limit=500,
         latency_seconds=0.5,
     ),
     "questions": Study(
