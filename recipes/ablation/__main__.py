@@ -227,7 +227,8 @@ def measure(
         },
         spec.Options(),
     )
-    summary = runner.run(suite, spec.Options(), results, command=shlex.join(sys.argv))
+    command = shlex.join(["python", "-m", "recipes.ablation", *sys.argv[1:]])
+    summary = runner.run(suite, spec.Options(), results, command=command)
     return INTERRUPTED if summary.interrupted else int(summary.failed > 0)
 
 
