@@ -1,6 +1,6 @@
 """Report on recorded studies: the package's report, with a section for each study.
 
-python -m recipes.ablation.report                    reports/tuned and reports/guidance
+python -m recipes.ablation.report                    of every study that has records
 python -m recipes.ablation.report --suite tuned
 """
 
@@ -28,11 +28,11 @@ def report(suite: str, results: Path = Path("results"), out: Path | None = None)
 
 
 def main(
-    suite: Annotated[list[str] | None, typer.Option(help="of which suite; default: both")] = None,
+    suite: Annotated[list[str] | None, typer.Option(help="of which suite; default: all recorded")] = None,
     results: Annotated[Path, typer.Option(help="folder of the records")] = Path("results"),
 ) -> None:
     """Write the reports of recorded studies."""
-    for name in suite or SUITES:
+    for name in suite or [name for name in SUITES if any(results.glob(f"*/{name}"))]:
         print(report(name, results))
 
 
