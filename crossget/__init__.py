@@ -7,7 +7,7 @@ aligns them. `methods/crossget.py` puts them in a `Plan`.
 
 from crossget.cross_tokens import CrossTokens
 from crossget.ensemble import pair_weights
-from crossget.importance import importance_from_attention, importance_from_query
+from crossget.importance import importance_from_attention, similarity_and_importance
 from crossget.loss import (
     alignment_loss,
     blip_alignment_loss,
@@ -24,7 +24,6 @@ __all__ = [
     "clip_alignment_loss",
     "complete_graph_soft_matching",
     "importance_from_attention",
-    "importance_from_query",
     "llava_alignment_loss",
     "pair_weights",
 ]

@@ -17,6 +17,6 @@ def pair_weights(importance_BN: Tensor, src_BR: Tensor, dst_BR: Tensor) -> tuple
     Returns:
         (B,R) weights of the sources and of the destinations.
     """
-    pair = torch.stack([importance_BN.gather(1, src_BR), importance_BN.gather(1, dst_BR)])
-    source, destination = 2 * pair.softmax(0)
+    pair_2BR = torch.stack([src_BR, dst_BR])
+    source, destination = 2 * importance_BN.expand(2, -1, -1).gather(2, pair_2BR).softmax(0)
     return source, destination

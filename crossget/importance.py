@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from crossget.matching import cosine_similarity
 
 
-def importance_from_query(
-    key_BNC: Tensor, query_BC: Tensor, length_BN: Tensor | None = None
-) -> Tensor:
-    """Cosine of every key with the cross token's query, over the whole width (the CLIP code).
+def similarity_and_importance(key_BNC: Tensor, query_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of all pairs of keys, and of every key with the cross token's query (the CLIP code).
+
+    The query is one more row beside the keys, so that one product has all cosines.
 
     Args:
         key_BNC: keys, heads side by side.
         query_BC: the query of the cross token (text: of the end-of-text token).
-        length_BN: lengths of the keys, where they are known already.
 
     Returns:
-        (B,N), in float32.
+        (B,N,N) and (B,N), in float32.
     """
-    key, query = key_BNC.float(), F.normalize(query_BC.float(), dim=-1)
-    if length_BN is None:
-        length_BN = torch.linalg.vector_norm(key, dim=-1).clamp_min(1e-12)
-    # The query on the left: a product with a single column takes a CPU 14 times as long.
-    return (query[:, None] @ key.transpose(1, 2))[:, 0] / length_BN
+    cosine = cosine_similarity(torch.cat([key_BNC, query_BC[:, None]], 1))
+    return cosine[:, :-1, :-1], cosine[:, -1, :-1]
 
 
 def importance_from_attention(attention_BNN: Tensor) -> Tensor:

@@ -13,28 +13,30 @@ from torch.nn import functional as F
 
 
 class Matching(NamedTuple):
-    """Sources, ascending in the objective, and the position each merges into."""
+    """Who merges into whom.
+
+    Attributes:
+        src_BR: positions of the sources, ascending in the objective.
+        dst_BR: the position that each merges into.
+        stay_BM: positions of all other tokens, ascending in the objective.
+    """
 
     src_BR: Tensor
     dst_BR: Tensor
+    stay_BM: Tensor
 
 
 def cosine_similarity(key_BNC: Tensor) -> Tensor:
-    """(B,N,C) -> (B,N,N) cosine of all pairs."""
-    return similarity_and_length(key_BNC)[0]
+    """(B,N,C) -> (B,N,N) cosine of all pairs, in float32: bfloat16 ties tokens that are near.
 
-
-def similarity_and_length(key_BNC: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,N,C) -> (B,N,N) cosine of all pairs, (B,N) lengths; in float32: bfloat16 ties near tokens.
-
-    The diagonal of the products has the lengths, and scaling N x N products is cheaper than scaling
-    N x C keys.
+    The diagonal of the products has the squared lengths, and scaling N x N products is cheaper than
+    scaling N x C keys.
     """
     key = key_BNC.float()
     product = key @ key.transpose(1, 2)
-    length = product.diagonal(dim1=1, dim2=2).clamp_min(1e-24).sqrt()
-    shrink = 1 / length
-    return (shrink[:, :, None] * shrink[:, None, :]).mul_(product), length
+    shrink = product.diagonal(dim1=1, dim2=2).clamp_min(1e-24).rsqrt()
+    # Both lengths at once, so that the cosine of a pair is the same from either side.
+    return (shrink[:, :, None] * shrink[:, None, :]).mul_(product)
 
 
 def complete_graph_soft_matching(
@@ -55,21 +57,18 @@ def complete_graph_soft_matching(
     Ties are broken stably, lower position first: mutual nearest neighbours tie exactly.
     """
     n = similarity_BNN.shape[-1]
-    # Walls are added: a CPU adds four times as fast as it fills under a mask. The rows of protected
-    # tokens need none, as nobody reads them.
-    wall = torch.zeros_like(similarity_BNN[:, :1]).masked_fill(protect_BN[:, None, :], -torch.inf)
-    similarity = similarity_BNN + wall
+    # Nobody reads the rows of protected tokens.
+    similarity = similarity_BNN.masked_fill(protect_BN[:, None, :], -torch.inf)
     similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     order = similarity.amax(-1).argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(n, device=order.device, dtype=torch.float32).expand_as(order)
-    rank = torch.zeros_like(place).scatter(1, order, place)
-    below = rank[:, None, :] - rank[:, :, None]
-    # Adds 0 where ranked below, else -inf.
-    best = F.threshold(below, 0, -torch.inf, inplace=True).clamp_max_(0).add_(similarity).amax(-1)
+    rank = order.argsort(dim=1)
+    above = rank[:, None, :] <= rank[:, :, None]
+    best = similarity.masked_fill(above, -torch.inf).amax(-1)
     objective = -best if importance_BN is None else importance_BN - best
     objective = objective.masked_fill(protect_BN, torch.inf)
-    src = objective.argsort(dim=1, stable=True)[:, :r]
+    order = objective.argsort(dim=1, stable=True)
+    src, stay = order[:, :r], order[:, r:]
     is_src = torch.zeros_like(protect_BN).scatter(1, src, True)
     rows = similarity.gather(1, src[..., None].expand(-1, -1, n))
     dst = rows.masked_fill(is_src[:, None, :], -torch.inf).argmax(-1)
-    return Matching(src, dst)
+    return Matching(src, dst, stay)

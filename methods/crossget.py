@@ -91,18 +91,16 @@ class CrossGET(Learner, Appender):
             attention = site.attention().mean(1, dtype=torch.float32)
             matters = importance.importance_from_attention(attention)
         else:
-            keys = site.keys().float()
-            similarity, length = matching.similarity_and_length(keys)
-            matters = importance.importance_from_query(keys, self._query(site), length)
+            query = self._query(site)
+            similarity, matters = importance.similarity_and_importance(site.keys(), query)
         guide = matters if self.guided_matching else None
-        src, dst = matching.complete_graph_soft_matching(similarity, r, site.protect, guide)
+        src, dst, stay = matching.complete_graph_soft_matching(similarity, r, site.protect, guide)
         gain = pair_weights(matters, src, dst) if self.guided_ensemble else None
-        gone = torch.zeros_like(site.protect).scatter(1, src, True)
-        keep = gone.to(torch.int8).argsort(dim=1, stable=True)[:, : gone.shape[1] - r]
-        return Plan(keep, src, ((~gone).cumsum(1) - 1).gather(1, dst), gain)
+        keep = stay.sort(1).values
+        return Plan(keep, src, torch.searchsorted(keep, dst), gain)
 
     def _query(self, site: Site) -> Tensor:
         """(B,C) query of the cross token; in a text, of the end-of-text token."""
-        last = site.x.new_full((len(site.x),), site.x.shape[1] - 1, dtype=torch.long)
-        at = site.anchor if site.tower == "text" and site.anchor is not None else last
-        return importance.query_at(site.q, at)
+        if site.tower == "text" and site.anchor is not None:
+            return importance.query_at(site.q, site.anchor)
+        return site.q[:, :, -1].flatten(1)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from bench.core import Plan, Reducer, Site, register
 from methods.algorithms.ranking import ranked
 
@@ -35,8 +33,7 @@ class EViT(Reducer):
         """Keep protected tokens, then the rest by descending class attention."""
         score_BN = site.anchor_attention()
         order = ranked(score_BN, site.protect)
-        keep, gone = order[:, :-r], order[:, -r:]
+        keep = order[:, :-r]
         if not self.fuse:
             return Plan(keep)
-        weight_BN = torch.zeros_like(score_BN).scatter(1, gone, score_BN.gather(1, gone))
-        return Plan(keep, extra=weight_BN[:, None])
+        return Plan(keep, extra=score_BN.scatter(1, keep, 0)[:, None])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+
 from bench.core import Plan, Site, register
 from bench.core.kinds import Stochastic
 
-# a 31-bit multiplicative hash: exact in int64, so every device and torch.compile draw the same
-_A, _B, _C, _MOD = 1103515245, 40503, 2654435761, 2**31
-_BATCH = 1_000_003
+# a multiplicative hash of 31 bits: exact in int64, so every device and torch.compile draw the same
+_A, _B, _MASK = 1103515245, 1935289751, 2**31 - 1
 
 
 @register("random", source="standard baseline")
@@ -30,12 +31,29 @@ class Random(Stochastic):
 
     def plan(self, site: Site, r: int) -> Plan:
         """Keep the N - r tokens of highest random rank, in their order."""
-        n = site.x.shape[1]
-        draw = (~site.protect).cumsum(1) + 1  # by its rank among those that can go
+        B, n, _ = site.x.shape
         # no batch of one seed draws as a batch of another: the seeds' spread would be too small
-        key = (self.seed * 8191 + site.draw * _BATCH + site.layer + 1) * _C % _MOD
-        for _ in range(3):
-            draw = ((draw ^ (draw >> 13)) * _A + key * _B) % _MOD
-        rank = draw.masked_fill(site.protect, _MOD)
-        keep = rank.argsort(dim=1, descending=True, stable=True)[:, : n - r]
-        return Plan(keep.sort(1).values)
+        key = _key(self.seed, site.draw, site.layer)
+        if site.only_prefix:  # place * _A + key, by the place among the tokens that can go
+            first = key + (1 - site.prefix) * _A
+            draw = torch.arange(first, first + n * _A, _A, device=site.x.device)[None]
+        else:
+            draw = (~site.protect).cumsum(1) * _A + key
+        draw = draw & _MASK
+        draw = ((draw ^ (draw >> 15)) * _B) & _MASK
+        if site.only_prefix:
+            draw[:, : site.prefix] = _MASK + 1
+        else:
+            draw = draw.masked_fill(site.protect, _MASK + 1)
+        keep = draw.argsort(dim=1, descending=True, stable=True)[:, : n - r]
+        return Plan(keep.sort(1).values.expand(B, -1))
+
+
+def _key(*numbers: int) -> int:
+    """31 bits in which every bit of the numbers has a part."""
+    key = 0
+    for number in numbers:
+        for part in (number & _MASK, number >> 31 & _MASK):
+            key = (key ^ part) * _A & _MASK
+            key = (key ^ key >> 15) * _B & _MASK
+    return key ^ key >> 16

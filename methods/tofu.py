@@ -82,7 +82,7 @@ class ToFu(Reducer):
 def plain_mean(plan: Plan, size_BN1: Tensor) -> Plan:
     """The plan with every token of a group weighing the same, whatever it stands for."""
     assert plan.src is not None and plan.dst is not None
-    filled_BN = (size_BN1[..., 0] > 0).float()
+    filled_BN = size_BN1[..., 0].sign()
     keep_BM, src_BR = filled_BN.gather(1, plan.keep), filled_BN.gather(1, plan.src)
     count_BM = keep_BM.scatter_add(1, plan.dst, src_BR).clamp_min(1)
     return replace(plan, mix=(keep_BM / count_BM, src_BR / count_BM.gather(1, plan.dst)))

@@ -38,8 +38,8 @@ def bipartite_plan(site: Site, metric_BNC: Tensor, r: int) -> Plan:
     Protected tokens behind the prefix (end of text) stand aside, so that even and odd alternate
     among the others and half of these can always leave.
     """
-    if site.n_protected <= site.prefix:
-        return bipartite_soft_matching(metric_BNC, r, site.protect)
+    if site.only_prefix:
+        return bipartite_soft_matching(metric_BNC, r, site.prefix)
     aside = site.protect.to(torch.int8)
     aside[:, : site.prefix] = 0
     order = aside.argsort(dim=1, stable=True)
@@ -49,24 +49,30 @@ def bipartite_plan(site: Site, metric_BNC: Tensor, r: int) -> Plan:
 
 
 @torch.no_grad()
-def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect_BN: Tensor) -> Plan:
+def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect: Tensor | int) -> Plan:
     """Each token at an even position proposes its most similar one at an odd position; r merge.
 
     Args:
         metric_BNC: what similarity is taken of; cosine, in float32.
         r: pairs to merge, at most half of the unprotected tokens.
-        protect_BN: tokens that neither leave nor receive.
+        protect: (B,N) bool, tokens that neither leave nor receive; or how many leading ones.
     """
     metric = F.normalize(metric_BNC.float(), dim=-1)
     a, b = metric[:, ::2], metric[:, 1::2]
-    blocked = protect_BN[:, ::2, None] | protect_BN[:, None, 1::2]
-    score_BAb = (a @ b.transpose(-1, -2)).masked_fill(blocked, -torch.inf)
+    score_BAb = a @ b.transpose(-1, -2)
+    if isinstance(protect, Tensor):
+        blocked = protect[:, ::2, None] | protect[:, None, 1::2]
+        score_BAb = score_BAb.masked_fill(blocked, -torch.inf)
+    elif protect:
+        score_BAb[:, : (protect + 1) // 2] = -torch.inf
+        score_BAb[:, :, : protect // 2] = -torch.inf
     best_BA, to_BA = score_BAb.max(-1)
     order = best_BA.argsort(dim=1, descending=True, stable=True)
-    merged, stay = order[:, :r], order[:, r:].sort(1).values
+    even = 2 * order
+    stay = even[:, r:].sort(1).values
     odd = torch.arange(1, metric.shape[1], 2, device=metric.device).expand(len(metric), -1)
     return Plan(
-        keep=torch.cat([2 * stay, odd], 1),
-        src=2 * merged,
-        dst=to_BA.gather(1, merged) + stay.shape[1],
+        keep=torch.cat([stay, odd], 1),
+        src=even[:, :r],
+        dst=to_BA.gather(1, order[:, :r]) + stay.shape[1],
     )

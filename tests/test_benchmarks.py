@@ -257,3 +257,26 @@ def test_mutants_needs_tests_that_pass_and_a_list_that_can_be_read(
     assert "two faults are named 'thrice'" in fails()
     (faults / "odd.yaml").write_text("toy.py: [")
     assert "odd.yaml is not valid YAML" in fails()
+
+
+# On a ViT at batch 1; the authors' ToMe adds 24.9.
+CEILINGS = {
+    "tome": 24, "crossget": 48, "evit": 18, "topk": 14, "random": 14, "tofu": 28, "pitome": 45,
+    "diffrate": 45,
+}  # fmt: skip
+
+
+def test_methods_add_few_operators(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    operators = importlib.import_module("operators")
+    operators.main(model="vit_tiny_patch16_224", methods=",".join(CEILINGS), as_json=True)
+    added = {r["method"]: r["added"] for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert {name: count for name, count in added.items() if not 3 < count <= CEILINGS[name]} == {}
+    operators.main(model="vit_tiny_patch16_224", methods="tome,downsample")
+    table = capsys.readouterr().out
+    assert "24.9" in table and "removes nothing inside the blocks" in table
+    with pytest.raises(typer.Exit):
+        operators.main(methods="tomee")
+    assert "did you mean 'tome'" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import bench
 from bench.core.errors import Unsupported
 from bench.core.registry import method
 from crossget import CrossTokens, alignment_loss, clip_alignment_loss, llava_alignment_loss
-from crossget.importance import importance_from_attention, importance_from_query
+from crossget.importance import importance_from_attention, similarity_and_importance
 from crossget.loss import match_layers, spread_layers
 from crossget.matching import complete_graph_soft_matching, cosine_similarity
 from methods.tome import bipartite_soft_matching
@@ -60,9 +60,10 @@ def by_loops(similarity: Any, importance: Any, r: int, protect: Any) -> list[tup
 @pytest.mark.parametrize("r", [1, 7, 19])
 def test_matching_equals_the_plain_loops(seed: int, r: int) -> None:
     x = tokens(seed)
-    similarity, protect = cosine_similarity(x), protected(2, 40)
-    importance = importance_from_query(x, x[:, -1])
-    src, dst = complete_graph_soft_matching(similarity, r, protect, importance)
+    protect = protected(2, 40)
+    similarity, importance = similarity_and_importance(x, x[:, -1])
+    src, dst, stay = complete_graph_soft_matching(similarity, r, protect, importance)
+    assert [sorted(row) for row in torch.cat([src, stay], 1).tolist()] == [list(range(40))] * 2
     for b in range(2):
         expected = by_loops(similarity[b].tolist(), importance[b].tolist(), r, protect[b].tolist())
         assert list(zip(src[b].tolist(), dst[b].tolist(), strict=True)) == expected
@@ -72,7 +73,7 @@ def test_matching_equals_the_plain_loops(seed: int, r: int) -> None:
 
 def test_ties_go_to_the_lower_position() -> None:
     x = torch.eye(6)[[0, 1, 1, 2, 2, 3]][None]  # positions 1 and 2 alike, 3 and 4 alike
-    src, dst = complete_graph_soft_matching(cosine_similarity(x), 2, protected(1, 6))
+    src, dst, _ = complete_graph_soft_matching(cosine_similarity(x), 2, protected(1, 6))
     assert src.tolist() == [[1, 3]]
     assert dst.tolist() == [[2, 4]]
 
@@ -88,7 +89,7 @@ def test_a_complete_graph_finds_nearer_pairs_than_a_bipartite_one(r: int) -> Non
     """On average, and for most inputs: of these 200, 78 % at r = 4 and 70 % at r = 12, not all."""
     x = tokens(0, batch=200)
     protect = protected(200, 40)
-    complete = summed(x, *complete_graph_soft_matching(cosine_similarity(x), r, protect))
+    complete = summed(x, *complete_graph_soft_matching(cosine_similarity(x), r, protect)[:2])
     plan = bipartite_soft_matching(x, r, protect)
     assert plan.src is not None and plan.dst is not None
     bipartite = summed(x, plan.src, plan.keep.gather(1, plan.dst))

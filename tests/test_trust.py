@@ -359,11 +359,12 @@ def timing_of(of: session.Session, *, rounds: int = 4, **changes: Any) -> CellTi
 def test_the_fastest_backend_is_the_rival(monkeypatch: pytest.MonkeyPatch) -> None:
     of = small_session()
     seconds = {id(of.plain): 3.0}
-    monkeypatch.setattr(session, "_seconds", lambda model, inputs: seconds.get(id(model), 2.0))
-    name, rival = of.fastest(1)
-    assert name == "eager" and rival is not of.plain
+    monkeypatch.setattr(session, "_seconds", lambda one, inputs: seconds.get(id(one.model), 2.0))
+    fastest = of.fastest(1)
+    rival = fastest.model
+    assert fastest.backend == "eager" and rival is not of.plain
     times = {id(of.plain): 30.0, id(rival): 20.0, id(of.loaded.model): 10.0}
-    monkeypatch.setattr(of, "_fastest", {1: (name, rival), 3: (name, rival)})
+    monkeypatch.setattr(of, "_fastest", {1: fastest, 3: fastest})
     ran: list[int] = []
     for model in (of.plain, rival, of.loaded.model):
         model.register_forward_hook(lambda module, *_: ran.append(id(module)))

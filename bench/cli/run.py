@@ -58,6 +58,10 @@ def run(
         list[int] | None, typer.Option(min=1, help="Batch sizes to time; default the profile's.")
     ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Attention: sdpa or eager.")] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="Runs the timed passes: eager, compile, graphs (CUDA); default eager."),
+    ] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Time budget of the timings at each batch size.")
     ] = None,
@@ -84,7 +88,7 @@ def run(
         "suite": suite, "model": model, "task": task, "method": method, "r": r,
         "keep_rate": keep_rate, "budget": budget, "profile": profile, "limit": limit,
         "random_weights": random_weights, "dtype": dtype, "batch": batch, "backend": backend,
-        "seconds": seconds, "seed": seed,
+        "engine": engine, "seconds": seconds, "seed": seed,
     }  # fmt: skip
     raise typer.Exit(run_suite(options, results, report, machine))
 

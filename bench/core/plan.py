@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.core.observe import OBSERVERS
-from bench.core.tensors import add_rows, take
+from bench.core.tensors import added_rows, row_numbers, take_rows
 
 
 @dataclass(frozen=True)
@@ -81,41 +81,64 @@ class Plan:
         return B * gone * C
 
     def _applied(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        keep = self.keep.clamp(min=0) if self.padded else self.keep
-        out, new = take(x, keep), take(size, keep)
-        if self.padded:
-            filled = (self.keep >= 0)[..., None]
-            out, new = out * filled.to(x.dtype), new * filled.to(size.dtype)
-        if self.mix is not None:
-            out = out * self.mix[0][..., None].to(x.dtype)
+        keep = row_numbers(self.keep.clamp(min=0) if self.padded else self.keep, x.shape[1])
+        new = self._kept(size, keep)
         if self.src is not None and self.dst is not None:
-            out, new = self._merge(x, size, out, new)
+            out, new = self._merged(x, size, keep, new)
+        else:
+            out = self._kept(x, keep)
+            if self.mix is not None:
+                out = out * self.mix[0][..., None].to(x.dtype)
         if self.extra is not None:
             out = torch.cat([out, self.extra.to(x.dtype) @ x], 1)
-            stands_for = (self.extra != 0).to(size.dtype) @ size
-            new = torch.cat([new, stands_for], 1)
+            if self.size is None:
+                stands_for = (self.extra != 0).to(size.dtype) @ size
+                new = torch.cat([new, stands_for], 1)
         return out, new if self.size is None else self.size.to(size.dtype)
 
-    def _merge(self, x: Tensor, size: Tensor, out: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        src, dst = self.src, self.dst
-        assert src is not None and dst is not None
-        moved = take(size, src)
-        new = add_rows(kept.clone(), dst, moved)
+    def _kept(self, x: Tensor, keep: Tensor) -> Tensor:
+        """(B,N,C) -> (B,M,C), empty slots zero."""
+        out = take_rows(x, keep)
+        return out * (self.keep >= 0)[..., None].to(x.dtype) if self.padded else out
+
+    def _merged(
+        self, x: Tensor, size: Tensor, keep: Tensor, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and sizes after the merge, of which `kept` (B,M,1) are the sizes before."""
+        assert self.src is not None and self.dst is not None
+        src, dst = row_numbers(self.src, x.shape[1]), row_numbers(self.dst, kept.shape[1])
+        moved = take_rows(size, src)
         if self.mix is not None:
-            assert self.mix[1] is not None
-            return add_rows(out, dst, take(x, src) * self.mix[1][..., None].to(x.dtype)), new
-        weight_src, weight_dst = moved, kept
-        if self.gain is not None:
+            w_keep, w_src = self.mix
+            assert w_src is not None
+            out = self._sum(x, keep, src, dst, (w_keep[..., None], w_src[..., None]))
+            return out, kept if self.size is not None else added_rows(kept, dst, moved)
+        if self.gain is None:
+            out = self._sum(x * size.to(x.dtype), keep, src, dst)
+        else:
             g_src, g_dst = (g[..., None].to(size.dtype) for g in self.gain)
-            weight_src = moved * g_src
-            weight_dst = kept * add_rows(torch.ones_like(kept), dst, g_dst - 1)
-        dtype = x.dtype
-        out = out * weight_dst.to(dtype)
-        out = add_rows(out, dst, take(x, src) * weight_src.to(dtype))
+            grown = added_rows(torch.ones_like(kept), dst, g_dst - 1)
+            out = self._sum(x, keep, src, dst, (kept * grown, moved * g_src))
+        new = added_rows(kept, dst, moved)
         # padding has size 0; a token made of padding alone stays zero instead of 0/0, whatever
         # the smallest number is (float16 rounds that of float32 to 0)
-        tiny = max(torch.finfo(t).tiny for t in (dtype, new.dtype))
-        return out / new.clamp_min(tiny).to(dtype), new
+        tiny = max(torch.finfo(t).tiny for t in (x.dtype, new.dtype))
+        return out.div_(new.clamp_min(tiny).to(x.dtype)), new
+
+    def _sum(
+        self,
+        x: Tensor,
+        keep: Tensor,
+        src: Tensor,
+        dst: Tensor,
+        weights: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """(B,M,C): what is kept, plus what goes to it, each with its weight (B,M,1), (B,R,1)."""
+        out, added = self._kept(x, keep), take_rows(x, src)
+        if weights is not None:
+            out, added = (t.mul_(w.to(x.dtype)) for t, w in zip((out, added), weights, strict=True))
+        out.flatten(0, 1).index_add_(0, dst, added.flatten(0, 1))
+        return out
 
     def slots(self, n: int) -> Tensor:
         """(B,N) output slot of each input token; -1 where it was dropped.

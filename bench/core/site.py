@@ -13,6 +13,8 @@ from torch import Tensor
 
 from bench.core.errors import Unsupported
 
+_WITH_CLASS = ("vision", "projector")
+
 
 @dataclass(frozen=True)
 class Site:
@@ -55,6 +57,16 @@ class Site:
     grid: tuple[int, int] | None = None
     whole: bool = True
     draw: int = 0
+
+    @property
+    def class_first(self) -> bool:
+        """Whether the anchor is a class token, which is the first token of every sample."""
+        return self.anchor is not None and self.prefix > 0 and self.tower in _WITH_CLASS
+
+    @property
+    def only_prefix(self) -> bool:
+        """Whether no token behind the prefix is protected."""
+        return self.n_protected <= self.prefix
 
     def attention(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Attention probabilities of some query rows, computed on demand.
@@ -106,7 +118,8 @@ class Site:
         """
         if self.anchor is None:
             raise ValueError("this tower has no class or end-of-text token")
-        return self.attention(self.anchor).mean(1)[:, 0]
+        rows = slice(0, 1) if self.class_first else self.anchor  # a slice launches nothing
+        return self.attention(rows).mean(1)[:, 0]
 
     def received(self) -> Tensor:
         """(B,N) attention that each token receives, mean over heads and over all queries."""

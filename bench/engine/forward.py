@@ -92,8 +92,7 @@ class Pass:
         self.size = torch.ones(B, N, 1, device=x.device)
         if self.padded:
             self.size = visible(mask)[..., None]  # padding stands for nothing: it has size 0
-            x = x * self.size.to(x.dtype)
-            self.padded = not bool(self.size.all()) if not torch.compiler.is_compiling() else True
+            x = x * self.size.to(x.dtype)  # whether there is any would have to be waited for
         position = torch.arange(N, device=x.device)
         self.protect = (position < tower.prefix).expand(B, N)
         if tower.name == "text" and self.anchor is not None:
@@ -234,7 +233,10 @@ class Pass:
         self.merged = self.merged or plan.src is not None or plan.size is not None
         self.padded = self.padded or plan.padded
         self.trail.carry(plan)
-        self.protect = self.protect.gather(1, plan.keep.clamp(min=0))
+        if self.tower.n_protected + self.appends <= self.tower.prefix:  # which stays in front
+            self.protect = self.protect[:, : self.size.shape[1]]
+            return
+        self.protect = self.protect.gather(1, plan.keep.clamp(min=0) if plan.padded else plan.keep)
         if plan.padded:
             self.protect = self.protect & (plan.keep >= 0)
         if plan.extra is not None:

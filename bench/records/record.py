@@ -20,6 +20,7 @@ from bench.core.errors import BenchError
 
 SCHEMA = 1
 BASELINE = "none"  # the unreduced model, by its name among methods
+EAGER = "eager"  # the engine that runs a pass operator by operator
 COST_ONLY = "cost"  # the task name of a cell that measures cost and no accuracy
 
 # tokens into and out of each block, by tower; means where several examples were counted
@@ -44,6 +45,7 @@ class Cell:
     random_weights: bool = False
     dtype: str | None = None  # None: the profile's first
     backend: str | None = None  # attention backend; None: the profile's first
+    engine: str = EAGER  # runs the timed passes
     batch_sizes: tuple[int, ...] | None = None  # for latency; None: the profile's
     latency_seconds: float = 1.5  # time budget for each batch size
     names: dict[str, str] = field(default_factory=dict)  # short ones of its model and task
@@ -113,6 +115,7 @@ class Speedup:
     median: float
     ci95: tuple[float, float]
     backend: str | None = None  # attention backend of the unreduced side
+    engine: str | None = None  # engine of the unreduced side
     blocks: tuple[float, ...] = ()
 
 
@@ -151,6 +154,7 @@ class Latency:
     load: float | None = None
     dispersion: float | None = None
     equal: Speedup | None = None
+    engine: str = EAGER
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def suite(options: Mapping[str, Any]) -> tuple[Suite, Document | Options]:
         raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
     for option, key in (
         ("profile", "profiles"), ("limit", "limit"), ("dtype", "dtypes"), ("batch", "batch_sizes"),
-        ("backend", "backends"), ("seconds", "latency_seconds"), ("seed", "seed"),
+        ("backend", "backends"), ("engine", "engines"), ("seconds", "latency_seconds"), ("seed", "seed"),
         ("random_weights", "random_weights"),
     ):  # fmt: skip
         if option in chosen:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError, Unsupported
+from bench.measure import engines
 from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.records.record import COST_ONLY, Cell
@@ -126,6 +127,7 @@ def _planned(cell: Cell, suite: Suite, resources: Resources, solved: Path | None
     profile = resources.profile(cell.profile)
     machine = resources.machine(profile)
     dtype, backend = settings(cell, profile)
+    engines.require(cell.engine, profile.device)
     cell = dataclasses.replace(cell, profile=profile.name, dtype=dtype, backend=backend)
     missing = None
     if suite.missing == "cost":

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +21,31 @@ from bench.core.errors import Unsupported
 from bench.core.learner import needs_training
 from bench.measure import latency
 from bench.measure.counts import MacCount
+from bench.measure.engines import engaged
 from bench.measure.generation import ANSWER
 from bench.measure.memory import PeakMemory, peak
 from bench.measure.profiles import Profile
 from bench.measure.task_images import task_pixels, with_pixels
 from bench.measure.timing import Timing
 from bench.models import catalogue, joint
-from bench.models.loaded import Loaded
+from bench.models.loaded import Loaded, Multimodal
 from bench.models.loading import backends_of, set_backend
-from bench.records.record import BASELINE, Cell, Cost, Speedup
+from bench.records.record import BASELINE, EAGER, Cell, Cost, Speedup
 from bench.tasks import Task
 
 ANSWERS = "answers"  # the kind of timing that is no batch size
 
 
+class Fastest(NamedTuple):
+    """An unreduced model, and what it is run with."""
+
+    backend: str
+    engine: str
+    model: nn.Module
+
+
 class Session:
-    """One model under one profile, dtype and attention backend.
+    """One model under one profile, dtype, attention backend and engine.
 
     Attributes:
         loaded: the model that gets reduced.
@@ -48,22 +57,32 @@ class Session:
     """
 
     def __init__(
-        self, loaded: Loaded, profile: Profile, dtype: str, backend: str, opened_for: Any = None
+        self,
+        loaded: Loaded,
+        profile: Profile,
+        dtype: str,
+        backend: str,
+        engine: str = EAGER,
+        opened_for: Any = None,
     ) -> None:
         """Make the twin; nothing is measured yet."""
         self.loaded, self.profile, self.dtype, self.backend = loaded, profile, dtype, backend
-        self.opened_for = opened_for
+        self.engine, self.opened_for = engine, opened_for
         self.plain = twin(loaded.model)
         self.equal: dict[int, Speedup] = {}
         self.usual_ms: dict[str, float] = {}
         self._costs: dict[str, tuple[str, Cost]] = {}
         self._pixels: dict[Any, Tensor | None] = {}
         self._memory: dict[int, PeakMemory] = {}
-        self._fastest: dict[int, tuple[str, nn.Module]] = {}
+        self._fastest: dict[int, Fastest] = {}
 
     @staticmethod
     def open(cell: Cell, profile: Profile) -> Session:
-        """Load the model of `cell` onto the profile's device."""
+        """Load the model of `cell` onto the profile's device.
+
+        Raises:
+            Unsupported: it has no such attention, or its answers cannot be timed with the engine.
+        """
         dtype, backend = settings(cell, profile)
         loaded = catalogue.load(
             cell.model,
@@ -79,8 +98,13 @@ class Session:
                 f"{cell.model} has no '{cell.backend}' attention in transformers: leave the "
                 f"backend out, or ask for {known[0]}"
             )
+        if cell.engine != EAGER and isinstance(loaded, Multimodal):
+            raise Unsupported(
+                f"engine '{cell.engine}' times encoders: how a prompt is put together, and an answer "
+                "token by token, is no one graph; use --engine eager"
+            )
         backend = backend if backend in known else known[0]
-        return Session(loaded, profile, dtype, backend, Session.key(cell, profile))
+        return Session(loaded, profile, dtype, backend, cell.engine, Session.key(cell, profile))
 
     @staticmethod
     def key(cell: Cell, profile: Profile) -> tuple[Any, ...]:
@@ -91,6 +115,7 @@ class Session:
             cell.seed,
             profile,
             *settings(cell, profile),
+            cell.engine,
         )
 
     def note_baseline(self, kind: str, ms: float | None) -> None:
@@ -139,19 +164,24 @@ class Session:
         """Count of the unreduced model on one example."""
         return bench.count_macs(self.plain, **self.loaded.example_inputs(1))
 
-    def fastest(self, batch: int) -> tuple[str, nn.Module]:
-        """Return the attention backend that runs the unreduced model fastest, and such a model."""
+    def fastest(self, batch: int) -> Fastest:
+        """Return what runs the unreduced model fastest.
+
+        That is any of its attention backends run eagerly, or its own under the session's engine.
+        """
         if batch not in self._fastest:
-            candidates = {self.backend: self.plain}
+            candidates = [Fastest(self.backend, self.engine, self.plain)]
+            if self.engine != EAGER:
+                candidates.append(Fastest(self.backend, EAGER, self.plain))
             for backend in backends_of(self.plain):
                 if backend != self.backend:
-                    candidates[backend] = twin(self.plain)  # the other one may be reduced now
-                    set_backend(candidates[backend], backend)
-            name = self.backend
+                    other = twin(self.plain)  # the other one may be reduced now
+                    set_backend(other, backend)
+                    candidates.append(Fastest(backend, EAGER, other))
             if len(candidates) > 1:
                 inputs = self.loaded.example_inputs(batch)
-                name = min(candidates, key=lambda b: _seconds(candidates[b], inputs))
-            self._fastest[batch] = (name, candidates[name])
+                candidates.sort(key=lambda one: _seconds(one, inputs))
+            self._fastest[batch] = candidates[0]
         return self._fastest[batch]
 
     def memory(self, cell: Cell, batch: int, pixels: Tensor | None = None) -> PeakMemory:
@@ -260,10 +290,11 @@ def workload(
     return run
 
 
-def _seconds(model: nn.Module, inputs: dict[str, Any]) -> float:
+def _seconds(candidate: Fastest, inputs: dict[str, Any]) -> float:
     """Return the median time of a few forward passes, after a first one."""
-    device = next(model.parameters()).device
-    sample = latency.sampler(lambda: model(**inputs), device)
+    device = next(candidate.model.parameters()).device
     with torch.inference_mode():
+        run = engaged(candidate.model, candidate.engine, inputs)
+        sample = latency.sampler(lambda: run(**inputs), device)
         times = [sample()[latency.PASS] for _ in range(4)]
     return statistics.median(times[1:]) / 1e3

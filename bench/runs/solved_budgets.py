@@ -25,7 +25,7 @@ from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.models.loaded import Loaded
 from bench.records.files import write_atomic
-from bench.records.record import Cell, label
+from bench.records.record import EAGER, Cell, label
 from bench.records.sources import library_versions, measurement_hash
 from bench.runs import budgets, shape_only
 from bench.runs.cell import Examples
@@ -46,6 +46,8 @@ def within_budget(
         file: keeps the answers.
     """
     target = budgets.parse(cell.params["budget"])
+    if target.of == "latency" and cell.engine != EAGER:
+        return cell, "a latency is solved for with the eager engine: leave --engine out"
     task = resources.tasks.get(cell.task)
     if task is not None and (cell.random_weights or not _adaptive(cell)):
         task = None  # counting needs shapes alone

@@ -32,12 +32,12 @@ from bench.core.documents import YAML_BYTES, parse_yaml, read_text
 from bench.core.errors import BenchError, near_miss, reason_of
 from bench.core.names import check_name
 from bench.core.numbers import LARGEST
-from bench.records.record import BASELINE, COST_ONLY, Cell, label
+from bench.records.record import BASELINE, COST_ONLY, EAGER, Cell, label
 
 Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
 OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names than a suite's keys
     "models": "model", "tasks": "task", "methods": "method", "profiles": "profile",
-    "dtypes": "dtype", "backends": "backend", "batch_sizes": "batch", "latency_seconds": "seconds",
+    "dtypes": "dtype", "backends": "backend", "engines": "engine", "batch_sizes": "batch", "latency_seconds": "seconds",
 }  # fmt: skip
 SUITES = Path(__file__).parents[1] / "assets" / "suites"
 
@@ -88,6 +88,7 @@ class MethodEntry(BaseModel):
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["sdpa", "eager"]
+Engine = Literal["eager", "compile", "graphs"]
 Batch = Annotated[int, Field(strict=True, ge=1, le=LARGEST_BATCH)]
 
 
@@ -104,6 +105,7 @@ class Suite(BaseModel):
     profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
     dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
     backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = [EAGER]
     batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
     limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None
     latency_seconds: Annotated[float, Field(strict=True, gt=0, le=LONGEST_SECONDS)] = 1.5
@@ -125,8 +127,8 @@ class Suite(BaseModel):
             tasks = model.tasks or self.tasks or [COST_ONLY]
             dtypes: list[Any] = list(self.dtypes or ()) or [None]
             backends: list[Any] = list(self.backends or ()) or [None]
-            kinds = itertools.product(dtypes, backends, tasks)
-            for dtype, backend, task in kinds:
+            kinds = itertools.product(dtypes, backends, self.engines, tasks)
+            for dtype, backend, engine, task in kinds:
                 for method, params in self._methods(model, task):
                     cell = Cell(
                         suite=self.name,
@@ -144,6 +146,7 @@ class Suite(BaseModel):
                         else model.random_weights,
                         dtype=dtype,
                         backend=backend,
+                        engine=engine,
                         batch_sizes=tuple(self.batch_sizes) if self.batch_sizes else None,
                         latency_seconds=self.latency_seconds,
                         names={n: self.names[n] for n in (model.name, task) if n in self.names},

@@ -8,19 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from bench.measure import generation, latency
 from bench.measure.blocks import Blocks, Limits, no_garbage_collection
+from bench.measure.engines import engaged, forget, settled
 from bench.measure.timing import Paired
 from bench.models.loaded import Multimodal
-from bench.records.record import Cell, Generation, Latency, Speedup, Stage
+from bench.records.record import EAGER, Cell, Generation, Latency, Speedup, Stage
 from bench.runs.session import ANSWERS, Session
 
 NEW_TOKENS = 16  # of the answers that are timed
 DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
 
 Inputs = Callable[[int], Mapping[str, Any]]  # batch -> the arguments of a model
+Run = Callable[..., object]  # a model, or its compiled code
 Note = Callable[[str], None]  # told what is being measured
 
 
@@ -34,6 +35,8 @@ class CellTiming:
     def __init__(self, cell: Cell, session: Session, inputs: Inputs, stage: Note) -> None:
         """Nothing is timed yet."""
         self.cell, self.session, self.stage = cell, session, stage
+        if session.engine != EAGER:
+            forget()  # what was compiled for other cells
         profile = session.profile
         pairs = max(profile.repeats, Limits.pairs)
         seconds = cell.latency_seconds
@@ -58,25 +61,33 @@ class CellTiming:
                 self.stage(f"time, batch {batch}")
                 if batch not in self._passes:
                     self._begin(batch)
-                self._passes[batch].add()
-                if batch in self._against_fastest:
-                    self._against_fastest[batch].add()
+                with settled(self.session.engine):
+                    self._passes[batch].add()
+                    if batch in self._against_fastest:
+                        self._against_fastest[batch].add()
             if isinstance(self.session.loaded, Multimodal):
                 self.stage("time, answers")
                 self._answers = self._answers or self._answer_blocks()
                 self._answers.add()
 
     def _begin(self, batch: int) -> None:
-        session = self.session
-        self._passes[batch] = self._pass_blocks(session.plain, batch)
-        fastest = session.fastest(batch)[1]
-        if fastest is not session.plain:
-            self._against_fastest[batch] = self._pass_blocks(fastest, batch)
+        session, inputs = self.session, self.inputs[batch]
+        if session.engine != EAGER:
+            self.stage(f"compile, batch {batch}")
+        plain, model = (
+            engaged(side, session.engine, inputs) for side in (session.plain, session.loaded.model)
+        )
+        usual = session.usual_ms.get(str(batch))
+        self._passes[batch] = self._pass_blocks(plain, model, inputs, usual)
+        fastest = session.fastest(batch)
+        if fastest[:2] != (session.backend, session.engine):
+            other = engaged(fastest.model, fastest.engine, inputs)
+            self._against_fastest[batch] = self._pass_blocks(other, model, inputs, None)
 
-    def _pass_blocks(self, plain: nn.Module, batch: int) -> Blocks:
-        model, device = self.session.loaded.model, self.session.profile.device
-        inputs = self.inputs[batch]
-        usual = self.session.usual_ms.get(str(batch)) if plain is self.session.plain else None
+    def _pass_blocks(
+        self, plain: Run, model: Run, inputs: Mapping[str, Any], usual: float | None
+    ) -> Blocks:
+        device = self.session.profile.device
         return Blocks(
             latency.sampler(lambda: plain(**inputs), device),
             latency.sampler(lambda: model(**inputs), device),
@@ -108,7 +119,7 @@ class CellTiming:
         if fastest is not None:
             versus = self._paired(fastest, latency.PASS, pair.clock)
         disturbances = [b.disturbance for b in (blocks, fastest) if b and b.disturbance]
-        speedup = _recorded(pair, session.backend)
+        speedup = _recorded(pair, session.backend, session.engine)
         quiet = blocks.disturbance is None
         session.note_baseline(str(batch), pair.a.p50_ms if quiet else None)
         if self.cell.baseline:
@@ -126,7 +137,7 @@ class CellTiming:
             p99_ms=pair.b.p99_ms,
             throughput_per_s=pair.b.throughput_per_s(batch),
             speedup=speedup,
-            speedup_vs_fastest=_recorded(versus, session.fastest(batch)[0]),
+            speedup_vs_fastest=_recorded(versus, *session.fastest(batch)[:2]),
             reduction_share=self._reduction_share(batch),
             attention_path=None,
             utilisation=latency.utilisation(macs * batch, pair.b.p50_ms, profile, session.dtype),
@@ -136,11 +147,14 @@ class CellTiming:
             load=round(max(blocks.loads), 3),
             dispersion=round(pair.a.dispersion, 4),
             equal=session.equal.get(batch),
+            engine=session.engine,
         )
 
-    def _reduction_share(self, batch: int) -> float:
+    def _reduction_share(self, batch: int) -> float | None:
         if self.cell.baseline:
             return 0.0
+        if self.session.engine != EAGER:  # in a compiled pass nobody can tell
+            return None
         model, inputs = self.session.loaded.model, self.inputs[batch]
         profile = self.session.profile
         return latency.reduction_share(
@@ -171,7 +185,7 @@ class CellTiming:
                     _rounded(pair.b.samples_ms),
                     _rounded(pair.a.samples_ms),
                     pair.b.p50_ms,
-                    _recorded(pair, session.backend),
+                    _recorded(pair, session.backend, session.engine),
                 )
                 for name, pair in pairs.items()
             ],
@@ -185,9 +199,9 @@ class CellTiming:
         return blocks.paired(stage, self.session.threads, clock)
 
 
-def _recorded(pair: Paired, backend: str) -> Speedup:
-    """Return a speed-up with the attention backend of the unreduced side."""
-    return replace(pair.speedup, backend=backend)
+def _recorded(pair: Paired, backend: str, engine: str) -> Speedup:
+    """Return a speed-up with the attention backend and the engine of the unreduced side."""
+    return replace(pair.speedup, backend=backend, engine=engine)
 
 
 def _rounded(samples_ms: tuple[float, ...]) -> list[float]:

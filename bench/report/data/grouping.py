@@ -21,7 +21,7 @@ MAX_NAME = 120  # characters of a table's name, to which file names add a little
 # Cells that agree in all of these may stand in one table; a column never mixes them.
 GROUP = (
     *("machine", "profile", "model", "task", "random_weights", "limit", "dtype", "backend"),
-    *("how", "recipe", "macs_scope"),
+    *("engine", "how", "recipe", "macs_scope"),
 )
 Training = dict[str, Any]  # how a model was fine-tuned, as its record tells
 RECIPE = ("data", "epochs", "steps", "batch", "rank", "rate")
@@ -94,7 +94,8 @@ def _unscoped(record: Record, about: Training | None) -> tuple[Any, ...]:
     model = f"{about['model']}, fine-tuned" if about else cell.model
     how = str(record.provenance.get("how") or "measured")
     place = (load.machine(record), cell.profile, model, cell.task, cell.random_weights, cell.limit)
-    return (*place, cell.dtype, cell.backend, how, recipe(about) if about else None)
+    run = cell.dtype, cell.backend, cell.engine
+    return (*place, *run, how, recipe(about) if about else None)
 
 
 def _seed(record: Record, about: Training | None) -> int:

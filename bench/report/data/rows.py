@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.records.record import Latency, Record
+from bench.records.record import EAGER, Latency, Record
 from bench.report.data import load, mixture
 from bench.report.data.names import setting
 
@@ -22,7 +22,7 @@ DIFFERENCES = (
     *(f"over_random{end}" for end in _COMPARED),
     *("random_setting", "random_seeds", "over_random_is_noise", "below_random"),
 )
-CONDITION = ("key", "condition", "device", "dtype", "backend", "threads", "batch")
+CONDITION = ("key", "condition", "device", "dtype", "backend", "engine", "threads", "batch")
 
 
 def known(value: Any) -> bool:
@@ -102,7 +102,7 @@ def latency_rows(record: Record) -> list[Row]:
         fastest = entry.speedup_vs_fastest
         row |= {"fastest_x": fastest.median if fastest else None}
         row["fastest_low_x"], row["fastest_high_x"] = fastest.ci95 if fastest else (None, None)
-        row["fastest_backend"] = fastest.backend if fastest else None
+        row["fastest_backend"] = _run_with(fastest.backend, fastest.engine) if fastest else None
         row["bound_share_pct"] = 100 * entry.speedup.median / bound if bound else None
         row["reduction_share_pct"] = _pct(entry.reduction_share)
         row["utilisation_pct"] = _pct(entry.utilisation)
@@ -115,7 +115,13 @@ def latency_rows(record: Record) -> list[Row]:
 def condition(entry: Latency) -> str:
     """Name what a timing was taken under."""
     threads = f"{entry.threads} thread" + ("s" if entry.threads != 1 else "")
-    return f"{entry.device} · {entry.dtype} · {entry.backend} · {threads}"
+    how = _run_with(entry.backend, entry.engine)
+    return f"{entry.device} · {entry.dtype} · {how} · {threads}"
+
+
+def _run_with(backend: str | None, engine: str | None) -> str | None:
+    """Name an attention backend, and the engine where it is not eager."""
+    return backend if engine in (None, EAGER) else f"{backend}, {engine}"
 
 
 def _pct(share: float | None) -> float | None:

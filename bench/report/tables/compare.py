@@ -39,11 +39,15 @@ _COSTS: tuple[tuple[str, Callable[[Cost], float | None], int, float], ...] = (
 )
 _MEMORY = ("peak MiB", lambda c: c.memory.peak_bytes / MIB if c.memory else None, 0, MEMORY_PCT)
 # What a cell is measured under; looser and looser, where no cell of the other side is as alike.
-_CONDITIONS = (("profile", "dtype", "backend", "batch_sizes"), ("dtype", "backend"), ())
+_CONDITIONS = (
+    ("profile", "dtype", "backend", "engine", "batch_sizes"),
+    ("dtype", "backend", "engine"),
+    (),
+)
 _HASHES = ("measurement", "weights", "method_source", "task_source", "files")
 _UNLIKE = (
-    "{} of them were measured under other conditions (profile, dtype, attention, batch sizes): "
-    "what depends on these is left out."
+    "{} of them were measured under other conditions (profile, dtype, attention, engine, batch "
+    "sizes): what depends on these is left out."
 )
 VERDICTS = ("Better", "Worse", "Within noise", "Not judged")
 
@@ -139,7 +143,9 @@ def _pairs(
 
 def _cell(record: Record) -> str:
     """Name what a cell is, under whatever conditions it was measured."""
-    cell = replace(record.cell, profile="", dtype=None, backend=None, batch_sizes=None)
+    cell = replace(
+        record.cell, profile="", dtype=None, backend=None, engine=None, batch_sizes=None
+    )
     return load.cell_identity(replace(record, cell=cell))
 
 
