@@ -42,7 +42,7 @@ class Random(Stochastic):
         draw = draw & _MASK
         draw = ((draw ^ (draw >> 15)) * _B) & _MASK
         if site.only_prefix:
-            draw[:, : site.prefix] = _MASK + 1
+            draw[:, : site.prefix].fill_(_MASK + 1)
         else:
             draw = draw.masked_fill(site.protect, _MASK + 1)
         keep = draw.argsort(dim=1, descending=True, stable=True)[:, : n - r]

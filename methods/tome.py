@@ -63,9 +63,10 @@ def bipartite_soft_matching(metric_BNC: Tensor, r: int, protect: Tensor | int) -
     if isinstance(protect, Tensor):
         blocked = protect[:, ::2, None] | protect[:, None, 1::2]
         score_BAb = score_BAb.masked_fill(blocked, -torch.inf)
-    elif protect:
-        score_BAb[:, : (protect + 1) // 2] = -torch.inf
-        score_BAb[:, :, : protect // 2] = -torch.inf
+    else:
+        score_BAb[:, : (protect + 1) // 2].fill_(-torch.inf)
+        if protect > 1:
+            score_BAb[:, :, : protect // 2].fill_(-torch.inf)
     best_BA, to_BA = score_BAb.max(-1)
     order = best_BA.argsort(dim=1, descending=True, stable=True)
     even = 2 * order

@@ -51,14 +51,14 @@ class Plan:
     soft: bool = False
     members: int | None = None
 
-    def apply(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor, size: Tensor, vacant: bool = True) -> tuple[Tensor, Tensor]:
         """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1).
 
-        Observers are told the price of the merge, which does not depend on how it is written.
+        `vacant` says that some sizes may be 0, of padding or of empty slots. Observers are told the price of the merge, which does not depend on how it is written.
         """
         for observer in OBSERVERS:
             observer.enter("merge")
-        merged = self._applied(x, size)
+        merged = self._applied(x, size, vacant or self.padded)
         for observer in OBSERVERS:
             observer.exit("merge")
             observer.merged(self.macs(x))
@@ -80,11 +80,11 @@ class Plan:
             gone += max((free if self.members is None else self.members) - made, 0)
         return B * gone * C
 
-    def _applied(self, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    def _applied(self, x: Tensor, size: Tensor, vacant: bool) -> tuple[Tensor, Tensor]:
         keep = row_numbers(self.keep.clamp(min=0) if self.padded else self.keep, x.shape[1])
         new = self._kept(size, keep)
         if self.src is not None and self.dst is not None:
-            out, new = self._merged(x, size, keep, new)
+            out, new = self._merged(x, size, keep, new, vacant)
         else:
             out = self._kept(x, keep)
             if self.mix is not None:
@@ -102,7 +102,7 @@ class Plan:
         return out * (self.keep >= 0)[..., None].to(x.dtype) if self.padded else out
 
     def _merged(
-        self, x: Tensor, size: Tensor, keep: Tensor, kept: Tensor
+        self, x: Tensor, size: Tensor, keep: Tensor, kept: Tensor, vacant: bool
     ) -> tuple[Tensor, Tensor]:
         """Tokens and sizes after the merge, of which `kept` (B,M,1) are the sizes before."""
         assert self.src is not None and self.dst is not None
@@ -120,6 +120,8 @@ class Plan:
             grown = added_rows(torch.ones_like(kept), dst, g_dst - 1)
             out = self._sum(x, keep, src, dst, (kept * grown, moved * g_src))
         new = added_rows(kept, dst, moved)
+        if not vacant:
+            return out.div_(new.to(x.dtype)), new
         # padding has size 0; a token made of padding alone stays zero instead of 0/0, whatever
         # the smallest number is (float16 rounds that of float32 to 0)
         tiny = max(torch.finfo(t).tiny for t in (x.dtype, new.dtype))

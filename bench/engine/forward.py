@@ -32,7 +32,8 @@ class Pass:
         grid: (rows, columns) of the patches while they form one.
         nominal: removable tokens by the schedule's own count.
         changed: the sequence is no longer the input's (tokens were removed or appended).
-        merged, reduced, padded: tokens were merged; removed; some slots are empty.
+        merged, reduced, padded: tokens were merged; removed; some slots may be empty.
+        vacant: some sizes may be 0.
         draw: number of the batch, for random methods; 0 unless batches are numbered.
         trail: the score that a method carries through the blocks, if one does.
         upstream: the passes of the model's other towers.
@@ -63,6 +64,7 @@ class Pass:
         self.attention_path = "plain"
         # set here too: a decoder may ask for the size bias before any sequence has begun
         self.changed = self.merged = self.padded = False
+        self.vacant = True  # unless it is known better
         self.layer = self.draw = 0
         self.trail = Trail()
         self.upstream: Mapping[str, Pass] = {}
@@ -93,6 +95,7 @@ class Pass:
         if self.padded:
             self.size = visible(mask)[..., None]  # padding stands for nothing: it has size 0
             x = x * self.size.to(x.dtype)  # whether there is any would have to be waited for
+        self.vacant = self.padded
         position = torch.arange(N, device=x.device)
         self.protect = (position < tower.prefix).expand(B, N)
         if tower.name == "text" and self.anchor is not None:
@@ -174,7 +177,7 @@ class Pass:
             observer.enter("reduction")
         n = x.shape[1]
         plan = self._ordered(reduction.reducer.plan(self._site(layer, x), r))
-        x, self.size = plan.apply(x, self.size)
+        x, self.size = plan.apply(x, self.size, self.vacant)
         self._follow(plan, n, layer)
         if self.qkv is not None and reduction is not [*self.after, *self.before][-1]:
             self.qkv, self.bias = attention_left(plan, self.qkv, self.bias)
@@ -232,6 +235,7 @@ class Pass:
         self.grid = plan.grid
         self.merged = self.merged or plan.src is not None or plan.size is not None
         self.padded = self.padded or plan.padded
+        self.vacant = self.padded or self.vacant or plan.size is not None
         self.trail.carry(plan)
         if self.tower.n_protected + self.appends <= self.tower.prefix:  # which stays in front
             self.protect = self.protect[:, : self.size.shape[1]]

@@ -178,10 +178,10 @@ class Session:
                     other = twin(self.plain)  # the other one may be reduced now
                     set_backend(other, backend)
                     candidates.append(Fastest(backend, EAGER, other))
-            if len(candidates) > 1:
-                inputs = self.loaded.example_inputs(batch)
-                candidates.sort(key=lambda one: _seconds(one, inputs))
-            self._fastest[batch] = candidates[0]
+            inputs = self.loaded.example_inputs(batch) if len(candidates) > 1 else {}
+            self._fastest[batch] = (
+                min(candidates, key=lambda one: _seconds(one, inputs)) if inputs else candidates[0]
+            )
         return self._fastest[batch]
 
     def memory(self, cell: Cell, batch: int, pixels: Tensor | None = None) -> PeakMemory:
