@@ -48,7 +48,9 @@ def answer(out: Any) -> Tensor:
     """Return one tensor of all that a model answers."""
     if isinstance(out, Tensor):
         return out
-    return torch.cat([out.image_embeds, out.text_embeds], 1) if "image_embeds" in out else out.logits
+    return (
+        torch.cat([out.image_embeds, out.text_embeds], 1) if "image_embeds" in out else out.logits
+    )
 
 
 def difference(family: str, method: str) -> float:

@@ -34,10 +34,12 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     """Counts the operators of a pass that do something."""
 
     def __init__(self) -> None:
+        """Nothing ran yet."""
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and count it where it is no view."""
         name = str(func.name()).removeprefix("aten::").partition(".")[0]
         self.count += not (func.is_view or name in _NO_KERNEL)
         return func(*args, **(kwargs or {}))
@@ -47,6 +49,7 @@ class Reductions(Observer):
     """Counts the blocks that lost tokens."""
 
     def __init__(self) -> None:
+        """No block lost tokens yet."""
         self.count = 0
 
     def kept(self, size: torch.Tensor) -> None:

@@ -26,4 +26,5 @@ __all__ = [
     "importance_from_attention",
     "llava_alignment_loss",
     "pair_weights",
+    "similarity_and_importance",
 ]

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
 
 _FAR = 1e30  # beyond any cosine, and so many tokens times it is still a number
 
@@ -60,8 +58,8 @@ def complete_graph_soft_matching(
     Ties are broken stably, lower position first: mutual nearest neighbours tie exactly.
     """
     n = similarity_BNN.shape[-1]
-    # What is hidden is moved out of reach: a CPU subtracts several times as fast as it fills under a
-    # mask. The rows of protected tokens are not hidden, as nobody reads them.
+    # What is hidden is moved out of reach: a CPU subtracts several times as fast as it fills under
+    # a mask. The rows of protected tokens are not hidden, as nobody reads them.
     similarity = torch.add(similarity_BNN, protect_BN[:, None, :], alpha=-_FAR)
     similarity.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     order = similarity.amax(-1).argsort(dim=1, descending=True, stable=True)

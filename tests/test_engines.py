@@ -1,4 +1,4 @@
-"""Engines: compiled passes say what eager ones say; cells, tables and comparisons keep them apart."""
+"""Engines: compiled passes say what eager ones say; cells and tables keep them apart."""
 
 from __future__ import annotations
 

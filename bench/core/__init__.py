@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.core.reducer import Reducer
     from bench.core.schedules import Schedule, default_layers
     from bench.core.site import Site
-    from bench.core.tensors import add_rows, take
+    from bench.core.tensors import take
 
 _LAZY = {
     "Learner": "learner",
@@ -30,7 +30,6 @@ _LAZY = {
     "Reducer": "reducer",
     "Schedule": "schedules",
     "Site": "site",
-    "add_rows": "tensors",
     "default_layers": "schedules",
     "observing": "observe",
     "redrawing": "observe",
@@ -46,7 +45,6 @@ __all__ = [
     "Schedule",
     "Site",
     "Unsupported",
-    "add_rows",
     "check_known",
     "default_layers",
     "method",

@@ -54,7 +54,12 @@ class Plan:
     def apply(self, x: Tensor, size: Tensor, vacant: bool = True) -> tuple[Tensor, Tensor]:
         """Tokens (B,N,C) and sizes (B,N,1) -> (B,M+E,C) and (B,M+E,1).
 
-        `vacant` says that some sizes may be 0, of padding or of empty slots. Observers are told the price of the merge, which does not depend on how it is written.
+        Observers are told the price of the merge, which does not depend on how it is written.
+
+        Args:
+            x: tokens.
+            size: how many input tokens each stands for.
+            vacant: some sizes may be 0, those of padding or of empty slots.
         """
         for observer in OBSERVERS:
             observer.enter("merge")

@@ -30,8 +30,8 @@ def require(engine: str, device: str) -> None:
     """
     if engine == "graphs" and device != "cuda":
         raise BenchError(f"engine 'graphs' needs a CUDA device, not {device}: use --engine compile")
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
-    if engine == "compile" and device == "cpu" and not any(map(shutil.which, filter(None, compilers))):
+    compilers = filter(None, [os.environ.get("CXX"), "g++", "clang++", "c++"])
+    if engine == "compile" and device == "cpu" and not any(map(shutil.which, compilers)):
         raise BenchError("engine 'compile' needs a C++ compiler: install g++, or name one in CXX")
 
 
@@ -54,7 +54,8 @@ def engaged(model: nn.Module, engine: str, inputs: Mapping[str, Any]) -> Callabl
     try:
         run(**inputs)
     except TorchDynamoException as error:
-        raise Unsupported(f"engine '{engine}' cannot make one graph of it: {shown(error)}") from error
+        reason = shown(error)
+        raise Unsupported(f"engine '{engine}' cannot make one graph of it: {reason}") from error
     return run
 
 

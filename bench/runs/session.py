@@ -100,8 +100,8 @@ class Session:
             )
         if cell.engine != EAGER and isinstance(loaded, Multimodal):
             raise Unsupported(
-                f"engine '{cell.engine}' times encoders: how a prompt is put together, and an answer "
-                "token by token, is no one graph; use --engine eager"
+                f"engine '{cell.engine}' times encoders: a prompt that is put together, and an "
+                "answer token by token, are no one graph; use --engine eager"
             )
         backend = backend if backend in known else known[0]
         return Session(loaded, profile, dtype, backend, cell.engine, Session.key(cell, profile))

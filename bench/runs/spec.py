@@ -32,12 +32,13 @@ from bench.core.documents import YAML_BYTES, parse_yaml, read_text
 from bench.core.errors import BenchError, near_miss, reason_of
 from bench.core.names import check_name
 from bench.core.numbers import LARGEST
-from bench.records.record import BASELINE, COST_ONLY, EAGER, Cell, label
+from bench.records.record import BASELINE, COST_ONLY, Cell, label
 
 Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
 OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names than a suite's keys
     "models": "model", "tasks": "task", "methods": "method", "profiles": "profile",
-    "dtypes": "dtype", "backends": "backend", "engines": "engine", "batch_sizes": "batch", "latency_seconds": "seconds",
+    "dtypes": "dtype", "backends": "backend", "engines": "engine", "batch_sizes": "batch",
+    "latency_seconds": "seconds",
 }  # fmt: skip
 SUITES = Path(__file__).parents[1] / "assets" / "suites"
 
@@ -105,7 +106,7 @@ class Suite(BaseModel):
     profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
     dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
     backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = [EAGER]
+    engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = ["eager"]
     batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
     limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None
     latency_seconds: Annotated[float, Field(strict=True, gt=0, le=LONGEST_SECONDS)] = 1.5

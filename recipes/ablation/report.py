@@ -28,7 +28,9 @@ def report(suite: str, results: Path = Path("results"), out: Path | None = None)
 
 
 def main(
-    suite: Annotated[list[str] | None, typer.Option(help="of which suite; default: all recorded")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="of which suite; default: all recorded")
+    ] = None,
     results: Annotated[Path, typer.Option(help="folder of the records")] = Path("results"),
 ) -> None:
     """Write the reports of recorded studies."""

@@ -95,7 +95,17 @@ class Frames:
         row = self.by_group[group][0]
         variety = self._variety[row["model"], row["task"]]
         parts = [f"{self.named(row['model'])} · {task_name(self.named(row['task']))}"]
-        for name in ("machine", "profile", "dtype", "backend", "engine", "how", "macs_scope", "recipe"):
+        telling = (
+            "machine",
+            "profile",
+            "dtype",
+            "backend",
+            "engine",
+            "how",
+            "macs_scope",
+            "recipe",
+        )
+        for name in telling:
             if len(variety[name]) > 1 and row.get(name):
                 parts.append(str(row[name]))
         if len(variety["random_weights"]) > 1 and row["random_weights"]:

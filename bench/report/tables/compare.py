@@ -143,9 +143,7 @@ def _pairs(
 
 def _cell(record: Record) -> str:
     """Name what a cell is, under whatever conditions it was measured."""
-    cell = replace(
-        record.cell, profile="", dtype=None, backend=None, engine=None, batch_sizes=None
-    )
+    cell = replace(record.cell, profile="", dtype=None, backend=None, engine="", batch_sizes=None)
     return load.cell_identity(replace(record, cell=cell))
 
 
