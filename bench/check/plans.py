@@ -18,7 +18,14 @@ from bench.core.site import LanguageSite
 
 def protected(probe: Probe) -> str:
     """Class, prefix, end-of-text and appended tokens stay, unmixed, where readers find them."""
-    for seen in probe.decided(_survive):
+
+    def examine(call: Call) -> None:
+        _survive(call)
+        # of several prefix tokens the harness restores the order, and of all where that counts
+        if call.site.prefix == 1 and not probe.tower.ordered and call.plan.keep[:, 0].any():
+            raise Broken(f"layer {call.site.layer} moves the prefix tokens from places [0]")
+
+    for seen in probe.decided(examine):
         appends = seen.reducer.appends if isinstance(seen.reducer, Appender) else 0
         for call, slots, _ in seen.reductions(probe.tower.name):
             _stand_still(call, slots, appends, call.site.prefix)
