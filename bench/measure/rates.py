@@ -1,8 +1,9 @@
 """What this machine's CPU reaches, by a micro-benchmark of a few seconds: for estimates on a CPU.
 
 No data sheet says what PyTorch reaches on so many threads. Measured are the matrix products of the
-model itself, with weights that no cache holds any more as in a pass through many layers, a copy
-that is larger than the caches, and operators too small to do any work.
+model itself, with weights that no cache holds any more as in a pass through many layers; a copy
+larger than the caches; and a Transformer so small that its time is that of starting its operators.
+The fastest of several calls counts, as other load only slows.
 """
 
 from __future__ import annotations
@@ -14,20 +15,37 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.measure.blocks import no_garbage_collection
 from bench.measure.machine import cpu_name
-from bench.measure.operators import Operator
+from bench.measure.operators import Operator, operators
 from bench.measure.roofline import Device, Span, spread
 
 NAME = "cpu"
 PRODUCTS = 6  # of a model's matrix products, those of most MACs
 OUT_OF_CACHE = 1 << 26  # bytes
-CALLS = 9
-TINY = 8  # rows and columns of what is too small to do any work
-LOOP = 100  # calls of a tiny operator that are timed together
+CALLS = 15
+DEPTH, TOKENS, WIDTH = 12, 8, 8  # of a Transformer in which no operator has work
 USUAL = (197, 768, 768)  # (n, k, m) where a model has no products
+
+
+class _Block(nn.Module):
+    """A block of a vision Transformer, one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1,N,C) -> (1,N,C)."""
+        qkv = self.qkv(self.before(x)).reshape(1, TOKENS, 3, 1, WIDTH).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(*qkv.unbind(0))
+        x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
+        return x + self.mlp(self.between(x))  # type: ignore[no-any-return]
 
 
 def this_cpu(plain: Sequence[Operator], dtype: str) -> Device:
@@ -63,40 +81,34 @@ def _product(n: int, k: int, m: int, kind: torch.dtype) -> float:
     several = max(2, OUT_OF_CACHE // (weight.numel() * weight.element_size()))
     weights = cycle([weight.clone() for _ in range(several)])
     times = _times(lambda: F.linear(x, next(weights)))
-    return 2 * n * k * m / statistics.median(times)
+    return 2 * n * k * m / min(times)
 
 
 def _copies() -> Span:
-    """Return the bytes a second, read and written, of a copy: usual, least, most."""
-    source = torch.zeros(OUT_OF_CACHE, dtype=torch.uint8)
-    target = torch.zeros_like(source)
+    """Return the bytes a second, read and written, of a copy: at best, usually, at best."""
+    source = torch.ones(OUT_OF_CACHE, dtype=torch.uint8)  # pages of zeros may be one and the same
+    target = source.clone()
     times = _times(lambda: target.copy_(source))
-    moved = 2 * OUT_OF_CACHE
-    return moved / statistics.median(times), moved / max(times), moved / min(times)
+    best, usual = (2 * OUT_OF_CACHE / value for value in (min(times), statistics.median(times)))
+    return best, usual, best
 
 
 def _launches(kind: torch.dtype) -> Span:
-    """Return the seconds of operators that do next to nothing: usual, least, most."""
-    x = torch.ones(TINY, TINY, dtype=kind)
-    index = torch.zeros(TINY, TINY, dtype=torch.int64)
-    tiny: list[Callable[[], object]] = [
-        lambda: x + x,
-        lambda: x.gather(0, index),
-        lambda: x.sort(stable=True),
-        lambda: F.layer_norm(x, (TINY,)),
-        lambda: F.linear(x, x),
-    ]
-    each = [statistics.median(_times(one, LOOP)) for one in tiny]
-    return statistics.median(each), min(each), max(each)
+    """Return the seconds until an operator has begun: of a model's, of one in a loop, usually."""
+    model = nn.Sequential(*(_Block() for _ in range(DEPTH))).to(kind).eval()
+    x = torch.ones(1, TOKENS, WIDTH, dtype=kind)
+    several = len(operators(model, x))
+    passes = [taken / several for taken in _times(lambda: model(x))]
+    alone = min(_times(lambda: [x + x for _ in range(several)])) / several
+    return min(passes), min(alone, *passes), statistics.median(passes)
 
 
-def _times(run: Callable[[], object], loop: int = 1) -> list[float]:
-    """Return the seconds of a call, several times, after one that is not timed."""
+def _times(run: Callable[[], object]) -> list[float]:
+    """Return the seconds of each of several calls, after one that is not timed."""
     run()
     times = []
     for _ in range(CALLS):
         start = time.perf_counter()
-        for _ in range(loop):
-            run()
-        times.append((time.perf_counter() - start) / loop)
+        run()
+        times.append(time.perf_counter() - start)
     return times
