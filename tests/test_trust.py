@@ -171,7 +171,7 @@ def test_all_that_measures_is_hashed(repo: Path) -> None:
         files = {
             p.relative_to(repo / "bench").as_posix() for p in repo.glob(f"bench/{room}/**/*.py")
         }
-        assert files and files <= hashed
+        assert files and files - set(sources.ESTIMATING) <= hashed
     measured_in = sys.modules[cell.measure.__module__], sys.modules[CellTiming.__module__]
     for module in (*measured_in, session, budgets, solved_budgets, seed_average):
         assert f"runs/{Path(str(module.__file__)).name}" in hashed

@@ -32,6 +32,7 @@ app = typer.Typer(
     "  run_bench.py report                             rebuild the report from the records\n"
     "  run_bench.py compare HEAD~1 results             what a change made better or worse\n"
     "  run_bench.py cost llava-1.5-7b-hf --method divprune   from its shape, in seconds\n"
+    "  run_bench.py estimate llava-1.5-7b-hf --on h100,l4   how long it might take there\n"
     "  run_bench.py verify                             recompute the costs that papers print\n",
 )
 
@@ -51,6 +52,7 @@ app.command()(report.tokens)
 app.command("list")(look_up.list_)
 app.command()(look_up.submit)
 app.command()(look_up.cost)
+app.command()(look_up.estimate)
 app.command()(look_up.verify)
 app.command()(develop.check)
 app.command()(develop.new)

@@ -1,4 +1,4 @@
-"""The commands that need no run: `list`, `submit`, `cost`, `verify`."""
+"""The commands that need no run: `list`, `submit`, `cost`, `estimate`, `verify`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.options import Json, path
+from bench.cli.options import (
+    Json,
+    KeepRate,
+    Layers,
+    Methods,
+    Param,
+    Removed,
+    Shaped,
+    Words,
+    path,
+)
 
 
 class Listing(StrEnum):
@@ -50,26 +60,13 @@ def submit(
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="A model's name (list models); no weights needed.")],
-    method: Annotated[
-        list[str] | None, typer.Option(help="A method's name (list methods); several if you like.")
-    ] = None,
-    r: Annotated[
-        str | None, typer.Option("--r", help="Tokens removed a layer, for methods with such an r.")
-    ] = None,
-    keep_rate: Annotated[
-        str | None, typer.Option(help="Share of tokens kept, for methods with a keep rate.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Blocks to reduce at, from 0: 2, or 3,6,9, or language=2/8.")
-    ] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(help="A parameter of a method's own: dominant=54.")
-    ] = None,
-    words: Annotated[
-        int | None,
-        typer.Option(min=0, max=1_000_000, help="Tokens of the prompt beside the image's [36]."),
-    ] = None,
+    model: Shaped,
+    method: Methods = None,
+    r: Removed = None,
+    keep_rate: KeepRate = None,
+    layers: Layers = None,
+    param: Param = None,
+    words: Words = None,
     json: Json = False,
 ) -> None:
     """Print what a model costs with a method, from its shape alone: GMACs, KV cache, shares.
@@ -89,6 +86,52 @@ def cost(
     catalogue.check_name(model, random_weights=True)  # before torch takes its seconds to load
     wanted = costs.arguments(method or [], r, keep_rate, layers, param or [])
     raise typer.Exit(costs.main(model, wanted, words, json))
+
+
+def estimate(
+    model: Shaped,
+    method: Methods = None,
+    r: Removed = None,
+    keep_rate: KeepRate = None,
+    layers: Layers = None,
+    param: Param = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Devices, comma-separated: profiles, cpu for this one [all data sheets]."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65_536, help="Samples a pass.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 [the device's own].")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="How operators run: eager, compile (fused), graphs (launched once).")
+    ] = "eager",
+    words: Words = None,
+    json: Json = False,
+) -> None:
+    """Estimate how long a model takes with a method on hardware that is not here, as a range.
+
+    A roofline over the operators that run: the larger of arithmetic and memory traffic, and a
+    launch each. An estimate is printed and kept nowhere: no report shows it beside what was
+    measured. Exit code 1 when a method cannot run in the model.
+
+    \b
+    Examples:
+      run_bench.py estimate timm:vit_base_patch16_224 --method tome --r 13 --on h100,a100,l4,t4
+      run_bench.py estimate timm:deit_small_patch16_224 --method evit --on h100 --batch 256
+      run_bench.py estimate timm:deit_small_patch16_224 --method tome --on rtx4090 --engine graphs
+      run_bench.py estimate llava-1.5-7b-hf --method divprune --on h100,jetson-orin --json
+    """
+    from bench.models import catalogue
+    from bench.runs import cost as costs
+    from bench.runs import estimate as estimating
+
+    catalogue.check_name(model, random_weights=True)  # before torch takes its seconds to load
+    wanted = costs.arguments(method or [], r, keep_rate, layers, param or [])
+    setting = estimating.Pass(batch, engine, words)
+    raise typer.Exit(estimating.main(model, wanted, setting, on, dtype, json))
 
 
 def verify(

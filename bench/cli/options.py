@@ -38,3 +38,26 @@ def path_text(text: str) -> str:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+# What is asked of a method, by the commands that need no weights.
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="A method's name (list methods); several if you like."),
+]
+Removed = Annotated[
+    str | None, typer.Option("--r", help="Tokens removed a layer, for methods with such an r.")
+]
+KeepRate = Annotated[
+    str | None, typer.Option(help="Share of tokens kept, for methods with a keep rate.")
+]
+Layers = Annotated[
+    str | None, typer.Option(help="Blocks to reduce at, from 0: 2, or 3,6,9, or language=2/8.")
+]
+Param = Annotated[
+    list[str] | None, typer.Option(help="A parameter of a method's own: dominant=54.")
+]
+Words = Annotated[
+    int | None,
+    typer.Option(min=0, max=1_000_000, help="Tokens of the prompt beside the image's [36]."),
+]
+Shaped = Annotated[str, typer.Argument(help="A model's name (list models); no weights needed.")]
