@@ -93,7 +93,6 @@ class Pass:
         if self.padded:
             self.size = visible(mask)[..., None]  # padding stands for nothing: it has size 0
             x = x * self.size.to(x.dtype)
-            self.padded = not bool(self.size.all()) if not torch.compiler.is_compiling() else True
         position = torch.arange(N, device=x.device)
         self.protect = (position < tower.prefix).expand(B, N)
         if tower.name == "text" and self.anchor is not None:
