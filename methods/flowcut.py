@@ -76,12 +76,12 @@ class FlowCut(Gradual, Bounded):
         left_B1 = self._left(site, most - r)
         if site.x.is_meta:  # which has its cost, and no value
             return Plan(order_BN.sort(1).values)
-        width = int(left_B1.max())
+        fewest, width = torch.stack(left_B1.aminmax()).tolist()  # waits for a GPU
         gap_BP = torch.arange(width, device=left_B1.device) >= left_B1
         first_BP = order_BN[:, fixed : fixed + width].masked_fill(gap_BP, most + fixed)
         keep_BP = first_BP.sort(1).values
         keep_BP = keep_BP.masked_fill(gap_BP, -1)
-        return Plan(torch.cat([site.split()[0], keep_BP], 1), padded=bool(gap_BP.any()))
+        return Plan(torch.cat([site.split()[0], keep_BP], 1), padded=fewest < width)
 
     def _left(self, site: GradualSite, target: int) -> Tensor:
         """(B,1) how many patches stay at an early cut, `target` or more."""

@@ -29,8 +29,8 @@ from methods.algorithms.ranking import precise, ranked
 
 def with_neighbours(at_BA: Tensor, rows: int, columns: int) -> Tensor:
     """(B,5A) patches of a grid, and those before, behind, above and below them, as in the code."""
-    shift = torch.tensor([0, -1, 1, -columns, columns], device=at_BA.device)
-    return (at_BA[..., None] + shift).flatten(1).clamp(0, rows * columns - 1)
+    near = [at_BA + shift for shift in (0, -1, 1, -columns, columns)]
+    return torch.stack(near, -1).flatten(1).clamp(0, rows * columns - 1)
 
 
 @register("hiprune", source="Liu et al., 2025", url="https://arxiv.org/abs/2508.00553")

@@ -45,6 +45,11 @@ def test_every_profile_is_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GPUS)
+def test_a_run_can_look_something_up_by_profile(name: str) -> None:
+    assert {profiles.get(name): name}[profiles.get(name)] == name
+
+
+@pytest.mark.parametrize("name", GPUS)
 def test_every_gpu_has_its_peak_for_each_dtype_it_times(name: str) -> None:
     profile = profiles.get(name)
     assert profile.peak_tflops is not None and profile.bandwidth_gbs is not None

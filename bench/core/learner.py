@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError, Unsupported
@@ -85,6 +86,15 @@ class Learner(Reducer):
                 f"choose its layers={random}"
             )
         return here
+
+    def place(self, device: torch.device) -> None:
+        """Have the tables on a device: to copy them there in each pass would wait for it.
+
+        What is being learned stays where it is, and so does all for a model without values.
+        """
+        if device.type != "meta":
+            still = {name: t for name, t in self.tables.items() if not t.requires_grad}
+            self.tables.update((name, table.to(device)) for name, table in still.items())
 
     def untrained(self, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, Tensor]:
         """What training begins with in towers of these (depth, width), beside `tables`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.core import Reducer, Schedule
+from bench.core import Learner, Reducer, Schedule
 from bench.core.errors import BenchError, Unsupported, near_miss
 from bench.core.kinds import Appender, Composition, InputReducer
 from bench.core.parameters import BUDGET, configured
@@ -192,6 +192,8 @@ def _fixed(towers: Mapping[str, Tower]) -> str:
 
 def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
     for reduction in run.reductions:
+        if isinstance(reduction.reducer, Learner):
+            reduction.reducer.place(next(tower.blocks[0].parameters()).device)
         if reduction.reducer.needs_anchor and not tower.has_anchor:
             where = "image encoder" if "vision" in tower.linked else f"{tower.name} tower"
             raise Unsupported(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 import torch
@@ -42,7 +42,8 @@ class Sheet:
 
     __pydantic_config__ = _STRICT
 
-    peak_tflops: Mapping[str, int | float]  # as written: they are part of records' keys
+    # as written: they are part of records' keys; a mapping has no hash, and profiles need one
+    peak_tflops: Mapping[str, int | float] = field(hash=False)
     bandwidth_gbs: int | float
     source: str
     part: str

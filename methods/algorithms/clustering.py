@@ -143,7 +143,7 @@ def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int) -> Tensor:
     blocks_BNN = near_BNN & (rank_BN[:, None] < rank_BN[:, :, None])
     centre_BN = torch.zeros_like(rank_BN, dtype=torch.bool)
     free_BN = ~centre_BN
-    while free_BN.any():
+    while free_BN.any():  # waits for a GPU, once a round
         new_BN = free_BN & ~(blocks_BNN & free_BN[:, None]).any(-1)
         centre_BN = centre_BN | new_BN
         free_BN = free_BN & ~(near_BNN & new_BN[:, None]).any(-1) & ~new_BN
@@ -174,9 +174,11 @@ def around_centres(
     """
     nearest_I, number_I = dist_IP.masked_fill(~centre_P, torch.inf).min(-1)
     joins_I = (nearest_I <= reach).scatter(0, passed_P, ~centre_P)
-    stays_N = protect_N.scatter(0, patches_I[passed_P[centre_P]], True)
+    stays_N = protect_N.scatter(0, patches_I[passed_P], centre_P)
     slot_N = stays_N.cumsum(0) - 1
-    keep, src = stays_N.nonzero().T, patches_I[joins_I][None]
-    dst = slot_N[patches_I[passed_P[number_I]]][joins_I][None]
+    kept, joining = torch.stack([stays_N.sum(), joins_I.sum()]).tolist()  # waits for a GPU
+    first_N, first_I = ((~b).to(torch.int8).argsort(stable=True) for b in (stays_N, joins_I))
+    keep, join_R = first_N[None, :kept], first_I[:joining]
+    src, dst = patches_I[join_R][None], slot_N[patches_I[passed_P[number_I[join_R]]]][None]
     mix = None if mean else (torch.ones_like(keep).float(), torch.zeros_like(src).float())
     return Plan(keep, src, dst, mix=mix)

@@ -23,7 +23,8 @@ def full_width_attention(q_BNC: Tensor, k_BNC: Tensor, seen_BN: Tensor | None = 
 @torch.no_grad()
 def outlier_ratio(attention_BN: Tensor) -> Tensor:
     """(B,) share of each row's values above its third quartile by 1.5 interquartile ranges."""
-    low, high = torch.quantile(attention_BN, attention_BN.new_tensor([0.25, 0.75]), dim=1)
+    odd = torch.arange(1, 4, 2, device=attention_BN.device, dtype=attention_BN.dtype)
+    low, high = torch.quantile(attention_BN, odd / 4, dim=1)
     outliers_BN = attention_BN > (high + 1.5 * (high - low))[:, None]
     return torch.div(outliers_BN.sum(1).double(), attention_BN.shape[1])
 

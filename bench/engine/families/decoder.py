@@ -39,7 +39,7 @@ class LanguagePass(Pass):
         prompt: what the present block sees of a prompt; None while nothing or a next token runs.
         cut: what the first block sees of the prompt, where that is not all.
         entered: (B,N) which tokens of what the first block sees are no padding.
-        counts: the image's tokens of each sample, now; `initials` at the first block.
+        counts: the image's tokens of each sample; `initials` at block 0, `started` at the input.
         moved: (B,1) how far positions behind the prompt moved up ahead of the first block.
         removals: what blocks see from which layer on.
         ragged: samples are unequally long, with empty slots in front.
@@ -87,7 +87,8 @@ class LanguagePass(Pass):
         if ids is None or x is None or ids.shape != x.shape[:2]:
             return plain(*args, **kw)
         image = self.tower.image_of(ids)
-        if not bool(image.any()):
+        self.counts = self.initials = image.sum(1).tolist()  # waits for a GPU, once a prompt
+        if not any(self.counts):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
@@ -119,7 +120,6 @@ class LanguagePass(Pass):
     def _as_asked(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Prompt:
         """The prompt as the model got it."""
         B, N, _ = x.shape
-        self.counts = self.initials = image.sum(1).tolist()
         filled = torch.ones(B, N, device=x.device) if mask is None else mask.to(x.device).float()
         place = torch.arange(N, device=x.device).expand(B, N)
         return Prompt(x, filled[..., None], image.to(x.device), place, filled > 0)
@@ -133,15 +133,15 @@ class LanguagePass(Pass):
             gone = before.removed // len(self.counts)
             self.counts = self.initials = [n - gone for n in self.counts]
             return prompt.take(prompt.place[:, gone:])
-        alive = prompt.alive()
-        counts = alive.image.sum(1).tolist()
-        self.ragged = len({n - m for n, m in zip(self.counts, counts, strict=True)}) > 1
-        self.counts = self.initials = counts
-        return alive
+        lost = prompt.lost()
+        gone = lost.sum(1).tolist()  # waits for a GPU, once a prompt
+        self.ragged = len(set(gone)) > 1
+        self.counts = self.initials = [n - m for n, m in zip(self.counts, gone, strict=True)]
+        return prompt.without(lost, min(gone))
 
     def _before_first_block(self, prompt: Prompt) -> Prompt:
         """Let methods that act on a block's input act on the prompt itself."""
-        self.start = self._language_site(0, prompt)
+        self.start, self.started = self._language_site(0, prompt), self.counts
         for reduction in self.before:
             prompt = self._shorten(reduction, 0, prompt)
         self.initials = self.counts
@@ -213,14 +213,15 @@ class LanguagePass(Pass):
         meta, alike = prompt.x.is_meta, len(set(self.counts)) == 1
         if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
+            samples = [shorter] * len(r)
         else:
-            each = [(slice(b, b + 1), some) for b, some in enumerate(r)]
             samples = [
-                prompt.rows(at).reduced(reducer, sample_site(site, at), some) for at, some in each
+                prompt.rows(b).reduced(reducer, sample_site(site, b, *images), some)
+                for b, (some, *images) in enumerate(zip(r, self.counts, self.started, strict=True))
             ]
             shorter, self.ragged = beside(samples), True
-        gone = prompt.x.shape[1] - shorter.x.shape[1]
-        self.counts = [n - gone for n in self.counts] if meta else shorter.image.sum(1).tolist()
+        lengths = zip(self.counts, samples, strict=True)  # to ask a mask would wait for a GPU
+        self.counts = [n - prompt.x.shape[1] + sample.x.shape[1] for n, sample in lengths]
         renumbers = isinstance(reducer, LanguageReducer) and reducer.renumbers
         self.renumbered = self.renumbered or (renumbers and self.tower.renumbers)
         for observer in observe.OBSERVERS:

@@ -75,9 +75,10 @@ class TextGuide:
 
     def _on(self, device: torch.device) -> Any:
         """The CLIP on a device; on the meta device a copy, since values do not come back."""
-        if device.type == "meta" and not next(self.clip.parameters()).is_meta:
+        there = next(self.clip.parameters()).device
+        if device.type == "meta" and there != device:
             return copy.deepcopy(self.clip).to(device)
-        return self.clip.to(device)
+        return self.clip if there == device else self.clip.to(device)
 
 
 @contextmanager

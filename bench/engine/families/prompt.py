@@ -35,9 +35,9 @@ class Prompt:
     place: Tensor
     filled: Tensor
 
-    def rows(self, at: slice) -> Prompt:
-        """The samples `at`."""
-        return Prompt(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+    def rows(self, b: int) -> Prompt:
+        """Sample `b` alone."""
+        return Prompt(**{f.name: getattr(self, f.name)[b : b + 1] for f in fields(self)})
 
     def take(self, index_BM: Tensor) -> Prompt:
         """The tokens at these positions."""
@@ -47,14 +47,17 @@ class Prompt:
             *(t.gather(1, index_BM) for t in (self.image, self.place, self.filled)),
         )
 
-    def alive(self) -> Prompt:
-        """Without the tokens that earlier towers removed, which they mark by NaN.
+    def lost(self) -> Tensor:
+        """(B,M) the tokens that earlier towers removed, which they mark by NaN."""
+        return self.image & self.x[..., 0].isnan()
+
+    def without(self, lost_BM: Tensor, fewest: int) -> Prompt:
+        """Without the tokens that are lost, of each sample `fewest` or more.
 
         Where samples lost unequal numbers, those that lost more get empty slots in front.
         """
-        alive = ~(self.image & self.x[..., 0].isnan())
-        most = int(alive.sum(1).max())
-        order = alive.to(torch.int8).argsort(dim=1, stable=True)[:, alive.shape[1] - most :]
+        alive = ~lost_BM
+        order = alive.to(torch.int8).argsort(dim=1, stable=True)[:, fewest:]
         rest, real = self.take(order), alive.gather(1, order)
         x = rest.x.masked_fill(~real[..., None], 0.0)
         size, image, filled = rest.size * real[..., None], rest.image & real, rest.filled & real
@@ -152,8 +155,12 @@ def beside(samples: Sequence[Prompt]) -> Prompt:
     return Prompt(**{f.name: pad(f.name) for f in fields(Prompt)})
 
 
-def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
-    """The site of some samples of a batch."""
+def sample_site(site: LanguageSite, b: int, image: int, started: int) -> LanguageSite:
+    """The site of sample `b` of a batch.
+
+    It has so many `image` tokens, and had as many as `started` at the model's input.
+    """
+    at = slice(b, b + 1)
     cut: dict[str, Any] = {
         f.name: value[at]
         for f in fields(site)
@@ -163,8 +170,8 @@ def sample_site(site: LanguageSite, at: slice) -> LanguageSite:
     return replace(
         site,
         **cut,
-        n_protected=int(site.protect[at].sum()),
-        start=None if start is None else sample_site(start, at),
+        n_protected=site.protect.shape[1] - image,
+        start=None if start is None else sample_site(start, b, started, started),
         ahead=partial(_rows_of, site.ahead, at),
         unrotated=partial(_rows_of, site.unrotated, at),
         turned=turned and (lambda x: turned(x.expand(batch, -1, -1, -1))[at]),
