@@ -12,37 +12,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import bench
 from bench.core import Observer, observing
 from bench.core.errors import BenchError, near_miss
 from bench.core.registry import methods as registered
+from bench.measure.operators import operators
 
-# Neither a view by its schema nor a kernel: they allocate, or answer from what is known.
-_NO_KERNEL = ("_unsafe_view", "empty", "new_empty", "empty_like", "empty_strided", "lift_fresh")
 # The authors' code under the same count, where it was run: ToMe's main branch.
 AUTHORS = {"tome": 24.9}
-
-
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Counts the operators of a pass that do something."""
-
-    def __init__(self) -> None:
-        """Nothing ran yet."""
-        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and count it where it is no view."""
-        name = str(func.name()).removeprefix("aten::").partition(".")[0]
-        self.count += not (func.is_view or name in _NO_KERNEL)
-        return func(*args, **(kwargs or {}))
 
 
 class Reductions(Observer):
@@ -68,19 +51,12 @@ class Row:
     reason: str = ""
 
 
-def operators(model: nn.Module, x: torch.Tensor) -> int:
-    """Operators in one forward pass of `model` on the batch `x` (B,3,H,W)."""
-    with torch.no_grad(), Operators() as seen:
-        model(x)
-    return seen.count
-
-
 def measure(model: nn.Module, x: torch.Tensor, method: str) -> Row:
     """Count what `method`, at its default budget, adds to `model`."""
     try:
-        plain, reductions = operators(model, x), Reductions()
+        plain, reductions = len(operators(model, x)), Reductions()
         with bench.reduced(model, method), observing(reductions):
-            added = operators(model, x) - plain
+            added = len(operators(model, x)) - plain
     except BenchError as error:
         return Row(method, None, 0, AUTHORS.get(method), str(error))
     share = added / reductions.count if reductions.count else None

@@ -48,10 +48,15 @@ def test_a_changed_checkout_is_marked(tmp_path: Path, monkeypatch: pytest.Monkey
         )
         return done.stdout.strip()
 
+    record = tmp_path / "results" / "record.json"
+    record.parent.mkdir()
+    record.write_text("{}")
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "one")
     commit = git("rev-parse", "--short", "HEAD")
+    assert state() == commit
+    record.write_text("[]")  # a run itself writes records
     assert state() == commit
     file.write_text("two")
     assert state() == commit + "+"

@@ -117,13 +117,17 @@ def environment(machine: str, device: str, threads: int) -> dict[str, Any]:
 
 @functools.cache
 def git_state() -> str | None:
-    """Return the commit of this project's checkout, `+` behind it where files differ from it."""
+    """Return the commit of this project's checkout, `+` behind it where files differ from it.
+
+    Records and reports are no part of what is measured with: a run itself changes them.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:
         commit = _git(root, "rev-parse", "--short", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+        others = ("--", ".", ":!results", ":!reports")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", *others)
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+" if changed else "")

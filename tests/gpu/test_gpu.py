@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import bench
+from bench.measure.engines import engaged, forget
 from bench.measure.latency import paired
 
 if not torch.cuda.is_available():
@@ -165,6 +166,20 @@ def test_proportional_attention_stays_on_the_flash_kernel(dtype: torch.dtype) ->
             exact = model(**given)
     assert (flash - free).abs().max() < 0.05
     assert (flash - exact).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("engine", ["compile", "graphs"])
+@pytest.mark.parametrize("method", ["none", *MERGERS, "evit", "random"])
+def test_compiled_passes_say_what_the_eager_one_says(method: str, engine: str) -> None:
+    forget()
+    model = vit(torch.float32)
+    given = inputs(model, torch.float32)
+    with torch.inference_mode(), bench.reduced(model, method):
+        eager = model(**given)
+        run = engaged(model, engine, given)
+        for _ in range(3):  # a graph is captured in the first ones
+            out = run(**given).clone()
+    assert (out - eager).abs().max() < 1e-4
 
 
 def test_latency_is_timed_with_cuda_events() -> None:

@@ -210,7 +210,7 @@ class LanguagePass(Pass):
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         site = self._language_site(layer, prompt)
-        meta, alike = prompt.x.is_meta, len(set(self.counts)) == 1
+        meta, alike = prompt.x.is_meta, len(set(zip(self.counts, r, strict=True))) == 1
         if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
             samples = [shorter] * len(r)
