@@ -86,12 +86,17 @@ def _cold(n: int, k: int, m: int, kind: torch.dtype) -> float:
 
 
 def _bandwidth(heaviest: Mapping[tuple[int, int, int], int], kind: torch.dtype) -> Span:
-    """Return the bytes a second of a copy; the least is that at which one row reads its weights."""
+    """Return the bytes a second at which one row reads the model's weights; a copy's is the most.
+
+    Weights are most of the bytes of a pass, and no cache holds them.
+    """
     source = torch.ones(OUT_OF_CACHE, dtype=torch.uint8)  # pages of zeros may be one and the same
     target = source.clone()
     copy = 2 * OUT_OF_CACHE / min(_times(lambda: target.copy_(source)))
-    rows = [kind.itemsize * k * m / _cold(1, k, m, kind) for _, k, m in heaviest]
-    return copy, min(copy, *rows), max(copy, *rows)
+    weights = [kind.itemsize * k * m for _, k, m in heaviest]
+    taken = [_cold(1, k, m, kind) for _, k, m in heaviest]
+    rates = [size / seconds for size, seconds in zip(weights, taken, strict=True)]
+    return sum(weights) / sum(taken), min(copy, *rates), max(copy, *rates)
 
 
 def _launches(kind: torch.dtype) -> Span:
