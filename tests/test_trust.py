@@ -25,6 +25,8 @@ from bench.records.record import Cell, Cost, Record
 from bench.records.store import Store
 from bench.runs import budgets, cell, planning, runner, seed_average, session, solved_budgets, spec
 from bench.runs import keys as cell_keys
+from bench.runs.jobs import Job
+from bench.runs.measuring import Measurer
 from bench.runs.resources import Resources
 from bench.runs.timings import CellTiming
 
@@ -89,18 +91,15 @@ def test_cells_that_differ_in_their_model_share_no_session(
 ) -> None:
     suite, _ = suite_of(tmp_path)
     first = planning.plan(suite, "m").cells[0]
-    state = runner.RunState(
-        Store(tmp_path),
-        planning.Agenda([], Resources()),
-        "",
-        runner.Display(1, 0, True),
-        None,  # type: ignore[arg-type]
-    )
-    state.display.begin(first.cell)
-    opened = runner._session(state, first)
-    assert runner._session(state, first) is opened
+    measurer = Measurer(Resources())
+
+    def opened(planned: planning.PlannedCell) -> session.Session:
+        return measurer.session(Job(planned), lambda what: None)
+
+    of_first = opened(first)
+    assert opened(first) is of_first
     other = dataclasses.replace(first, cell=dataclasses.replace(first.cell, **change))
-    assert runner._session(state, other) is not opened
+    assert opened(other) is not of_first
 
 
 # --- keys -------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("bench", "crossget", "methods")
-OPTIONAL = ("accelerate", "lmms_eval", "onnx", "peft", "resvg_py")  # extras
+OPTIONAL = ("accelerate", "lmms_eval", "onnx", "peft", "ray", "resvg_py", "submitit")  # extras
 HEAVY = ("torch", "torchvision", "transformers", "timm", "datasets", "fvcore")
 LARGE = ("transformers", "timm", "datasets", "fvcore")  # seconds, where torch takes one
 # Names of methods that are also plain words of the model libraries: no sign of knowing the method.

@@ -46,6 +46,7 @@ def default(context: typer.Context) -> None:
 
 
 app.command()(run.run)
+app.command()(run.merge)
 app.command()(report.report)
 app.command()(report.compare)
 app.command()(report.tokens)

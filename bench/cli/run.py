@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.options import INTERRUPTED, path
+from bench.cli.options import INTERRUPTED, Json, path
 from bench.report import DEFAULT_FORMATS, build, check_out
 
 
@@ -69,6 +69,28 @@ def run(
     machine: Annotated[
         str | None, typer.Option(help="Name of this machine's results folder.")
     ] = None,
+    on: Annotated[
+        str, typer.Option("--on", help="Who measures: local, ray (a cluster), slurm (an array).")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster: auto, ray://HOST:PORT; else one is made.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes at once; default one a GPU.")
+    ] = None,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Divide each cell's accuracy into so many jobs.")
+    ] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="Take this shard of each accuracy alone: 1/4; see merge.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds after which a job is ended.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(help="With --on slurm: partition=gpu, time=240 (minutes).")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Run a suite, or models and methods named here; what is done already is skipped.
 
@@ -83,6 +105,7 @@ def run(
       run_bench.py run --model embedded:clip-emoji --method tome --budget "50% gmacs"
       run_bench.py run --model openai/clip-vit-base-patch16 --random-weights --batch 1 --batch 32
       run_bench.py run --model ./my-vit --task imagefolder:data/val --method tome --r 8
+      run_bench.py run --suite standard --on ray --address auto --shards 8
     """
     options: dict[str, Any] = {
         "suite": suite, "model": model, "task": task, "method": method, "r": r,
@@ -90,11 +113,19 @@ def run(
         "random_weights": random_weights, "dtype": dtype, "batch": batch, "backend": backend,
         "engine": engine, "seconds": seconds, "seed": seed,
     }  # fmt: skip
-    raise typer.Exit(run_suite(options, results, report, machine))
+    how = {
+        "on": on, "address": address, "workers": workers, "shards": shards, "shard": shard,
+        "time_limit": time_limit, "slurm": slurm, "events": as_json,
+    }  # fmt: skip
+    raise typer.Exit(run_suite(options, results, report, machine, how))
 
 
 def run_suite(
-    options: dict[str, Any], results: Path, report: Path | None, machine: str | None = None
+    options: dict[str, Any],
+    results: Path,
+    report: Path | None,
+    machine: str | None = None,
+    how: dict[str, Any] | None = None,
 ) -> int:
     """Run and report; returns the exit code."""
     from bench.records import store
@@ -105,12 +136,46 @@ def run_suite(
     from bench.runs import options as choose
 
     suite, origin = choose.suite(options)
-    from bench.runs import runner
+    from bench.runs import executors
 
     command = shlex.join(["run_bench.py", *sys.argv[1:]])
-    summary = runner.run(suite, origin, results, machine=machine, command=command)
+    chosen = executors.how(**how or {})
+    if chosen.on == "slurm":
+        from bench.runs.arrays import run as start
+    else:
+        from bench.runs.runner import run as start
+    summary = start(suite, origin, results, machine=machine, command=command, how=chosen)
+    return ended(summary, results, report)
+
+
+def merge(
+    results: Annotated[
+        Path, typer.Option(parser=path, help="Folder that shards were taken into.")
+    ] = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Put shards together that `run --shard i/n` has taken: times their cells, writes the records.
+
+    Cells of which a shard is missing are named, and wait.
+
+    \b
+    Examples:
+      run_bench.py run --suite standard --shard 1/2     # and 2/2, at the same time or elsewhere
+      run_bench.py merge
+    """
+    from bench.runs import executors, sharing
+
+    command = shlex.join(["run_bench.py", *sys.argv[1:]])
+    summary = sharing.merge(results, command, how=executors.how(events=as_json))
+    raise typer.Exit(ended(summary, results, None))
+
+
+def ended(summary: Any, results: Path, report: Path | None) -> int:
+    """Write the report, print the summary; returns the exit code."""
+    from bench.records import store
+
     if report is not None and not summary.interrupted:
-        folders = sorted(folder for folder in results.glob(f"*/{store.stem(suite.name)}"))
+        folders = sorted(folder for folder in results.glob(f"*/{store.stem(summary.suite)}"))
         summary.report = str(build(folders, report))
         typer.echo(f"report: {summary.report}", err=True)
     print(json.dumps(summary.as_dict()), flush=True)

@@ -47,12 +47,17 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         BenchError: the file cannot be written; the old one is still there.
     """
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write bytes as `write_atomic` writes a text; raises as it does."""
     tmp = temporary(path.parent)
     with writing(path, "make room or choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with tmp.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with tmp.open("wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(tmp, path)

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,6 +23,7 @@ from bench.records import files
 from bench.records.fates import FOLDER
 from bench.records.record import Cell, Record
 
+SHARDS = ".shards"  # beside records: the answers of shards, until they are merged
 BUDGETS = "budgets.json"  # at the root: budgets that were solved, no record
 KEY_CHARACTERS = 12  # of the key, in a file name
 MAX_NAME = 200  # characters of a file's name ahead of the key; file systems take 255 in all
@@ -87,6 +89,10 @@ class Store:
                 self.problems.append(f"{error}; skipped")
         return records
 
+    def count(self, suite: str) -> int:
+        """Return how many records there are of a suite, of all machines; nothing is read."""
+        return sum(1 for _ in self.root.glob(f"*/{stem(suite)}/*.json"))
+
     def check_writable(self) -> None:
         """Raise BenchError when records cannot be written here; leaves nothing behind."""
         fix = "make it writable or choose another with --results FOLDER"
@@ -95,7 +101,8 @@ class Store:
 
     def clean(self) -> None:
         """Remove what killed runners left: temporary files of dead processes, idle locks."""
-        for folder in (self.root, *self.root.glob("*/*"), *self.root.glob(f"*/*/{FOLDER}")):
+        inner = (self.root.glob(f"*/*/{name}") for name in (FOLDER, SHARDS))
+        for folder in (self.root, *self.root.glob("*/*"), *chain.from_iterable(inner)):
             for path in files.leftovers(folder):
                 files.remove(path)
         for lock in self.root.glob("*/*/.locks/*.lock"):
@@ -103,10 +110,10 @@ class Store:
                 pass
 
     @contextlib.contextmanager
-    def claim(self, cell: Cell, key: str, machine: str) -> Iterator[bool]:
-        """Hold the cell for this process; yields False when another runner holds it."""
+    def claim(self, cell: Cell, key: str, machine: str, part: str = "") -> Iterator[bool]:
+        """Hold the cell, or a part of it, for this process; yields False when another holds it."""
         folder = self.locks(cell, key, machine)
-        with _locked(folder / f"{key[:KEY_CHARACTERS]}.lock") as mine:
+        with _locked(folder / f"{key[:KEY_CHARACTERS]}{part}.lock") as mine:
             yield mine
 
     def locks(self, cell: Cell, key: str, machine: str) -> Path:

@@ -45,6 +45,7 @@ class Agenda:
 
     cells: list[PlannedCell]
     resources: Resources
+    notes: list[str] = dataclasses.field(default_factory=list)  # lines about what stands in
 
 
 def plan(
@@ -98,7 +99,7 @@ def check_request(
     places = (
         i
         for i, entry in enumerate(suite.methods)
-        if entry.name == cell.method and cell.params in entry.sweeps()
+        if entry.name == cell.method and entry.asks_for(cell.params)
     )
     i = next(places, None)
     if cell.baseline or i is None:  # a budget that is solved was checked as it was asked for

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,16 +24,38 @@ from rich.table import Table
 
 from bench.records.record import Cell, Record
 
+MOST_SHOWN = 3  # jobs that a terminal's line names, of those that run
+
+
+@dataclass
+class Running:
+    """A job under way: what it is, where, since when, and what of it is being done."""
+
+    title: str
+    where: str
+    since: float
+    counts: bool  # its end is a cell's end
+    stage: str = ""
+
+    @property
+    def line(self) -> str:
+        """What a terminal shows of it."""
+        place = f" on {self.where}" if self.where else ""
+        return f"{self.title}{place}" + (f": {self.stage}" if self.stage else "")
+
 
 class Display:
-    """Progress on stderr; stdout is for results."""
+    """Progress on stderr, over all that runs at once; stdout is for results.
 
-    def __init__(self, total: int, skipped: int, quiet: bool = False) -> None:
+    With `events` each thing that happens is also a line of JSON on stdout.
+    """
+
+    def __init__(self, total: int, skipped: int, quiet: bool = False, events: bool = False) -> None:
         """Expect `total` cells to run; `skipped` are done already."""
-        self.total, self.skipped, self.quiet = total, skipped, quiet
+        self.total, self.skipped, self.quiet, self.events = total, skipped, quiet, events
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.done, self.started, self.cell_started = 0, time.monotonic(), time.monotonic()
-        self.title = ""
+        self.done, self.started = 0, time.monotonic()
+        self.running: dict[str, Running] = {}  # by name of the job
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -48,6 +73,7 @@ class Display:
         """Say how much there is to do."""
         if not self.quiet:
             self.console.print(f"{self.total} cells to run, {self.skipped} done already")
+        self._tell("planned", to_run=self.total, done_already=self.skipped)
         self.bar.__enter__()
         return self
 
@@ -60,30 +86,62 @@ class Display:
         """Leave the terminal as it was."""
         self.bar.__exit__(kind, error, trace)
 
-    def begin(self, cell: Cell) -> None:
-        """Show that a cell is under way."""
-        self.title, self.cell_started = (
-            f"{cell.label} on {cell.model}, {cell.task}",
-            time.monotonic(),
-        )
-        self.bar.update(self.row, description=self.title)
+    def begin(
+        self, cell: Cell, name: str = "", part: str = "", where: str = "", counts: bool = True
+    ) -> None:
+        """Show that a job is under way.
 
-    def stage(self, what: str) -> None:
-        """Show what of the cell is being measured."""
-        self.bar.update(self.row, description=f"{self.title}: {what}")
+        Args:
+            cell: that it is about.
+            name: the job's own.
+            part: of the cell, in words.
+            where: it runs.
+            counts: it ends the cell; a shard of its accuracy does not.
+        """
+        title = f"{cell.label} on {cell.model}, {cell.task}{part}"
+        self.running[name] = Running(title, where, time.monotonic(), counts)
+        self._tell("begin", job=name, cell=title, where=where)
+        self._show()
 
-    def end(self, status: str, reason: str | None) -> None:
-        """Count a finished cell and say how it went."""
-        self.done += 1
+    def stage(self, what: str, name: str = "") -> None:
+        """Show what of the job is being done."""
+        if name in self.running:
+            self.running[name].stage = what
+            self._show()
+
+    def end(self, status: str, reason: str | None, name: str = "") -> None:
+        """Count a finished job and say how it went."""
+        ended = self.running.pop(name, None)
+        if ended is None:
+            ended = Running(name, "", time.monotonic(), counts=True)
+        seconds = time.monotonic() - ended.since
+        self.done += ended.counts
+        told = {"status": status, "reason": reason, "seconds": round(seconds, 3)}
+        self._tell("end", job=name, cell=ended.title, where=ended.where, **told)
         self.bar.update(self.row, completed=self.done, left=self.left())
-        if not self.quiet:
-            took = time.monotonic() - self.cell_started
+        self._show()
+        if ended.counts and not self.quiet:
             note = f" ({reason})" if reason else ""
-            line = f"[{self.done}/{self.total}] {self.title}: {status}{note}, {took:.1f} s"
-            self.console.print(f"{line}, {self.left()}", markup=False)
+            place = f" on {ended.where}" if ended.where else ""
+            line = f"[{self.done}/{self.total}] {ended.title}{place}: {status}{note}"
+            self.console.print(f"{line}, {seconds:.1f} s, {self.left()}", markup=False)
+
+    def _show(self) -> None:
+        """Show what runs."""
+        running = list(self.running.values())
+        line = "; ".join(one.line for one in running[:MOST_SHOWN])
+        if len(running) > MOST_SHOWN:
+            line = f"{len(running)} running: {line}; …"
+        self.bar.update(self.row, description=line)
+
+    def _tell(self, event: str, **what: Any) -> None:
+        if self.events:
+            counts = {"done": self.done, "cells": self.total, "running": len(self.running)}
+            print(json.dumps({"event": event, **what, **counts}), flush=True)
 
     def note(self, message: str) -> None:
         """Say something that is not about one cell's result."""
+        self._tell("note", message=message)
         if not self.quiet:
             self.console.print(message, markup=False)
 

@@ -76,15 +76,24 @@ class MethodEntry(BaseModel):
 
     def sweeps(self) -> list[dict[str, Any]]:
         """Return one mapping of parameters for each cell, in the order they are written."""
-        extra = self.model_extra or {}
-        axes = [
-            value
+        axes = self._axes()
+        products = itertools.product(*axes.values())
+        return [dict(zip(axes, values, strict=True)) for values in products]
+
+    def asks_for(self, params: Mapping[str, Any]) -> bool:
+        """Whether `sweeps` has these parameters."""
+        axes = self._axes()
+        return params.keys() == axes.keys() and all(params[key] in axes[key] for key in axes)
+
+    def _axes(self) -> dict[str, list[Any]]:
+        """Return the values of each parameter, in the order they are written."""
+        return {
+            key: value
             if isinstance(value, list)
             and not (key in NOT_SWEPT and not any(isinstance(item, list) for item in value))
             else [value]
-            for key, value in extra.items()
-        ]
-        return [dict(zip(extra, values, strict=True)) for values in itertools.product(*axes)]
+            for key, value in (self.model_extra or {}).items()
+        }
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]
