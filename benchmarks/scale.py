@@ -51,6 +51,7 @@ class Slept:
     job: Simulated
     begun: float
     ended: float
+    where: str = ""
 
 
 def sleep(job: Simulated, board: Any) -> Slept:

@@ -162,13 +162,13 @@ class Tasks:
     def _landed(self, ref: Any) -> Iterator[Done]:
         """Yield what came of a job, unless it runs again."""
         flight = self.flights.pop(ref)
-        if flight.since is None:
-            self.watch.begin(flight.job, flight.where)
         try:
             done = self.ray.get(ref)
         except self.ray.exceptions.RayError as error:
             failure = self._failure(flight, error)
         else:
+            if flight.since is None:  # it was faster than its news
+                self.watch.begin(flight.job, done.where)
             yield replace(done, job=flight.job)
             return
         if failure is None:
