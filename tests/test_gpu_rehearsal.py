@@ -29,7 +29,7 @@ from bench.core.errors import BenchError
 from bench.measure import generation, latency, machine, profiles
 from bench.records.record import Record
 from bench.records.store import Store
-from bench.runs import lmms, runner
+from bench.runs import lmms, measuring
 from bench.training import loop, losses
 
 SUITE = ROOT / "bench" / "assets" / "suites" / "cost-gpu.yaml"
@@ -109,7 +109,7 @@ def beside(folder: Path) -> None:
         patch.setattr(lmms.tensors, "from_pretrained", _interrupted)  # where to is known by then
         lmms.Bridge(str(folder / "llava"))
     assert machine.free_memory("cuda") == FREE
-    assert runner._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))[0] == "oom"
+    assert measuring._out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))[0] == "oom"
     assert profiles.load("h200").sheet == profiles.get("h200").sheet
     with pytest.raises(BenchError, match="NVIDIA H200"):
         profiles.load("t4")
