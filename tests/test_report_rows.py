@@ -144,7 +144,7 @@ def test_a_cells_row() -> None:
 def test_timings_rows() -> None:
     first, second = latency_rows(record())
     common = {"condition": "cpu · float32 · sdpa · 2 threads", "device": "cpu", "dtype": "float32"}
-    common |= {"backend": "sdpa", "threads": 2, "key": f"box/{record().key}"}
+    common |= {"backend": "sdpa", "engine": "eager", "threads": 2, "key": f"box/{record().key}"}
     common |= {"disturbed": False, "disturbance": None}
     assert first == common | {
         "batch": 1, "p50_ms": 4.5, "p95_ms": 5.5, "p99_ms": 6.5, "throughput_per_s": 210.0,
