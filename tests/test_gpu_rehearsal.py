@@ -35,7 +35,7 @@ from bench.training import loop, losses
 SUITE = ROOT / "bench" / "assets" / "suites" / "cost-gpu.yaml"
 FEWER = {"batch_sizes": [1], "latency_seconds": 0.01, "description": "the rehearsal"}
 ON_BOTH = ("none", "tome")  # the other methods run on one of the two models
-# Who hands jobs to several GPUs is tested with devices that are pretended: test_executors, test_cluster.
+# Who hands jobs to several GPUs is tested with pretended devices: test_executors, test_cluster.
 HANDING_OUT = ROOT / "bench" / "runs" / "executors"
 STATEMENTS = speaking(p for p in ROOT.glob("bench/**/*.py") if HANDING_OUT not in p.parents)
 
