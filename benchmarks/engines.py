@@ -21,6 +21,7 @@ import bench
 from bench.check import models
 from bench.core.errors import BenchError, check_known
 from bench.core.kinds import is_adaptive
+from bench.core.learner import needs_training
 from bench.core.registry import methods as registered
 from bench.measure import engines
 
@@ -61,7 +62,11 @@ def difference(family: str, method: str) -> float:
     """
     model = FAMILIES[family]()
     given, cls = inputs(model), registered()[method]
-    budget = {"keep_rate": 0.7, "layers": [1]} if "keep_rate" in cls.budget else {}
+    budget: dict[str, Any] = {}
+    if "keep_rate" in cls.budget:
+        budget = {"keep_rate": 0.7, "layers": [1]}
+    if needs_training(cls):
+        budget[cls.learns] = "random"
     engines.forget()
     with torch.inference_mode(), bench.reduced(model, method, **budget):
         eager = answer(model(**given))
