@@ -61,7 +61,7 @@ def difference(family: str, method: str) -> float:
         BenchError: the method cannot run on the family, or not as one graph.
     """
     model = FAMILIES[family]()
-    given, cls = inputs(model), registered()[method]
+    arguments, cls = inputs(model), registered()[method]
     budget: dict[str, Any] = {}
     if "keep_rate" in cls.budget:
         budget = {"keep_rate": 0.7, "layers": [1]}
@@ -69,8 +69,8 @@ def difference(family: str, method: str) -> float:
         budget[cls.learns] = "random"
     engines.forget()
     with torch.inference_mode(), bench.reduced(model, method, **budget):
-        eager = answer(model(**given))
-        compiled = answer(engines.engaged(model, "compile", given)(**given))
+        eager = answer(model(**arguments))
+        compiled = answer(engines.engaged(model, "compile", arguments)(**arguments))
     return float((compiled - eager).abs().max())
 
 
@@ -97,12 +97,14 @@ def main(
             start = time.monotonic()
             try:
                 gap = difference(place, name)
-                says = f"{gap:.1e}" + (" DIFFERS" if gap > TOLERANCE else "")
+                outcome = f"{gap:.1e}" + (" DIFFERS" if gap > TOLERANCE else "")
                 wrong += gap > TOLERANCE
             except BenchError as error:
-                says = str(error)
-                wrong += "one graph" in says
-            print(f"{name:<14} {place:<15} {time.monotonic() - start:5.1f} s  {says}", flush=True)
+                outcome = str(error)
+                wrong += "one graph" in outcome
+            print(
+                f"{name:<14} {place:<15} {time.monotonic() - start:5.1f} s  {outcome}", flush=True
+            )
     print(f"{wrong} wrong" if wrong else "compiled passes equal eager ones")
     raise typer.Exit(1 if wrong else 0)
 

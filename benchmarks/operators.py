@@ -20,7 +20,7 @@ from torch import nn
 
 import bench
 from bench.core import Observer, observing
-from bench.core.errors import BenchError, near_miss
+from bench.core.errors import BenchError, check_known, near_miss
 from bench.core.registry import methods as registered
 from bench.measure.operators import operators
 
@@ -89,8 +89,7 @@ def main(
     ]
     try:
         for name in names:
-            if name not in known:
-                raise BenchError(f"unknown method '{name}'{near_miss(name, known)}")
+            check_known("unknown method", name, known)
         if not timm.is_model(model):
             raise BenchError(f"unknown timm model '{model}'{near_miss(model, timm.list_models())}")
     except BenchError as error:

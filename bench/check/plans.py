@@ -23,12 +23,12 @@ def protected(probe: Probe) -> str:
         _survive(call)
         # of several prefix tokens the harness restores the order, and of all where that counts
         if call.site.prefix == 1 and not probe.tower.ordered and call.plan.keep[:, 0].any():
-            raise Broken(f"layer {call.site.layer} moves the prefix tokens from places [0]")
+            raise _prefix_moved(call)
 
     for seen in probe.decided(examine):
         appends = seen.reducer.appends if isinstance(seen.reducer, Appender) else 0
         for call, slots, _ in seen.reductions(probe.tower.name):
-            _stand_still(call, slots, appends, call.site.prefix)
+            _stand_still(call, slots, appends)
     return ""
 
 
@@ -47,10 +47,15 @@ def _survive(call: Call) -> None:
             raise Broken(f"layer {layer} merges a token into a protected one")
 
 
-def _stand_still(call: Call, slots: Tensor, appends: int, prefix: int) -> None:
-    plan, layer, front = call.plan, call.site.layer, torch.arange(prefix)
-    if not torch.equal(slots[:, :prefix], front.expand(len(slots), -1)):
-        raise Broken(f"layer {layer} moves the prefix tokens from places {front.tolist()}")
+def _prefix_moved(call: Call) -> Broken:
+    site = call.site
+    return Broken(f"layer {site.layer} moves the prefix tokens from places {[*range(site.prefix)]}")
+
+
+def _stand_still(call: Call, slots: Tensor, appends: int) -> None:
+    plan, layer, front = call.plan, call.site.layer, torch.arange(call.site.prefix)
+    if not torch.equal(slots[:, : len(front)], front.expand(len(slots), -1)):
+        raise _prefix_moved(call)
     n = plan.keep.shape[1] + made_by(plan)
     if appends and not (slots[:, -appends:] == torch.arange(n - appends, n)).all():
         raise Broken(f"layer {layer} moves the appended tokens from the end")
