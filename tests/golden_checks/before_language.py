@@ -21,14 +21,18 @@ from methods.algorithms.prumerge import (
     outlier_ratio,
 )
 from methods.algorithms.ranking import class_attention, ranked
+from methods.algorithms.video import by_frame
 from methods.cdpruner import CDPruner, most_diverse, relevance
 from methods.divprune import DivPrune, far_apart
+from methods.dycoke import DyCoke
+from methods.evs import EVS, changes
 from methods.fastervlm import FasterVLM
 from methods.hiprune import HiPrune, with_neighbours
 from methods.holov import HoloV
 from methods.prumerge import PruMerge
 from methods.scope import Scope, covering
 from methods.trim import Trim, singled_out
+from methods.vidcom2 import VidCom2, ordinary, scales, steadiest
 from methods.visionzip import VisionZip, gathered
 from methods.vispruner import VisPruner, diverse
 
@@ -279,3 +283,58 @@ def check_trim(case: Case) -> None:
     assert (size.sum(1) == n).all() and tokens.shape[1] == out["actual_dims"][0]
     if share < 0:  # of a single image the batch is that image
         assert torch.equal(Trim().plan(s, r).keep, plan.keep)
+
+
+def video_site(features: Tensor, frames: int, grid: tuple[int, int] | None = None) -> ProjectorSite:
+    """What a method sees of a video behind the projector; one row a frame where no grid matters."""
+    none = features[None, None, :, :0]
+    grid = grid or (1, len(features) // frames)
+    return classless(features[None], none, none, frames=frames, grid=grid)
+
+
+def check_vidcom2(case: Case) -> None:
+    given, out, params, _ = case
+    frames, n = params["frames"], len(given["features"])
+    s = video_site(given["features"], frames)
+    x = by_frame(s, "vidcom2")
+    video, frame = ordinary(x)
+    close(video[0], out["video_score"])
+    close(frame[0], out["frame_score"])
+    close(scales(video, params["base_scale"])[0], out["scales"])
+    channels = out["low_variance_channels_sorted"]
+    assert torch.equal(steadiest(x)[0].flatten(0, 1), given["features"][:, channels])
+    plan = VidCom2(params["base_scale"]).plan(s, 1)
+    assert torch.equal(plan.keep[0], out["retention_mask"].nonzero()[:, 0])
+    assert torch.equal(plan.apply(s.x, s.size)[0][0], out["tokens"])
+    kept = (plan.keep[0] // (n // frames)).bincount(minlength=frames)
+    assert torch.equal(kept, out["kept_per_frame"])
+
+
+def check_evs(case: Case) -> None:
+    given, out, params, _ = case
+    frames, h, w = params["video_size_thw"]
+    side = params["spatial_merge_size"]
+    grid = h // side, w // side
+    s = video_site(given["video_embeds"], frames, grid)
+    close(changes(by_frame(s, "evs"))[0], out["dissimilarity"].flatten())
+    method, n = EVS(), len(given["video_embeds"])
+    r = method.feasible(n - method.kept(1 - params["q"], n, 0), n, grid)
+    assert n - r == int(out["retained"])
+    plan = method.plan(s, r)
+    assert torch.equal(plan.keep[0], out["kept_positions"])
+    assert torch.equal(plan.apply(s.x, s.size)[0][0], out["tokens"])
+
+
+def check_dycoke(case: Case) -> None:
+    given, out, params, name = case
+    if name == "dp":
+        return
+    frames, n = params["frames"], len(given["features"])
+    s = video_site(given["features"], frames)
+    method = DyCoke(params["merging_ratio"])
+    r = method.feasible(1, n, s.grid)
+    kept = out["kept_positions_in_output_order"]
+    assert n - r == len(kept)
+    for plan in (method.plan(s, r), DyCoke().plan(s, r)):
+        assert torch.equal(plan.keep[0], kept)
+        assert torch.equal(plan.apply(s.x, s.size)[0][0], out["tokens"])

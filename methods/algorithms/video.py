@@ -1,0 +1,33 @@
+"""What methods that compare the frames of a video have in common.
+
+Shape suffixes: B videos, F frames, P tokens of a frame, N = F * P, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.core import Unsupported, take
+from bench.core.site import ProjectorSite
+
+
+def by_frame(site: ProjectorSite, name: str) -> Tensor:
+    """(B,F,P,C) the unprotected tokens of a video, in float32.
+
+    Raises:
+        Unsupported: the tokens are those of an image, or no longer in whole frames.
+    """
+    _, tokens = site.split()
+    if site.frames < 2 or tokens.shape[1] % site.frames:
+        raise Unsupported(
+            f"method '{name}' compares the frames of a video: give a video of two frames or more"
+        )
+    return take(site.x, tokens).float().unflatten(1, (site.frames, -1))
+
+
+@torch.no_grad()
+def likeness(x_BFPC: Tensor, other_BFPC: Tensor) -> Tensor:
+    """(B,F,P) cosine of each token with the one at the same place of the other frame."""
+    return F.cosine_similarity(x_BFPC, other_BFPC, dim=-1, eps=1e-8)
