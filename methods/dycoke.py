@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bench.core import BenchError, Plan, register
-from bench.core.kinds import ProjectorReducer
+from bench.core.kinds import VideoReducer
 from bench.core.site import ProjectorSite
 from methods.algorithms.video import by_frame, likeness
 
@@ -42,7 +42,7 @@ def compared_with(frames: int, mended: bool = False) -> Iterator[int | None]:
 
 @register("dycoke", source="Tao et al., CVPR 2025, §3.2", url="https://arxiv.org/abs/2411.15024")
 @dataclass(frozen=True)
-class DyCoke(ProjectorReducer):
+class DyCoke(VideoReducer):
     """Keeps every fourth frame of a video, and of the others what is least like an earlier one.
 
     `merging_ratio` is the share of a thinned frame that goes (the authors' is 0.7); without it the
@@ -52,8 +52,6 @@ class DyCoke(ProjectorReducer):
     merging_ratio: float | None = None
     mended: bool = False
 
-    before: ClassVar[bool] = False
-    reads: ClassVar[int | None] = None
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5}
 
     def __post_init__(self) -> None:

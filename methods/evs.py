@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.core import Plan, register
-from bench.core.kinds import ProjectorReducer
+from bench.core.kinds import VideoReducer
 from bench.core.site import ProjectorSite
 from methods.algorithms.ranking import keep_highest
 from methods.algorithms.video import by_frame, likeness
@@ -37,11 +37,9 @@ def changes(x_BFPC: Tensor) -> Tensor:
 
 @register("evs", source="Bagrov et al., 2025", url="https://arxiv.org/abs/2510.14624")
 @dataclass(frozen=True)
-class EVS(ProjectorReducer):
+class EVS(VideoReducer):
     """Keeps a video's first frame, and of the others what changed most since the frame before."""
 
-    before: ClassVar[bool] = False
-    reads: ClassVar[int | None] = None
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.3}
 
     def kept(self, rate: float, tokens: int, fixed: int) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.core import BenchError, Plan, register
-from bench.core.kinds import Adaptive, ProjectorReducer
+from bench.core.kinds import Adaptive, VideoReducer
 from bench.core.site import ProjectorSite
 from methods.algorithms.video import by_frame
 
@@ -57,7 +57,7 @@ def scales(video_BFP: Tensor, base: float) -> Tensor:
 
 @register("vidcom2", source="Liu et al., EMNLP 2025", url="https://arxiv.org/abs/2505.14454")
 @dataclass(frozen=True)
-class VidCom2(ProjectorReducer, Adaptive):
+class VidCom2(VideoReducer, Adaptive):
     """Keeps a video's unusual tokens, more of them in the frame that is least like the others.
 
     `base_scale` is the share of a frame's tokens that stays before frames are compared; without it
@@ -66,8 +66,6 @@ class VidCom2(ProjectorReducer, Adaptive):
 
     base_scale: float | None = None
 
-    before: ClassVar[bool] = False
-    reads: ClassVar[int | None] = None
     budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.25}
 
     def __post_init__(self) -> None:

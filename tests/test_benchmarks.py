@@ -96,14 +96,14 @@ def test_coverage_counts_the_intervals_that_hold_the_truth(calibration: ModuleTy
 
 def test_what_removes_nothing_is_installed_and_changes_nothing(calibration: ModuleType) -> None:
     import bench
+    from bench.engine.forward import runs
     from bench.models import catalogue
-    from bench.runs import cell
 
     loaded = catalogue.load("embedded:vit-fashion")
     inputs = loaded.example_inputs(2)
     before = loaded.model(**inputs)
     with bench.reduced(loaded.model, calibration.Idle(), r=1):
-        assert cell.runs(loaded.model)
+        assert runs(loaded.model)
         assert (loaded.model(**inputs) == before).all()
 
 

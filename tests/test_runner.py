@@ -188,13 +188,14 @@ def test_failures_are_recorded_the_run_goes_on_and_they_are_tried_again(
 def test_a_measurement_that_is_no_number_fails_its_cell_only(
     suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from bench.engine.forward import runs
     from bench.runs import cell
 
     real = cell.count
 
     def nan(examples: Any, session: Any) -> Any:
         macs, tokens = real(examples, session)
-        if not cell.runs(session.loaded.model):  # the unreduced model
+        if not runs(session.loaded.model):  # the unreduced model
             object.__setattr__(macs, "reduction", float("nan"))
         return macs, tokens
 

@@ -57,6 +57,10 @@ def run(
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch sizes to time; default the profile's.")
     ] = None,
+    answer_batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Batch sizes of timed answers of a language model; default 1."),
+    ] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Attention: sdpa or eager.")] = None,
     engine: Annotated[
         list[str] | None,
@@ -110,8 +114,9 @@ def run(
     options: dict[str, Any] = {
         "suite": suite, "model": model, "task": task, "method": method, "r": r,
         "keep_rate": keep_rate, "budget": budget, "profile": profile, "limit": limit,
-        "random_weights": random_weights, "dtype": dtype, "batch": batch, "backend": backend,
-        "engine": engine, "seconds": seconds, "seed": seed,
+        "random_weights": random_weights, "dtype": dtype, "batch": batch,
+        "answer_batch": answer_batch, "backend": backend, "engine": engine, "seconds": seconds,
+        "seed": seed,
     }  # fmt: skip
     how = {
         "on": on, "address": address, "workers": workers, "shards": shards, "shard": shard,

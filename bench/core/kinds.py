@@ -141,6 +141,16 @@ class ProjectorReducer(Bounded):
         return ()
 
 
+class VideoReducer(ProjectorReducer):
+    """A method that compares the frames of a video, behind the projector; images it refuses.
+
+    Its sites have `frames` of two or more.
+    """
+
+    before: ClassVar[bool] = False
+    reads: ClassVar[int | None] = None
+
+
 class LanguageReducer(Bounded):
     """A method that takes the image's tokens out of a prompt, on the input of a block.
 

@@ -302,3 +302,10 @@ class Pass:
             return channel_attention(q, k, v, bias, scale)
         self.attention_path = "mask"
         return inner(q, k, v, self.bias, scale)
+
+
+def runs(model: nn.Module) -> list[Pass]:
+    """Return the passes at work in a model: `reduced()` leaves a bound method on each block."""
+    overrides = (module.__dict__.get("forward") for module in model.modules())
+    owners = (getattr(getattr(call, "func", None), "__self__", None) for call in overrides)
+    return list({id(owner): owner for owner in owners if isinstance(owner, Pass)}.values())

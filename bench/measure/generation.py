@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from bench.engine.families import adapter_for
+from bench.engine.forward import runs
 from bench.measure.blocks import Blocks, Limits, Sample
 from bench.measure.latency import take_all
 from bench.measure.macs import count_macs
@@ -29,6 +30,7 @@ from bench.measure.timing import Paired
 
 STAGES = ("vision", "projector", "prefill", "decode")
 TIMES = ("vision", "prefill", "ttft", "decode", "end_to_end")
+BATCH_TIMES = ("ttft", "decode", "end_to_end")  # what a batch of prompts has as a whole
 ANSWER = "end_to_end"  # the stage that holds all others
 STACKS = ("language", "decoder")  # towers of a language model: T5 has both
 
@@ -129,6 +131,20 @@ def next_token(model: nn.Module, inputs: Mapping[str, Any], spoken: Any) -> dict
         return {**arguments, "input_ids": ids}
     encoded = (spoken.encoder_last_hidden_state,)
     return {**arguments, "decoder_input_ids": ids, "encoder_outputs": encoded}
+
+
+def filled_share(model: Any, inputs: Mapping[str, Any]) -> float | None:
+    """Share of the slots of a batch's cache, over all blocks, that hold a token and no padding.
+
+    Padding is in every batch of unequal prompts; where a method leaves samples unequally long it
+    adds to it. None where the language model's pass does not know.
+    """
+    passes: list[Any] = [run for run in runs(model) if hasattr(run, "filled_share")]
+    if not passes:
+        return float(inputs["attention_mask"].float().mean())
+    model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    share: float | None = passes[0].filled_share()
+    return share
 
 
 # --- time --------------------------------------------------------------------------------------

@@ -46,6 +46,12 @@ class OutOfMemory(BenchError, MemoryError):
     """The workload needs more memory than there is."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, on a CPU or a GPU."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 @dataclass(frozen=True)
 class PeakMemory:
     """Bytes that a workload needs.

@@ -10,12 +10,13 @@ processor; on the meta device the cost of a 13B takes seconds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from bench.core.errors import BenchError
@@ -134,6 +135,29 @@ class PromptedModel(Multimodal):
     def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
         with asked(self.model, WORDS if words is None else words) as prompt:
             yield prompt
+
+
+def unequal(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch of equally long prompts with unequally many of the words behind the image.
+
+    The first prompt stays as it is; of B prompts each further one loses another B-th of these
+    words, and padding takes their place.
+    """
+    ids, left = inputs["input_ids"], padding_side(model) == "left"
+    behind = int((ids[0] == image_token_id(model)).flip(0).int().argmax())
+    unused = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
+    padding = {"input_ids": unused}  # whatever it is, it is masked out
+
+    def padded(row: Tensor, fewer: int, value: int) -> Tensor:
+        kept = row[: len(row) - fewer]
+        return functional.pad(kept, (fewer, 0) if left else (0, fewer), value=value)
+
+    def shortened(name: str, part: Tensor) -> Tensor:
+        value, rows = padding.get(name, 0), enumerate(part)
+        return torch.stack([padded(row, behind * i // len(ids), value) for i, row in rows])
+
+    alike = {name: part for name, part in inputs.items() if part.shape == ids.shape}
+    return {**inputs, **{name: shortened(name, part) for name, part in alike.items()}}
 
 
 def padding_side(model: Any) -> str:

@@ -47,6 +47,7 @@ class Cell:
     backend: str | None = None  # attention backend; None: the profile's first
     engine: str = EAGER  # runs the timed passes
     batch_sizes: tuple[int, ...] | None = None  # for latency; None: the profile's
+    answer_batches: tuple[int, ...] = (1,)  # for answers of a language model; 1 is always timed
     latency_seconds: float = 1.5  # time budget for each batch size
     names: dict[str, str] = field(default_factory=dict)  # short ones of its model and task
 
@@ -186,12 +187,34 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Served:
+    """Answers to a batch of prompts of unequal length, each of `Generation.new_tokens` tokens.
+
+    Attributes:
+        stages: of `Generation.stages` those that a batch has as a whole.
+        filled, baseline_filled: share of the slots of the key-value cache, over all blocks, that
+            hold a token of a prompt and not padding; None where nobody can tell.
+        disturbed, disturbance, attempts, load: as in `Latency`.
+    """
+
+    batch: int
+    stages: list[Stage]
+    filled: float | None = None
+    baseline_filled: float | None = None
+    disturbed: bool = False
+    disturbance: str | None = None
+    attempts: int = 1
+    load: float | None = None
+
+
+@dataclass(frozen=True)
 class Generation:
-    """What an answer of a multimodal language model costs, one prompt at a time.
+    """What an answer of a multimodal language model costs, one prompt at a time, and in batches.
 
     MACs by stage: "vision", "projector", "prefill" (with the head for the first token), "decode" (a
     further token, after the prompt). `kv_bytes` is the key-value cache that the prompt leaves.
     `disturbed`, `disturbance`, `attempts` and `load` are of the timed stages, as in `Latency`.
+    `served` has the larger batches that were asked for and fit into memory.
     """
 
     new_tokens: int
@@ -204,6 +227,7 @@ class Generation:
     disturbance: str | None = None
     attempts: int = 1
     load: float | None = None
+    served: list[Served] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import bench
 from bench.core import Learner, observing, redrawing
 from bench.core.errors import shown
-from bench.engine.forward import Pass
+from bench.engine.forward import runs
 from bench.measure import generation
 from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
@@ -31,9 +31,10 @@ from bench.records.record import (
     Tokens,
 )
 from bench.runs import seed_average, shape_only
+from bench.runs.answers import NEW_TOKENS
 from bench.runs.counting import counted, mean_count
 from bench.runs.session import Session, apply, inputs_of
-from bench.runs.timings import NEW_TOKENS, CellTiming
+from bench.runs.timings import CellTiming
 from bench.tasks import Task
 
 EVALUATION_BATCH = 64
@@ -125,7 +126,8 @@ def _measure_both(
     path = attention_path(model)
     latencies = timing.latencies(macs.total)
     measurement.add(latency=[replace(one, attention_path=path) for one in latencies])
-    measurement.add(generation=timing.generation())
+    answers, notes = timing.generation()
+    measurement.add(generation=answers, notes=[*measurement.cost.notes, *notes])
 
 
 @dataclass(frozen=True)
@@ -251,13 +253,6 @@ def parameters(model: nn.Module) -> Params:
     asked = chain.from_iterable(run.tower.guide.parameters() for run in worded)
     added = sum(tensor.numel() for tensor in chain(learned, asked))
     return Params(sum(tensor.numel() for tensor in model.parameters()) + added, added)
-
-
-def runs(model: nn.Module) -> list[Pass]:
-    """Return the passes at work in a model: `reduced()` leaves a bound method on each block."""
-    overrides = (module.__dict__.get("forward") for module in model.modules())
-    owners = (getattr(getattr(call, "func", None), "__self__", None) for call in overrides)
-    return list({id(owner): owner for owner in owners if isinstance(owner, Pass)}.values())
 
 
 def peak_memory(cell: Cell, session: Session, batch: int, examples: Examples) -> Memory:

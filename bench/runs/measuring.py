@@ -16,6 +16,7 @@ import torch
 from bench.core.errors import BenchError, Unsupported
 from bench.measure import machine as this
 from bench.measure.latency import using_threads
+from bench.measure.memory import is_out_of_memory
 from bench.records.record import BASELINE, COST_ONLY, Accuracy, Record, Status, label
 from bench.runs.cell import Measurement, count_into, measure_into
 from bench.runs.jobs import Done, Failure, Job
@@ -190,14 +191,10 @@ def _ended(measure: Callable[[], object]) -> tuple[Status, str | None]:
         return "unsupported", str(error)
     except Undivided:
         raise
-    except (MemoryError, torch.OutOfMemoryError) as error:  # some are a BenchError as well
-        return _out_of_memory(error)
-    except BenchError as error:
-        return "failed", str(error)
     except Exception as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
+        if is_out_of_memory(error):  # some are a BenchError as well
             return _out_of_memory(error)
-        return "failed", _one_line(error)
+        return "failed", str(error) if isinstance(error, BenchError) else _one_line(error)
 
 
 def now() -> str:

@@ -50,8 +50,8 @@ def suite(options: Mapping[str, Any]) -> tuple[Suite, Document | Options]:
         raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
     for option, key in (
         ("profile", "profiles"), ("limit", "limit"), ("dtype", "dtypes"), ("batch", "batch_sizes"),
-        ("backend", "backends"), ("engine", "engines"), ("seconds", "latency_seconds"),
-        ("seed", "seed"), ("random_weights", "random_weights"),
+        ("answer_batch", "answer_batches"), ("backend", "backends"), ("engine", "engines"),
+        ("seconds", "latency_seconds"), ("seed", "seed"), ("random_weights", "random_weights"),
     ):  # fmt: skip
         if option in chosen:
             data[key] = chosen[option]

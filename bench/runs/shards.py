@@ -22,12 +22,13 @@ import torch
 from bench.core import observe, observing
 from bench.core.errors import BenchError
 from bench.core.kinds import Stochastic
+from bench.engine.forward import runs
 from bench.measure.kept import Kept
 from bench.models.loaded import Matcher
 from bench.records.record import Cell
 from bench.runs import seed_average
 from bench.runs.asking import Part, Recording, Replaying
-from bench.runs.cell import Note, accuracy, runs
+from bench.runs.cell import Note, accuracy
 from bench.runs.numbering import Numbers, Undivided
 from bench.runs.session import Session, apply
 from bench.tasks.base import Evaluation, Progress, Task, refuse_random, require, subset

@@ -38,6 +38,7 @@ Where = tuple[str | int, ...]  # a place in a document: keys and list positions 
 OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names than a suite's keys
     "models": "model", "tasks": "task", "methods": "method", "profiles": "profile",
     "dtypes": "dtype", "backends": "backend", "engines": "engine", "batch_sizes": "batch",
+    "answer_batches": "answer_batch",
     "latency_seconds": "seconds",
 }  # fmt: skip
 SUITES = Path(__file__).parents[1] / "assets" / "suites"
@@ -117,6 +118,7 @@ class Suite(BaseModel):
     backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
     engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = ["eager"]
     batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
+    answer_batches: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] = [1]
     limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None
     latency_seconds: Annotated[float, Field(strict=True, gt=0, le=LONGEST_SECONDS)] = 1.5
     random_weights: bool = False
@@ -158,6 +160,7 @@ class Suite(BaseModel):
                         backend=backend,
                         engine=engine,
                         batch_sizes=tuple(self.batch_sizes) if self.batch_sizes else None,
+                        answer_batches=tuple(self.answer_batches),
                         latency_seconds=self.latency_seconds,
                         names={n: self.names[n] for n in (model.name, task) if n in self.names},
                     )

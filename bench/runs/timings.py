@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from bench.measure import generation, latency
+from bench.measure import latency
 from bench.measure.blocks import Blocks, Limits, no_garbage_collection
 from bench.measure.engines import engaged, forget, settled
 from bench.measure.timing import Paired
 from bench.models.loaded import Multimodal
-from bench.records.record import EAGER, Cell, Generation, Latency, Speedup, Stage
-from bench.runs.session import ANSWERS, Session
-
-NEW_TOKENS = 16  # of the answers that are timed
-DIGITS = 4  # of a millisecond: what a clock can tell, and a diff can show
+from bench.records.record import EAGER, Cell, Generation, Latency
+from bench.runs.answers import AnswerTiming, recorded, rounded
+from bench.runs.session import Session
 
 Inputs = Callable[[int], Mapping[str, Any]]  # batch -> the arguments of a model
 Run = Callable[..., object]  # a model, or its compiled code
@@ -45,7 +42,9 @@ class CellTiming:
         self.inputs = {batch: inputs(batch) for batch in self.batches}
         self._passes: dict[int, Blocks] = {}
         self._against_fastest: dict[int, Blocks] = {}
-        self._answers: Blocks | None = None
+        self._answers: AnswerTiming | None = None
+        if isinstance(session.loaded, Multimodal):
+            self._answers = AnswerTiming(cell, session, inputs, self.limits, stage)
         gc.collect()
 
     @property
@@ -65,10 +64,8 @@ class CellTiming:
                     self._passes[batch].add()
                     if batch in self._against_fastest:
                         self._against_fastest[batch].add()
-            if isinstance(self.session.loaded, Multimodal):
-                self.stage("time, answers")
-                self._answers = self._answers or self._answer_blocks()
-                self._answers.add()
+            if self._answers:
+                self._answers.round()
 
     def _begin(self, batch: int) -> None:
         session, inputs = self.session, self.inputs[batch]
@@ -96,15 +93,6 @@ class CellTiming:
             usual,
         )
 
-    def _answer_blocks(self) -> Blocks:
-        inputs = self.session.loaded.example_inputs(1)
-        plain, model = (
-            generation.sampler(side, inputs, NEW_TOKENS)
-            for side in (self.session.plain, self.session.loaded.model)
-        )
-        usual = self.session.usual_ms.get(ANSWERS)
-        return Blocks(plain, model, self.limits, generation.ANSWER, usual)
-
     # --- what the rounds said ----------------------------------------------------------------
 
     def latencies(self, macs: int) -> list[Latency]:
@@ -119,7 +107,7 @@ class CellTiming:
         if fastest is not None:
             versus = self._paired(fastest, latency.PASS, pair.clock)
         disturbances = [b.disturbance for b in (blocks, fastest) if b and b.disturbance]
-        speedup = _recorded(pair, session.backend, session.engine)
+        speedup = recorded(pair, session.backend, session.engine)
         quiet = blocks.disturbance is None
         session.note_baseline(str(batch), pair.a.p50_ms if quiet else None)
         if self.cell.baseline:
@@ -130,14 +118,14 @@ class CellTiming:
             backend=session.backend,
             device=profile.device,
             threads=pair.threads,
-            samples_ms=_rounded(pair.b.samples_ms),
-            baseline_samples_ms=_rounded(pair.a.samples_ms),
+            samples_ms=rounded(pair.b.samples_ms),
+            baseline_samples_ms=rounded(pair.a.samples_ms),
             p50_ms=pair.b.p50_ms,
             p95_ms=pair.b.p95_ms,
             p99_ms=pair.b.p99_ms,
             throughput_per_s=pair.b.throughput_per_s(batch),
             speedup=speedup,
-            speedup_vs_fastest=_recorded(versus, *session.fastest(batch)[:2]),
+            speedup_vs_fastest=recorded(versus, *session.fastest(batch)[:2]),
             reduction_share=self._reduction_share(batch),
             attention_path=None,
             utilisation=latency.utilisation(macs * batch, pair.b.p50_ms, profile, session.dtype),
@@ -161,48 +149,9 @@ class CellTiming:
             lambda: model(**inputs), warmup=0, device=profile.device, threads=profile.threads
         )
 
-    def generation(self) -> Generation | None:
-        """Return what an answer of `NEW_TOKENS` tokens costs, stage by stage, to one prompt."""
-        blocks, session = self._answers, self.session
-        if blocks is None:
-            return None
-        inputs = session.loaded.example_inputs(1)
-        reduced, plain = (
-            generation.stage_macs(model, inputs) for model in (session.loaded.model, session.plain)
-        )
-        pairs = {name: self._paired(blocks, name, generation.clock()) for name in generation.TIMES}
-        quiet = blocks.disturbance is None
-        session.note_baseline(ANSWERS, pairs[generation.ANSWER].a.p50_ms if quiet else None)
-        return Generation(
-            NEW_TOKENS,
-            reduced.macs,
-            plain.macs,
-            reduced.kv_bytes,
-            plain.kv_bytes,
-            [
-                Stage(
-                    name,
-                    _rounded(pair.b.samples_ms),
-                    _rounded(pair.a.samples_ms),
-                    pair.b.p50_ms,
-                    _recorded(pair, session.backend, session.engine),
-                )
-                for name, pair in pairs.items()
-            ],
-            disturbed=not quiet,
-            disturbance=blocks.disturbance,
-            attempts=blocks.attempts,
-            load=round(max(blocks.loads), 3),
-        )
+    def generation(self) -> tuple[Generation | None, list[str]]:
+        """Return what answers cost, and notes about what could not be timed."""
+        return self._answers.generation() if self._answers else (None, [])
 
     def _paired(self, blocks: Blocks, stage: str, clock: str) -> Paired:
         return blocks.paired(stage, self.session.threads, clock)
-
-
-def _recorded(pair: Paired, backend: str, engine: str) -> Speedup:
-    """Return a speed-up with the attention backend and the engine of the unreduced side."""
-    return replace(pair.speedup, backend=backend, engine=engine)
-
-
-def _rounded(samples_ms: tuple[float, ...]) -> list[float]:
-    return [round(ms, DIGITS) for ms in samples_ms]

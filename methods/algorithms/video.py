@@ -5,7 +5,6 @@ Shape suffixes: B videos, F frames, P tokens of a frame, N = F * P, C channels.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,10 +23,10 @@ def by_frame(site: ProjectorSite, name: str) -> Tensor:
         raise Unsupported(
             f"method '{name}' compares the frames of a video: give a video of two frames or more"
         )
-    return take(site.x, tokens).float().unflatten(1, (site.frames, -1))
+    x_BNC = take(site.x, tokens).float()
+    return x_BNC.view(len(x_BNC), site.frames, -1, x_BNC.shape[2])
 
 
-@torch.no_grad()
 def likeness(x_BFPC: Tensor, other_BFPC: Tensor) -> Tensor:
     """(B,F,P) cosine of each token with the one at the same place of the other frame."""
     return F.cosine_similarity(x_BFPC, other_BFPC, dim=-1, eps=1e-8)

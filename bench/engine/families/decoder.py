@@ -40,6 +40,7 @@ class LanguagePass(Pass):
         cut: what the first block sees of the prompt, where that is not all.
         entered: (B,N) which tokens of what the first block sees are no padding.
         counts: the image's tokens of each sample; `initials` at block 0, `started` at the input.
+        words: how many other tokens each sample has, padding left out.
         moved: (B,1) how far positions behind the prompt moved up ahead of the first block.
         removals: what blocks see from which layer on.
         ragged: samples are unequally long, with empty slots in front.
@@ -86,19 +87,23 @@ class LanguagePass(Pass):
         x = kw.get("inputs_embeds")
         if ids is None or x is None or ids.shape != x.shape[:2]:
             return plain(*args, **kw)
-        image = self.tower.image_of(ids)
-        self.counts = self.initials = image.sum(1).tolist()  # waits for a GPU, once a prompt
+        image, mask = self.tower.image_of(ids), kw.get("attention_mask")
+        filled = torch.ones_like(image) if mask is None else mask.to(image.device) > 0
+        # waits for a GPU, once a prompt
+        counts, filled = torch.stack([image.sum(1), filled.sum(1)]).tolist()
+        self.counts = self.initials = counts
+        self.words = [n - m for n, m in zip(filled, counts, strict=True)]
         if not any(self.counts):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
-        return self._cut_prompt(plain, args, kw, x, image)
+        return self._cut_prompt(plain, args, kw, self._as_asked(x, mask, image))
 
     def _cut_prompt(
-        self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
+        self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], asked: Prompt
     ) -> Any:
         """Run a prompt (B,N,C) without what is removed ahead of the first block."""
-        asked = self._as_asked(x, kw.get("attention_mask"), image)
+        x = asked.x
         entering = self._before_first_block(self._alive(asked))
         if entering is not asked:  # may be as long: where one sample lost nothing
             self.cut = entering
@@ -137,7 +142,11 @@ class LanguagePass(Pass):
         gone = lost.sum(1).tolist()  # waits for a GPU, once a prompt
         self.ragged = len(set(gone)) > 1
         self.counts = self.initials = [n - m for n, m in zip(self.counts, gone, strict=True)]
-        return prompt.without(lost, min(gone))
+        return prompt.packed(prompt.filled & ~lost, self._longest())
+
+    def _longest(self) -> int:
+        """Tokens of the sample that has most of them, padding left out."""
+        return max(map(sum, zip(self.words, self.counts, strict=True)))
 
     def _before_first_block(self, prompt: Prompt) -> Prompt:
         """Let methods that act on a block's input act on the prompt itself."""
@@ -222,6 +231,8 @@ class LanguagePass(Pass):
             shorter, self.ragged = beside(samples), True
         lengths = zip(self.counts, samples, strict=True)  # to ask a mask would wait for a GPU
         self.counts = [n - prompt.x.shape[1] + sample.x.shape[1] for n, sample in lengths]
+        if self.ragged and shorter.x.shape[1] > self._longest():
+            shorter = shorter.packed(shorter.filled, self._longest())
         renumbers = isinstance(reducer, LanguageReducer) and reducer.renumbers
         self.renumbered = self.renumbered or (renumbers and self.tower.renumbers)
         for observer in observe.OBSERVERS:
@@ -252,12 +263,23 @@ class LanguagePass(Pass):
             **self.tower.looks(self.module, x, lambda: self._arguments(self.arguments, x)),
         )
 
-    def _latest(self) -> Removal | None:
-        """The removal after which the present block runs."""
-        return next((r for r in reversed(self.removals) if r.layer <= self.layer), None)
+    def filled_share(self) -> float | None:
+        """Share of the slots of the latest prompt, over all blocks, that hold a token.
+
+        The others are padding, or empty since another sample kept more. None before any prompt.
+        """
+        if self.entered is None:
+            return None
+        removals = [self._latest(layer) for layer in range(self.depth)]
+        masks = [self.entered if removal is None else removal.filled for removal in removals]
+        return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+    def _latest(self, layer: int) -> Removal | None:
+        """The removal after which a block runs."""
+        return next((r for r in reversed(self.removals) if r.layer <= layer), None)
 
     def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
-        removal = self._latest()
+        removal = self._latest(self.layer)
         if removal is None:
             return mask
         filled, weight = removal.filled, removal.weight
@@ -275,7 +297,7 @@ class LanguagePass(Pass):
 
         A block before a removal and the one behind it may disagree about where a next token is.
         """
-        removal, angles = self._latest(), kw.get("position_embeddings")
+        removal, angles = self._latest(self.layer), kw.get("position_embeddings")
         if removal is None or angles is None:
             return kw
         place, moved = removal.place, removal.moved

@@ -51,17 +51,12 @@ class Prompt:
         """(B,M) the tokens that earlier towers removed, which they mark by NaN."""
         return self.image & self.x[..., 0].isnan()
 
-    def without(self, lost_BM: Tensor, fewest: int) -> Prompt:
-        """Without the tokens that are lost, of each sample `fewest` or more.
-
-        Where samples lost unequal numbers, those that lost more get empty slots in front.
-        """
-        alive = ~lost_BM
-        order = alive.to(torch.int8).argsort(dim=1, stable=True)[:, fewest:]
-        rest, real = self.take(order), alive.gather(1, order)
-        x = rest.x.masked_fill(~real[..., None], 0.0)
-        size, image, filled = rest.size * real[..., None], rest.image & real, rest.filled & real
-        return Prompt(x, size, image, rest.place, filled)
+    def packed(self, filled_BM: Tensor, slots: int) -> Prompt:
+        """The tokens that are `filled`, in so many slots, of which the first are the empty ones."""
+        order = filled_BM.to(torch.int8).argsort(dim=1, stable=True)[:, -slots:]
+        rest, filled = self.take(order), filled_BM.gather(1, order)
+        x = rest.x.masked_fill(~filled[..., None], 0.0)
+        return Prompt(x, rest.size * filled[..., None], rest.image & filled, rest.place, filled)
 
     def reduced(self, reducer: Reducer, site: LanguageSite, r: int) -> Prompt:
         """Without `r` tokens, by a method's plan; those that it makes stand behind the image's."""

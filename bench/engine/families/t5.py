@@ -84,7 +84,7 @@ class EncoderPass(LanguagePass):
 
     def _arguments(self, kw: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """The bias of the tokens that remain, by their own positions or those they moved to."""
-        removal, bias = self._latest(), kw["position_bias"]
+        removal, bias = self._latest(self.layer), kw["position_bias"]
         if removal is None or bias is None:
             return kw
         if not self.rotary:
@@ -94,7 +94,7 @@ class EncoderPass(LanguagePass):
         return {**kw, **self.rotary}
 
     def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
-        removal = self._latest()
+        removal = self._latest(self.layer)
         return mask if removal is None else self._of_keys(removal, mask is not None, x)
 
     def _of_keys(self, removal: Removal, padded: bool, x: Tensor) -> Tensor | None:

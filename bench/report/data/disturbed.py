@@ -26,11 +26,13 @@ def left_out(rows: Sequence[Row]) -> str:
 def note(records: Sequence[Record]) -> str | None:
     """Count the disturbed timings of a report; None where there are none.
 
-    A timing is one cell at one batch size and condition, or the stages of one cell's answer.
+    A timing is one cell at one batch size and condition, or the stages of one cell's answer
+    to one prompt or to a batch of them.
     """
     timings = [entry.disturbed for record in records for entry in record.cost.latency]
     answers = [record.cost.generation for record in records]
     timings += [answer.disturbed for answer in answers if answer and answer.stages]
+    timings += [served.disturbed for answer in answers if answer for served in answer.served]
     if not any(timings):
         return None
     return f"{sum(timings)} of {len(timings)} timings were {LOAD}: see {MARK}"

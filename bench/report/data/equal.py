@@ -52,9 +52,9 @@ def at_batch(batch: int) -> str:
     return f"batch {batch}"
 
 
-def at_stage(stage: str) -> str:
-    """Name the timing of a stage of an answer."""
-    return f"answer, {stage}"
+def at_stage(stage: str, batch: int = 1) -> str:
+    """Name the timing of a stage of an answer, or of answers to a batch of prompts."""
+    return f"answer, {stage}" if batch == 1 else f"{batch} answers, {stage}"
 
 
 def spreads(records: Sequence[Record]) -> dict[Key, Spread]:
@@ -104,6 +104,9 @@ def _timings(record: Record) -> Iterator[tuple[str, Speedup, bool, Speedup | Non
     answer = record.cost.generation
     for stage in answer.stages if answer else ():
         yield at_stage(stage.name), stage.speedup, answer is not None and answer.disturbed, None
+    for served in answer.served if answer else ():
+        for stage in served.stages:
+            yield at_stage(stage.name, served.batch), stage.speedup, served.disturbed, None
 
 
 def _value(ratio: Speedup) -> tuple[float, ...]:
