@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from sites import classless, close, heads, language_site, projector_site, received_as, span
 from torch import Tensor
@@ -328,7 +329,7 @@ def check_evs(case: Case) -> None:
 def check_dycoke(case: Case) -> None:
     given, out, params, name = case
     if name == "dp":
-        return
+        pytest.skip("the second stage, at each new token, is left out")
     frames, n = params["frames"], len(given["features"])
     s = video_site(given["features"], frames)
     method = DyCoke(params["merging_ratio"])
