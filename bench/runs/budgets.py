@@ -44,6 +44,10 @@ class Target:
     percent: float
     of: str
 
+    def __str__(self) -> str:
+        """As it is written: ``50% gmacs``."""
+        return f"{self.percent:g}% {self.of}"
+
 
 @dataclass(frozen=True)
 class Solved:

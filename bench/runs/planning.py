@@ -15,7 +15,7 @@ from bench.measure import engines
 from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.records.record import COST_ONLY, Cell
-from bench.runs import keys, solved_budgets
+from bench.runs import budgets, keys, solved_budgets
 from bench.runs.checking import placed
 from bench.runs.resources import Resources, out_of_reach
 from bench.runs.session import Session, settings
@@ -137,8 +137,9 @@ def _planned(cell: Cell, suite: Suite, resources: Resources, solved: Path | None
     if missing:
         cell = dataclasses.replace(cell, random_weights=True)
     weights, broken = _weights_and_data(cell, profile, resources)
-    refused = None
+    refused, budget = None, {}
     if "budget" in cell.params and not broken:
+        budget = {"budget": str(budgets.parse(cell.params["budget"]))}
         cell, refused = solved_budgets.within_budget(cell, profile, resources, solved)
     provenance = keys.provenance_of(cell, weights, resources.tasks.get(cell.task))
     return PlannedCell(
@@ -146,7 +147,7 @@ def _planned(cell: Cell, suite: Suite, resources: Resources, solved: Path | None
         key=keys.key_of(cell, profile, machine, provenance),
         profile=profile,
         machine=machine,
-        provenance=provenance,
+        provenance=provenance | budget,  # which is no part of the key
         refused=refused,
         missing=missing,
         counted=resources.too_large(cell, profile) if missing else None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from bench.records.record import Record
-from bench.report.data.bands import band, by_band
+from bench.report.data.bands import by_band, place
 from bench.report.data.mixture import is_older
 from bench.report.data.names import metric_name, setting
 from bench.report.data.rows import Row, cell_row, latency_rows
@@ -35,6 +35,9 @@ def settings_table(study: Study, metric: str) -> Table:
     """Return all settings by band of MACs: accuracy as it was and fine-tuned, and the speed-up."""
     condition, batch = timing(study)
     rows = [_setting_row(study, s, metric) | speedup(s, condition, batch) for s in study.settings]
+    place(rows)
+    for row in rows:
+        row["band"] = UNREDUCED if row["is_baseline"] else row["band"]
     rows.sort(key=by_band)
     head = metric_name(metric)
     columns = [
@@ -75,8 +78,7 @@ def _named(study: Study, one: Setting) -> Row:
     row: Row = {name: finished[name] for name in ("group", "method", "setting", "is_baseline")}
     row |= {"towers": one.towers, "own_loss": _own_loss(study, one)}
     row |= {name: finished[name] for name in _COSTS}
-    row["older"] = any(map(is_older, one.records))
-    return row | {"band": UNREDUCED if row["is_baseline"] else band(finished)}
+    return row | {"budget": finished["budget"], "older": any(map(is_older, one.records))}
 
 
 def _own_loss(study: Study, one: Setting) -> str:

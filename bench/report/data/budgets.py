@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from scipy.stats import rankdata
 
-from bench.report.data.bands import band, off_middle
+from bench.report.data.bands import off_middle
 from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
 
@@ -36,7 +36,8 @@ def budgets(frames: Frames) -> list[Budget]:
         for row in frames.by_group[group]:
             if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
                 continue
-            by_group = bands.setdefault(band(row), {}).setdefault(row["method"], {})
+            by_group = bands.setdefault(row["band"], {}).setdefault(row["method"], {})
             by_group[group] = min(by_group.get(group, row), row, key=off_middle)
-    order = sorted(bands, key=lambda name: (len(name), name), reverse=True)
+    levels = {row["band"]: row["level"] for row in frames.cells if row["level"] is not None}
+    order = sorted(bands, key=lambda name: (levels[name], name), reverse=True)
     return [Budget(name, dict(sorted(bands[name].items()))) for name in order]

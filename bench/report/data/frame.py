@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from bench.core.errors import BenchError, near_miss
 from bench.records.record import Record
-from bench.report.data import differences, disturbed, equal, grouping, load, mixture, ties
-from bench.report.data.bands import band, by_band
+from bench.report.data import bands, differences, disturbed, equal, grouping, load, mixture, ties
+from bench.report.data.bands import by_band
 from bench.report.data.names import task_name
 from bench.report.data.rows import Row, cell_row, failure_row, latency_rows, token_rows
 
@@ -65,7 +67,7 @@ class Frames:
         """Each table's rows: the baseline first, by band of MACs, the most accurate first."""
         groups: dict[str, list[Row]] = {}
         for row in self.cells:
-            shown = self.baseline if row["is_baseline"] else band(row)
+            shown = self.baseline if row["is_baseline"] else row["band"]
             groups.setdefault(row["group"], []).append(row | {"band": shown})
         return {name: sorted(rows, key=by_band) for name, rows in groups.items()}
 
@@ -194,7 +196,9 @@ def _cells(records: Sequence[Record], baseline: str) -> list[Row]:
         place = places[load.uid(record)]
         row = cell_row(record, place.group, place.common, baseline, place.extra)
         rows.append(row | {"seed": place.seed})
-    return sorted(rows, key=_reading_order)
+    for _, table in groupby(rows := sorted(rows, key=_reading_order), itemgetter("group")):
+        bands.place(list(table))
+    return rows
 
 
 def _timings(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:

@@ -46,6 +46,7 @@ def cell_row(
     row: Row = {"key": load.uid(record), "group": group, **common, "suite": cell.suite}
     row |= {"method": cell.method, "label": cell.label, "seed": cell.seed}
     row["setting"] = setting(cell.params, extra)
+    row["budget"] = record.provenance.get("budget")
     row["is_baseline"] = baseline in (cell.method, cell.label)
     row |= {"weights": record.provenance.get("weights"), "accuracy_reason": record.accuracy.reason}
     row["not_measured"] = "; ".join(cost.notes) or None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.report.data import differences
-from bench.report.data.bands import band
 from bench.report.data.rows import Row, known
 
 LEAD = "lead"  # the most accurate setting's difference to another one
@@ -24,7 +23,7 @@ def judge(cells: Sequence[differences.Scored], scores: Mapping[str, Sequence[Row
         for entry in scores[cell.row["key"]]:
             entry[BEST] = None
             if not cell.row["is_baseline"] and known(entry["value"]):
-                contest = cell.row["group"], band(cell.row), entry["metric"]
+                contest = cell.row["group"], cell.row["band"], entry["metric"]
                 contests.setdefault(contest, []).append((cell, entry))
     for (*_, metric), members in contests.items():
         best, first = max(members, key=lambda member: float(member[1]["value"]))

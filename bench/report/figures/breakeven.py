@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bench.report.data import disturbed
-from bench.report.data.bands import band, off_middle
+from bench.report.data.bands import off_middle
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.rows import known
@@ -56,7 +56,7 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
         if size is None or not known(entry["speedup_x"]):
             continue
         model = SIZE.sub("*", cell["model"])
-        name = (model, cell["method"], band(cell), cell["machine"], entry["condition"])
+        name = (model, cell["method"], cell["band"], cell["machine"], entry["condition"])
         sizes, place = places.setdefault(name, {}), (entry["batch"], int(size[1]))
         here = off_middle(cell), float(entry["speedup_x"])
         sizes[place] = min(sizes.get(place, here), here)
