@@ -23,6 +23,7 @@ from bench.report import build
 from bench.report.content import content
 from bench.report.data import frame
 from bench.report.data.differences import FLAGS
+from bench.report.data.names import series
 from bench.report.figures import style
 from bench.report.page import page, page_data
 
@@ -68,7 +69,8 @@ def test_data_are_the_records(file: Path, records: list[Record]) -> None:
     for cell, shown in zip(data["cells"], kept, strict=True):
         record = done[shown["key"]]
         assert shown["cost"]["macs"]["total"] == record.cost.macs.total
-        assert (cell["method"], cell["model"]) == (record.cell.method, record.cell.model)
+        name = series(record.cell.method, record.cell.params)
+        assert (cell["method"], cell["model"]) == (name, record.cell.model)
         assert record.cost.macs is not None and record.accuracy.primary is not None
         assert cell["gmacs"] == pytest.approx(record.cost.macs.total / 1e9, rel=1e-5)
         value = record.accuracy.metrics[record.accuracy.primary].value

@@ -652,8 +652,8 @@ def test_weird_names_are_escaped_everywhere(records: list[Record], tmp_path: Pat
         cells.append(replace(old, cell=cell, key=stable_key(name)))
     text = one(tmp_path / "r", tmp_path, cells)
     (table,) = [t for t in tables_in(text) if "GMACs" in t[0]]
-    assert {row["Method"] for row in table} > {r"a \| b", r"\_hidden $x$ &lt;b&gt;"}
-    assert {row["Setting"] for row in table} == {"–", r"k\|v=a\_b\|c".replace(r"\_", "_")}
+    named = {row["Method"] for row in table}
+    assert named > {r"a \| b, k\|v a_b\|c", r"\_hidden $x$ &lt;b&gt;, k\|v a_b\|c"}
     assert all(path.parent.parent == tmp_path / "out" for path in (tmp_path / "out").rglob("*.png"))
 
 
@@ -789,14 +789,37 @@ def test_a_folder_of_others_is_not_replaced(results: Path, tmp_path: Path) -> No
         build([results], tmp_path)
 
 
-def test_looks_are_fixed_and_distinct() -> None:
-    many = [f"method-{index}" for index in range(30)]
-    all_looks = style.looks([*style.KNOWN, *many])
-    assert len(set(all_looks.values())) == len(all_looks)
-    assert all_looks["tome"] == style.looks(["tome"])["tome"]
-    alone = sum(style.looks([name])[name] == all_looks[name] for name in many)
-    assert alone >= 20  # only colliding names may step aside
+def test_at_most_five_series_have_colours_and_no_two_look_alike() -> None:
+    leaders = ["tome", "crossget", "crossget, unguided", "mine", "evit", "topk", "random"]
+    series = [*leaders, "none", "pool", "downsample", "dart", "fastv", "other"]
+    looks = style.looks(series, leaders)
+    coloured = {name for name, look in looks.items() if look.color in style.COLORS}
+    assert coloured == set(leaders[:5])
+    assert len({looks[name].color for name in coloured}) == 5
+    assert len({look.marker for look in looks.values()}) == len(series)
+    assert looks["tome"] == style.KNOWN["tome"] and looks["crossget"] == style.KNOWN["crossget"]
+    assert looks["none"].color == style.BLACK and looks["pool"].color == style.GREY
     assert style.looks(["b", "a"]) == style.looks(["a", "b"])
+
+
+def test_a_deuteranope_tells_the_colours_apart() -> None:
+    """Machado, Oliveira and Fernandes (2009), severity 1; the distance is CIE 1976's."""
+    seen = [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+    def lab(color: str) -> Any:
+        values = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        xyz = to_xyz @ np.clip(seen @ linear, 0, 1) / [0.95047, 1, 1.08883]
+        x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    for one, other in itertools.combinations([*style.COLORS, style.GREY, style.BLACK], 2):
+        assert np.linalg.norm(lab(one) - lab(other)) >= 15, (one, other)
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0.05, 0.02), (0.008, 0.008)])

@@ -20,7 +20,7 @@ from bench.records.record import Accuracy, Cell, Cost, Latency, Macs, Metric, Re
 from bench.records.store import Store
 from bench.report import build
 from bench.report.data import grouping, makers
-from bench.report.data.names import setting
+from bench.report.data.names import budget, series
 from bench.report.figures import style
 from recipes.ablation import chains, claims, estimates, figures, sections, studies, tables
 
@@ -234,7 +234,8 @@ def test_every_setting_has_its_means_and_intervals(
     reference = {seed: value(one) for seed, one in trained(records, SPECS[0]).items()}
     for spec in SPECS:
         loss = f"{spec[3]}".removesuffix(".0") if spec[0] == "crossget" else ""
-        name = (spec[0], setting({**spec[1], **spec[2]}), loss)
+        params = {**spec[1], **spec[2]}
+        name = (series(spec[0], params), budget(params), loss)
         (row,) = [r for r in rows if (r["method"], r["setting"], r["own_loss"]) == name]
         own = {seed: value(one) for seed, one in trained(records, spec).items()}
         plain = value(untrained(records, spec))

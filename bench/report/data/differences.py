@@ -69,6 +69,11 @@ class Scored:
         return self.record.accuracy.metrics
 
     @property
+    def method(self) -> str:
+        """The method's name, whatever its parameters."""
+        return self.record.cell.method
+
+    @property
     def share(self) -> Any:
         """The percentage of the unreduced model's MACs, None where it is not known."""
         return 100.0 if self.record.cell.baseline else self.row["gmacs_pct_of_unreduced"]
@@ -96,7 +101,7 @@ class Between:
     @property
     def seeds(self) -> int:
         """How many seeds each random cell was run under, the fewest of them."""
-        cells = [one for one in (self.fewer, self.more) if one.row["method"] == RANDOM]
+        cells = [one for one in (self.fewer, self.more) if one.method == RANDOM]
         return min((1 + len(one.record.accuracy.repeats) for one in cells), default=1)
 
     @cached_property
@@ -205,15 +210,15 @@ def _random(
     is what random reduction becomes where it removes nothing.
     """
     share, nothing = cell.share, "no random at a like budget"
-    aside = cell.row["method"] == RANDOM or cell.row["is_baseline"] or cell.record.cell.baseline
+    aside = cell.method == RANDOM or cell.row["is_baseline"] or cell.record.cell.baseline
     if aside or share is None:
         return None, nothing
 
     def order(one: Scored) -> tuple[Any, ...]:
         seed = one.record.cell.seed != cell.record.cell.seed
-        return abs(one.share - share), one.row["method"] != RANDOM, seed, one.record.key
+        return abs(one.share - share), one.method != RANDOM, seed, one.record.key
 
-    randoms = [one for one in cells if one.row["method"] == RANDOM and one.share is not None]
+    randoms = [one for one in cells if one.method == RANDOM and one.share is not None]
     randoms = _alike(cell, sorted(randoms, key=order), unreduced)
     if not randoms or abs(randoms[0].share - share) > LIKE_POINTS:
         return None, nothing

@@ -58,6 +58,27 @@ class Frames:
         return tuple(sorted({record.cell.method for record in self.records}))
 
     @cached_property
+    def series(self) -> tuple[str, ...]:
+        """What curves are about: methods with parameters that are no budget, sorted."""
+        return tuple(sorted({row["method"] for row in self.cells}))
+
+    @cached_property
+    def leaders(self) -> tuple[str, ...]:
+        """The series in the order of how often each is among the best of a band.
+
+        Of equals the one first that is more accurate in the mean.
+        """
+        rivals = [row for row in self.cells if not row["is_baseline"]]
+
+        def order(name: str) -> tuple[Any, ...]:
+            rows = [row for row in rivals if row["method"] == name]
+            accuracies = [row["accuracy_value"] or 0.0 for row in rows]
+            wins = sum(bool(row[ties.BEST]) for row in rows)
+            return -wins, -sum(accuracies) / len(accuracies), name
+
+        return tuple(sorted({row["method"] for row in rivals}, key=order))
+
+    @cached_property
     def by_uid(self) -> dict[str, Record]:
         """The records by the name that rows call `key`."""
         return {load.uid(record): record for record in self.records}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.records.record import COST_ONLY
@@ -21,6 +22,7 @@ METRIC_NAMES = {
     "spice": "SPICE",
     "f1": "F1",
 }
+BUDGET = ("r", "keep_rate", "layers", "budget")  # parameters along which a method is swept
 
 
 def metric_name(name: str) -> str:
@@ -36,6 +38,41 @@ def metric_name(name: str) -> str:
 def task_name(task: str) -> str:
     """Write a task's name for people."""
     return "cost only" if task == COST_ONLY else task
+
+
+def series(method: str, params: Mapping[str, Any]) -> str:
+    """Name what a curve is about: a method with its parameters, but for those of its budget.
+
+    ``crossget, unguided``; a budget of one tower alone is named after the tower.
+    """
+    others = {name: value for name, value in params.items() if name not in BUDGET}
+    towers = {tower for name in BUDGET for tower in _towers(params.get(name))}
+    words = [*towers] if len(towers) == 1 else []
+    if not (others.get("guided_matching", True) or others.get("guided_ensemble", True)):
+        words.append("unguided")
+        others = {name: value for name, value in others.items() if not name.startswith("guided_")}
+    return ", ".join([method, *words, *(_in_words(*item) for item in others.items())])
+
+
+def budget(params: Mapping[str, Any], extra: str = "") -> str:
+    """Write what of a method's parameters is its budget: ``keep_rate=0.7, layers=3/6/9``."""
+    return setting({name: _alone(params[name]) for name in params if name in BUDGET}, extra)
+
+
+def _towers(value: Any) -> Iterable[str]:
+    return value if isinstance(value, Mapping) else ()
+
+
+def _alone(value: Any) -> Any:
+    """Return a budget of one tower without the tower's name."""
+    return next(iter(value.values())) if len([*_towers(value)]) == 1 else value
+
+
+def _in_words(name: str, value: Any) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {_plain(value)}"
 
 
 def setting(params: dict[str, Any], extra: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.records.record import EAGER, Latency, Record
 from bench.report.data import load, mixture
-from bench.report.data.names import setting
+from bench.report.data.names import budget, series, setting
 
 MIB = 2**20
 Row = dict[str, Any]
@@ -44,8 +44,8 @@ def cell_row(
     """
     cell, cost = record.cell, record.cost
     row: Row = {"key": load.uid(record), "group": group, **common, "suite": cell.suite}
-    row |= {"method": cell.method, "label": cell.label, "seed": cell.seed}
-    row["setting"] = setting(cell.params, extra)
+    row |= {"method": series(cell.method, cell.params), "label": cell.label, "seed": cell.seed}
+    row["setting"] = budget(cell.params, extra)
     row["budget"] = record.provenance.get("budget")
     row["is_baseline"] = baseline in (cell.method, cell.label)
     row |= {"weights": record.provenance.get("weights"), "accuracy_reason": record.accuracy.reason}

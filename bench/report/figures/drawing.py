@@ -66,7 +66,7 @@ class View:
     @classmethod
     def of(cls, frames: Frames, head: str = "") -> View:
         """Return the view of some data under a title."""
-        return cls(frames.baseline, head, style.looks(frames.methods))
+        return cls(frames.baseline, head, style.looks(frames.series, frames.leaders))
 
     def macs_panel(self, ax: Axes, rows: Sequence[Row]) -> None:
         """Draw accuracy against GMACs into one panel."""

@@ -60,7 +60,7 @@ def rank_plots(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
         text += "is the most accurate). Two methods differ where their bars do not overlap: "
         text += f"Nemenyi's critical difference is {result.critical:.1f} ranks; Friedman's test, "
         text += f"p = {result.p:.2g}."
-        draws = partial(draw, style.looks(frames.methods), result)
+        draws = partial(draw, style.looks(frames.series, frames.leaders), result)
         yield Plot("ranks", text, draws, narrow=True)
 
 

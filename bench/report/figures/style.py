@@ -1,11 +1,10 @@
-"""How figures look: one colour and marker a method, in every figure and every report."""
+"""How figures look: a marker a method, colours for the series that a report is about."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -82,36 +81,49 @@ class Look:
     marker: str
 
 
-# Okabe and Ito's palette, which the common colour-vision deficiencies leave apart, then Paul Tol's
-# muted one. Methods that a suite compares differ in colour and, where colours are near, in
-# marker; the trivial baselines get the light colours, so that the eye-catchers are the methods.
+# Of Okabe and Ito's palette five colours that a deuteranope tells apart, from each other and from
+# the grey of all further series. Each method has a marker of its own, and where it can the colour
+# that it has elsewhere.
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+GREY, BLACK = "#BDBDBD", "#000000"
 KNOWN: dict[str, Look] = {
     name: Look(*look)
     for name, look in json.loads(
         files("bench.assets.data").joinpath("looks.json").read_text(encoding="utf-8")
     ).items()
 }
-_COLORS = ("#332288", "#882255", "#117733", "#999933", "#AA4499", "#661100", "#CC6677", "#44AA99")
-_MARKERS = ("<", ">", "p", "h", "d", "D", "o", "s")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*", "8", "H")
+_PLAIN = ("none",)  # the unreduced model, black everywhere
 
 
-def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """Return a look for each method.
+def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[str, Look]:
+    """Return a look for each series: colours for the first five leaders, grey for the others.
 
-    A method that is not in `KNOWN` gets its look from a hash of its name, so it depends neither on
-    the other methods nor on their order; only unknown names that collide step aside.
+    Without leaders the first by name have colours.
+
+    A leader keeps its method's own colour where that is of the palette and free. Markers are the
+    methods' own where they are free, so that no two series look alike while there are markers.
     """
+    series = sorted(set(series))
+    leaders = series if leaders is None else leaders
+    coloured = [name for name in leaders if name not in _PLAIN][: len(COLORS)]
+    own = {name: KNOWN.get(name.partition(",")[0]) for name in {*series, *coloured}}
+    colors = dict.fromkeys(own, GREY) | dict.fromkeys(_PLAIN, BLACK)
+    free = list(COLORS)
+    for name in sorted(coloured, key=lambda name: (own[name] is None, coloured.index(name))):
+        known = own[name]
+        colors[name] = known.color if known and known.color in free else ""
+        free = [color for color in free if color != colors[name]]
+    for name in coloured:
+        colors[name] = colors[name] or free.pop(0)
     chosen: dict[str, Look] = {}
-    taken = set(KNOWN.values())
-    space = [Look(color, marker) for marker in _MARKERS for color in _COLORS]
-    for name in sorted(set(methods)):
-        if name in KNOWN:
-            chosen[name] = KNOWN[name]
-            continue
-        slot = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(space)
-        order = space[slot:] + space[:slot]
-        chosen[name] = next((look for look in order if look not in taken), order[0])
-        taken.add(chosen[name])
+    taken: set[str] = set()
+    for name in [*coloured, *sorted({*series} - {*coloured})]:
+        known = own[name]
+        order = [known.marker, *_MARKERS] if known else _MARKERS
+        marker = next((one for one in order if one not in taken), order[0])
+        taken.add(marker)
+        chosen[name] = Look(colors[name], marker)
     return chosen
 
 

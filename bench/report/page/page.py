@@ -38,7 +38,7 @@ def write(content: Content, folder: Path) -> None:
         "baseline": frames.baseline,
         "panels": panels,
         "cells": cells,
-        "looks": page_data.looks(frames.methods),
+        "looks": page_data.looks(frames),
         "tokens": tokens,
     }
     text = templates.get_template("page/index.html.j2").render(

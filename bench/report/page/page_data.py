@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -122,11 +122,11 @@ def shortened(value: Any) -> Any:
     return [shortened(item) for item in value]
 
 
-def looks(methods: Iterable[str]) -> dict[str, Row]:
-    """Return every method's colour and the outline of its marker, as in all other figures."""
+def looks(frames: Frames) -> dict[str, Row]:
+    """Return every series' colour and the outline of its marker, as in all other figures."""
     return {
         name: {"color": look.color, "path": _outline(look.marker)}
-        for name, look in style.looks(methods).items()
+        for name, look in style.looks(frames.series, frames.leaders).items()
     }
 
 
