@@ -32,10 +32,11 @@ from bench.report.data import frame, makers, stats
 from bench.report.data.budgets import budgets
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
 from bench.report.figures import breakeven, drawing
+from bench.report.headlines import headline
 from bench.report.page import page_data
 from bench.report.tables.across import across_tables
 from bench.report.tables.answers import answer_table
-from bench.report.tables.comparison import headline, main_table
+from bench.report.tables.comparison import main_table
 from bench.report.tables.table import Column, Table
 from bench.report.tables.timings import timing_tables
 
@@ -270,9 +271,9 @@ def test_what_a_paired_test_cannot_tell_from_the_best_shares_its_place() -> None
         assert {across[name].rows[i]["method"] for i in places} == {"evit", "pitome"}
     text = headline(frames, group)
     assert text == (
-        "At 35–45 % of the MACs 2 of 3 settings are within noise of the best, **evit r=8**: "
-        "accuracy 77.5 % (−2.5 to none); it is also the fastest of them, measured speed-up 0.25× "
-        "at batch 8 (MAC bound 2.50×)."
+        "At 35–45 % of the MACs 2 of 3 settings share the lead: **evit r=8** and **pitome "
+        "r=8** (accuracy 77.5 to 77.0 %; none 80.0); the fastest of them is **evit r=8**, measured "
+        "speed-up 0.25× at batch 8 (MAC bound 2.50×)."
     )
     alone = frame.build([base(), record("evit", 310), close])
     assert bold(main_table(alone, alone.groups()[0]), "accuracy %") == []  # equals have no winner
@@ -284,7 +285,7 @@ def test_the_headline_names_the_most_accurate_near_half_the_macs() -> None:
     frames = frame.build([*rivals(), *others])
     text = headline(frames, frames.groups()[0])
     assert text == (
-        "At 35–45 % of the MACs the most accurate of 2 settings is **evit r=8**: accuracy 77.5 % "
+        "At 35–45 % of the MACs **evit r=8** is the most accurate of 2 settings: accuracy 77.5 % "
         "(−2.5 to none), measured speed-up 0.25× at batch 8 (MAC bound 2.50×)."
     )
 

@@ -22,8 +22,9 @@ from bench.report.content import content
 from bench.report.data import disturbed, equal, frame, mixture
 from bench.report.data.timings import is_noise
 from bench.report.figures import breakeven, plots, style
+from bench.report.headlines import headline, where
 from bench.report.tables.compare import compare
-from bench.report.tables.comparison import headline, main_table
+from bench.report.tables.comparison import main_table
 from bench.report.tables.latex import latex
 from bench.report.tables.provenance import machines
 from bench.report.tables.table import Column, Table
@@ -209,8 +210,9 @@ def test_the_headline_rests_on_no_disturbed_timing(records: list[Record]) -> Non
     }
     best, other = sorted(tied, key=lambda label: -speeds[label][32])
     plain = headline(frames, group)
-    assert f"2 of 7 settings are within noise of the best, **{best}**" in plain
-    assert f"it is also the fastest of them, measured speed-up {speeds[best][32]:.2f}×" in plain
+    assert "2 of 7 settings share the lead: " in plain
+    assert f"**{best}**" in plain and f"**{other}**" in plain
+    assert f"the fastest of them is **{best}**, measured speed-up {speeds[best][32]:.2f}×" in plain
     shaky = changed(records, best, 32, shaken)
     text = headline(frame.build(shaky), group)
     assert f"the fastest of them is **{other}**" in text
@@ -612,3 +614,23 @@ def test_machines_list_their_hosts_memory_and_caches(records: list[Record], tmp_
     page = (tmp_path / "o/index.html").read_text()
     assert f"host {'a' * 12} · memory GiB 15.6 · caches L1d 48K, L2 2M" in page
     assert "host" not in dict(machines(frame.build(records))[0][1])
+
+
+def test_a_headline_says_where_methods_act_in_a_language_model(records: list[Record]) -> None:
+    places = {
+        "tome r=8": {"vision": [(10, 8), (8, 6)], "projector": [(6, 6)], "language": [(9, 9)]},
+        "tome r=13": {"vision": [(10, 10)], "projector": [(10, 5)], "language": [(8, 8)]},
+        "evit keep_rate=0.5": {"vision": [(10, 10)], "projector": [(10, 10)], "language": [(13, 6)]},
+    }
+    cells = [
+        replace(r, cost=replace(r.cost, tokens=places[r.cell.label]))
+        for r in records
+        if r.cell.label in places
+    ]
+    frames = frame.build([*(r for r in records if r.cell.baseline), *cells])
+    (group,) = frames.groups()
+    text = where(frames, group)
+    assert text.startswith("The most accurate by place: in the image encoder **tome r=8** (")
+    assert ", ahead of the language model **tome r=13** (" in text
+    assert " and inside the language model **evit keep\\_rate=0.5** (" in text.replace("_", "\\_")
+    assert where(frame.build(records), frame.build(records).groups()[0]) == ""

@@ -8,13 +8,13 @@ from typing import Any
 
 from bench.core.scanning import modules_of
 from bench.records.fates import Fates
-from bench.report import figures, tables
+from bench.report import figures, headlines, tables
 from bench.report.data.frame import Frames
 from bench.report.data.makers import Maker, makers
 from bench.report.data.rows import Row
 from bench.report.figures import plots, token_figure
 from bench.report.figures.plots import Plot
-from bench.report.tables import comparison, provenance
+from bench.report.tables import provenance
 from bench.report.tables.table import Table, escape
 
 GAPS = 30  # the place of what could not be measured
@@ -64,6 +64,7 @@ class Content:
         groups: What is shown of each model and task, and of whatever else was declared.
         tokens: What became of the tokens of sample images.
         fates: The same as data.
+        findings: Sentences (Markdown) about all models, which stand on top.
         failed: The cells that did not finish.
         equal: What the measurement says of two equal things, where any were timed.
         origins: Where the numbers come from: measured here, estimated, as published.
@@ -75,6 +76,7 @@ class Content:
     groups: list[Section]
     tokens: Section
     fates: Sequence[Fates]
+    findings: Sequence[str]
     failed: Table | None
     equal: Table | None
     origins: Table
@@ -121,6 +123,7 @@ def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None
         [*sections, *groups],
         Section("Where the tokens go", (Block(plots=sample_plots, paper=False),)),
         fates,
+        headlines.break_even(frames),
         provenance.failed(frames),
         provenance.equal_things(frames),
         provenance.origins(frames),
@@ -134,8 +137,7 @@ def _group(frames: Frames, group: str, drawn: bool) -> Section:
         placed.append((maker.place, _block(maker, maker.make(frames, group), remark)))
     placed.sort(key=lambda item: item[0])
     blocks = tuple(block for _, block in placed if block.text or block.tables or block.plots)
-    headline = comparison.headline(frames, group) if group in frames.groups() else ""
-    return Section(escape(frames.title(group)), blocks, headline)
+    return Section(escape(frames.title(group)), blocks, " ".join(headlines.of(frames, group)))
 
 
 def _block(maker: Maker, made: Any, remark: str = "") -> Block:

@@ -136,6 +136,15 @@ def sentences(study: Study) -> list[str]:
     return [f"**{claim}**: {'; '.join(parts)}." for claim, parts in claims.items()]
 
 
+def headline(study: Study) -> str:
+    """Return what a study says of guidance, or else its first claim; empty where it has none."""
+    every = sentences(study)
+    asked = [
+        sentence for sentence in every if sentence.startswith(("**Guidance", "**Cross-guided"))
+    ]
+    return " ".join(asked or every[:1])
+
+
 def _written(found: Estimate) -> str:
     row = {"value": found.value, "value_low": found.low, "value_high": found.high}
     (text,) = interval("", "value{}", digits=2, sign=True).texts([row])

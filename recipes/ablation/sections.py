@@ -22,7 +22,9 @@ def sections(frames: Frames) -> list[Section]:
 
 def section(study: studies.Study) -> Section:
     """Return what a report shows of a study."""
-    return Section(f"Fine-tuned: {escape(study.title)}", tuple(_blocks(study)))
+    return Section(
+        f"Fine-tuned: {escape(study.title)}", tuple(_blocks(study)), claims.headline(study)
+    )
 
 
 def _blocks(study: studies.Study) -> Iterator[Block]:

@@ -24,6 +24,7 @@ from bench.report.figures.plots import Plot
 
 Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
 MAX_MAPS = 6
+OF = " · "  # between a map's model and its method
 SIZE = re.compile(r"(?<!\d)([1-9]\d\d|1\d\d\d)(?!\d)(?!.*\d{3})")  # the last one in a model's name
 ABSENT = (
     "No break-even map: no model here was timed at two resolutions and two batch sizes with a "
@@ -34,7 +35,7 @@ ABSENT = (
 @makes("figure", 50, overall=True, absent=ABSENT)
 def map_plots(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
     """Yield the maps, where there are any."""
-    drawn = maps(frames)
+    drawn = maps(frames)[:MAX_MAPS]
     if drawn:
         caption = "Measured speed-up by batch size and resolution; hatched: slower than unreduced."
         caption += disturbed.left_out(frames.timed(frames.cells))
@@ -62,12 +63,12 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
         sizes[place] = min(sizes.get(place, here), here)
     return [
         (
-            f"{model} · {method}, {share} of MACs",
+            f"{model}{OF}{method}, {share} of MACs",
             {place: speed for place, (_, speed) in sizes.items()},
         )
         for (model, method, share, *_), sizes in sorted(places.items())
         if all(len({place[axis] for place in sizes}) > 1 for axis in (0, 1))
-    ][:MAX_MAPS]
+    ]
 
 
 def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:

@@ -11,7 +11,7 @@ from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
 from bench.report.data.ties import BEST
-from bench.report.data.timings import batches, ends_of, is_noise, under_main, with_timings
+from bench.report.data.timings import batches, ends_of, under_main, with_timings
 from bench.report.tables.table import (
     Column,
     Table,
@@ -19,7 +19,6 @@ from bench.report.tables.table import (
     escape,
     interval,
     name_columns,
-    signed,
 )
 
 KINDS = (DELTA, OVER_RANDOM)
@@ -139,64 +138,3 @@ def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
         legend,
     )
     return escape("; ".join(filter(None, parts))) + "."
-
-
-def headline(frames: Frames, group: str) -> str:
-    """Say in one sentence who is most accurate near half the MACs, and what can be gained there.
-
-    Settings that a paired test cannot tell from the most accurate share its place, and the fastest
-    of them is named.
-
-    Empty where no two methods meet in a band of MACs.
-    """
-    peers: dict[str, list[Row]] = {}
-    for row in frames.by_group[group]:
-        known_both = known(row["accuracy_value"]) and known(row["mac_bound_x"])
-        if known_both and not row["is_baseline"]:
-            peers.setdefault(row["band"], []).append(row)
-    peers = {name: cells for name, cells in peers.items() if len({r["method"] for r in cells}) > 1}
-    if not peers:
-        return ""
-    name = min(peers, key=lambda name: _from_half(peers[name]))
-    best, *equals = [row for row in peers[name] if row[BEST]]
-    many = f"{len(peers[name])} settings"
-    text = f"At {name} of the MACs the most accurate of {many} is "
-    if equals:
-        text = f"At {name} of the MACs {len(equals) + 1} of {many} are within noise of the best, "
-    text += f"{_label(best)}: {metric_name(best['metric'])} "
-    text += f"{best['accuracy_value']:.1f} {best['accuracy_unit']}"
-    if known(best["delta"]):
-        text += f" ({signed(best['delta'], 1)} to {escape(frames.baseline)})"
-    return text + _headline_speed(frames, [best, *equals]) + "."
-
-
-def _headline_speed(frames: Frames, rows: Sequence[Row]) -> str:
-    """Say the speed-up of the fastest of some cells at their largest batch.
-
-    What other load disturbed makes no headline.
-    """
-    _, timed = under_main(frames.timed(rows))
-    quiet = disturbed.quiet(timed)
-    if not quiet:
-        return f" (speed-up not told: {disturbed.LOAD})" if timed else ""
-    batch = max(int(row["batch"]) for row in quiet)
-    fastest = max((row for row in quiet if row["batch"] == batch), key=lambda r: r["speedup_x"])
-    cell = next(row for row in rows if row["key"] == fastest["key"])
-    ends = [fastest[f"speedup{end}_x"] for end in ("", "_low", "_high")]
-    noise = ", within noise" if is_noise(ends, fastest["aa_half_x"], 1) else ""
-    who = "" if len(rows) == 1 else "; it is also the fastest of them"
-    if cell is not rows[0]:
-        who = f"; the fastest of them is {_label(cell)}"
-    text = f"{who}, measured speed-up {fastest['speedup_x']:.2f}× at batch {batch}"
-    return f"{text} (MAC bound {cell['mac_bound_x']:.2f}×{noise})"
-
-
-def _label(row: Row) -> str:
-    label = f"{row['method']} {row['setting']}".strip()
-    return f"**{escape(label)}**"
-
-
-def _from_half(rows: Sequence[Row]) -> float:
-    """Return how far some cells are from half the MACs on average, in points."""
-    shares = [row["gmacs_pct_of_unreduced"] for row in rows]
-    return float(abs(sum(shares) / len(shares) - 50))
