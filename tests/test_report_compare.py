@@ -38,7 +38,7 @@ def faster(record: Record, factor: float) -> Record:
 
 
 def sections(text: str) -> dict[str, list[dict[str, str]]]:
-    parts = text.split("\n## ")[1:]
+    parts = [part for part in text.split("\n## ")[1:] if not part.startswith("By method")]
     return {p.partition(":")[0]: [r for t in tables_in(p) for r in t] for p in parts}
 
 
@@ -62,6 +62,43 @@ def two_lost(record: Record) -> Accuracy:
     outcomes = {"correct": (ranks < 1).astype(int).tolist(), "rank": ranks.tolist()}
     values = {"top1": ranks < 1, "top5": ranks < 5}
     return Accuracy("top1", {name: metric(v) for name, v in values.items()}, outcomes)
+
+
+def test_a_change_within_what_equal_things_show_is_noise(old: list[Record], tmp_path: Path) -> None:
+    """The samples scatter by little, and two equal things differ by more than the change."""
+
+    def shaky(record: Record) -> Record:
+        latency = [
+            replace(entry, speedup=replace(entry.speedup, median=1.08, ci95=(0.9, 1.2)))
+            for entry in record.cost.latency
+        ]
+        return replace(record, cost=replace(record.cost, latency=latency))
+
+    new = [faster(record, 1.1) if not record.cell.baseline else record for record in old]
+    plain = [shaky(record) if record.cell.baseline else record for record in old]
+    folders = [str(tmp_path / name) for name in ("old", "new", "plain", "shaken")]
+    for folder, records in zip(folders, (old, new, plain, new), strict=True):
+        write(records, Path(folder))
+    verdicts = sections(compare(folders[0], folders[1]))
+    assert any(row["Quantity"].startswith("speed-up") for row in verdicts["Better"])
+    verdicts = sections(compare(folders[2], folders[1]))
+    assert "Better" not in verdicts or not verdicts["Better"]
+    assert any(row["Quantity"].startswith("speed-up") for row in verdicts["Within noise"])
+
+
+def test_a_comparison_begins_with_its_verdict_and_medians_by_method(
+    old: list[Record], tmp_path: Path
+) -> None:
+    write(old, tmp_path / "a")
+    write([*old[:2], *(faster(record, 2.0) for record in old[2:])], tmp_path / "b")
+    text = compare(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert "**2 of these cells are the same records on both sides**" in text
+    assert "**Verdict: better** (" in text and "&lt;0.001" in text
+    (table,) = tables_in(text.partition("## By method: median change")[2].partition("\n## ")[0])
+    assert {row["speed-up, %"] for row in table} <= {"+100.0", "–"}
+    same = compare(str(tmp_path / "a"), str(tmp_path / "a"))
+    assert "**8 of these cells are the same records" in same
+    assert "**Verdict: nothing changed beyond noise**." in same
 
 
 def test_what_changed_is_told_from_noise(old: list[Record], tmp_path: Path) -> None:

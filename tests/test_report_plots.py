@@ -65,11 +65,11 @@ def tasks(count: int) -> list[Record]:
 
 
 def test_ranks_are_those_of_the_accuracies() -> None:
-    records = tasks(4)
+    records = tasks(6)
     ranking = ranks.ranking(budgets(frame.build(records)))
-    assert ranking is not None and ranking.tasks == 4 and len(ranking.means) > 3
+    assert ranking is not None and ranking.tasks == 6 and len(ranking.means) > 3
     scores = []
-    for index in range(4):
+    for index in range(6):
         near: dict[str, tuple[float, float]] = {}
         for one in records:
             share = 100 * share_of(one)
@@ -84,8 +84,8 @@ def test_ranks_are_those_of_the_accuracies() -> None:
     assert ranking.p == pytest.approx(friedmanchisquare(*by_task.T).pvalue)
     k = len(ranking.means)
     nemenyi = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949}[k]  # Demšar 2006, Table 5
-    assert ranking.critical == pytest.approx(nemenyi * (k * (k + 1) / 24) ** 0.5, rel=1e-3)
-    assert ranks.ranking(budgets(frame.build(tasks(1)))) is None
+    assert ranking.critical == pytest.approx(nemenyi * (k * (k + 1) / 36) ** 0.5, rel=1e-3)
+    assert ranks.ranking(budgets(frame.build(tasks(5)))) is None  # too few to tell ranks apart
 
 
 def resolutions() -> list[Record]:
@@ -105,7 +105,7 @@ def resolutions() -> list[Record]:
 def test_maps_need_two_sizes_and_two_batches() -> None:
     records = resolutions()
     found = breakeven.maps(frame.build(records))
-    assert len(found) == breakeven.MAX_MAPS
+    assert len(found) > breakeven.MAX_MAPS  # of which that many are drawn
     name, own = found[0]
     assert own.keys() == {(batch, size) for batch in (1, 8, 32) for size in (224, 384)}
     crossget = [one for one in records if one.cell.method == "crossget"]

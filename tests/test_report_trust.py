@@ -620,7 +620,11 @@ def test_a_headline_says_where_methods_act_in_a_language_model(records: list[Rec
     places = {
         "tome r=8": {"vision": [(10, 8), (8, 6)], "projector": [(6, 6)], "language": [(9, 9)]},
         "tome r=13": {"vision": [(10, 10)], "projector": [(10, 5)], "language": [(8, 8)]},
-        "evit keep_rate=0.5": {"vision": [(10, 10)], "projector": [(10, 10)], "language": [(13, 6)]},
+        "evit keep_rate=0.5": {
+            "vision": [(10, 10)],
+            "projector": [(10, 10)],
+            "language": [(13, 6)],
+        },
     }
     cells = [
         replace(r, cost=replace(r.cost, tokens=places[r.cell.label]))

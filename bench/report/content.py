@@ -183,7 +183,7 @@ def counts(frames: Frames) -> str:
     def several(count: int, word: str) -> str:
         return f"{count} {word}" + ("" if count == 1 else "s")
 
-    models = len({record.cell.model for record in frames.records})
+    models = len(frames.models)
     text = f"{several(len(frames.cells), 'finished cell')} of {several(models, 'model')} and "
     text += several(len(frames.methods), "method")
     failed = len(frames.failed)

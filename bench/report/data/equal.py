@@ -47,6 +47,9 @@ class Spread:
         return sum(low <= 1 <= high for low, high in (ratio.ci95 for ratio in self.ratios))
 
 
+Spreads = Mapping[Key, Spread]
+
+
 def at_batch(batch: int) -> str:
     """Name the timing of a forward pass."""
     return f"batch {batch}"
@@ -57,7 +60,7 @@ def at_stage(stage: str, batch: int = 1) -> str:
     return f"answer, {stage}" if batch == 1 else f"{batch} answers, {stage}"
 
 
-def spreads(records: Sequence[Record]) -> dict[Key, Spread]:
+def spreads(records: Sequence[Record]) -> Spreads:
     """Return the spread of each machine, suite and timing.
 
     A timing that carries the ratio of its own A/A (`Latency.equal`) adds it where no record of the
@@ -92,7 +95,7 @@ def spreads(records: Sequence[Record]) -> dict[Key, Spread]:
     return found
 
 
-def half(spreads: Mapping[Key, Spread], record: Record, timing: str) -> float | None:
+def half(spreads: Spreads, record: Record, timing: str) -> float | None:
     """Return how far from 1 two equal things lie in a record's suite; None where nothing tells."""
     spread = spreads.get((load.machine(record), record.cell.suite, timing))
     return spread.half if spread else None

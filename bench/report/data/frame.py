@@ -5,7 +5,7 @@ Cells that did not finish are kept apart with their reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -45,7 +45,7 @@ class Frames:
     records: tuple[Record, ...]
     notes: tuple[str, ...]
     baseline: str
-    spreads: Mapping[equal.Key, equal.Spread]
+    spreads: equal.Spreads
 
     @property
     def older(self) -> str:
@@ -56,6 +56,12 @@ class Frames:
     def methods(self) -> tuple[str, ...]:
         """The names of all methods, sorted."""
         return tuple(sorted({record.cell.method for record in self.records}))
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The models, sorted; one that was fine-tuned under several seeds is a single one."""
+        finished = {row["model"].removesuffix(grouping.TUNED) for row in self.cells}
+        return tuple(sorted(finished | {row["model"] for row in self.failed}))
 
     @cached_property
     def series(self) -> tuple[str, ...]:
@@ -222,7 +228,7 @@ def _cells(records: Sequence[Record], baseline: str) -> list[Row]:
     return rows
 
 
-def _timings(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:
+def _timings(record: Record, spreads: equal.Spreads) -> list[Row]:
     """Return a cell's timings, each with how far from 1 its suite finds two equal things."""
     return [
         row | {"aa_half_x": equal.half(spreads, record, equal.at_batch(row["batch"]))}

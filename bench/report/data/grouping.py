@@ -19,6 +19,7 @@ from bench.report.data.rows import Row
 
 MAX_NAME = 120  # characters of a table's name, to which file names add a little
 # Cells that agree in all of these may stand in one table; a column never mixes them.
+TUNED = ", fine-tuned"  # behind the name of a model whose fine-tuning is a table of its own
 GROUP = (
     *("machine", "profile", "model", "task", "random_weights", "limit", "dtype", "backend"),
     *("engine", "how", "recipe", "macs_scope"),
@@ -91,7 +92,7 @@ def places(records: Sequence[Record]) -> dict[str, Place]:
 def _unscoped(record: Record, about: Training | None) -> tuple[Any, ...]:
     """Return the values of `GROUP`, but for the scope of the MACs."""
     cell = record.cell
-    model = f"{about['model']}, fine-tuned" if about else cell.model
+    model = f"{about['model']}{TUNED}" if about else cell.model
     how = str(record.provenance.get("how") or "measured")
     place = (load.machine(record), cell.profile, model, cell.task, cell.random_weights, cell.limit)
     run = cell.dtype, cell.backend, cell.engine

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bench.report.data.frame import Frames
@@ -23,6 +24,7 @@ PARTS = (
     ("attention backend lost", "#CCBB44", "xxx"),
     ("everything else", "#CCCCCC", ""),
 )
+PROMISE: dict[str, Any] = {"color": "#000000", "linewidth": 1.4}
 HALF = 50.0
 VISIBLE = 0.5  # percent; smaller parts are not in the legend
 
@@ -65,8 +67,11 @@ def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
     points = [row for row in points if row["parts"]]
     if points:
         caption = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % "
-        caption += "is the unreduced model with its fastest attention; without hatching, the saved "
-        caption += "MACs' promise; in brackets, an attention path other than the plain one."
+        caption += "is the unreduced model with its fastest attention; a black line, the time that "
+        caption += (
+            "goes with the MACs that are left; in brackets, an attention path other than the "
+        )
+        caption += "plain one."
         draw = partial(breakdown, View.of(frames, data.title), points)
         yield Plot(f"{group}--time", caption + data.left_out, draw)
 
@@ -85,16 +90,19 @@ def breakdown(view: View, points: Sequence[Row]) -> Figure:
             look: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
             ax.barh(places, widths, left=starts, height=0.72, linewidth=0, **look)
             starts = [start + width for start, width in zip(starts, widths, strict=True)]
+        shares = [by_method[methods[place]]["gmacs_pct_of_unreduced"] for place in places]
+        ax.vlines(shares, [p - 0.36 for p in places], [p + 0.36 for p in places], **PROMISE)
         ax.axvline(100, **DASHED)
         ax.set_xlabel("time (% of unreduced)")
         ax.grid(axis="y", visible=False)
         ax.set_xlim(0, None)
     parts[0][0].set_yticks(range(len(methods)), [_named(settings[method]) for method in methods])
-    handles = [
+    handles: list[Patch | Line2D] = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", label=name)
         for i, (name, color, hatch) in enumerate(PARTS)
         if max(row["parts"][i] for row in points) > VISIBLE
     ]
+    handles.append(Line2D([], [], label="the saved MACs' promise", **PROMISE))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(4, int(page.text_in // 1.5))
     )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FEWEST = 6  # tasks: with fewer the critical difference is as large as the ranks there are
+
+
 @dataclass(frozen=True)
 class Ranking:
     """The mean ranks of one budget, how far apart two must be, and Friedman's p value."""
@@ -35,7 +38,7 @@ class Ranking:
 def ranking(budgets: Sequence[Budget]) -> Ranking | None:
     """Rank at the budget where most methods meet on most tasks; None where too few do."""
     every = [(budget.name, budget.ranks()) for budget in budgets]
-    every = [(name, ranks) for name, ranks in every if len(ranks) > 2 and _tasks(ranks) > 1]
+    every = [(name, ranks) for name, ranks in every if len(ranks) > 2 and _tasks(ranks) >= FEWEST]
     if not every:
         return None
 

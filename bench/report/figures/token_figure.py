@@ -29,6 +29,7 @@ LABEL_IN, ANSWER_IN = 0.95, 0.13  # beside a row, below it
 MAX_HEIGHT_IN = 9.0  # a page's text
 GAP_IN = 0.01
 SCALE = 8  # pixels of a patch's side
+FADED = 0.8  # the grey of what was dropped: white would not be seen on a white image
 GOLDEN_DEGREES = 137.508  # neighbouring groups get hues that lie far apart
 FIRST_HUE = 210
 
@@ -49,8 +50,9 @@ def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
 
 def _caption(group: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
     text = f"Where the tokens go: {group.model} on {task_name(group.task)}. Merged patches share a "
-    text += "colour, dropped ones fade; below, the answer; of each method the setting that leaves "
-    text += "the fewest tokens."
+    text += "colour, dropped ones fade to grey; above, the truth, and below, the answer; of each "
+    text += "method the setting that leaves the fewest tokens. Shown are the samples on which the "
+    text += "methods disagree most."
     old = {cell.label for cell in cells} & outdated(group, records)
     if old:
         text += " Drawn with other code, weights or data than the numbers were measured with: "
@@ -82,7 +84,7 @@ def tokens_after(blocks: int, cell: Fate, sample: int, patches: int) -> NDArray[
 
 def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
     """Draw two samples beside each other: the input, and its tokens at three depths."""
-    samples = range(min(SAMPLES, len(group.samples)))
+    samples = _telling(group, cells)
     depths = sorted({-(-group.depth * part // 3) for part in (1, 2, 3)})
     wide = len(samples) * (1 + len(depths))
     room = MAX_HEIGHT_IN / len(cells) - ANSWER_IN
@@ -92,9 +94,9 @@ def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
     figure = Figure(figsize=size, layout=gaps)
     grid = figure.subplots(len(cells), wide, squeeze=False)
     for line, cell in zip(grid, cells, strict=True):
-        for sample in samples:
+        for place, sample in enumerate(samples):
             image = _picture(group.samples[sample].png, group.grid)
-            row = line[sample * (1 + len(depths)) :]
+            row = line[place * (1 + len(depths)) :]
             row[0].imshow(image, interpolation="nearest")
             for ax, blocks in zip(row[1:], depths, strict=False):
                 tokens = tokens_after(blocks, cell, sample, group.grid[0] * group.grid[1])
@@ -102,7 +104,10 @@ def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
             ax.set_xlabel(_answer(group, cell, sample), fontsize=6, labelpad=1, loc="right")
         words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)
-    heads = ["input", *(f"block {n}" for n in depths)] * len(samples)
+    heads = []
+    for sample in samples:
+        truth = style.short(group.samples[sample].truth.partition(":")[0], 16)
+        heads += [truth, *(f"block {n}" for n in depths)]
     for ax, text in zip(grid[0], heads, strict=True):
         ax.set_title(text, fontsize=7)
     for ax in grid.flat:
@@ -110,6 +115,17 @@ def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
         ax.spines[:].set_visible(False)
         ax.grid(False)
     return figure
+
+
+def _telling(group: Fates, cells: Sequence[Fate]) -> list[int]:
+    """Return the samples on which methods disagree most: half of them are right, half wrong."""
+
+    def agreement(sample: int) -> float:
+        truth = group.samples[sample].truth
+        right = sum(cell.answers[sample][0][0] == truth for cell in cells)
+        return abs(right - len(cells) / 2)
+
+    return sorted(range(len(group.samples)), key=agreement)[:SAMPLES]
 
 
 def _answer(group: Fates, cell: Fate, sample: int) -> str:
@@ -140,7 +156,7 @@ def painted(image: NDArray[Any], tokens: NDArray[Any]) -> NDArray[Any]:
     hues = (first * GOLDEN_DEGREES + FIRST_HUE) % 360 / 360
     colors = np.array([colorsys.hls_to_rgb(hue, 0.52, 0.75) for hue in hues])[back]
     share = np.where(merged, 0.5, np.where(tokens == DROPPED, 0.9, 0.0))
-    colors = np.where((tokens == DROPPED)[..., None], 1.0, colors.reshape(*tokens.shape, 3))
+    colors = np.where((tokens == DROPPED)[..., None], FADED, colors.reshape(*tokens.shape, 3))
 
     def large(values: NDArray[Any]) -> NDArray[Any]:
         return values.repeat(SCALE, 0).repeat(SCALE, 1)

@@ -1,21 +1,23 @@
 """Compare two sets of records: what got better, what got worse, what is within noise.
 
 Accuracy is compared sample by sample, speed by the paired ratios to the unreduced model of the same
-run, so that a slower day does not read as a slower method. A quantity is compared where all that it
-depends on is the same: MACs need the same model, method and samples, an accuracy the same dtype and
-attention too, a timing the same threads and batch size besides. P values are corrected by Holm's
-method among all comparisons of one kind; what is exactly as before is no comparison.
+run, so that a slower day does not read as a slower method. A speed-up has changed where it did by
+more than two equal things differ in the two runs (A/A), and by a test. A quantity is compared where
+all that it depends on is the same: MACs need the same model, method and samples, an accuracy the
+same dtype and attention too, a timing the same threads and batch size besides. P values are
+corrected by Holm's method among all comparisons of one kind; what is exactly as before is no
+comparison.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,23 @@ from scipy.stats import mannwhitneyu
 
 from bench.core.errors import BenchError
 from bench.records.record import Cost, Latency, Record
-from bench.report.data import disturbed, load, mixture, stats
+from bench.report.data import disturbed, equal, load, mixture
 from bench.report.data.differences import Scored, correct, difference
-from bench.report.data.names import metric_name, setting, task_name
+from bench.report.data.names import metric_name
 from bench.report.data.rows import MIB, Row, condition
-from bench.report.tables.table import MISSING, Column, Table, escape, signed, words
+from bench.report.tables.table import escape
+from bench.report.tables.verdicts import (
+    KIND,
+    by_method,
+    is_same,
+    missing,
+    named,
+    sections,
+    verdict_line,
+)
 
 FOLDER = "results"  # what is looked for in a git revision
 MEMORY_PCT = 2.0  # a smaller change of a single reading of peak memory says nothing
-KIND = "change"
 # Quantity, how to read it, decimals, and the largest change in percent that says nothing.
 _COSTS: tuple[tuple[str, Callable[[Cost], float | None], int, float], ...] = (
     ("GMACs", lambda cost: cost.macs.total / 1e9 if cost.macs else None, 4, 0.0),
@@ -49,7 +59,6 @@ _UNLIKE = (
     "{} of them were measured under other conditions (profile, dtype, attention, engine, batch "
     "sizes): what depends on these is left out."
 )
-VERDICTS = ("Better", "Worse", "Within noise", "Not judged")
 
 
 def compare(a: str, b: str) -> str:
@@ -70,8 +79,9 @@ def compare(a: str, b: str) -> str:
             f"no cell is in both {a} and {b}: compare runs of the same models, tasks and methods"
         )
     paired = {load.uid(record) for pair in both for record in pair}
-    rows = [row for pair in both for row in _changes(*pair)]
-    changes = [row for row in rows if not _is_same(row)]
+    floors = equal.spreads(old), equal.spreads(new)
+    rows = [row for pair in both for row in _changes(*pair, floors)]
+    changes = [row for row in rows if not is_same(row)]
     for quantity in ("accuracy", "speed-up"):
         correct([row for row in changes if row["kind"] == quantity], KIND)
     changed = sum(_made(one) != _made(other) for one, other in both)
@@ -83,10 +93,13 @@ def compare(a: str, b: str) -> str:
         f"{escape(', '.join(sorted(machines[1])))}.",
         *([_UNLIKE.format(unlike)] if unlike else []),
         *filter(None, [escape(mixture.remark([record for pair in both for record in pair]))]),
+        *_same_records(both),
+        verdict_line(changes),
         f"Exactly as before: {len(rows) - len(changes)} of {len(rows)} numbers.",
-        *_sections(changes),
-        *_missing(f"Only in {escape(a)}", [r for r in old if load.uid(r) not in paired]),
-        *_missing(f"Only in {escape(b)}", [r for r in new if load.uid(r) not in paired]),
+        *by_method(changes),
+        *sections(changes),
+        *missing(f"Only in {escape(a)}", [r for r in old if load.uid(r) not in paired]),
+        *missing(f"Only in {escape(b)}", [r for r in new if load.uid(r) not in paired]),
     ]
     return "\n\n".join(lines)
 
@@ -157,7 +170,19 @@ def _made(record: Record) -> list[Any]:
     return [known.get("task_version"), *(known.get(f"{name}_sha256") for name in _HASHES)]
 
 
-def _changes(old: Record, new: Record) -> Iterator[Row]:
+def _same_records(both: Sequence[tuple[Record, Record]]) -> Iterator[str]:
+    """Warn of records that stand on both sides, which a comparison says nothing of."""
+    same = sum(one == other for one, other in both)
+    if same:
+        yield (
+            f"**{same} of these cells are the same records on both sides**, measured once: nothing "
+            "of them can differ."
+        )
+
+
+def _changes(
+    old: Record, new: Record, floors: tuple[equal.Spreads, equal.Spreads]
+) -> Iterator[Row]:
     """Yield a row for each quantity that both records have, or for a change of their status."""
     if "ok" not in (old.status, new.status):
         return
@@ -166,19 +191,14 @@ def _changes(old: Record, new: Record) -> Iterator[Row]:
         yield _row(old, "status", "status") | values | {"sign": 1 if new.status == "ok" else -1}
         return
     yield from _accuracy(old, new)
-    yield from _speed(old, new)
+    yield from _speed(old, new, floors)
     yield from _cost(old, new)
 
 
 def _row(record: Record, kind: str, quantity: str) -> Row:
-    row = {"cell": _named(record), "kind": kind, "quantity": quantity}
+    row: Row = {"cell": named(record), "method": record.cell.method, "kind": kind}
+    row |= {"quantity": quantity, "is_baseline": False, "band": ""}
     return row | {"reason": None, f"{KIND}_p_holm": None}
-
-
-def _named(record: Record) -> str:
-    cell = record.cell
-    params = setting(cell.params)
-    return f"{cell.model} · {task_name(cell.task)} · {cell.method} {params}".strip()
 
 
 def _accuracy(old: Record, new: Record) -> Iterator[Row]:
@@ -192,7 +212,7 @@ def _accuracy(old: Record, new: Record) -> Iterator[Row]:
     yield row | {"unit": "", "reason": row[f"{KIND}_reason"]}
 
 
-def _speed(old: Record, new: Record) -> Iterator[Row]:
+def _speed(old: Record, new: Record, floors: tuple[equal.Spreads, equal.Spreads]) -> Iterator[Row]:
     before = {(condition(entry), entry.batch): entry for entry in old.cost.latency}
     for entry in new.cost.latency:
         other = before.get((condition(entry), entry.batch))
@@ -205,7 +225,11 @@ def _speed(old: Record, new: Record) -> Iterator[Row]:
         if other.disturbed or entry.disturbed:
             yield row | {f"{KIND}_p": None, "reason": disturbed.LOAD}
             continue
-        yield row | {f"{KIND}_p": float(mannwhitneyu(_ratios(other), _ratios(entry)).pvalue)}
+        timing = equal.at_batch(entry.batch)
+        halves = [equal.half(*side, timing) or 0.0 for side in zip(floors, (old, new), strict=True)]
+        within = abs(math.log(values[1] / values[0])) <= math.hypot(*map(math.log1p, halves))
+        p = 1.0 if within else float(mannwhitneyu(_ratios(other), _ratios(entry)).pvalue)
+        yield row | {f"{KIND}_p": p}
 
 
 def _ratios(entry: Latency) -> list[float]:
@@ -229,54 +253,3 @@ def _cost(old: Record, new: Record) -> Iterator[Row]:
 
 def _same_numerics(old: Record, new: Record) -> bool:
     return (old.cell.dtype, old.cell.backend) == (new.cell.dtype, new.cell.backend)
-
-
-def _verdict(row: Row) -> str:
-    if row["kind"] == "status":
-        return "Better" if row["sign"] > 0 else "Worse"
-    if row["reason"] or row[f"{KIND}_p_holm"] is None:
-        return "Not judged"
-    if row[f"{KIND}_p_holm"] >= stats.LEVEL:
-        return "Within noise"
-    return "Better" if row["sign"] * row[KIND] > 0 else "Worse"
-
-
-def _is_same(row: Row) -> bool:
-    return bool(row[KIND] == 0 and row["old"] == row["new"])
-
-
-def _sections(rows: Sequence[Row]) -> Iterator[str]:
-    for verdict in VERDICTS:
-        judged = [row for row in rows if _verdict(row) == verdict]
-        if not judged:
-            if verdict in VERDICTS[:2]:
-                yield f"## {verdict}: nothing"
-            continue
-        judged.sort(key=lambda row: (row["kind"], -abs(row[KIND] or 0.0), row["cell"]))
-        columns = [
-            *(words(head, head.lower()) for head in ("Cell", "Quantity")),
-            Column("A", "old", itemgetter("old")),
-            Column("B", "new", itemgetter("new")),
-            Column("Change", KIND, _change),
-            words("Why", "reason")
-            if verdict == "Not judged"
-            else Column("p by Holm", f"{KIND}_p_holm", _p),
-        ]
-        yield f"## {verdict}: {len(judged)}"
-        yield Table(verdict, "", columns, judged).shown
-
-
-def _change(row: Row) -> str:
-    if row[KIND] is None:
-        return MISSING
-    return f"{signed(row[KIND], 1)} {row['unit']}".strip()
-
-
-def _p(row: Row) -> str:
-    return MISSING if row[f"{KIND}_p"] is None else f"{row[f'{KIND}_p_holm']:.3f}"
-
-
-def _missing(head: str, records: Sequence[Record]) -> Iterator[str]:
-    if records:
-        yield f"## {head}: {len(records)}"
-        yield "\n".join(f"- {escape(_named(record))}" for record in records)

@@ -10,7 +10,7 @@ from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row
-from bench.report.tables.table import MISSING, Column, Table, escape, interval, words
+from bench.report.tables.table import MISSING, Column, Table, escape, interval, probability, words
 
 KIND = "lead"
 
@@ -57,6 +57,6 @@ def _p(key: str) -> Callable[[Row], str]:
     def write(row: Row) -> str:
         if row[key] is None:
             return MISSING
-        return f"{row[key]:.3f}" if row[key] >= 0.0005 else "&lt;0.001"
+        return probability(row[key])
 
     return write

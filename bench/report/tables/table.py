@@ -254,6 +254,11 @@ def unescape(text: str) -> str:
     return html.unescape(re.sub(r"\\([\\`*\[\]|~_])", r"\1", text))
 
 
+def probability(p: float) -> str:
+    """Write a p value, as Markdown."""
+    return f"{p:.3f}" if p >= 0.0005 else "&lt;0.001"
+
+
 def signed(value: float, digits: int) -> str:
     """Write a number with its sign (a true minus), and zero without one."""
     text = f"{value:+.{digits}f}"

@@ -22,7 +22,7 @@ function groups(tokens) {
 }
 function paint(canvas, image, tokens, [rows, columns]) {
   const pen = canvas.getContext("2d"), w = canvas.width / columns, h = canvas.height / rows;
-  const { size, first } = groups(tokens), paper = getComputedStyle(document.documentElement).getPropertyValue("--paper");
+  const { size, first } = groups(tokens), faded = "#ccc"; // white would not be seen on a white image
   const at = (row, column) => (row < rows && column < columns ? tokens[row * columns + column] : null);
   const merged = (token) => token >= 0 && size.get(token) > 1;
   pen.imageSmoothingEnabled = false;
@@ -32,7 +32,7 @@ function paint(canvas, image, tokens, [rows, columns]) {
     const token = tokens[i];
     if (token >= 0 && !merged(token)) continue;
     pen.globalAlpha = token < 0 ? 0.9 : 0.5;
-    pen.fillStyle = token < 0 ? paper : `hsl(${(first.get(token) * 137.508 + 210) % 360} 75% 52%)`;
+    pen.fillStyle = token < 0 ? faded : `hsl(${(first.get(token) * 137.508 + 210) % 360} 75% 52%)`;
     pen.fillRect((i % columns) * w, Math.floor(i / columns) * h, w, h);
   }
   pen.globalAlpha = 0.9;
@@ -47,7 +47,7 @@ function summary(tokens) {
   const { size } = groups(tokens);
   const dropped = size.get(-1) ?? 0, left = size.size - (dropped ? 1 : 0);
   const alone = [...size].filter(([token, n]) => token >= 0 && n === 1).length, made = left - alone;
-  const parts = [`${alone} patches kept`];
+  const parts = [`${alone} patch${alone === 1 ? "" : "es"} kept`];
   if (made) parts.push(`${tokens.length - dropped - alone} merged into ${made}`);
   if (dropped) parts.push(`${dropped} dropped`);
   return parts.join(", ");
