@@ -15,6 +15,7 @@ import pandas as pd
 from bench.report.data import disturbed
 from bench.report.data.differences import NOISE, OVER_RANDOM, Flag, flags
 from bench.report.data.rows import Row, known
+from bench.report.data.stats import LEVEL
 from bench.report.data.timings import is_noise
 
 MISSING = "–"
@@ -41,6 +42,8 @@ class Column:
         null: The value that means no difference: an interval that holds it is marked as noise.
         within: Field of how far from `null` two equal things lie: what is no farther is noise too.
         marks: Fields, each with the mark that stands behind the text where the field says so.
+        p: Field of the p value by which the marks judge: it stands beside a mark that says "noise"
+            of an interval without the value of no difference.
         better: 1: more is, -1: less is, 0: no contest.
         text: Whether it shows words.
         wide: Whether it is for the screen only: a printed page has no room for it.
@@ -60,6 +63,7 @@ class Column:
     null: float | None = None
     within: str = ""
     marks: tuple[tuple[str, str], ...] = ()
+    p: str = ""
     better: int = 0
     text: bool = False
     wide: bool = False
@@ -103,6 +107,15 @@ class Column:
 
     def _marked(self, row: Row, text: str) -> str:
         marks = [mark for field, mark in self.marks if row.get(field) and text != MISSING]
+        low, high = self._interval(row)
+        if (
+            marks
+            and known(low)
+            and known(high)
+            and low * high > 0
+            and (row.get(self.p) or 0) >= LEVEL
+        ):
+            marks[-1] += f" (p {row[self.p]:.2f})"
         return " ".join([text, *marks])
 
     def flagged(self, flags: Iterable[Flag], before: str = "", behind: str = "") -> Column:
