@@ -30,6 +30,7 @@ from bench.records.record import (
 from bench.report import build, tables
 from bench.report.data import frame, makers, stats
 from bench.report.data.budgets import budgets
+from bench.report.data.names import budget, series
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
 from bench.report.figures import breakeven, drawing
 from bench.report.headlines import headline
@@ -431,3 +432,51 @@ def test_a_new_table_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert order == sorted(order) and "| tome | 64 |" in text
     (csv, tex) = sorted((tmp_path / "out/tables").glob("*--memory.*"))
     assert "peak_mib" in csv.read_text() and "tome & 64" in tex.read_text()
+
+
+def test_cells_meet_at_the_share_of_the_macs_that_they_were_solved_for() -> None:
+    def cell(method: str, share: int, budget: str | None) -> Record:
+        one = record(method, macs=replace(MACS, total=share * 15 * 10**7))
+        return replace(one, provenance={"budget": budget} if budget else {})
+
+    cells = [
+        base(),
+        cell("tome", 48, "50% gmacs"),
+        cell("evit", 54, "50% gmacs"),  # as near as it comes
+        cell("topk", 46, None),
+        cell("pool", 34, "33% gmacs"),
+        cell("ats", 62, None),
+        cell("tofu", 61, "40% tokens"),  # no share of the MACs
+    ]
+    frames = frame.build(cells)
+    rows = {row["method"]: row["band"] for row in frames.by_group[frames.groups()[0]]}
+    near = {"tome": "50 %", "evit": "50 %", "topk": "50 %", "pool": "33 %"}
+    assert rows == {"none": "none", **near, "ats": "55–65 %", "tofu": "55–65 %"}
+    alone = frame.build([base(), cell("topk", 46, None), cell("evit", 54, None)])
+    rows = {row["method"]: row["band"] for row in alone.by_group[alone.groups()[0]]}
+    assert rows == {"none": "none", "topk": "45–55 %", "evit": "45–55 %"}
+
+
+def test_a_series_is_a_method_with_what_is_no_budget_in_words() -> None:
+    assert series("tome", {"r": 8, "layers": [1, 2]}) == "tome"
+    assert series("crossget", {"r": 8, "guided_matching": False, "guided_ensemble": False}) == (
+        "crossget, unguided"
+    )
+    assert series("crossget", {"guided_matching": False}) == "crossget, no guided matching"
+    assert series("prumerge", {"keep_rate": 0.5, "plus": True, "k_neighbours": 3}) == (
+        "prumerge, plus, k neighbours 3"
+    )
+    one = {"keep_rate": {"language": 0.5}, "layers": {"language": [2]}}
+    assert series("random", one) == "random, language"
+    assert budget(one) == "keep_rate=0.5, layers=2"
+    assert series("tome", {"r": {"vision": 8, "text": 4}}) == "tome"
+    assert budget({"r": {"vision": 8, "text": 4}}, "seed 1") == "r=vision:8+text:4, seed 1"
+    cells = [base(), record("crossget"), record("crossget")]
+    cells[2] = replace(
+        cells[2],
+        key="c" * 64,
+        cell=replace(
+            cells[2].cell, params={"r": 8, "guided_matching": False, "guided_ensemble": False}
+        ),
+    )
+    assert frame.build(cells).series == ("crossget", "crossget, unguided", "none")
