@@ -37,7 +37,7 @@ from bench.report.headlines import headline
 from bench.report.page import page_data
 from bench.report.tables.across import across_tables
 from bench.report.tables.answers import answer_table
-from bench.report.tables.comparison import main_table
+from bench.report.tables.comparison import cost_table, main_table
 from bench.report.tables.table import Column, Table
 from bench.report.tables.timings import timing_tables
 
@@ -175,6 +175,11 @@ def test_the_main_table_shows_each_number_under_its_head() -> None:
     assert list(row)[3:5] == ["accuracy %", "Δ to none"]  # other tests are about the second
     assert row["accuracy %"] == "75.0 ±4.2"  # 196 √(0.75 · 0.25 / 400)
     assert {name: row[name] for name in list(row)[5:]} == {
+        "% of unreduced": "40.0",
+        "speed-up, b8": "0.50× [0.38, 0.62]",
+    }
+    costs = shown(cost_table(frames, frames.groups()[0]))
+    assert {name: costs[name] for name in list(costs)[3:]} == {
         "GMACs": "6.00",
         "% of unreduced": "40.0",
         "% reducing": "5.00",
@@ -244,9 +249,10 @@ def test_more_is_better_of_speed_and_less_of_time_and_memory() -> None:
     frames = frame.build(rivals())
     group = frames.groups()[0]
     main = main_table(frames, group)
-    assert bold(main, "accuracy %") == bold(main, "peak MiB, b4") == ["evit"]
+    costs = cost_table(frames, group)
+    assert bold(main, "accuracy %") == bold(costs, "peak MiB, b4") == ["evit"]
     for head in ("p50 ms, b1", "p50 ms, b8", "per s, b8", "speed-up, b1", "of MAC bound %, b8"):
-        assert bold(main, head) == ["tome"], head
+        assert bold(costs, head) == ["tome"], head
     for table in timing_tables(frames, group):
         for head in ("p50 ms", "p95 ms", "p99 ms", "per s", "speed-up", "of MAC bound %"):
             assert bold(table, head) == ["tome"], head

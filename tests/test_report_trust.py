@@ -111,6 +111,8 @@ def test_a_disturbed_timing_is_marked_behind_its_times_and_nowhere_else(
 ) -> None:
     parts = parts_of(changed(records, "tome r=13", 32, shaken))
     row = row_of(parts["main"], "tome r=13")
+    assert {head for head, text in row.items() if text.endswith(" ◊")} == {"speed-up, b32"}
+    row = row_of(parts["costs"], "tome r=13")
     marked = {head for head, text in row.items() if text.endswith(" ◊")}
     assert marked == {"p50 ms, b32", "per s, b32", "speed-up, b32", "of MAC bound %, b32"}
     others = [line for line in parts["main"].texts if "◊" in "".join(line)]
@@ -177,7 +179,9 @@ def test_a_disturbed_timing_is_never_the_best_nor_second() -> None:
 def test_bold_skips_the_disturbed_in_every_table_of_timings(records: list[Record]) -> None:
     def bold(cells: list[Record]) -> set[str]:
         shown = [
-            table for name, table in parts_of(cells).items() if name.startswith(("main", "tim"))
+            table
+            for name, table in parts_of(cells).items()
+            if name.startswith(("main", "costs", "tim"))
         ]
         return {
             f"{table.name} {row['method']} {row['setting']} {table.columns[i].header}"
@@ -191,7 +195,7 @@ def test_bold_skips_the_disturbed_in_every_table_of_timings(records: list[Record
     fast = changed(records, label, 32, lambda e: replace(e, p50_ms=1.0))
     fast = changed(fast, label, 32, timed(99.0, 98.0, 99.5))
     winners = {name for name in bold(fast) if label in name and "ms" in name}
-    assert any("--main" in name for name in winners)
+    assert any("--costs" in name for name in winners)
     assert any("--timing-b32" in name for name in winners)
     shaky = bold(changed(fast, label, 32, shaken))
     assert not {n for n in shaky if label in n and ("b32" in n)}
@@ -531,7 +535,7 @@ def test_every_table_of_measurements_carries_the_remark(
     parts = content(frame.build(cells))
     remark = "Versions are mixed: torch 2.9 (21 cells), 2.10 (1 cell). 2 hosts share the name box"
     tables = [table for section in (parts.groups[0], *parts.across) for table in section.tables]
-    assert len(tables) == 9
+    assert len(tables) == 10
     for table in tables:
         assert remark in table.caption, table.name
         assert "Versions are mixed: torch 2.9 (21 cells)" in latex(table)

@@ -24,19 +24,39 @@ from bench.report.tables.table import (
 )
 
 KINDS = (DELTA, OVER_RANDOM)
+GMACS = Column("GMACs", "gmacs")
+SHARE = Column("% of unreduced", "gmacs_pct_of_unreduced", digits=1)
 
 
 @makes("table", 10)
 def main_table(frames: Frames, group: str) -> Table:
-    """Return the main comparison of a group."""
-    rows = frames.by_group[group]
-    condition, latency = under_main(frames.timed(rows))
-    rows = with_timings(rows, latency)
-    sizes = ends_of(batches(latency))
-    columns = name_columns(rows) + _accuracy_columns(rows, frames.baseline) + _cost_columns(rows)
-    columns += _timing_columns(sizes)
+    """Return the main comparison of a group: what is kept, for which MACs, how much faster."""
+    rows, sizes, condition = _rows(frames, group)
+    scored = _accuracy_columns(rows, frames.baseline)
+    costs = [SHARE] if scored else [GMACS, SHARE]
+    columns = [*name_columns(rows), *scored, *costs, *_speedups(sizes[-1:] if scored else sizes)]
+    columns += [] if scored else [_bound(size) for size in sizes[-1:]]
     caption = _caption(rows, condition, disturbed_legend(rows, sizes) if sizes else "")
     return Table(f"{group}--main", caption, columns, rows, escape(frames.title(group)))
+
+
+@makes("table", 12, fold="Every cost")
+def cost_table(frames: Frames, group: str) -> Table:
+    """Return MACs, parameters, memory and times of a group."""
+    rows, sizes, condition = _rows(frames, group)
+    columns = name_columns(rows) + _cost_columns(rows) + _timing_columns(sizes)
+    parts = (
+        f"timing: {condition}" if condition else "no timings recorded",
+        disturbed_legend(rows, sizes) if sizes else "",
+    )
+    return Table(f"{group}--costs", escape("; ".join(filter(None, parts))) + ".", columns, rows)
+
+
+def _rows(frames: Frames, group: str) -> tuple[list[Row], list[int], str | None]:
+    """Return a group's rows with their timings, the batch sizes at both ends, and the condition."""
+    rows = frames.by_group[group]
+    condition, latency = under_main(frames.timed(rows))
+    return with_timings(rows, latency), ends_of(batches(latency)), condition
 
 
 def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
@@ -76,8 +96,8 @@ def _differences(rows: Sequence[Row], baseline: str, level: Column, suffix: str)
 
 def _cost_columns(rows: Sequence[Row]) -> list[Column]:
     columns = [
-        Column("GMACs", "gmacs"),
-        Column("% of unreduced", "gmacs_pct_of_unreduced", digits=1),
+        GMACS,
+        SHARE,
         Column("% reducing", "reduction_pct_of_macs", digits=2, wide=True),
         Column("Params M", "params_m"),
     ]
@@ -95,18 +115,27 @@ def _cost_columns(rows: Sequence[Row]) -> list[Column]:
 
 def _timing_columns(sizes: Sequence[int]) -> list[Column]:
     def column(size: int, head: str, field: str, better: int, wide: bool = True) -> Column:
-        digits = 0 if field == "bound_share_pct" else None
         most = 1 if field == "throughput_per_s" else 6
         key = f"{field}_batch{size}"
-        made = Column(f"{head}, b{size}", key, digits=digits, most=most, better=better, wide=wide)
+        made = Column(f"{head}, b{size}", key, most=most, better=better, wide=wide)
         return made.timing(size)
 
     return [
         *(column(size, "p50 ms", "p50_ms", -1, size != sizes[-1]) for size in sizes),
         *(column(size, "per s", "throughput_per_s", 1) for size in sizes[-1:]),
-        *(speedup_column(f"speed-up, b{size}", "speedup", size) for size in sizes),
-        *(column(size, "of MAC bound %", "bound_share_pct", 1) for size in sizes),
+        *_speedups(sizes),
+        *map(_bound, sizes),
     ]
+
+
+def _speedups(sizes: Sequence[int]) -> list[Column]:
+    return [speedup_column(f"speed-up, b{size}", "speedup", size) for size in sizes]
+
+
+def _bound(size: int) -> Column:
+    """Return a column of the share of the saved MACs' promise that was kept."""
+    head, key = f"of MAC bound %, b{size}", f"bound_share_pct_batch{size}"
+    return Column(head, key, digits=0, better=1, wide=True).timing(size)
 
 
 def speedup_column(header: str, name: str, batch: int | None = None) -> Column:
