@@ -10,6 +10,8 @@ from bench.report.data.bands import off_middle
 from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
 
+FEWEST = 6  # tasks to rank on: with fewer the critical difference is as large as ranks can be
+
 
 @dataclass(frozen=True)
 class Budget:

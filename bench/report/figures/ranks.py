@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scipy.stats import friedmanchisquare, studentized_range
 
-from bench.report.data.budgets import Budget, budgets
+from bench.report.data.budgets import FEWEST, Budget, budgets
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.stats import LEVEL
@@ -19,9 +19,6 @@ from bench.report.figures.plots import Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-FEWEST = 6  # tasks: with fewer the critical difference is as large as the ranks there are
 
 
 @dataclass(frozen=True)
