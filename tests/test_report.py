@@ -535,7 +535,7 @@ def test_same_records_give_the_same_bytes_and_every_link_leads_somewhere(
     links = re.findall(r"\]\(((?:figures|tables)/[^)]+)\)", text)
     assert {*links, "report.md", "index.html"} == files
     pictures = [link for link in links if link.endswith(".png")]
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert all((first / link).read_bytes().startswith(b"\x89PNG") for link in pictures)
 
 

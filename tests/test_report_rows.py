@@ -32,11 +32,12 @@ from bench.report.data import frame, makers, stats
 from bench.report.data.budgets import budgets
 from bench.report.data.names import budget, series
 from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
-from bench.report.figures import breakeven, drawing
+from bench.report.figures import breakeven, drawing, forest
 from bench.report.headlines import headline
 from bench.report.page import page_data
 from bench.report.tables.across import across_tables
 from bench.report.tables.answers import answer_table
+from bench.report.tables.choices import choices_table
 from bench.report.tables.comparison import cost_table, main_table
 from bench.report.tables.table import Column, Table
 from bench.report.tables.timings import timing_tables
@@ -484,3 +485,31 @@ def test_a_series_is_a_method_with_what_is_no_budget_in_words() -> None:
         ),
     )
     assert frame.build(cells).series == ("crossget", "crossget, unguided", "none")
+
+
+def test_choices_name_the_tied_and_the_fastest_of_them() -> None:
+    close = record("pitome", 308, latency=[replace(SECOND, speedup=Speedup(0.75, (0.7, 0.8)))])
+    frames = frame.build([*rivals(), close])
+    table = choices_table(frames)
+    assert table is not None
+    (row,) = table.rows
+    assert (row["leaders"], row["settings"]) == ("evit r=8, pitome r=8", 3)
+    assert (row["fastest"], row["speedup_x"]) == ("pitome r=8", 0.75)
+    shaky = replace(close, cost=replace(close.cost, latency=[replace(SECOND, disturbed=True)]))
+    (row,) = choices_table(frame.build([*rivals(), shaky])).rows  # type: ignore[union-attr]
+    assert row["fastest"] == "evit r=8"
+    assert choices_table(frame.build([base(), record()])) is None
+
+
+def test_a_forest_has_a_panel_for_each_budget_with_one_setting_a_method() -> None:
+    frames = frame.build([*rivals(), record("pitome", 308, latency=[])])
+    (group,) = frames.groups()
+    (plot,) = forest.forest_plots(frames, group)
+    figure = plot.draw()
+    (ax,) = figure.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["tome", "pitome", "evit"]
+    assert list(forest.forest_plots(frame.build(rivals()), group)) == []  # two methods
+    twice = record("tome", 250, macs=MACS)
+    twice = replace(twice, key="t" * 64, cell=replace(twice.cell, params={"r": 9}))
+    swept = frame.build([*rivals(), record("pitome", 308), twice])
+    assert list(forest.forest_plots(swept, group)) == []

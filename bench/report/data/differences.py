@@ -195,6 +195,14 @@ def is_noise(row: Row, kind: str) -> bool | None:
     return None if p is None else bool(p >= stats.LEVEL)
 
 
+def detectable(row: Row) -> float:
+    """Return the smallest difference to the baseline that a cell's samples show four times in five.
+
+    That is 2.8 standard errors (two-sided, 5 %, power 0.8), of which the interval is 3.92 wide.
+    """
+    return float(2.8 / 3.92 * (row[f"{DELTA}_high"] - row[f"{DELTA}_low"]))
+
+
 def _partner(cell: Scored, bases: Sequence[Scored]) -> Scored | None:
     """Pick the baseline of the same seed, or else the first: seeds do not choose samples."""
     same = [base for base in bases if base.row["seed"] == cell.row["seed"]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import median
 
 from bench.report.data import disturbed
-from bench.report.data.differences import DELTA, LEGEND, OVER_RANDOM, RANDOM, flags
+from bench.report.data.differences import DELTA, LEGEND, OVER_RANDOM, RANDOM, detectable, flags
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
@@ -152,19 +152,13 @@ def disturbed_legend(rows: Sequence[Row], batches: Sequence[int] = ()) -> str:
 
 
 def _detectable(rows: Sequence[Row]) -> str:
-    """Say how small a difference to the baseline these samples could have shown.
-
-    That is 2.8 standard errors: at 5 %, two-sided, four of five studies find it. The interval of a
-    paired difference is 3.92 of them wide.
-    """
-    widths = [r["delta_high"] - r["delta_low"] for r in rows if known(r["delta_low"])]
+    """Say how small a difference to the baseline these samples could have shown."""
+    seen = [detectable(row) for row in rows if known(row["delta_low"])]
     unit = "points" if rows[0]["accuracy_unit"] == "%" else "units"
-    if not widths:
+    if not seen:
         return ""
-    least = 2.8 / 3.92 * median(widths)
-    return (
-        f"differences to the baseline below {least:.1f} {unit} would mostly go unseen (power 0.8)"
-    )
+    least = f"{median(seen):.1f} {unit}"
+    return f"differences to the baseline below {least} would mostly go unseen (power 0.8)"
 
 
 def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
