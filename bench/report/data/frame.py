@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, near_miss
 from bench.records.record import Record
-from bench.report.data import differences, disturbed, equal, grouping, load, mixture, ties
+from bench.report.data import differences, disturbed, equal, grouping, hard, load, mixture, ties
 from bench.report.data.bands import band, by_band
 from bench.report.data.names import task_name
 from bench.report.data.rows import Row, cell_row, failure_row, latency_rows, token_rows
@@ -159,7 +159,9 @@ def build(
     _check_single(cells, baseline)
     by_uid = {load.uid(record): record for record in done}
     scores = differences.metrics([by_uid[row["key"]] for row in cells], cells)
-    ties.judge([differences.Scored(by_uid[row["key"]], row) for row in cells], scores)
+    scored = [differences.Scored(by_uid[row["key"]], row) for row in cells]
+    ties.judge(scored, scores)
+    hard.split(scored)
     if methods:
         kept = [r for r in kept if {r.cell.method, r.cell.label} & {*methods, baseline}]
         shown = {load.uid(record) for record in kept}
