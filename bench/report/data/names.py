@@ -20,6 +20,7 @@ METRIC_NAMES = {
     "meteor": "METEOR",
     "spice": "SPICE",
     "f1": "F1",
+    "iou": "mean IoU",
 }
 
 
