@@ -30,7 +30,7 @@ _WRITTEN = re.compile(
 _TOKENS = re.compile(r"<loc(\d{4})>" * 4)
 
 PIXELS, THOUSAND, SHARE, LOC = "pixels", "thousand", "share", "loc"
-WHOLE = {THOUSAND: 1000.0, SHARE: 1.0, LOC: 1024.0}  # how much the whole image measures
+SIDES = {THOUSAND: 1000.0, SHARE: 1.0, LOC: 1024.0}  # of the image, in this unit
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def located(answer: str, unit: str, processor: Any, picture: Any) -> Box | None:
     if box is None:
         return None
     seen = view(processor, picture.size)
-    whole = pixels_seen(processor, picture) if unit == PIXELS else (WHOLE[unit],) * 2
-    across, down = seen.width / whole[0], seen.height / whole[1]
+    sides = pixels_seen(processor, picture) if unit == PIXELS else (SIDES[unit],) * 2
+    across, down = seen.width / sides[0], seen.height / sides[1]
     left, top, right, bottom = box
     return (
         seen.left + left * across,

@@ -33,11 +33,11 @@ def question(text: str, options: Sequence[str]) -> str:
 
 def unlettered(options: Sequence[str]) -> list[str]:
     """Return options without the letters that they begin with, where those are A, B, C..."""
-    found = [_LETTER.match(option) for option in options]
-    letters = "".join(match[1] if match else "" for match in found)
+    matches = [_LETTER.match(option) for option in options]
+    letters = "".join(match[1] if match else "" for match in matches)
     if letters != ascii_uppercase[: len(options)]:
         return list(options)
-    return [option[match.end() :] for option, match in zip(options, found, strict=True) if match]
+    return [option[match.end() :] for option, match in zip(options, matches, strict=True) if match]
 
 
 def chosen(answer: str, options: Sequence[str]) -> int | None:

@@ -84,12 +84,12 @@ class Localisation(Task):
         way = boxes.convention(feed.loaded, self.unit, self.prompt, self.name)
         asked = [self.expressions[i] for i in feed.index]
         failed: list[str] = []
-        given = feed.answers(asked, partial(self._answers, feed.loaded, way, failed))
-        overlaps = [overlap for _, overlap in given]
+        replies = feed.answers(asked, partial(self._answers, feed.loaded, way, failed))
+        overlaps = [overlap for _, overlap in replies]
         right = [int(overlap >= RIGHT) for overlap in overlaps]
         metrics = {"accuracy": share(right), "iou": share(overlaps)}
         outcomes: dict[str, list[Any]] = {"correct": right, "iou": overlaps}
-        outcomes["answer"] = [answer for answer, _ in given]
+        outcomes["answer"] = [answer for answer, _ in replies]
         return Evaluation(metrics, "accuracy", outcomes, failed)
 
     def _answers(

@@ -76,8 +76,8 @@ def _from_json(source: str, root: Path | None) -> Data:
     """Read a list, or a value a line; images lie beside the file where nobody says where."""
     file = files.path_of(source, FORM)
     text = read_text(file)
-    whole = text.lstrip().startswith("[")
-    values = parse_json(text, str(file)) if whole else parse_json_lines(text, str(file))
+    is_list = text.lstrip().startswith("[")
+    values = parse_json(text, str(file)) if is_list else parse_json_lines(text, str(file))
     rows = listed(values, file, "RefCOCO file", FORM)
     form = _format(rows[0])
     return _on_disk(rows, form, root or file.parent, text)

@@ -110,21 +110,20 @@ class VideoQuestions(Task):
         self, loaded: Multimodal, failed: list[str], some: Sequence[VideoQuestion]
     ) -> list[str]:
         """The answers to some questions, "" where the video does not decode."""
-        each = [self._frames(one.video, failed) for one in some]
-        shown_ = [frames for frames in each if frames]
-        texts = [
-            choices.question(one.text, one.options)
-            for one, frames in zip(some, each, strict=True)
-            if frames
-        ]
-        answers = iter(loaded.answer(shown_, texts, MAX_ANSWER, video=True) if shown_ else [])
-        return [next(answers) if frames else "" for frames in each]
+        numbers = dict.fromkeys(one.video for one in some)
+        frames = {number: self._frames(number) for number in numbers}
+        failed += [self.videos.name(one.video) for one in some if not frames[one.video]]
+        seen = [one for one in some if frames[one.video]]
+        texts = [choices.question(one.text, one.options) for one in seen]
+        shots = [frames[one.video] for one in seen]
+        answers = iter(loaded.answer(shots, texts, MAX_ANSWER, video=True) if seen else [])
+        return [next(answers) if frames[one.video] else "" for one in some]
 
-    def _frames(self, video: int, failed: list[str]) -> list[Any]:
+    def _frames(self, video: int) -> list[Any]:
+        """The frames of a video, none where it does not decode."""
         try:
             return self.videos.frames(video, self.frames)
         except BROKEN:
-            failed.append(self.videos.name(video))
             return []
 
 
@@ -143,11 +142,11 @@ def _made(
     at = files.numbered(clips)
     made = videos.checked(list(at), root, form, fps)
     asked = [
-        VideoQuestion(at[clip], text, tuple(given), right, kind)
-        for clip, (text, given, right, kind) in zip(clips, questions, strict=True)
+        VideoQuestion(at[clip], text, tuple(choice), right, kind)
+        for clip, (text, choice, right, kind) in zip(clips, questions, strict=True)
     ]
-    whole = hash_of(*version, choices.ASKED, frames, fps, videos.version(made))
-    return VideoQuestions(name, whole, made, asked, frames)
+    full_version = hash_of(*version, choices.ASKED, frames, fps, videos.version(made))
+    return VideoQuestions(name, full_version, made, asked, frames)
 
 
 @task(MVBENCH, "MVBench: multiple choice about videos, by subtask")
@@ -164,20 +163,20 @@ def mvbench(rest: str) -> VideoQuestions:
     for source, text in zip(sources, texts, strict=True):
         for row in listed(parse_json(text, str(source)), source, "MVBench file", MVBENCH):
             clips.append(_clip(row, source.stem, root, "bounds" in options))
-            given = _options(row, "candidates")
+            candidates = _options(row, "candidates")
             answer = row.text("answer")
-            if given.count(answer) != 1:
+            if answer not in candidates:
                 raise row.fault("answer", "one of its candidates")
             kind = source.stem if len(sources) > 1 else ""
-            questions.append((row.text("question"), given, given.index(answer), kind))
+            questions.append((row.text("question"), candidates, candidates.index(answer), kind))
     version = [*texts, options.get("bounds")]
     return _made(f"mvbench:{rest}", clips, root, questions, version, options, MVBENCH)
 
 
-def _clip(row: Row, subtask: str, root: Path, whole: bool) -> Clip:
+def _clip(row: Row, subtask: str, root: Path, uncut: bool) -> Clip:
     name = row.text("video")
     path = files.first_there([root / name, root / FOLDERS.get(subtask, "") / name])
-    seconds = [None if whole else _second(row, name) for name in ("start", "end")]
+    seconds = [None if uncut else _second(row, name) for name in ("start", "end")]
     return Clip(path, *seconds)
 
 
@@ -207,18 +206,18 @@ def videomme(rest: str) -> VideoQuestions:
     for row in rows:
         stem = row.text("videoID")
         clips.append(Clip(files.first_there([root / f"{stem}{suffix}" for suffix in SUFFIXES])))
-        given = choices.unlettered(_options(row, "options"))
+        texts = choices.unlettered(_options(row, "options"))
         letter = row.text("answer")
         right = ascii_uppercase.find(letter)
-        if len(letter) != 1 or not 0 <= right < len(given):
+        if len(letter) != 1 or not 0 <= right < len(texts):
             raise row.fault("answer", "the letter of one of its options")
-        questions.append((row.text("question"), given, right, row.text("duration", "")))
+        questions.append((row.text("question"), texts, right, row.text("duration", "")))
     version = [name, split, data._fingerprint, len(data)]
     return _made(f"videomme:{rest}", clips, root, questions, version, options, VIDEOMME)
 
 
 def _options(row: Row, name: str) -> list[str]:
-    given = row.texts(name)
-    if not 2 <= len(given) <= choices.MOST:
+    texts = row.texts(name)
+    if not 2 <= len(texts) <= choices.MOST:
         raise row.fault(name, f"a list of 2 to {choices.MOST} texts")
-    return given
+    return texts

@@ -164,10 +164,10 @@ def reader() -> str:
     """
     for module, name in READERS.items():
         try:
-            found = importlib.import_module(module)
+            library = importlib.import_module(module)
         except (ImportError, OSError, RuntimeError):  # its libraries lack or misfit
             continue
-        if getattr(found, "ffmpeg_major_version", 0) is not None:  # torchcodec's, without FFmpeg
+        if getattr(library, "ffmpeg_major_version", 0) is not None:  # torchcodec's, without FFmpeg
             return name
     raise BenchError(
         "no reader of video files is installed: pip install 'crossget-bench[video]', or give "
