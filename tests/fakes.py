@@ -36,7 +36,9 @@ class Answering:
 
     judge = teach
 
-    def answer(self, images: list[list[Any]], texts: list[str], max_new_tokens: int) -> list[str]:
+    def answer(
+        self, images: list[list[Any]], texts: list[str], max_new_tokens: int, video: bool = False
+    ) -> list[str]:
         self.seen += list(zip([len(own) for own in images], texts, strict=True))
         return [self.say(own, text) for own, text in zip(images, texts, strict=True)]
 

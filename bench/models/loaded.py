@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, Unsupported
 
 if TYPE_CHECKING:
     Images = Sequence[Sequence[Any]]  # PIL images of each sample
@@ -265,9 +265,21 @@ class Writer(Reader):
 
 @dataclass(frozen=True)
 class Multimodal(Writer):
-    """A language model that sees."""
+    """A language model that sees; with `takes_video` frames as a video, not as so many images."""
 
     kind: ClassVar[str] = "multimodal"
+    takes_video: ClassVar[bool] = False
+
+    @abstractmethod
+    def answer(
+        self, images: Images, texts: Sequence[str], new_tokens: int, video: bool = False
+    ) -> list[str]:
+        """As `Writer`; with `video` the images of each question are the frames of one video."""
+
+    def require_video(self) -> None:
+        """Raise Unsupported when the model takes no videos."""
+        if not self.takes_video:
+            raise Unsupported(f"{self.name} takes no videos here: its family is asked about images")
 
 
 @dataclass(frozen=True)

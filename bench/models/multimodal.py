@@ -44,7 +44,11 @@ class PromptedModel(Multimodal):
     covers: ClassVar[str] = f"one image and {WORDS} words, until the first token of the answer"
 
     def prepare(
-        self, images: Images, questions: Sequence[str], answers: Sequence[str] = ()
+        self,
+        images: Images,
+        questions: Sequence[str],
+        answers: Sequence[str] = (),
+        video: bool = False,
     ) -> dict[str, Tensor]:
         """Return the arguments of `generate()` for questions, padded as `padding_side` says.
 
@@ -52,25 +56,36 @@ class PromptedModel(Multimodal):
             images: of each question.
             questions: as a user asks them; the model's chat template goes around.
             answers: where given, each prompt goes on with its answer and the end of text.
+            video: whether the images of each question are the frames of one video.
         """
         processor = self.require_processor()
         words = processor.tokenizer
-        texts = [self._prompt(len(shown), q) for shown, q in zip(images, questions, strict=True)]
+        texts = [
+            self._prompt(1 if video else len(shown), question, video)
+            for shown, question in zip(images, questions, strict=True)
+        ]
         for i, answer in enumerate(answers):
             texts[i] = f"{texts[i]} {answer} {words.eos_token}"
-        pictures = [image.convert("RGB") for shown in images for image in shown]
+        each = [[image.convert("RGB") for image in shown] for shown in images]
+        media: dict[str, Any] = {"images": [image for shown in each for image in shown] or None}
+        if video:  # the frames are chosen already
+            media = {"videos": each, "do_sample_frames": False}
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
         settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
-        inputs = dict(processor(text=texts, images=pictures or None, **settings))
+        inputs = dict(processor(text=texts, **media, **settings))
         return {**inputs, **begun_answers(self.model, len(texts))}
 
-    def _prompt(self, images: int, question: str) -> str:
-        """Return a question as this model was taught to read it, with a place for each image."""
+    def _prompt(self, images: int, question: str, video: bool = False) -> str:
+        """Return a question as this model was taught to read it, with a place for each image.
+
+        With `video` it is a place for each video.
+        """
         processor, family = self.processor, self.model.config.model_type
         if family == "blip-2" and images != 1:
             raise BenchError(f"{self.name} looks at one image with each question, not at {images}")
         if getattr(processor, "chat_template", None):
-            content = [*({"type": "image"} for _ in range(images))]
+            kind = "video" if video else "image"
+            content = [*({"type": kind} for _ in range(images))]
             content.append({"type": "text", "text": question})
             prompt: str = processor.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -78,7 +93,7 @@ class PromptedModel(Multimodal):
             return prompt
         if family in _PLAIN_PROMPTS:  # its processor puts the image ahead
             return _PLAIN_PROMPTS[family].format(question=question)
-        marks = f"{processor.image_token}\n" * images
+        marks = f"{processor.video_token if video else processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
     def questions(self, ids: Tensor) -> list[str]:
@@ -99,8 +114,13 @@ class PromptedModel(Multimodal):
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def answer(self, images: Images, texts: Sequence[str], new_tokens: int) -> list[str]:
-        inputs = self.placed(self.prepare(images, texts))
+    def answer(
+        self, images: Images, texts: Sequence[str], new_tokens: int, video: bool = False
+    ) -> list[str]:
+        if video:
+            self.require_video()
+        asked = self.prepare(images, texts, video=True) if video else self.prepare(images, texts)
+        inputs = self.placed(asked)
         settings = {"max_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
         out = self.model.generate(**inputs, **settings)
         return self.decode(out[:, answer_begins(self.model, inputs["input_ids"]) :])

@@ -60,7 +60,7 @@ def load(name: str) -> Task:
     """Return the task that the columns of `ID[@SPLIT]` allow."""
     where, _ = files.options(name, FORM)
     source, _, split = where.partition("@")
-    data = _read(source, split)
+    data = read(source, split)
     columns = list(data.column_names)
     image = _first(columns, IMAGES)
     caption = _first(columns, CAPTIONS)
@@ -71,36 +71,52 @@ def load(name: str) -> Task:
             f"(classification) or {CAPTIONS} (retrieval) are needed"
         )
     version = hash_of(source, split, data._fingerprint, len(data))
-    pictures = _pictures(data, image, source)
+    images = pictures(data, image, source, FORM)
     full = f"hf-dataset:{name}"
     rows = [Row({of: one}, f"data set {source}:", FORM, i) for i, one in enumerate(data[of])]
     if of == caption:
-        return Retrieval(full, version, pictures, [row.texts(of) for row in rows])
+        return Retrieval(full, version, images, [row.texts(of) for row in rows])
     labels = [row.number(of) for row in rows]
     classes = len(getattr(data.features[of], "names", None) or set(labels))
     for row, value in zip(rows, labels, strict=True):
         if not 0 <= value < classes:
             raise row.fault(of, f"a label from 0 to {classes - 1}, which accuracy needs")
-    return Classification(full, version, pictures, labels, classes)
+    return Classification(full, version, images, labels, classes)
 
 
-def _pictures(data: Any, column: str, source: str) -> Rows:
-    kind = data.features[column]
+def pictures(data: Any, column: str, source: str, form: str) -> Rows:
+    """Return the images in a column of a data set.
+
+    Raises:
+        BenchError: it has no images, or none of them can be opened; `form` is of the task's names.
+    """
+    kind = data.features.get(column)
     if getattr(kind, "_type", "") != "Image":
         raise BenchError(f"column '{column}' of data set {source} has no images: cast it to Image")
     stored = data.select_columns(column).cast_column(column, replace(kind, decode=False))
-    pictures = Rows(stored, column)
-    check_some(pictures, FORM)
-    return pictures
+    images = Rows(stored, column)
+    check_some(images, form)
+    return images
 
 
-def _read(source: str, split: str) -> Any:
+def read(source: str, split: str) -> Any:
+    """Return a split of a data set, by default the test split.
+
+    Args:
+        source: an id of the hub, or a folder or parquet file that is here.
+        split: its name, or "".
+
+    Raises:
+        BenchError: there is no such data set or split.
+    """
     import datasets
 
     datasets.disable_progress_bars()
     try:
         if Path(source).is_dir() and (Path(source) / "dataset_info.json").is_file():
             return datasets.load_from_disk(source)
+        if source.endswith(".parquet"):
+            return datasets.load_dataset("parquet", data_files=source, split=split or "train")
         data = datasets.load_dataset(source, split=split or None)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,13 @@ def decoded(source: Path | IO[bytes]) -> Image.Image:
         Undecoded: not there, no regular file, not one of `FORMATS`, truncated, larger than Pillow
             takes for safe, far longer than wide, or of pixels without a known range.
     """
+    with opening(source) as image:
+        return rgb(image)
+
+
+@contextlib.contextmanager
+def opening(source: Path | IO[bytes]) -> Iterator[Image.Image]:
+    """Give a picture, or an animation, as it is stored; raises as `decoded` does, inside too."""
     try:
         if isinstance(source, Path) and not stat.S_ISREG(source.stat().st_mode):
             raise Undecoded("no regular file")
@@ -53,7 +61,7 @@ def decoded(source: Path | IO[bytes]) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source, formats=FORMATS) as image:
-                return _rgb(image)
+                yield image
     except UnidentifiedImageError:
         raise Undecoded(f"no image of {', '.join(FORMATS)}") from None
     except MemoryError:  # of the machine, not of the picture
@@ -63,7 +71,8 @@ def decoded(source: Path | IO[bytes]) -> Image.Image:
         raise Undecoded(reason.splitlines()[0]) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """Return an open picture's frame as RGB; raises Undecoded as `decoded` does."""
     if max(image.size) > NARROWEST * min(image.size):
         raise Undecoded("sides of {} and {} pixels".format(*image.size))
     if image.mode in NO_RANGE:
@@ -129,12 +138,13 @@ class Files:
         return decoded(self.paths[index])
 
 
-def check_some(pictures: Pictures, form: str) -> None:
+def check_some(pictures: Pictures, form: str, what: str = "images") -> None:
     """Raise BenchError where not one of the pictures can be opened; single ones count as wrong.
 
     Args:
         pictures: of a data set.
         form: of the task's names, for the message.
+        what: they are.
     """
     first = ""
     for i in range(len(pictures)):
@@ -143,7 +153,7 @@ def check_some(pictures: Pictures, form: str) -> None:
             return
         except BROKEN as error:
             first = first or f"{shown(pictures.name(i))} ({shown(error)})"
-    raise BenchError(f"none of {len(pictures)} images can be opened, such as {first}: {form}")
+    raise BenchError(f"none of {len(pictures)} {what} can be opened, such as {first}: {form}")
 
 
 class Prepared:

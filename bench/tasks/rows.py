@@ -6,6 +6,7 @@ whole = document(data, file, "VQAv2 questions file", "vqav2:QUESTIONS[:ANNOTATIO
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,14 @@ class Row:
             raise self.fault(name, "a whole number")
         return value
 
+    def numbers(self, name: str, count: int) -> list[float]:
+        """Return a field that is a list of so many finite numbers."""
+        values = self.value(name)
+        fine = isinstance(values, list) and len(values) == count
+        if not fine or not all(_is_number(value) for value in values):
+            raise self.fault(name, f"a list of {count} numbers")
+        return [float(value) for value in values]
+
     def identifier(self, name: str, default: Any = NOTHING) -> int | str:
         """Return a field that is a text or a whole number."""
         value = self.value(name, default)
@@ -86,6 +95,10 @@ class Row:
     @property
     def _where(self) -> str:
         return self.above + (":" if self.place is None else f" row {self.place}:")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def document(data: Any, file: Path, what: str, form: str) -> Row:

@@ -497,6 +497,8 @@ ANSWERS = {"question_id": 1, "answers": [{"answer": "a"}], "answer_type": "other
 KARPATHY = {"filename": GOOD, "split": "test", "filepath": "", "sentences": [{"raw": "a"}]}
 KARPATHY |= {"cocoid": 1, "imgid": 2}
 LISTED = {"image": GOOD, "caption": ["a"], "image_id": 1}
+REFCOCO = {"image": GOOD, "sent": "a", "bbox": [0, 0, 9, 9], "width": 9, "height": 9}
+MVBENCH = {"video": GOOD, "question": "?", "candidates": ["a", "b"], "answer": "a"}
 NOCAPS = {"id": 1, "file_name": GOOD, "domain": "near-domain"}
 WRITTEN = {"image_id": 1, "caption": "a"}
 
@@ -510,6 +512,14 @@ def pope(row: Any) -> tuple[str, dict[str, str]]:
 
 def nlvr2(row: Any) -> tuple[str, dict[str, str]]:
     return "nlvr2:p.json:.", {"p.json": lines([NLVR2, row])}
+
+
+def refcoco(row: Any) -> tuple[str, dict[str, str]]:
+    return "refcoco:p.jsonl:.", {"p.jsonl": lines([REFCOCO, row])}
+
+
+def mvbench(row: Any) -> tuple[str, dict[str, str]]:
+    return "mvbench:p.json:.", {"p.json": json.dumps([MVBENCH, row])}
 
 
 def questions(row: Any) -> tuple[str, dict[str, str]]:
@@ -550,6 +560,8 @@ ROWS: list[tuple[Written, Any, str, str]] = []  # how it is written, the row, it
 for write, good, takes in (
     (pope, POPE, {"question_id": (), "image": (), "text": (), "label": ()}),
     (nlvr2, NLVR2, {"identifier": (), "sentence": (), "label": ("true",), "directory": ()}),
+    (refcoco, REFCOCO, {"image": (), "sent": ("a list",), "bbox": (), "height": ()}),
+    (mvbench, MVBENCH, {"video": (), "question": (), "candidates": (), "answer": ()}),
     (questions, QUESTION, {"question_id": (), "image_id": (), "question": ()}),
     (answers, ANSWERS, {"question_id": (), "answers": ("a list",), "answer_type": ()}),
     (
@@ -580,6 +592,11 @@ ROWS += [
     (pope, {**POPE, "label": "Yes"}, "row 2", "yes or no"),
     (nlvr2, {**NLVR2, "label": "maybe"}, "row 2", "True or False"),
     (nlvr2, {**NLVR2, "identifier": "dev-1-0"}, "row 2", "SPLIT-GROUP-PAIR-NUMBER"),
+    (refcoco, {**REFCOCO, "bbox": [0, 0, 9, "9"]}, "row 2", "a list of 4 numbers"),
+    (refcoco, {**REFCOCO, "bbox": [9, 0, 0, 9]}, "row 2", "a box with an inside"),
+    (refcoco, {**REFCOCO, "width": 0}, "row 2", "a number of pixels"),
+    (mvbench, {**MVBENCH, "answer": "c"}, "row 2", "one of its candidates"),
+    (mvbench, {**MVBENCH, "start": -1}, "row 2", "a number of seconds"),
     (questions, {**QUESTION, "question_id": 0}, "0 twice", ""),
     (answers, {**ANSWERS, "answers": []}, "row 2", "list of 1"),
     (answers, {**ANSWERS, "answers": [{"answer": 3}]}, "answers, row 1", "'answer' is 3"),

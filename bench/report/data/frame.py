@@ -14,7 +14,17 @@ from typing import Any
 
 from bench.core.errors import BenchError, near_miss
 from bench.records.record import Record
-from bench.report.data import bands, differences, disturbed, equal, grouping, load, mixture, ties
+from bench.report.data import (
+    bands,
+    differences,
+    disturbed,
+    equal,
+    grouping,
+    hard,
+    load,
+    mixture,
+    ties,
+)
 from bench.report.data.bands import by_band
 from bench.report.data.names import task_name
 from bench.report.data.rows import Row, cell_row, failure_row, latency_rows, token_rows
@@ -188,7 +198,9 @@ def build(
     _check_single(cells, baseline)
     by_uid = {load.uid(record): record for record in done}
     scores = differences.metrics([by_uid[row["key"]] for row in cells], cells)
-    ties.judge([differences.Scored(by_uid[row["key"]], row) for row in cells], scores)
+    scored = [differences.Scored(by_uid[row["key"]], row) for row in cells]
+    ties.judge(scored, scores)
+    hard.split(scored)
     if methods:
         kept = [r for r in kept if {r.cell.method, r.cell.label} & {*methods, baseline}]
         shown = {load.uid(record) for record in kept}

@@ -21,6 +21,7 @@ METRIC_NAMES = {
     "meteor": "METEOR",
     "spice": "SPICE",
     "f1": "F1",
+    "iou": "mean IoU",
 }
 BUDGET = ("r", "keep_rate", "layers", "budget")  # parameters along which a method is swept
 

@@ -14,7 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, stdtr, stdtrit  # scipy.stats checks its arguments for 1 ms a call
+from scipy.special import (
+    bdtr,
+    ndtri,
+    stdtr,
+    stdtrit,
+)  # scipy.stats checks its arguments for 1 ms a call
 
 from bench.records.record import Accuracy
 
@@ -227,6 +232,17 @@ def _sign_flips(gap: Scores) -> float:
 @lru_cache(maxsize=2**16)
 def _mcnemar(won: int, lost: int) -> float:
     return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5)))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's interval of a share of n samples, as statsmodels does; both from 0 to 1.
+
+    A mean over several seeds is taken as if it were of one: the interval is no narrower.
+    """
+    z2 = float(ndtri(1 - LEVEL / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def holm(values: Sequence[float]) -> list[float]:
