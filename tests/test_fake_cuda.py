@@ -57,8 +57,11 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/packed.py: PackedPass.forward": (
         2, "the sizes of a batch's images; where they are made smaller, places that are copied"
     ),
-    "bench/engine/families/packed.py: OneImage._remaining": (
+    "bench/engine/families/one_image.py: OneImage._remaining": (
         2, "where patches were dropped: which groups remain, once an image, of which there are two"
+    ),
+    "bench/engine/families/windows.py: Windows.remaining": (
+        6, "attention within windows: how many tokens are left in each, once an image and removal"
     ),
     "bench/engine/families/vilt.py: ViltTower._ordered": (
         1, "whether images fill their pixels, right behind the model's own look at them"

@@ -22,8 +22,9 @@ from bench.check.multimodal import (
     llava_next_batch,
     pixels,
     prompts,
+    qwen2_5_vl,
     qwen2_vl,
-    qwen2_vl_batch,
+    qwen_batch,
 )
 
 __all__ = [
@@ -43,8 +44,9 @@ __all__ = [
     "llava_next_batch",
     "pixels",
     "prompts",
+    "qwen2_5_vl",
     "qwen2_vl",
-    "qwen2_vl_batch",
+    "qwen_batch",
 ]
 
 
@@ -59,5 +61,6 @@ MODELS: dict[str, tuple[Callable[..., Any], Callable[[int], dict[str, Tensor]]]]
     "LLaVA-NeXT": (llava_next, llava_next_batch),
     "BLIP-2": (blip2, blip2_batch),
     "BLIP-2 T5": (blip2_t5, blip2_t5_batch),
-    "Qwen2-VL": (qwen2_vl, qwen2_vl_batch),
+    "Qwen2-VL": (qwen2_vl, qwen_batch),
+    "Qwen2.5-VL": (qwen2_5_vl, qwen_batch),
 }

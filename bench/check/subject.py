@@ -83,7 +83,8 @@ class Subject:
             counts = self.first.counts(args[0], args[0], kw)
             lengths[:] = [n // self.tower.joins for n, _ in counts]
 
-        with self.entry.register_forward_pre_hook(note, with_kwargs=True):
+        hook = self.entry.register_forward_pre_hook(note, with_kwargs=True)
+        with self.first.watching(), hook:
             yield lengths
 
     @property

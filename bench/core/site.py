@@ -38,6 +38,8 @@ class Site:
         grid: (rows, columns) of the patches while they still form one, else None.
         whole: no token of this sequence was dropped or merged so far.
         draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
+        window: (B,N) the window in which each token attends, -1 for one that all windows see; None
+            where there are none (all but most blocks of Qwen2.5-VL's image encoder).
     """
 
     x: Tensor
@@ -57,6 +59,7 @@ class Site:
     grid: tuple[int, int] | None = None
     whole: bool = True
     draw: int = 0
+    window: Tensor | None = None
 
     @property
     def class_first(self) -> bool:
@@ -109,6 +112,15 @@ class Site:
             bias = bias.expand(len(at), -1, -1, -1)[at, :, rows][:, :, None]
         if bias is not None:
             yield bias
+        if self.window is not None:
+            apart = self._apart(self.window, rows)
+            yield torch.zeros_like(apart, dtype=self.q.dtype).masked_fill(apart, -torch.inf)
+
+    def _apart(self, window: Tensor, rows: slice | Tensor) -> Tensor:
+        """(B,1,rows,N) whether a query and a key lie in different windows."""
+        row = window[:, rows] if isinstance(rows, slice) else window.gather(1, rows[:, None])
+        row, column = row[:, None, :, None], window[:, None, None]
+        return (row != column) & (row >= 0) & (column >= 0)
 
     def anchor_attention(self) -> Tensor:
         """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.

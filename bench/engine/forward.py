@@ -297,8 +297,12 @@ class Pass:
             self.bias = both(triangle(q, q.shape[2]), bias)
         if bias is None:
             return inner(q, k, v, mask, scale)
-        if fused and mask is None and (q.is_cuda or self.attention_path == "channel"):
-            self.attention_path = "channel"
+        if self._by_channel(q, fused and mask is None):
             return channel_attention(q, k, v, bias, scale)
-        self.attention_path = "mask"
         return inner(q, k, v, self.bias, scale)
+
+    def _by_channel(self, q: Tensor, fused: bool) -> bool:
+        """Whether sizes go through a kernel as channels of the keys, in place of a mask."""
+        channel = fused and (q.is_cuda or self.attention_path == "channel")
+        self.attention_path = "channel" if channel else "mask"
+        return channel

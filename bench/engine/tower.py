@@ -147,6 +147,14 @@ class Tower(ABC):
         """Tokens into a block (B,N,C) and out of it (B,M,C), of each sequence that it holds."""
         return [(x.shape[1], y.shape[1])]
 
+    def windows(self, layer: int, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Queries and keys in each window of a block's attention; empty where all tokens meet."""
+        return []
+
+    def watching(self) -> AbstractContextManager[None]:
+        """While a plain pass runs: note what `counts` asks of the tower's input."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     def install(self, run: Run) -> AbstractContextManager[None]:
         """Everything a reduced pass needs besides the blocks: attention tap, read-out."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
+_QWEN = ("qwen2_vl", "qwen2_5_vl")
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
 _PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
@@ -184,7 +185,7 @@ def noise(
     ahead = 0 if config.model_type == "blip-2" else min(words, 1)
     ids[:, ahead : ahead + tokens] = image = image_token_id(model)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if config.model_type == "qwen2_vl":
+    if config.model_type in _QWEN:
         prompt["mm_token_type_ids"] = (ids == image).long()
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
@@ -195,7 +196,7 @@ def noise(
 def _image(model: Any) -> tuple[int, dict[str, Any]]:
     """Return how many tokens an image becomes, and its tensors: a shape where values are noise."""
     config, vision = model.config, model.config.vision_config
-    if config.model_type == "qwen2_vl":
+    if config.model_type in _QWEN:
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, QWEN_GRID, QWEN_GRID]])
         parts = {"pixel_values": (QWEN_GRID**2, patch), "image_grid_thw": grid}

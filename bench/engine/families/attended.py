@@ -21,18 +21,22 @@ class Attended:
     v: Tensor
     bias: Tensor | None
     scale: float | None
+    window: Tensor | None = None
 
     def of(self, keep: Tensor) -> Attended:
         """For the tokens at `keep` (B,M)."""
         rows = keep[:, None, :, None].expand(-1, self.q.shape[1], -1, self.q.shape[3])
         bias = None if self.bias is None else self.bias.gather(-1, keep[:, None, None])
+        window = None if self.window is None else self.window.gather(1, keep)
         q, k, v = (t.gather(2, rows) for t in (self.q, self.k, self.v))
-        return Attended(q, k, v, bias, self.scale)
+        return Attended(q, k, v, bias, self.scale, window)
 
     def first(self, n: int) -> Attended:
         """For the first `n` tokens: others were appended."""
         bias = None if self.bias is None else self.bias[..., :n]
-        return replace(self, **{t: getattr(self, t)[:, :, :n] for t in "qkv"}, bias=bias)
+        window = None if self.window is None else self.window[:, :n]
+        tokens = {t: getattr(self, t)[:, :, :n] for t in "qkv"}
+        return replace(self, **tokens, bias=bias, window=window)
 
 
 def blocks_read(reader: Reducer, feature: int, depth: int) -> tuple[int, ...]:

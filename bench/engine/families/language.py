@@ -23,6 +23,7 @@ DECODERS = {
     "MistralModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2Model": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Qwen2_5_VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 

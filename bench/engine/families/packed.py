@@ -1,8 +1,8 @@
-"""Reduced passes where the patches of all images lie packed in one sequence (Qwen2-VL).
+"""Reduced passes where the patches of all images lie packed in one sequence (Qwen2-VL, 2.5 and 3).
 
 What goes token by token (norms, projections, MLPs) runs over the whole sequence, and attention runs
-image by image, as in the plain model. Methods see one image at a time, so that images may differ in
-size.
+image by image, or window by window, as in the plain model. Methods see one image at a time, its
+patches in rows, so that images may differ in size.
 
 Behind the image encoder patches are put back into their 2x2 groups, each of which becomes one token
 of the language model: a patch is shown by the token that it was merged into, a dropped one by the
@@ -24,101 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, observe
-from bench.core.tensors import take
-from bench.engine.families.attended import Attended, blocks_read, places
+from bench.core import observe
+from bench.engine.families.one_image import OneImage, in_rows
 from bench.engine.families.projector import ProjectorPass
 from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
-    from bench.engine.families.qwen2_vl import MergerTower, PackedTower
-
-
-def in_rows(h: int, w: int, side: int, device: Any = None) -> Tensor:
-    """(N,) place of each patch of the sequence, counted from left to right, then downwards."""
-    place = torch.arange(h * w, device=device)
-    return place.view(h // side, side, w // side, side).transpose(1, 2).flatten()
-
-
-class OneImage(Pass):
-    """The pass of one image's patches, (1,N,C) at first.
-
-    Attributes:
-        shape: rows and columns of its patches.
-        full: rows and columns that the model counts on: more, where images are made smaller.
-        place: (1,M) patch whose position each token has, by its index in the sequence.
-        dropped: how many patches were removed and merged into no other.
-        seen: by block that the projector's methods read, what its attention saw.
-    """
-
-    tower: PackedTower
-
-    def __init__(
-        self,
-        tower: PackedTower,
-        reductions: Sequence[Reduction],
-        shape: tuple[int, int],
-        full: tuple[int, int],
-    ) -> None:
-        """Nothing is removed yet."""
-        super().__init__(tower, reductions)
-        self.shape, self.full, self.dropped, self.reduced = shape, full, 0, False
-        self.seen: dict[int, Attended] = {}
-
-    def blocks_read(self, reader: Reducer) -> tuple[int, ...]:
-        """The blocks whose attention a projector's method looks at."""
-        return blocks_read(reader, self.depth - 1, self.depth)
-
-    def number_batch(self) -> None:
-        """Keep the number of the batch that the image came in."""
-
-    def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Start the image."""
-        x = super().begin(x, mask)
-        self.grid = self.shape
-        self.place = torch.arange(x.shape[1], device=x.device)[None]
-        return x
-
-    def _reduce(self, reduction: Reduction, layer: int, x: Tensor, r: int) -> Tensor:
-        """Ahead of the first reduction put the patches in rows, as methods count on a grid."""
-        if not self.reduced:
-            self.slot = in_rows(*self.shape, self.tower.side, x.device)[None]
-            order = torch.cat([self.slot.argsort(1), self.place[:, self.slot.shape[1] :]], 1)
-            x, self.place = take(x, order), order
-            if self.qkv is not None:
-                q, k, v = (t[:, :, order[0]] for t in self.qkv)
-                self.qkv = q, k, v
-        return super()._reduce(reduction, layer, x, r)
-
-    def _follow(self, plan: Plan, n: int, layer: int) -> None:
-        super()._follow(plan, n, layer)
-        self.place = places(plan, self.place)
-        if plan.extra is None:
-            merged = 0 if plan.src is None else plan.src.shape[1]
-            self.dropped += n - plan.keep.shape[1] - merged
-
-    def groups(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (M,C) -> the groups that still have a token (1,L,4C), and (L,) which those are."""
-        four, C = self.tower.side**2, x.shape[1]
-        if not self.reduced:
-            x = x.reshape(1, -1, four * C)
-            return x, torch.arange(x.shape[1], device=x.device)
-        assert self.slot is not None
-        slot = self.slot.view(-1, four)
-        remaining = self._remaining(slot)
-        slot = slot[remaining]
-        there = (slot >= 0)[..., None]
-        patches = x[slot.clamp(min=0)] * there
-        mean = patches.sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        return torch.where(there, patches, mean.to(x.dtype)).reshape(1, -1, four * C), remaining
-
-    def _remaining(self, slot: Tensor) -> Tensor:
-        """(L,) groups that still have a token."""
-        if not slot.is_meta:
-            return (slot >= 0).any(1).nonzero()[:, 0]
-        gone = prod((self.dropped - i) / (slot.numel() - i) for i in range(slot.shape[1]))
-        return torch.arange(round(len(slot) * (1 - gone)), device=slot.device)
+    from bench.engine.families.qwen_vl import MergerTower, PackedTower
 
 
 class PackedPass(Pass):
@@ -149,7 +62,10 @@ class PackedPass(Pass):
         self.first = self.lengths = [h * w for h, w in shapes]
         readers = [reduction.reducer for reduction in self.upstream["projector"].reductions]
         self.reads = {block for r in readers for block in self.images[0].blocks_read(r)}
-        return plain(hidden_states, grid_thw=grid_thw, **kw)
+        out = plain(hidden_states, grid_thw=grid_thw, **kw)
+        projector: Any = self.upstream["projector"]
+        out.pooler_output = projector.tokens  # in rows
+        return out
 
     def block(
         self, layer: int, block: nn.Module, x: Tensor, position_embeddings: Any, **kw: Any
@@ -160,6 +76,10 @@ class PackedPass(Pass):
         kw["cu_seqlens"] = torch.tensor([0, *accumulate(n_in)], dtype=torch.int32)
         kw["position_embeddings"] = self._angles(position_embeddings)
         x = self.tower.attend(block, x, self, None, kw)
+        if layer in self.tower.windowed:
+            for observer in observe.OBSERVERS:
+                for image in self.images:
+                    observer.windows(self.tower.name, layer, image.parts().pairs)
         x = self._each(OneImage.after_attention, layer, x)
         x = self.tower.feed(block, x)
         for observer in observe.OBSERVERS:
@@ -202,10 +122,12 @@ class PackedPass(Pass):
         """The attention of the image whose turn it is."""
         image = next(self.turn)
         if self.layer in self.reads and not image.reduced:  # else groups are not whole
-            image.seen[self.layer] = Attended(q, k, v, None, scale)
-        if not self.reductions:
-            return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
-        return image.attention(q, k, v, mask, scale, inner, fused)
+            image.note(self.layer, q, k, v, scale)
+        if self.reductions:
+            return image.attention(q, k, v, mask, scale, inner, fused)
+        if self.layer in self.tower.windowed:
+            return image.within(q, k, v, mask, scale, inner, fused)
+        return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
 
 
 class OneMerged(ProjectorPass):
@@ -222,7 +144,7 @@ class OneMerged(ProjectorPass):
         self.shape = image.shape[0] // side, image.shape[1] // side
         self.full = image.full[0] // side, image.full[1] // side
         self.expected = prod(self.full)
-        self.seen = {} if image.reduced or image.appends else image.seen
+        self.seen = image.seen_in_rows()
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M,C) -> the groups that still have one (1,L,4C)."""
@@ -238,7 +160,11 @@ class OneMerged(ProjectorPass):
 
 
 class MergerPass(ProjectorPass):
-    """The passes of all images between their encoder and the language model."""
+    """The passes of all images between their encoder and the language model.
+
+    Attributes:
+        tokens: (G,D) what the language model gets, an image's groups in rows.
+    """
 
     tower: MergerTower  # type: ignore[assignment]
 
@@ -258,4 +184,5 @@ class MergerPass(ProjectorPass):
             for image, tokens, n in zip(images, y.split(lengths), lengths, strict=True)
         ]
         self.removed = sum(image.removed for image in images)
-        return torch.cat(behind, 1)[0]
+        self.tokens = torch.cat(behind, 1)[0]
+        return self.tokens

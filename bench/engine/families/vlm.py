@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL.
+"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL, Qwen2.5-VL.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -24,7 +24,7 @@ from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import FAMILIES, Family, VisionTower
 from bench.engine.families.language import DECODERS, LanguageTower
 from bench.engine.families.projector import ImagePass, ProjectorPass
-from bench.engine.families.qwen2_vl import MergerTower, PackedTower
+from bench.engine.families.qwen_vl import MergerTower, PackedTower
 from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
 from bench.engine.tower import Run, Tower, original, override
 
@@ -54,14 +54,15 @@ class Layout:
 _LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
 _BLIP2 = ("language_projection", "vision_model")
 _OPT, _T5 = "language_model.model.decoder", "language_model.encoder"
-_QWEN2_VL = ("model.language_model", "model.visual.merger", "model.visual")
+_QWEN_VL = ("model.language_model", "model.visual.merger", "model.visual")
 
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
-    "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
+    "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN_VL, grid=True, packed=True),
+    "Qwen2_5_VLForConditionalGeneration": Layout("Qwen2.5-VL", *_QWEN_VL, grid=True, packed=True),
 }
 BLIP2_T5 = Layout("BLIP-2 with T5", _T5, *_BLIP2, reads_vision=False)
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL's image encoder and patch merger: plain loops, packed images, what is refused."""
+"""Qwen2-VL and 2.5, image encoder and patch merger: plain loops, packed images, what is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from bench.core.registry import methods
 from bench.measure.closed_form import check_counters
 
 ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
+FAMILIES = {"Qwen2-VL": tiny.qwen2_vl, "Qwen2.5-VL": tiny.qwen2_5_vl}
 PROJECTOR = [name for name, cls in methods().items() if "projector" in cls.towers]
+
+
+families = pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 
 
 def images(*grids: tuple[int, int]) -> dict[str, Tensor]:
@@ -48,20 +52,27 @@ def rotated(x: Tensor, place: tuple[int, int]) -> Tensor:
     return out
 
 
-def halves(block: Any, x: list[Tensor], size: list[int], place: list[Any]) -> tuple[list[Any], Any]:
-    """A block's first half, token by token, and the keys' means over heads."""
+def halves(
+    block: Any, x: list[Tensor], size: list[int], place: list[Any], window: int
+) -> tuple[list[Any], Any]:
+    """A block's first half, token by token, and the keys' means over heads.
+
+    Tokens meet that lie in the same window of so many patches a side.
+    """
     attn, n = block.attn, len(x)
     q, k, v = zip(*(attn.qkv(block.norm1(t)).view(3, attn.num_heads, -1) for t in x), strict=True)
     out = []
     heads = range(attn.num_heads)
     q, k = ([[rotated(t[h], p) for h in heads] for t, p in zip(of, place, strict=True)]
             for of in (q, k))  # fmt: skip
+    windows = [(row // window, column // window) for row, column in place]
     for i in range(n):
-        mixed = []
+        met = [j for j in range(n) if windows[j] == windows[i]]
+        sizes, mixed = torch.tensor([size[j] for j in met]), []
         for h in heads:
-            logits = [q[i][h] @ k[j][h] / math.sqrt(len(q[i][h])) for j in range(n)]
-            weight = torch.stack(logits).add(torch.tensor(size).log()).softmax(0)
-            mixed.append(sum(weight[j] * v[j][h] for j in range(n)))
+            logits = [q[i][h] @ k[j][h] / math.sqrt(len(q[i][h])) for j in met]
+            weight = torch.stack(logits).add(sizes.log()).softmax(0)
+            mixed.append(sum(w * v[j][h] for w, j in zip(weight, met, strict=True)))
         out.append(x[i] + attn.proj(torch.cat(mixed)))
     return out, [sum(key) / len(heads) for key in k]
 
@@ -78,8 +89,9 @@ def tome_by_hand(visual: Any, pixels: Tensor, grid: tuple[int, int], r: int) -> 
     place = sorted(where)
     x, size = [embedded[where[p]] for p in place], [1] * (h * w)
     holds = [[where[p]] for p in place]
-    for block in visual.blocks:
-        x, key = halves(block, x, size, place)
+    for layer, block in enumerate(visual.blocks):
+        whole = layer in getattr(visual, "fullatt_block_indexes", range(4))
+        x, key = halves(block, x, size, place, 99 if whole else 4)
         even, odd = list(range(0, len(x), 2)), list(range(1, len(x), 2))
         alike = {i: [float(F.cosine_similarity(key[i], key[j], 0)) for j in odd] for i in even}
         going = sorted(even, key=lambda i: -max(alike[i]))[:r]
@@ -98,11 +110,12 @@ def tome_by_hand(visual: Any, pixels: Tensor, grid: tuple[int, int], r: int) -> 
     )
 
 
-def test_tome_in_the_image_encoder_is_its_loop() -> None:
-    model, given = tiny.qwen2_vl(), images((4, 6))
+@families
+def test_tome_in_the_image_encoder_is_its_loop(make: Any) -> None:
+    model, given = make(), images((4, 6))
     with bench.reduced(model, "tome", r=4):
         found = encode(model, given)
-        tokens = bench.trace(model, **tiny.alone(tiny.qwen2_vl_batch(3), 2)).tokens["vision"]
+        tokens = bench.trace(model, **tiny.alone(tiny.qwen_batch(3), 2)).tokens["vision"]
     assert tokens == [(24, 20), (20, 16), (16, 12), (12, 8)]
     with torch.no_grad():
         expected = tome_by_hand(model.model.visual, given["hidden_states"], (4, 6), 4)
@@ -124,8 +137,9 @@ class Keeps(Reducer):
         return Plan(torch.tensor([self.kept]))
 
 
-def test_dropped_patches_are_the_mean_of_their_group_and_empty_groups_go() -> None:
-    model, given = tiny.qwen2_vl(), images((4, 6))
+@families
+def test_dropped_patches_are_the_mean_of_their_group_and_empty_groups_go(make: Any) -> None:
+    model, given = make(), images((4, 6))
     kept = [0, 1, 6, 7, 2, 9, 22]  # all of the first group, two of the second, one of the last
     seen: list[Tensor] = []
     last = model.model.visual.blocks[-1]
@@ -142,11 +156,11 @@ def test_dropped_patches_are_the_mean_of_their_group_and_empty_groups_go() -> No
     assert found[[2, 3, 4]].isnan().all()
 
 
-@pytest.fixture(scope="module")
-def plain() -> tuple[Any, list[tuple[Any, Tensor, Tensor]]]:
+@pytest.fixture(scope="module", params=FAMILIES.values(), ids=FAMILIES)
+def plain(request: pytest.FixtureRequest) -> tuple[Any, list[tuple[Any, Tensor, Tensor]]]:
     """The model, and what it answers to one prompt and to four."""
-    model, said = tiny.qwen2_vl(), []
-    for batch in map(tiny.qwen2_vl_batch, (1, 4)):
+    model, said = request.param(), []
+    for batch in map(tiny.qwen_batch, (1, 4)):
         with torch.no_grad():
             said.append((batch, tiny.answers(model, batch, 4), model(**batch).logits))
     return model, said
@@ -170,9 +184,10 @@ def test_nothing_removed_is_the_plain_model_bit_for_bit(name: str, plain: Any) -
             assert torch.equal(model(**batch).logits, logits)
 
 
+@families
 @pytest.mark.parametrize("name", PROJECTOR)
-def test_at_the_projector_a_token_is_a_group_of_patches(name: str) -> None:
-    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(4)
+def test_at_the_projector_a_token_is_a_group_of_patches(make: Any, name: str) -> None:
+    model, batch = make(), tiny.qwen_batch(4)
     cls = methods()[name]
     worded = issubclass(cls, ProjectorReducer) and cls.reads_words
     if cls.needs_anchor or worded:
@@ -192,10 +207,11 @@ def test_at_the_projector_a_token_is_a_group_of_patches(name: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["tome", "crossget", "pool", "random", "kmedoids", "downsample"])
-def test_images_do_not_meet_and_both_counters_agree(way: str) -> None:
+@families
+def test_images_do_not_meet_and_both_counters_agree(make: Any, way: str) -> None:
     """Four images of four sizes, packed: each as it is alone."""
-    model, grids = tiny.qwen2_vl(), [(6, 6), (4, 8), (6, 4), (8, 8)]
-    given, batch = images(*grids), tiny.qwen2_vl_batch(4)
+    model, grids = make(), [(6, 6), (4, 8), (6, 4), (8, 8)]
+    given, batch = images(*grids), tiny.qwen_batch(4)
     sizes = [h * w for h, w in grids]
     pieces = given["hidden_states"].split(sizes)
     budget: dict[str, Any] = {"r": 3} if way in ("tome", "crossget") else {"keep_rate": 0.5}
@@ -216,6 +232,60 @@ def test_images_do_not_meet_and_both_counters_agree(way: str) -> None:
             seen.position()
 
 
+class Looks(Reducer):
+    """Notes what it sees of an image; the last patches go."""
+
+    budget = {"keep_rate": 0.5}
+    max_share = 1.0
+    towers = ("vision", "projector")
+
+    def __init__(self) -> None:
+        self.sites: list[Any] = []
+
+    def plan(self, site: Any, r: int) -> Plan:
+        self.sites.append(site)
+        return Plan(torch.arange(site.x.shape[1] - r)[None])
+
+
+def windows_of(place: list[tuple[int, int]]) -> Tensor:
+    """(N,N) whether two patches at these rows and columns share a window of 4x4 patches."""
+    window = [(row // 4, column // 4) for row, column in place]
+    return torch.tensor([[a == b for b in window] for a in window])
+
+
+def test_a_method_sees_attention_within_windows() -> None:
+    """The first removal is behind a block with windows, the last behind one without."""
+    model, given, looks = tiny.qwen2_5_vl(), images((6, 10)), Looks()
+    with bench.reduced(model, looks, r={"vision": [8, 0, 8, 8]}):
+        encode(model, given)
+    place = [(i // 10, i % 10) for i in range(60)]
+    for site, n in zip(looks.sites, (60, 52, 44), strict=True):
+        attention, same = site.attention(), windows_of(place[:n])
+        torch.testing.assert_close(attention.sum(-1), torch.ones(1, 2, n))
+        if site.layer < 3:
+            assert bool((attention > 0).eq(same).all())
+            row = torch.tensor([n - 1])
+            torch.testing.assert_close(site.attention(row)[:, :, 0], attention[:, :, -1])
+        else:
+            assert site.window is None and bool((attention > 0).all())
+
+
+def test_the_projector_reads_a_block_with_windows_group_by_group() -> None:
+    class Reads(Looks, ProjectorReducer):
+        reads, before, towers = -1, True, ("projector",)
+
+    model, given, looks = tiny.qwen2_5_vl(), images((6, 10)), Reads()
+    with bench.reduced(model, looks, keep_rate=0.5):
+        encode(model, given)
+    (site,) = looks.sites
+    at = [(row + i, column + j) for row in range(0, 6, 2) for column in range(0, 10, 2)
+          for i in (0, 1) for j in (0, 1)]  # fmt: skip
+    assert site.grid == (3, 5) and bool((site.attention() > 0).eq(windows_of(at)).all())
+    features = model.model.visual(**given).last_hidden_state.view(1, 15, -1)
+    order = [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]  # windows of 2x2 groups
+    torch.testing.assert_close(site.x[:, order], features)
+
+
 def test_each_image_keeps_a_patch() -> None:
     model, given = tiny.qwen2_vl(), images((4, 6), (2, 4))
     with bench.reduced(model, "random", r={"vision": 1000}):
@@ -223,17 +293,19 @@ def test_each_image_keeps_a_patch() -> None:
     assert left[:6].sum() == 1 and left[6:].sum() == 1
 
 
-def test_patches_are_traced_in_rows() -> None:
-    model, one = tiny.qwen2_vl(), tiny.alone(tiny.qwen2_vl_batch(1), 0)
+@families
+def test_patches_are_traced_in_rows(make: Any) -> None:
+    model, one = make(), tiny.alone(tiny.qwen_batch(1), 0)
     with bench.reduced(model, "pool", keep_rate=0.25, layers=[0]):
         at = bench.trace(model, **one).position()
     cells = torch.arange(9).view(3, 3).repeat_interleave(2, 0).repeat_interleave(2, 1)
     assert at is not None and torch.equal(at.view(6, 6), cells)
 
 
-def test_a_smaller_image_keeps_its_tokens_places() -> None:
+@families
+def test_a_smaller_image_keeps_its_tokens_places(make: Any) -> None:
     """An image of one colour a 2x2 group, so that resampling is known inside."""
-    model = tiny.qwen2_vl()
+    model = make()
     g = torch.Generator().manual_seed(0)
     image = torch.randn(3, 8, 8, generator=g)  # 64 groups, of 8 pixels
     image = image.repeat_interleave(16, 1).repeat_interleave(16, 2)  # 256 groups
@@ -253,9 +325,10 @@ def test_a_smaller_image_keeps_its_tokens_places() -> None:
     torch.testing.assert_close(found[::2, ::2].reshape(64, -1), expected)
 
 
-def test_a_prompt_that_loses_nothing_beside_one_that_does() -> None:
+@families
+def test_a_prompt_that_loses_nothing_beside_one_that_does(make: Any) -> None:
     """The longest prompt loses tokens and the padded one none: no row of NaN may stay."""
-    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(4)
+    model, batch = make(), tiny.qwen_batch(4)
     with torch.no_grad(), bench.reduced(model, "random", r={"vision": [6, 6, 4, 2]}):
         together = tiny.answers(model, batch, 4)
         each = [tiny.answers(model, tiny.alone(batch, i), 4) for i in range(4)]
@@ -269,7 +342,7 @@ def test_a_prompt_that_loses_nothing_beside_one_that_does() -> None:
 
 
 def test_videos_are_refused_in_one_line() -> None:
-    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(1)
+    model, batch = tiny.qwen2_vl(), tiny.qwen_batch(1)
     video = {
         "input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == tiny.IMAGE, 91),
         "mm_token_type_ids": 2 * batch["mm_token_type_ids"],

@@ -1,4 +1,4 @@
-"""The image encoder and the patch merger of Qwen2-VL, where the patches of all images lie packed.
+"""The image encoder and the patch merger of Qwen2-VL and 2.5, where all images' patches lie packed.
 
 Each 2x2 group of patches stands together in the sequence and becomes one token of the language
 model. At the projector such a group is a token: its patches side by side, as the merger reads them.
@@ -17,6 +17,7 @@ from torch import Tensor
 from bench.core.site import EncoderSite
 from bench.engine.families.hf import Family, VisionTower
 from bench.engine.families.packed import MergerPass, PackedPass
+from bench.engine.families.windows import Windows
 from bench.engine.tower import Run, Tower, original, override, shrink
 
 _FAMILY = Family("vision", ("blocks",), ("norm1", "attn"), ("norm2", "mlp"), "", masked=False)
@@ -27,23 +28,54 @@ class PackedTower(VisionTower):
 
     Attributes:
         side: patches along a side of a group.
-        size: maps the height and width of an image to smaller ones; None leaves images as they are.
+        windowed: the blocks whose attention is within windows (most of Qwen2.5-VL's).
     """
 
     pass_class = PackedPass
     site_class = EncoderSite
     linked = ("projector", "language")
     restores = True  # the merger reads whole groups
-    size: Callable[..., tuple[int, int]] | None = None
 
     def __init__(self, part: Any) -> None:
         """Find its blocks."""
         super().__init__(part, _FAMILY)
         self.side = int(part.spatial_merge_size)
+        layers = range(len(self.blocks))
+        self.windowed = set(layers) - set(getattr(part, "fullatt_block_indexes", layers))
+        self.lengths: list[int] = []
+
+    @property
+    def size(self) -> Callable[..., tuple[int, int]] | None:
+        """Maps the height and width of an image to smaller ones; None leaves images as they are."""
+        return getattr(self.part, "_size", None)
+
+    def in_windows(self, shape: tuple[int, int]) -> Windows | None:
+        """How the groups of an image with so many rows and columns of patches lie in windows."""
+        if not hasattr(self.part, "window_size"):
+            return None
+        rows, columns = (n // self.side for n in shape)
+        across = self.part.window_size // self.side // self.part.patch_size
+        return Windows((rows, columns), across, self.side**2)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note the images' sizes, which a block with windows is not told."""
+
+        def note(_: Any, args: Any, kw: Any) -> None:
+            shapes = [(h, w) for t, h, w in kw["grid_thw"].tolist() for _ in range(t)]
+            self.lengths = [h * w for h, w in map(self.fitted, shapes)]
+
+        with self.part.register_forward_pre_hook(note, with_kwargs=True):
+            yield
 
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Tokens of each image."""
-        return [(n, n) for n in kw["cu_seqlens"].diff().tolist()]
+        return [(n, n) for n in self.lengths]
+
+    def windows(self, layer: int, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Patches of each window, where the block has them."""
+        inside = layer in self.windowed
+        return [(n, n) for n in kw["cu_seqlens"].diff().tolist()] if inside else []
 
     def grid(self, patches: int) -> tuple[int, int] | None:
         """None: each image has its own, which its pass knows."""
@@ -63,24 +95,30 @@ class PackedTower(VisionTower):
     @contextlib.contextmanager
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
         """Have images made smaller, to whole groups, before they are embedded."""
-        with override(self, "size", size):
+        with override(self.part, "_size", size):
             yield
+
+    def fitted(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of an image's patches -> of those that are embedded."""
+        unit, patch = self.side * self.part.config.patch_size, self.part.config.patch_size
+        if self.size is None:
+            return shape
+        height, width = self.size(*(n * patch for n in shape), (unit, unit))
+        return height // patch, width // patch
 
     def smaller(self, pixels: Tensor, shapes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Patches (N,P) of images of `shapes` -> those of smaller images, and their grid_thw."""
-        assert self.size is not None
         config, side = self.part.config, self.side
         patch, frames = config.patch_size, (config.in_channels, config.temporal_patch_size)
-        unit = side * patch
         smaller, grids = [], []
         for rows, (h, w) in zip(pixels.split([h * w for h, w in shapes]), shapes, strict=True):
             patches = rows.view(h // side, w // side, side, side, *frames, patch, patch)
             image = patches.permute(4, 5, 0, 2, 6, 1, 3, 7).reshape(1, -1, h * patch, w * patch)
-            height, width = self.size(*image.shape[-2:], (unit, unit))
-            image = shrink(image, (height, width))
-            image = image.view(*frames, height // unit, side, patch, width // unit, side, patch)
+            h, w = self.fitted((h, w))
+            image = shrink(image, (h * patch, w * patch))
+            image = image.view(*frames, h // side, side, patch, w // side, side, patch)
             smaller.append(image.permute(2, 5, 3, 6, 0, 1, 4, 7).reshape(-1, pixels.shape[1]))
-            grids.append([1, height // patch, width // patch])
+            grids.append([1, h, w])
         return torch.cat(smaller), torch.tensor(grids)
 
 
