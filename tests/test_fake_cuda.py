@@ -55,10 +55,14 @@ ALLOWED: dict[str, tuple[int, str]] = {
         1, "where the projector removed tokens: how many of each prompt, once a prompt"
     ),
     "bench/engine/families/packed.py: PackedPass.forward": (
-        2, "the sizes of a batch's images; where they are made smaller, places that are copied"
+        1, "the sizes of a batch's images"
+    ),
+    "bench/engine/families/qwen_vl.py: PackedTower.positions": (
+        3, "where images are made smaller: places, and weights of learned positions, are copied"
     ),
     "bench/engine/families/one_image.py: OneImage._remaining": (
-        2, "where patches were dropped: which groups remain, once an image, of which there are two"
+        6, "where patches were dropped: which groups remain, once an image, of which there are "
+        "two, and behind each of two blocks that DeepStack looks at"
     ),
     "bench/engine/families/windows.py: Windows.remaining": (
         6, "attention within windows: how many tokens are left in each, once an image and removal"

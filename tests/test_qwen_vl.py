@@ -1,4 +1,4 @@
-"""Qwen2-VL and 2.5, image encoder and patch merger: plain loops, packed images, what is refused."""
+"""Qwen2-VL, 2.5 and 3: plain loops, packed images, windows, DeepStack, what is refused."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 import bench
 from bench.core import Plan, Reducer
 from bench.core.errors import BenchError, Unsupported
-from bench.core.kinds import Appender, InputReducer, ProjectorReducer
+from bench.core.kinds import Appender, InputReducer, LanguageReducer, ProjectorReducer
 from bench.core.registry import methods
 from bench.measure.closed_form import check_counters
 
 ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
-FAMILIES = {"Qwen2-VL": tiny.qwen2_vl, "Qwen2.5-VL": tiny.qwen2_5_vl}
+FAMILIES = {"Qwen2-VL": tiny.qwen2_vl, "Qwen2.5-VL": tiny.qwen2_5_vl, "Qwen3-VL": tiny.qwen3_vl}
 PROJECTOR = [name for name, cls in methods().items() if "projector" in cls.towers]
 
 
@@ -77,16 +77,31 @@ def halves(
     return out, [sum(key) / len(heads) for key in k]
 
 
-def tome_by_hand(visual: Any, pixels: Tensor, grid: tuple[int, int], r: int) -> Tensor:
-    """(G,D) ToMe with r merges a block, written out for one image; q and k are the rotated ones."""
+def learned(visual: Any, grid: tuple[int, int]) -> Tensor:
+    """(N,C) the learned positions of Qwen3-VL, resampled to an image's rows and columns."""
+    table = visual.pos_embed.weight.T[None].unflatten(2, (visual.num_grid_per_side,) * 2)
+    at = nn.functional.interpolate(table, grid, mode="bilinear", align_corners=True)
+    return at[0].flatten(1).T
+
+
+def tome_by_hand(
+    visual: Any, pixels: Tensor, grid: tuple[int, int], r: int
+) -> tuple[Tensor, list[Tensor]]:
+    """(G,D) ToMe with r merges a block, written out for one image; q and k are the rotated ones.
+
+    DeepStack's features (G,D) beside it, of each block that it looks at.
+    """
     h, w = grid
-    embedded = visual.patch_embed(pixels)
+    embedded, deep = visual.patch_embed(pixels), []
     where = {}  # (row, column) of each patch -> its index in the sequence, 2x2 after 2x2
     for index in range(h * w):
         group, inside = divmod(index, 4)
         row, column = divmod(group, w // 2)
         where[2 * row + inside // 2, 2 * column + inside % 2] = index
     place = sorted(where)
+    if hasattr(visual, "pos_embed"):
+        embedded = embedded.clone()
+        embedded[[where[p] for p in place]] += learned(visual, grid)
     x, size = [embedded[where[p]] for p in place], [1] * (h * w)
     holds = [[where[p]] for p in place]
     for layer, block in enumerate(visual.blocks):
@@ -103,23 +118,26 @@ def tome_by_hand(visual: Any, pixels: Tensor, grid: tuple[int, int], r: int) -> 
         order = [i for i in even if i not in going] + odd
         x, size, holds, place = ([of[i] for i in order] for of in (x, size, holds, place))
         x = [t + block.mlp(block.norm2(t)) for t in x]
-    shown = {member: t for t, members in zip(x, holds, strict=True) for member in members}
-    normed = [visual.merger.ln_q(shown[i]) for i in range(h * w)]
-    return torch.stack(
-        [visual.merger.mlp(torch.cat(normed[g : g + 4])) for g in range(0, h * w, 4)]
-    )
+        shown = {member: t for t, members in zip(x, holds, strict=True) for member in members}
+        groups = [torch.stack([shown[g + i] for i in range(4)]) for g in range(0, h * w, 4)]
+        if layer in getattr(visual, "deepstack_visual_indexes", ()):
+            merger = visual.deepstack_merger_list[len(deep)]
+            deep.append(torch.cat([merger(group) for group in groups]))
+    return torch.cat([visual.merger(group) for group in groups]), deep
 
 
 @families
 def test_tome_in_the_image_encoder_is_its_loop(make: Any) -> None:
     model, given = make(), images((4, 6))
     with bench.reduced(model, "tome", r=4):
-        found = encode(model, given)
+        found, encoded = encode(model, given), model.model.visual(**given)
         tokens = bench.trace(model, **tiny.alone(tiny.qwen_batch(3), 2)).tokens["vision"]
     assert tokens == [(24, 20), (20, 16), (16, 12), (12, 8)]
     with torch.no_grad():
-        expected = tome_by_hand(model.model.visual, given["hidden_states"], (4, 6), 4)
+        expected, deep = tome_by_hand(model.model.visual, given["hidden_states"], (4, 6), 4)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    found_deep = list(getattr(encoded, "deepstack_features", ()))
+    torch.testing.assert_close(found_deep, deep, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(found, encode(model, given), atol=1e-2)
 
 
@@ -284,6 +302,99 @@ def test_the_projector_reads_a_block_with_windows_group_by_group() -> None:
     features = model.model.visual(**given).last_hidden_state.view(1, 15, -1)
     order = [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]  # windows of 2x2 groups
     torch.testing.assert_close(site.x[:, order], features)
+
+
+class Chosen(LanguageReducer):
+    """Removes the second and the third of the image's tokens."""
+
+    budget = {"keep_rate": 0.5}
+
+    def plan(self, site: Any, r: int) -> Plan:
+        first = int((~site.protect[0]).int().argmax())
+        n = site.x.shape[1]
+        return Plan(torch.tensor([[i for i in range(n) if i - first not in (1, 2)]]))
+
+
+def by_hand(model: Any, batch: dict[str, Tensor], layer: int) -> Tensor:
+    """(M,C) what a language model makes of a prompt that loses two tokens ahead of a block."""
+    inner, text = model.model, model.model.language_model
+    seen = inner.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+    image = batch["input_ids"][0] == tiny.IMAGE
+    x = text.embed_tokens(batch["input_ids"])
+    x[0, image] = seen.pooler_output
+    deep = torch.zeros(len(seen.deepstack_features), *x.shape)
+    deep[:, 0, image] = torch.stack(list(seen.deepstack_features))
+    position, _ = inner.get_rope_index(
+        batch["input_ids"], batch["mm_token_type_ids"], batch["image_grid_thw"]
+    )
+    first = int(image.int().argmax())
+    stay = [i for i in range(x.shape[1]) if i - first not in (1, 2)]
+    for i, block in enumerate(text.layers):
+        if i == layer:
+            x, deep, position = x[:, stay], deep[:, :, stay], position[:, :, stay]
+        x = block(x, text.rotary_emb(x, position), attention_mask=None)
+        x = x + deep[i] if i < len(deep) else x
+    return text.norm(x)[0]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_what_deepstack_adds_leaves_with_the_tokens(layer: int) -> None:
+    """Ahead of the first block, between two that get features, and behind those."""
+    model, batch = tiny.qwen3_vl(), tiny.alone(tiny.qwen_batch(3), 2)
+    hidden: list[Tensor] = []
+    head = model.lm_head.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+    r = [0] * 6
+    r[layer] = 2
+    with torch.no_grad(), head, bench.reduced(model, Chosen(), r={"language": r}):
+        model(**batch)
+    with torch.no_grad():
+        expected = by_hand(model, batch, layer)
+    first = int((batch["input_ids"][0] == tiny.IMAGE).int().argmax())
+    rows = [i for i in range(hidden[0].shape[1]) if i - first not in (1, 2)]
+    torch.testing.assert_close(hidden[0][0, rows], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_methods_see_normed_queries_and_keys() -> None:
+    """Of the block that comes: its own q_norm and k_norm say the same of the tokens that stay."""
+    model, batch = tiny.qwen3_vl(), tiny.alone(tiny.qwen_batch(3), 2)
+    attn, seen, normed = model.model.language_model.layers[2].self_attn, [], []
+
+    class Asks(Chosen):
+        def plan(self, site: Any, r: int) -> Plan:
+            plan = super().plan(site, r)
+            seen.extend(t[:, :, plan.keep[0]].transpose(1, 2) for t in site.unrotated())
+            return plan
+
+    for norm in (attn.q_norm, attn.k_norm):
+        nn.init.normal_(norm.weight, 1.0)
+        norm.register_forward_hook(lambda *call: normed.append(call[-1]))
+    with torch.no_grad(), bench.reduced(model, Asks(), r={"language": [0, 0, 2, 0, 0, 0]}):
+        model(**batch)
+    torch.testing.assert_close(seen, normed[2:])  # the first two were for the method
+
+
+class Fuses(Reducer):
+    """Merges the second token into the first, and drops the last."""
+
+    budget = {"keep_rate": 0.5}
+    max_share = 1.0
+    towers = ("projector",)
+
+    def plan(self, site: Any, r: int) -> Plan:
+        n = site.x.shape[1]
+        keep, one = torch.tensor([[0, *range(2, n - 1)]]), torch.tensor([[1]])
+        return Plan(keep, one, torch.zeros_like(one))
+
+
+def test_at_the_projector_features_are_merged_as_tokens_are() -> None:
+    """Twice: the token that stands for two counts twice."""
+    model, given = tiny.qwen3_vl(), images((4, 6))
+    whole = torch.stack(list(model.model.visual(**given).deepstack_features), 1)
+    twice = [(Fuses(), {"r": {"projector": 2}}), (Fuses(), {"r": {"projector": 2}})]
+    with torch.no_grad(), bench.reduced(model, twice):
+        found = torch.stack(list(model.model.visual(**given).deepstack_features), 1)
+    torch.testing.assert_close(found[0], whole[:3].mean(0))
+    assert torch.equal(found[3], whole[3]) and found[[1, 2, 4, 5]].isnan().all()
 
 
 def test_each_image_keeps_a_patch() -> None:

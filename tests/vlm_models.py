@@ -24,6 +24,7 @@ from bench.check.multimodal import (
     prompts,
     qwen2_5_vl,
     qwen2_vl,
+    qwen3_vl,
     qwen_batch,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "prompts",
     "qwen2_5_vl",
     "qwen2_vl",
+    "qwen3_vl",
     "qwen_batch",
 ]
 
@@ -63,4 +65,5 @@ MODELS: dict[str, tuple[Callable[..., Any], Callable[[int], dict[str, Tensor]]]]
     "BLIP-2 T5": (blip2_t5, blip2_t5_batch),
     "Qwen2-VL": (qwen2_vl, qwen_batch),
     "Qwen2.5-VL": (qwen2_5_vl, qwen_batch),
+    "Qwen3-VL": (qwen3_vl, qwen_batch),
 }

@@ -188,7 +188,7 @@ _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
 _captioner = partial(joint.blip, BlipForConditionalGeneration, text_layers=1)
 # deep enough for the layers that methods name as shares of the depth
-_deep, _blip2, _blip2_t5, _qwen2_vl, _qwen2_5_vl = (
+_deep, _blip2, _blip2_t5, _qwen2_vl, _qwen2_5_vl, _qwen3_vl = (
     partial(build, blocks=12)
     for build in (
         multimodal.llava,
@@ -196,10 +196,12 @@ _deep, _blip2, _blip2_t5, _qwen2_vl, _qwen2_5_vl = (
         multimodal.blip2_t5,
         multimodal.qwen2_vl,
         multimodal.qwen2_5_vl,
+        multimodal.qwen3_vl,
     )
 )
-_qwen, _qwen2_5 = (
-    partial(build, blocks=2) for build in (multimodal.qwen2_vl, multimodal.qwen2_5_vl)
+_qwen2, _qwen2_5, _qwen3 = (
+    partial(build, blocks=2)
+    for build in (multimodal.qwen2_vl, multimodal.qwen2_5_vl, multimodal.qwen3_vl)
 )
 _packed = partial(Prompted, batch=2, prompts=multimodal.qwen_batch)
 
@@ -222,12 +224,15 @@ CASES = (
     Prompted("LLaVA projector", _llava, "projector", thorough=True),
     Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=multimodal.llava_next_batch),
     Prompted("LLaVA language", _deep, "language", thorough=True),
-    _packed("Qwen2-VL vision", _qwen),
-    _packed("Qwen2-VL projector", _qwen, "projector"),
+    _packed("Qwen2-VL vision", _qwen2),
+    _packed("Qwen2-VL projector", _qwen2, "projector"),
     _packed("Qwen2-VL language", _qwen2_vl, "language", batch=4),
     _packed("Qwen2.5-VL vision", _qwen2_5),
     _packed("Qwen2.5-VL projector", _qwen2_5, "projector"),
     _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),
+    _packed("Qwen3-VL vision", _qwen3),
+    _packed("Qwen3-VL projector", _qwen3, "projector"),
+    _packed("Qwen3-VL language", _qwen3_vl, "language", batch=3),
     Prompted("BLIP-2 language", _blip2, "language", prompts=multimodal.blip2_batch),
     Prompted("BLIP-2 T5 language", _blip2_t5, "language", prompts=multimodal.blip2_t5_batch),
 )

@@ -21,6 +21,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from bench.check.models import VISION, clip
@@ -169,11 +171,21 @@ def qwen2_5_vl(blocks: int = 6) -> Any:
     return _qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, blocks)
 
 
-def _qwen(model: Any, config: Any, vision: dict[str, Any], blocks: int) -> Any:
+def qwen3_vl(blocks: int = 6) -> Any:
+    """Qwen3-VL: DeepStack of two blocks, learned positions resampled, queries and keys normed."""
+    vision: dict[str, Any] = {**_PACKED, "hidden_size": 32, "out_hidden_size": 32}
+    vision |= {"intermediate_size": 48, "num_position_embeddings": 25}
+    vision |= {"deepstack_visual_indexes": [0, 2]}
+    return _qwen(Qwen3VLForConditionalGeneration, Qwen3VLConfig, vision, blocks, head_dim=8)
+
+
+def _qwen(model: Any, config: Any, vision: dict[str, Any], blocks: int, **more: int) -> Any:
     torch.manual_seed(0)
-    text = {**_LLAMA, "num_hidden_layers": blocks, "rope_parameters": _MROPE}
+    text = {**_LLAMA, "num_hidden_layers": blocks, **more, "rope_parameters": _MROPE}
     text["model_type"] = config.sub_configs["text_config"].model_type
-    return _ready(model(config(vision_config=vision, text_config=text, **_QWEN_IDS)))
+    made = _ready(model(config(vision_config=vision, text_config=text, **_QWEN_IDS)))
+    made.generation_config.suppress_tokens = list(_QWEN_IDS.values())  # no answer's words
+    return made
 
 
 def prompts(

@@ -51,6 +51,15 @@ def observing(observer: Any) -> Iterator[Any]:
 DRAWS: list[dict[Any, int]] = []
 
 
+def draw(key: Any) -> int:
+    """The number of the batch that begins in a tower; 0 unless batches are numbered."""
+    if not DRAWS:
+        return 0
+    counts = DRAWS[-1]
+    counts[key] = counts.get(key, -1) + 1
+    return counts[key]
+
+
 @contextlib.contextmanager
 def redrawing() -> Iterator[None]:
     """Number the batches in the block from 0, in each tower: `Site.draw`.

@@ -74,10 +74,7 @@ class Pass:
 
     def number_batch(self) -> None:
         """Note the number of the batch that begins; 0 unless batches are numbered."""
-        self.draw = 0
-        for counts in observe.DRAWS[-1:]:
-            self.draw = counts.get(self, 0)
-            counts[self] = self.draw + 1
+        self.draw = observe.draw(self)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
@@ -177,13 +174,18 @@ class Pass:
             observer.enter("reduction")
         n = x.shape[1]
         plan = self._ordered(reduction.reducer.plan(self._site(layer, x), r))
-        x, self.size = plan.apply(x, self.size, self.vacant)
+        x = self._applied(plan, x)
         self._follow(plan, n, layer)
         if self.qkv is not None and reduction is not [*self.after, *self.before][-1]:
             self.qkv, self.bias = attention_left(plan, self.qkv, self.bias)
         for observer in observe.OBSERVERS:
             observer.exit("reduction")
             observer.kept(self.size)
+        return x
+
+    def _applied(self, plan: Plan, x: Tensor) -> Tensor:
+        """The tokens after a plan; sizes follow. (B,N,C) -> (B,M,C)."""
+        x, self.size = plan.apply(x, self.size, self.vacant)
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:

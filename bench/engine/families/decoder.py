@@ -23,7 +23,14 @@ from bench.core.errors import Unsupported
 from bench.core.kinds import LanguageReducer, is_adaptive
 from bench.core.site import LanguageSite
 from bench.core.tensors import take
-from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
+from bench.engine.families.prompt import (
+    Prompt,
+    Removal,
+    beside,
+    deepstack,
+    moved_up,
+    sample_site,
+)
 from bench.engine.forward import Pass
 from bench.engine.masks import additive, weighted
 from bench.engine.reduction import Reduction
@@ -98,10 +105,11 @@ class LanguagePass(Pass):
         self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
     ) -> Any:
         """Run a prompt (B,N,C) without what is removed ahead of the first block."""
-        asked = self._as_asked(x, kw.get("attention_mask"), image)
+        deep = deepstack(kw, x)
+        asked = Prompt.whole(x, kw.get("attention_mask"), image, deep)
         entering = self._before_first_block(self._alive(asked))
         if entering is not asked:  # may be as long: where one sample lost nothing
-            self.cut = entering
+            self.cut = replace(entering, deep=None)
             kw, self.moved = entering.arguments(kw, asked.filled, self.ragged)
         place = torch.arange(entering.x.shape[1], device=x.device).expand(len(x), -1)
         self.prompt, self.entered = replace(entering, place=place), entering.filled
@@ -116,13 +124,6 @@ class LanguagePass(Pass):
             place = prompt.place if self.cut is None else self.cut.place.gather(1, prompt.place)
             out.last_hidden_state = replace(prompt, place=place).restored(x, n)
         return out
-
-    def _as_asked(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Prompt:
-        """The prompt as the model got it."""
-        B, N, _ = x.shape
-        filled = torch.ones(B, N, device=x.device) if mask is None else mask.to(x.device).float()
-        place = torch.arange(N, device=x.device).expand(B, N)
-        return Prompt(x, filled[..., None], image.to(x.device), place, filled > 0)
 
     def _alive(self, prompt: Prompt) -> Prompt:
         """The prompt without the tokens that earlier towers removed."""
@@ -177,7 +178,10 @@ class LanguagePass(Pass):
         self.appender = self.visitor if self.prompt is not None else None
         if self.appender and self.prompt is not None:
             self.anchor = self.prompt.filled.to(torch.int8).argmax(1)
-        return super().block(layer, block, x, *args, **kw)
+        x = super().block(layer, block, x, *args, **kw)
+        if self.prompt is not None:
+            x, self.prompt = self.prompt.deepened(x)
+        return x
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """A prompt has begun before its first block."""

@@ -24,6 +24,7 @@ DECODERS = {
     "Qwen2Model": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2_5_VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Qwen3VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 
@@ -124,8 +125,10 @@ class LanguageTower(HuggingFaceTower):
         norm, name = self.attn_parts
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
-        q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
-        return q, k
+        q, k = (getattr(attn, n)(y).view(shape) for n in ("q_proj", "k_proj"))
+        if hasattr(attn, "q_norm"):  # of each head
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        return q.transpose(1, 2), k.transpose(1, 2)
 
     def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
         """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""

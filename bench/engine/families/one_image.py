@@ -41,6 +41,7 @@ class OneImage(Pass):
         dropped: how many patches were removed and merged into no other.
         windows: how its groups lie in windows, in a model whose attention has some.
         inside: the latest attention was within these.
+        deep: (G,D) features that DeepStack made of its groups, zeros where none is left.
         seen: by block that the projector's methods read, what its attention saw.
     """
 
@@ -59,6 +60,7 @@ class OneImage(Pass):
         self.seen: dict[int, Attended] = {}
         self.windows, self.inside = tower.in_windows(shape), False
         self.partition: Partition | None = None
+        self.deep: list[Tensor] = []
 
     def blocks_read(self, reader: Reducer) -> tuple[int, ...]:
         """The blocks whose attention a projector's method looks at."""
@@ -193,6 +195,13 @@ class OneImage(Pass):
         order = self.windows.order(device).argsort()
         keep = (order[:, None] * each + torch.arange(each, device=device)).flatten()[None]
         return {block: attended.of(keep) for block, attended in self.seen.items()}
+
+    def deepen(self, features: Tensor, at: Tensor) -> None:
+        """Keep what DeepStack made (L,D) of the groups at these places (L,)."""
+        groups = prod(self.shape) // self.tower.side**2
+        if len(features) < groups:
+            features = features.new_zeros(groups, features.shape[1]).index_copy(0, at, features)
+        self.deep.append(features)
 
     def _remaining(self, slot: Tensor) -> Tensor:
         """(L,) groups that still have a token."""

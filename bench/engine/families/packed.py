@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import observe
-from bench.engine.families.one_image import OneImage, in_rows
+from bench.core import Plan, observe
+from bench.engine.families.one_image import OneImage
 from bench.engine.families.projector import ProjectorPass
 from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
@@ -51,9 +51,7 @@ class PackedPass(Pass):
         if self.tower.size is not None:
             hidden_states, grid_thw = self.tower.smaller(hidden_states, full)
             shapes = [(h, w) for _, h, w in grid_thw.tolist()]
-            rows = [in_rows(*shape, self.tower.side) for shape in shapes]
-            at = [torch.stack([i // w, i % w], 1) for i, (_, w) in zip(rows, shapes, strict=True)]
-            kw["position_ids"] = torch.cat(at).to(hidden_states.device)
+            kw |= self.tower.positions(grid_thw, hidden_states.device)
         sizes = zip(shapes, full, strict=True)
         self.images = [OneImage(self.tower, self.reductions, *size) for size in sizes]
         self.number_batch()
@@ -65,7 +63,25 @@ class PackedPass(Pass):
         out = plain(hidden_states, grid_thw=grid_thw, **kw)
         projector: Any = self.upstream["projector"]
         out.pooler_output = projector.tokens  # in rows
+        if projector.deep is not None:
+            out.deepstack_features = projector.deep.split(projector.tokens.shape[1], 1)
         return out
+
+    def deepen(self, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Features (L,D) that DeepStack makes of the groups that remain; each image keeps its own.
+
+        Args:
+            plain: the merger behind the present block.
+            x: (M,C) tokens of all images.
+        """
+        appended = self.appends if self.layer < self.depth - 1 else 0
+        pieces = zip(self.images, x.split(self.lengths), strict=True)
+        groups = [image.groups(piece[: len(piece) - appended]) for image, piece in pieces]
+        y = plain(torch.cat([tokens for tokens, _ in groups], 1)[0].view(-1, x.shape[1]))
+        lengths = [len(at) for _, at in groups]
+        for image, tokens, (_, at) in zip(self.images, y.split(lengths), groups, strict=True):
+            image.deepen(tokens, at)
+        return y
 
     def block(
         self, layer: int, block: nn.Module, x: Tensor, position_embeddings: Any, **kw: Any
@@ -131,7 +147,12 @@ class PackedPass(Pass):
 
 
 class OneMerged(ProjectorPass):
-    """The pass of one image's groups."""
+    """The pass of one image's groups.
+
+    Attributes:
+        deep: (1,L,K*D) DeepStack's features of these groups, of K blocks side by side; None where
+            there are none. They are merged as the groups are.
+    """
 
     tower: MergerTower  # type: ignore[assignment]
 
@@ -156,6 +177,19 @@ class OneMerged(ProjectorPass):
         # of a smaller image: places on the grid that the model counts on
         row = at // columns * self.full[0] // rows
         self.place = (row * self.full[1] + at % columns * self.full[1] // columns)[None]
+        self.deep = torch.cat(self.image.deep, 1)[at][None] if self.image.deep else None
+        return x
+
+    def _applied(self, plan: Plan, x: Tensor) -> Tensor:
+        if self.deep is not None:
+            self.deep, _ = plan.apply(self.deep, self.size, self.vacant)
+        return super()._applied(plan, x)
+
+    def behind(self, x: Tensor, n_in: int) -> Tensor:
+        """Tokens (1,L,D) -> as many rows as the language model counts on; `deep` likewise."""
+        x = super().behind(x, n_in)
+        if self.deep is not None and self.removed:
+            self.deep = self._marked(self.deep)
         return x
 
 
@@ -164,6 +198,7 @@ class MergerPass(ProjectorPass):
 
     Attributes:
         tokens: (G,D) what the language model gets, an image's groups in rows.
+        deep: (G,K*D) what DeepStack adds to these, of K blocks side by side; None without it.
     """
 
     tower: MergerTower  # type: ignore[assignment]
@@ -185,4 +220,6 @@ class MergerPass(ProjectorPass):
         ]
         self.removed = sum(image.removed for image in images)
         self.tokens = torch.cat(behind, 1)[0]
+        deep = [image.deep for image in images if image.deep is not None]
+        self.deep = torch.cat(deep, 1)[0] if deep else None
         return self.tokens

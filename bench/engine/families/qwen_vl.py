@@ -1,12 +1,15 @@
-"""The image encoder and the patch merger of Qwen2-VL and 2.5, where all images' patches lie packed.
+"""The image encoder and the patch merger of Qwen2-VL, 2.5 and 3: all images' patches lie packed.
 
 Each 2x2 group of patches stands together in the sequence and becomes one token of the language
 model. At the projector such a group is a token: its patches side by side, as the merger reads them.
+Qwen3-VL has further mergers behind some blocks of its encoder (DeepStack), whose features are added
+to the language model's image tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from bench.core.site import EncoderSite
 from bench.engine.families.hf import Family, VisionTower
+from bench.engine.families.one_image import in_rows
 from bench.engine.families.packed import MergerPass, PackedPass
 from bench.engine.families.windows import Windows
 from bench.engine.tower import Run, Tower, original, override, shrink
@@ -87,9 +91,14 @@ class PackedTower(VisionTower):
 
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:
-        """Tap the attention; note the images' sizes where a pass begins."""
-        forward = partial(run.forward, original(self.part))
-        with self._tap(run), override(self.part, "forward", forward):
+        """Tap the attention; note the images' sizes at the start, and what DeepStack makes."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._tap(run))
+            forward = partial(run.forward, original(self.part))
+            stack.enter_context(override(self.part, "forward", forward))
+            for merger in getattr(self.part, "deepstack_merger_list", ()):
+                deepen = partial(run.deepen, original(merger))
+                stack.enter_context(override(merger, "forward", deepen))
             yield
 
     @contextlib.contextmanager
@@ -121,6 +130,25 @@ class PackedTower(VisionTower):
             grids.append([1, h, w])
         return torch.cat(smaller), torch.tensor(grids)
 
+    def positions(self, grid_thw: Tensor, device: torch.device) -> dict[str, Tensor]:
+        """What the encoder works out of its images' sizes: rows and columns, learned positions."""
+        shapes = [(h, w) for _, h, w in grid_thw.tolist()]
+        rows = [in_rows(*shape, self.side) for shape in shapes]
+        at = [torch.stack([i // w, i % w], 1) for i, (_, w) in zip(rows, shapes, strict=True)]
+        found = {"position_ids": torch.cat(at)}
+        if hasattr(self.part, "pos_embed"):
+            part = self.part
+            found["interp_indices"], found["interp_weights"] = sys.modules[
+                type(part).__module__
+            ].get_vision_interpolation_indices_and_weights(
+                grid_thw,
+                num_grid_per_side=part.num_grid_per_side,
+                mode=part.interpolation_mode,
+                align_corners=part.interpolation_align_corners,
+                spatial_merge_size=self.side,
+            )
+        return {name: t.to(device) for name, t in found.items()}
+
 
 class MergerTower(Tower):
     """The patch merger; one block, groups of patches before it and tokens after it."""
@@ -133,10 +161,11 @@ class MergerTower(Tower):
     has_vision = drops_class = False
     guide = None
 
-    def __init__(self, module: Any) -> None:
-        """It is its own block."""
-        self.blocks, self.width_in = [module], int(module.ln_q.weight.shape[0])
-        self.joins = int(module.hidden_size) // self.width_in
+    def __init__(self, encoder: Any) -> None:
+        """The encoder's last merger is its own block."""
+        self.blocks, self.joins = [encoder.merger], int(encoder.spatial_merge_size) ** 2
+        self.width_in = int(encoder.merger.hidden_size) // self.joins
+        self.mappers = [encoder.merger, *getattr(encoder, "deepstack_merger_list", ())]
 
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Groups of all images."""

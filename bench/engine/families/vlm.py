@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL, Qwen2.5-VL.
+"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL to 3.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -63,6 +63,7 @@ LAYOUTS = {
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN_VL, grid=True, packed=True),
     "Qwen2_5_VLForConditionalGeneration": Layout("Qwen2.5-VL", *_QWEN_VL, grid=True, packed=True),
+    "Qwen3VLForConditionalGeneration": Layout("Qwen3-VL", *_QWEN_VL, grid=True, packed=True),
 }
 BLIP2_T5 = Layout("BLIP-2 with T5", _T5, *_BLIP2, reads_vision=False)
 
@@ -97,7 +98,7 @@ class MultimodalAdapter(Adapter):
         towers: dict[str, Tower] = {}
         vision, projector = (model.get_submodule(n) for n in (layout.vision, layout.projector))
         if layout.packed:
-            towers["vision"], towers["projector"] = PackedTower(vision), MergerTower(projector)
+            towers["vision"], towers["projector"] = PackedTower(vision), MergerTower(vision)
         else:
             kind = FAMILIES.get(type(vision).__name__)
             if kind is None:
