@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -31,10 +31,12 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from vlm_models import videos
 
 from bench.check.cases import CASES as KIT
 from bench.check.cases import Case, Prompted
 from bench.check.models import timm_vit
+from bench.check.multimodal import qwen3_vl
 from bench.check.probe import Probe
 from bench.check.subject import Subject
 from bench.core import BenchError, Learner, Plan, Reducer, Site
@@ -63,6 +65,12 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/one_image.py: OneImage._remaining": (
         6, "where patches were dropped: which groups remain, once an image, of which there are "
         "two, and behind each of two blocks that DeepStack looks at"
+    ),
+    "bench/engine/families/language.py: LanguageTower._video": (
+        1, "the sizes of a batch's videos, once a prompt"
+    ),
+    "bench/engine/families/decoder.py: LanguagePass._frames": (
+        1, "where videos are shown: how many of each prompt's tokens are theirs, once a prompt"
     ),
     "bench/engine/families/windows.py: Windows.remaining": (
         6, "attention within windows: how many tokens are left in each, once an image and removal"
@@ -209,6 +217,22 @@ def test_nothing_waits_that_is_not_listed(case: Case) -> None:
     passes = all_seen(case)
     assert not [wrong for name, seen in passes for wrong in complaints(name, seen)]
     assert len(passes) >= 3, "hardly a method runs here"
+
+
+@pytest.mark.parametrize(
+    ("tower", "name"),
+    [("language", "random"), ("projector", "random"), ("projector", "pool"), ("vision", "tome")],
+)
+def test_videos_wait_no_more(tower: str, name: str) -> None:
+    build = partial(qwen3_vl, blocks=3)
+    case = Prompted("Qwen3-VL video", build, tower, batch=1, prompts=of_videos)
+    ((_, seen),) = all_seen(case, name)
+    assert not complaints(name, seen)
+
+
+def of_videos(n: int, seed: int) -> Mapping[str, Tensor]:
+    """So many prompts, each with a video."""
+    return videos("Qwen3-VL", range(n))
 
 
 def test_the_documentation_names_the_methods_that_wait() -> None:

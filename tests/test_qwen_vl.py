@@ -450,18 +450,3 @@ def test_a_prompt_that_loses_nothing_beside_one_that_does(make: Any) -> None:
     lost = [int(m.sum()) - n for m, n in zip(batch["attention_mask"], lengths, strict=True)]
     assert 0 in lost and any(lost)
     assert torch.equal(together, torch.cat(each))
-
-
-def test_videos_are_refused_in_one_line() -> None:
-    model, batch = tiny.qwen2_vl(), tiny.qwen_batch(1)
-    video = {
-        "input_ids": batch["input_ids"].masked_fill(batch["input_ids"] == tiny.IMAGE, 91),
-        "mm_token_type_ids": 2 * batch["mm_token_type_ids"],
-        "pixel_values_videos": batch["pixel_values"],
-        "video_grid_thw": batch["image_grid_thw"],
-    }
-    assert model(**video).logits.isfinite().all()
-    for way in ("tome", "divprune"):
-        with bench.reduced(model, way), pytest.raises(Unsupported, match="^videos are not") as line:
-            model(**video)
-        assert "\n" not in str(line.value)

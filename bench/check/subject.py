@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.cases import Case, Inputs
-from bench.check.multimodal import IMAGE
 from bench.engine.families import adapter_for
 
 
@@ -91,7 +90,8 @@ class Subject:
     def removable(self) -> int:
         """Tokens that may go, of the sample that has the fewest."""
         if self.case.tower == "language":
-            return int((self.inputs["input_ids"] == IMAGE).sum(1).min())
+            tower: Any = self.tower
+            return int(tower.image_of(self.inputs["input_ids"]).sum(1).min())
         return self.tokens - self.tower.n_protected
 
     def at_first_block(self, change: Callable[[Tensor], Tensor]) -> Any:

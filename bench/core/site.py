@@ -6,7 +6,7 @@ Shape suffixes: B batch, N tokens in, M tokens kept, C channels, H heads, D chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -173,17 +173,32 @@ class ProjectorSite(Site):
             not normalised; None for a method without `reads_words`.
         text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the
             length that CLIP reads; rows of zeros stand where it has fewer.
+        frames: the tokens are so many equal consecutive parts, one a frame of a video, of which
+            `grid` is that of each; 1 for an image, and once a video's frames are unequal.
     """
 
     further: tuple[ProjectorSite, ...] = ()
     joins: int = 1
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    frames: int = 1
 
     def received(self) -> Tensor:
-        """(B,N) attention that each token receives, mean over heads, queries and its patches."""
-        patches = super().received()
-        return patches.view(len(patches), -1, self.joins).mean(2)
+        """(B,N) attention that each token receives, mean over heads, queries and its patches.
+
+        Of a video the queries are those of the token's frame.
+        """
+        patches = super(ProjectorSite, self._apart_in_time()).received()
+        return patches.reshape(len(self.x), -1, self.joins).mean(2)
+
+    def _apart_in_time(self) -> ProjectorSite:
+        """What attention needs, with each frame as a sample of its own."""
+        if self.frames == 1:
+            return self
+        parts = (self.frames, -1)
+        q, k = (t.unflatten(2, parts).transpose(1, 2).flatten(0, 1) for t in (self.q, self.k))
+        window = None if self.window is None else self.window.unflatten(1, parts).flatten(0, 1)
+        return replace(self, q=q, k=k, window=window, frames=1)
 
     def _blind(self) -> str:
         return "the tokens are not those of one of the image encoder's blocks"
@@ -218,6 +233,8 @@ class LanguageSite(Site):
             that compare the image's tokens with the words before any block ran; None there.
         turned: vectors (B,H,N,D), or of one sample for all, with this model's rotary embedding of
             the tokens' positions; None in a model without one.
+        frames: the image's tokens are so many equal consecutive parts, one a frame of a video, with
+            words in between or not; 1 for images, several videos, and behind a removal.
     """
 
     ahead: Callable[[], tuple[Tensor, Tensor]]
@@ -226,6 +243,7 @@ class LanguageSite(Site):
     causal: bool = False
     start: LanguageSite | None = None
     turned: Callable[[Tensor], Tensor] | None = None
+    frames: int = 1
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
         yield from super()._biases(rows)

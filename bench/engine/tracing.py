@@ -26,6 +26,7 @@ class Trace(Observer):
     Attributes:
         tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
             appended ones (cross tokens, fused tokens) counted.
+        layers: per tower, the block of each of these.
         samples: per tower, how many sequences ran (images, crops of images, texts).
         packed: per tower, how many sequences of their own lengths lie in each of these (images of
             Qwen's models); `tokens` then has so many entries a block.
@@ -39,6 +40,7 @@ class Trace(Observer):
     """
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    layers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, int] = field(default_factory=dict)
     packed: dict[str, int] = field(default_factory=dict)
     reads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -54,6 +56,7 @@ class Trace(Observer):
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """Note a block's token counts."""
         self.tokens[tower].append((n_in, n_out))
+        self.layers[tower].append(layer)
 
     def windows(self, tower: str, layer: int, pairs: Sequence[tuple[int, int]]) -> None:
         """Note what a block's attention sees in its windows."""
@@ -106,7 +109,8 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     seen.samples, seen.packed, seen.reads = plain.samples, plain.packed, plain.reads
     for name, tokens in plain.tokens.items():
         if name not in seen.tokens:  # a tower without reduction is not observed
-            seen.tokens[name], seen.pairs[name] = tokens, plain.pairs[name]
+            seen.tokens[name], seen.layers[name] = tokens, plain.layers[name]
+            seen.pairs[name] = plain.pairs[name]
     return seen
 
 

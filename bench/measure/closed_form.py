@@ -121,9 +121,9 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     Args:
         model: a model with an adapter.
         trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)],
-            `.samples[tower]` the samples (images, crops of an image, texts) in the pass,
-            `.packed[tower]` the sequences in each, `.reads[tower]` the tokens of another sequence
-            that each block reads, `.pairs[tower]` queries and keys of a block with windows.
+            `.layers[tower]` the block of each, `.samples[tower]` the samples (images, crops of an
+            image, texts) in the pass, `.reads[tower]` the tokens of another sequence that each
+            block reads, `.pairs[tower]` queries and keys of a block with windows.
         count: decides one thing: whether sizes went through attention as extra channels.
 
     Raises:
@@ -134,18 +134,17 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     for tower, part in adapter_for(model).towers(model).items():
         if not part.attn_parts:  # a projector: no blocks with attention
             continue
-        counts = trace.tokens[tower]
-        depth, packed = len(part.blocks), trace.packed[tower]
-        if not counts or len(counts) % (depth * packed):
+        layers, depth = trace.layers[tower], len(part.blocks)
+        if set(layers) != set(range(depth)):
             raise CountersDisagree(
-                f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
+                f"the trace has {len(set(layers))} blocks for tower '{tower}', the model has "
                 f"{depth}; trace and model do not belong together"
             )
-        ran = list(enumerate(zip(counts, trace.reads[tower], strict=True)))
+        ran = list(zip(layers, trace.tokens[tower], trace.reads[tower], strict=True))
         for i, block in enumerate(part.blocks):
             # more than once in a pass: images side by side, or one after the other
             runs: list[tuple[tuple[int, int], int, int | None]] = [
-                (*run, None) for at, run in ran if at // packed % depth == i
+                (counts, read, None) for layer, counts, read in ran if layer == i
             ]
             if pairs := trace.pairs[tower].get(i):  # attention runs by windows, the MLP by images
                 runs = [((0, n_out), read, 0) for (_, n_out), read, _ in runs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +37,16 @@ class Attended:
         window = None if self.window is None else self.window[:, :n]
         tokens = {t: getattr(self, t)[:, :, :n] for t in "qkv"}
         return replace(self, **tokens, bias=bias, window=window)
+
+
+def frame_by_frame(frames: Sequence[Attended]) -> Attended:
+    """What the attention of a block saw of a video, frame after frame, which do not meet."""
+    q, k, v = (torch.cat([getattr(frame, t) for frame in frames], 2) for t in "qkv")
+    inside = [0 if frame.window is None else frame.window for frame in frames]
+    n, device = frames[0].q.shape[2], q.device
+    number = torch.arange(len(frames), device=device).repeat_interleave(n)[None] * n
+    within = [torch.zeros(1, n, dtype=torch.long, device=device) + window for window in inside]
+    return Attended(q, k, v, None, frames[0].scale, number + torch.cat(within, 1))
 
 
 def blocks_read(reader: Reducer, feature: int, depth: int) -> tuple[int, ...]:

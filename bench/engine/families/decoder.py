@@ -28,11 +28,12 @@ from bench.engine.families.prompt import (
     Removal,
     beside,
     deepstack,
+    frames_of,
     moved_up,
     sample_site,
 )
 from bench.engine.forward import Pass
-from bench.engine.masks import additive, weighted
+from bench.engine.masks import weighted
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class LanguagePass(Pass):
         cut: what the first block sees of the prompt, where that is not all.
         entered: (B,N) which tokens of what the first block sees are no padding.
         counts: the image's tokens of each sample; `initials` at block 0, `started` at the input.
+        videos: frames and tokens of each video that was encoded latest.
+        frames: frames of each sample's tokens, where these are those of one video; else 1.
         moved: (B,1) how far positions behind the prompt moved up ahead of the first block.
         removals: what blocks see from which layer on.
         ragged: samples are unequally long, with empty slots in front.
@@ -62,6 +65,7 @@ class LanguagePass(Pass):
         super().__init__(tower, reductions)
         self.visitor, self.appends = self.appender, 0  # nothing is appended to a prompt
         self.decoding = False
+        self.videos: list[tuple[int, int]] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -95,11 +99,18 @@ class LanguagePass(Pass):
             return plain(*args, **kw)
         image = self.tower.image_of(ids)
         self.counts = self.initials = image.sum(1).tolist()  # waits for a GPU, once a prompt
+        self.frames = self._frames(ids)
         if not any(self.counts):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
         return self._cut_prompt(plain, args, kw, x, image)
+
+    def _frames(self, ids: Tensor) -> list[int]:
+        """The frames that each prompt (B,N) shows; of videos a GPU is asked, once a prompt."""
+        if not self.videos:
+            return [1] * len(ids)
+        return frames_of(self.videos, self.tower.video_of(ids).sum(1).tolist(), self.counts)
 
     def _cut_prompt(
         self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
@@ -107,7 +118,10 @@ class LanguagePass(Pass):
         """Run a prompt (B,N,C) without what is removed ahead of the first block."""
         deep = deepstack(kw, x)
         asked = Prompt.whole(x, kw.get("attention_mask"), image, deep)
-        entering = self._before_first_block(self._alive(asked))
+        alive = self._alive(asked)
+        if alive is not asked:
+            self.frames = [1] * len(x)
+        entering = self._before_first_block(alive)
         if entering is not asked:  # may be as long: where one sample lost nothing
             self.cut = replace(entering, deep=None)
             kw, self.moved = entering.arguments(kw, asked.filled, self.ragged)
@@ -143,6 +157,7 @@ class LanguagePass(Pass):
     def _before_first_block(self, prompt: Prompt) -> Prompt:
         """Let methods that act on a block's input act on the prompt itself."""
         self.start, self.started = self._language_site(0, prompt), self.counts
+        self.first_frames = self.frames
         for reduction in self.before:
             prompt = self._shorten(reduction, 0, prompt)
         self.initials = self.counts
@@ -214,18 +229,20 @@ class LanguagePass(Pass):
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         site = self._language_site(layer, prompt)
-        meta, alike = prompt.x.is_meta, len(set(zip(self.counts, r, strict=True))) == 1
+        shown = list(zip(self.counts, self.started, self.frames, self.first_frames, strict=True))
+        meta, alike = prompt.x.is_meta, len(set(zip(r, shown, strict=True))) == 1
         if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
             samples = [shorter] * len(r)
         else:
             samples = [
                 prompt.rows(b).reduced(reducer, sample_site(site, b, *images), some)
-                for b, (some, *images) in enumerate(zip(r, self.counts, self.started, strict=True))
+                for b, (some, images) in enumerate(zip(r, shown, strict=True))
             ]
             shorter, self.ragged = beside(samples), True
         lengths = zip(self.counts, samples, strict=True)  # to ask a mask would wait for a GPU
         self.counts = [n - prompt.x.shape[1] + sample.x.shape[1] for n, sample in lengths]
+        self.frames = [1] * len(r)
         renumbers = isinstance(reducer, LanguageReducer) and reducer.renumbers
         self.renumbered = self.renumbered or (renumbers and self.tower.renumbers)
         for observer in observe.OBSERVERS:
@@ -233,28 +250,7 @@ class LanguagePass(Pass):
         return shorter
 
     def _language_site(self, layer: int, prompt: Prompt) -> LanguageSite:
-        x = prompt.x
-        bias = additive(self.mask, x.dtype)
-        return LanguageSite(
-            x,
-            *(self.qkv or (x[:, None, :, :0],) * 3),
-            prompt.size,
-            ~prompt.image,
-            layer,
-            self.depth,
-            n_protected=x.shape[1] - self.counts[0],
-            tower=self.tower.name,
-            scale=self.scale,
-            bias=bias,
-            anchor=torch.full((len(x),), x.shape[1] - 1, device=x.device),
-            prefix=0,
-            whole=not self.removals,
-            causal=bias is None,
-            start=self.start,
-            norm=self.tower.final_norm,
-            draw=self.draw,
-            **self.tower.looks(self.module, x, lambda: self._arguments(self.arguments, x)),
-        )
+        return self.tower.site(self, layer, prompt)
 
     def _latest(self) -> Removal | None:
         """The removal after which the present block runs."""

@@ -16,7 +16,8 @@ Shape suffixes: N patches of an image, M tokens and L groups that remain, G grou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, islice
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.core import Plan, observe
+from bench.core.site import ProjectorSite
+from bench.engine.families.attended import frame_by_frame
 from bench.engine.families.one_image import OneImage
 from bench.engine.families.projector import ProjectorPass
 from bench.engine.forward import Pass
@@ -38,7 +41,9 @@ class PackedPass(Pass):
     """An image encoder's pass over packed patches (N,C).
 
     Attributes:
-        images: the passes of the images; `lengths` says how many tokens each has now.
+        images: the passes of the images, and of each slice of a video in time; `lengths` says how
+            many tokens each has now.
+        slices: how many of these an image (1) or a video is made of.
     """
 
     tower: PackedTower
@@ -46,8 +51,13 @@ class PackedPass(Pass):
     def forward(
         self, plain: Callable[..., Any], hidden_states: Tensor, grid_thw: Tensor, **kw: Any
     ) -> Any:
-        """The image encoder as a whole, which says what shape its images have."""
-        shapes = full = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)]
+        """The image encoder as a whole, which says what shape its images have.
+
+        It runs once for a prompt's images and once for its videos.
+        """
+        grids = grid_thw.tolist()
+        self.slices = [t for t, _, _ in grids]
+        shapes = full = [(h, w) for t, h, w in grids for _ in range(t)]
         if self.tower.size is not None:
             hidden_states, grid_thw = self.tower.smaller(hidden_states, full)
             shapes = [(h, w) for _, h, w in grid_thw.tolist()]
@@ -147,9 +157,10 @@ class PackedPass(Pass):
 
 
 class OneMerged(ProjectorPass):
-    """The pass of one image's groups.
+    """The pass of the groups of one image, or of one video, frame after frame.
 
     Attributes:
+        frames: how many equal parts its tokens have; 1 of an image, and once they are unequal.
         deep: (1,L,K*D) DeepStack's features of these groups, of K blocks side by side; None where
             there are none. They are merged as the groups are.
     """
@@ -157,28 +168,60 @@ class OneMerged(ProjectorPass):
     tower: MergerTower  # type: ignore[assignment]
 
     def __init__(
-        self, tower: MergerTower, reductions: Sequence[Reduction], image: OneImage
+        self,
+        tower: MergerTower,
+        reductions: Sequence[Reduction],
+        images: Sequence[OneImage],
+        lengths: Sequence[int],
     ) -> None:
-        """Take over from the image encoder."""
+        """Take over from the image encoder, where each slice has so many tokens now."""
         super().__init__(tower, reductions)  # type: ignore[arg-type]
-        self.image, side = image, image.tower.side
-        self.shape = image.shape[0] // side, image.shape[1] // side
-        self.full = image.full[0] // side, image.full[1] // side
-        self.expected = prod(self.full)
-        self.seen = image.seen_in_rows()
+        self.image, self.images, self.lengths = images[0], images, lengths
+        side = self.image.tower.side
+        self.shape = self.image.shape[0] // side, self.image.shape[1] // side
+        self.full = self.image.full[0] // side, self.image.full[1] // side
+        self.expected = prod(self.full) * len(images)
+        self.seen, *more = [image.seen_in_rows() for image in images]
+        if more:
+            blocks = set(self.seen).intersection(*more)
+            self.seen = {
+                b: frame_by_frame([seen[b] for seen in (self.seen, *more)]) for b in blocks
+            }
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M,C) -> the groups that still have one (1,L,4C)."""
-        x, at = self.image.groups(x)
-        x = super().begin(x, mask)
-        rows, columns = self.shape
-        self.reduced = x.shape[1] < rows * columns
+        slices = zip(self.images, x.split(self.lengths), strict=True)
+        groups, places = zip(*(image.groups(tokens) for image, tokens in slices), strict=True)
+        x = super().begin(torch.cat(groups, 1), mask)
+        self.reduced = x.shape[1] < prod(self.shape) * len(groups)
         self.grid = None if self.reduced else self.shape
-        # of a smaller image: places on the grid that the model counts on
-        row = at // columns * self.full[0] // rows
-        self.place = (row * self.full[1] + at % columns * self.full[1] // columns)[None]
-        self.deep = torch.cat(self.image.deep, 1)[at][None] if self.image.deep else None
+        self.frames = 1 if self.reduced else len(groups)
+        self.place = torch.cat([self._placed(at, i) for i, at in enumerate(places)])[None]
+        deep = [
+            torch.cat(image.deep, 1)[at]
+            for image, at in zip(self.images, places, strict=True)
+            if image.deep
+        ]
+        self.deep = torch.cat(deep)[None] if deep else None
         return x
+
+    def _placed(self, at: Tensor, frame: int) -> Tensor:
+        """(L,) places of a frame's groups among all that the model counts on.
+
+        Of a smaller image these are the places on the whole one's grid.
+        """
+        rows, columns = self.shape
+        row = at // columns * self.full[0] // rows + frame * self.full[0]
+        place: Tensor = row * self.full[1] + at % columns * self.full[1] // columns
+        return place
+
+    def _site(self, layer: int, x: Tensor) -> ProjectorSite:
+        site: ProjectorSite = super()._site(layer, x)
+        return replace(site, frames=self.frames)
+
+    def _follow(self, plan: Plan, n: int, layer: int) -> None:
+        super()._follow(plan, n, layer)
+        self.frames = 1 if self.grid is None else self.frames
 
     def _applied(self, plan: Plan, x: Tensor) -> Tensor:
         if self.deep is not None:
@@ -194,7 +237,7 @@ class OneMerged(ProjectorPass):
 
 
 class MergerPass(ProjectorPass):
-    """The passes of all images between their encoder and the language model.
+    """The passes of all images and videos between their encoder and the language model.
 
     Attributes:
         tokens: (G,D) what the language model gets, an image's groups in rows.
@@ -206,19 +249,25 @@ class MergerPass(ProjectorPass):
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Put groups together, act ahead of the merger, merge, act behind it. (M,C) -> (G,D)."""
         vision: Any = self.upstream["vision"]
-        images = [OneMerged(self.tower, self.reductions, image) for image in vision.images]
+        each, lengths = iter(vision.images), iter(vision.lengths)
+        images = [
+            OneMerged(self.tower, self.reductions, list(islice(each, n)), list(islice(lengths, n)))
+            for n in vision.slices
+        ]
         self.number_batch()
         for merged in images:
             merged.draw = self.draw
-        pieces = x.split(vision.lengths)
+        pieces = x.split([sum(image.lengths) for image in images])
         ahead = [image.ahead(piece) for image, piece in zip(images, pieces, strict=True)]
         y = self.tower.attend(block, torch.cat(ahead, 1)[0], self, None, {})
-        lengths = [groups.shape[1] for groups in ahead]
+        groups = [x.shape[1] for x in ahead]
         behind = [
             image.behind(tokens[None], n)
-            for image, tokens, n in zip(images, y.split(lengths), lengths, strict=True)
+            for image, tokens, n in zip(images, y.split(groups), groups, strict=True)
         ]
-        self.removed = sum(image.removed for image in images)
+        removed = sum(image.removed for image in images)
+        # images may come ahead of videos, and features be shown once more
+        self.removed = removed if y.is_meta else max(removed, self.removed)
         self.tokens = torch.cat(behind, 1)[0]
         deep = [image.deep for image in images if image.deep is not None]
         self.deep = torch.cat(deep, 1)[0] if deep else None

@@ -168,6 +168,27 @@ def deepstack(kw: dict[str, Any], x: Tensor) -> Tensor | None:
     return zeros.masked_scatter(image[..., None], torch.cat(tuple(features), 1).to(x))
 
 
+def frames_of(
+    videos: Sequence[tuple[int, int]], shown: Sequence[int], counts: Sequence[int]
+) -> list[int]:
+    """Of each prompt the frames of its video; 1 where it shows none, or something else, too.
+
+    Args:
+        videos: frames and tokens of each, in the order of the prompts.
+        shown: each prompt's tokens of videos.
+        counts: its tokens of images and videos.
+    """
+    if sum(tokens for _, tokens in videos) != sum(shown):  # they are of another prompt
+        return [1] * len(shown)
+    left, frames = iter(videos), []
+    for n, image in zip(shown, counts, strict=True):
+        own = [next(left)] if n else []
+        while sum(tokens for _, tokens in own) < n:
+            own.append(next(left))
+        frames.append(own[0][0] if len(own) == 1 and n == image else 1)
+    return frames
+
+
 def moved_up(position: Tensor, up: Tensor) -> Tensor:
     """Positions (B,M), or M-RoPE's (4,B,M), less `up`.
 
@@ -195,10 +216,13 @@ def beside(samples: Sequence[Prompt]) -> Prompt:
     return Prompt(**{name: pad(name) for name in samples[0].held})
 
 
-def sample_site(site: LanguageSite, b: int, image: int, started: int) -> LanguageSite:
+def sample_site(
+    site: LanguageSite, b: int, image: int, started: int, frames: int, first_frames: int
+) -> LanguageSite:
     """The site of sample `b` of a batch.
 
-    It has so many `image` tokens, and had as many as `started` at the model's input.
+    It has so many `image` tokens of so many `frames`, and had as many as `started` of
+    `first_frames` at the model's input.
     """
     at = slice(b, b + 1)
     cut: dict[str, Any] = {
@@ -211,7 +235,8 @@ def sample_site(site: LanguageSite, b: int, image: int, started: int) -> Languag
         site,
         **cut,
         n_protected=site.protect.shape[1] - image,
-        start=None if start is None else sample_site(start, b, started, started),
+        start=start and sample_site(start, b, started, started, first_frames, first_frames),
+        frames=frames,
         ahead=partial(_rows_of, site.ahead, at),
         unrotated=partial(_rows_of, site.unrotated, at),
         turned=turned and (lambda x: turned(x.expand(batch, -1, -1, -1))[at]),

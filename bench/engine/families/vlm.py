@@ -38,7 +38,7 @@ class Layout:
         language, projector, vision: attribute paths from the model.
         grid: image tokens are rearranged by where they are (crops put together, positions in two
             dimensions), so that each must stay at its own place; else they follow each other.
-        packed: the patches of all images lie in one sequence.
+        packed: the patches of all images lie in one sequence, and of videos likewise.
         reads_vision: the projector takes the image encoder's tokens themselves.
     """
 
@@ -109,7 +109,7 @@ class MultimodalAdapter(Adapter):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = LanguageTower(language, family, model)
+            towers["language"] = LanguageTower(language, family, model, layout.packed)
         return towers
 
 
