@@ -229,15 +229,17 @@ class LanguagePass(Pass):
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         site = self._language_site(layer, prompt)
-        shown = list(zip(self.counts, self.started, self.frames, self.first_frames, strict=True))
-        meta, alike = prompt.x.is_meta, len(set(zip(r, shown, strict=True))) == 1
+        frames = list(zip(self.frames, self.first_frames, strict=True))
+        meta, alike = prompt.x.is_meta, len(set(zip(self.counts, r, frames, strict=True))) == 1
         if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
             samples = [shorter] * len(r)
         else:
             samples = [
-                prompt.rows(b).reduced(reducer, sample_site(site, b, *images), some)
-                for b, (some, images) in enumerate(zip(r, shown, strict=True))
+                prompt.rows(b).reduced(reducer, sample_site(site, b, now, first, *frames[b]), some)
+                for b, (some, now, first) in enumerate(
+                    zip(r, self.counts, self.started, strict=True)
+                )
             ]
             shorter, self.ragged = beside(samples), True
         lengths = zip(self.counts, samples, strict=True)  # to ask a mask would wait for a GPU
