@@ -450,3 +450,16 @@ def test_a_prompt_that_loses_nothing_beside_one_that_does(make: Any) -> None:
     lost = [int(m.sum()) - n for m, n in zip(batch["attention_mask"], lengths, strict=True)]
     assert 0 in lost and any(lost)
     assert torch.equal(together, torch.cat(each))
+
+
+@families
+@pytest.mark.parametrize("tower", ["vision", "projector", "language"])
+def test_a_step_of_training_reaches_all_weights(make: Any, tower: str) -> None:
+    """Also with rows of removed tokens on the way, in prompts of unequal length."""
+    model, batch = make(), tiny.qwen_batch(3)
+    labels = batch["input_ids"].masked_fill(batch["input_ids"] >= tiny.IMAGE, -100)
+    with bench.reduced(model, "random", keep_rate={tower: 0.5}):
+        model(**batch, labels=labels).loss.backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None and bool(weight.grad.isfinite().all()), name
+        assert bool(weight.grad.any()), name
