@@ -91,7 +91,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "pact": (8, "centres are found in rounds, until none is left"),
 }  # fmt: skip
 DEEP = Case("timm deep", partial(timm_vit, depth=8))  # where FlowCut cuts more than once
-TWINS = ("timm registers", "BLIP matching text")  # of cases that are here
+TWINS = (  # of cases that are here
+    "timm registers", "BLIP matching text", "Qwen2-VL vision", "Qwen2-VL projector",
+    "Qwen2.5-VL language",
+)  # fmt: skip
 ACTING = ("timm ViT", "timm deep", "LLaVA projector", "LLaVA language")  # all that may wait act
 # What a method does by default, and what makes it adaptive or not: tried on those.
 VARIANTS: dict[str, list[dict[str, Any]]] = {

@@ -188,13 +188,12 @@ _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
 _captioner = partial(joint.blip, BlipForConditionalGeneration, text_layers=1)
 # deep enough for the layers that methods name as shares of the depth
-_deep, _blip2, _blip2_t5, _qwen2_vl, _qwen2_5_vl, _qwen3_vl = (
+_deep, _blip2, _blip2_t5, _qwen2_5_vl, _qwen3_vl = (
     partial(build, blocks=12)
     for build in (
         multimodal.llava,
         multimodal.blip2,
         multimodal.blip2_t5,
-        multimodal.qwen2_vl,
         multimodal.qwen2_5_vl,
         multimodal.qwen3_vl,
     )
@@ -226,10 +225,9 @@ CASES = (
     Prompted("LLaVA language", _deep, "language", thorough=True),
     _packed("Qwen2-VL vision", _qwen2),
     _packed("Qwen2-VL projector", _qwen2, "projector"),
-    _packed("Qwen2-VL language", _qwen2_vl, "language", batch=4),
     _packed("Qwen2.5-VL vision", _qwen2_5),
     _packed("Qwen2.5-VL projector", _qwen2_5, "projector"),
-    _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),
+    _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),  # as of Qwen2-VL
     _packed("Qwen3-VL vision", _qwen3),
     _packed("Qwen3-VL projector", _qwen3, "projector"),
     _packed("Qwen3-VL language", _qwen3_vl, "language", batch=3),
