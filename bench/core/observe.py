@@ -53,11 +53,11 @@ DRAWS: list[dict[Any, int]] = []
 
 def draw(key: Any) -> int:
     """The number of the batch that begins in a tower; 0 unless batches are numbered."""
-    if not DRAWS:
-        return 0
-    counts = DRAWS[-1]
-    counts[key] = counts.get(key, -1) + 1
-    return counts[key]
+    number = 0
+    for counts in DRAWS[-1:]:
+        number = counts.get(key, 0)
+        counts[key] = number + 1
+    return number
 
 
 @contextlib.contextmanager
