@@ -28,9 +28,16 @@ from methods.algorithms.ranking import precise, ranked
 
 
 def with_neighbours(at_BA: Tensor, rows: int, columns: int) -> Tensor:
-    """(B,5A) patches of a grid, and those before, behind, above and below them, as in the code."""
-    near = [at_BA + shift for shift in (0, -1, 1, -columns, columns)]
-    return torch.stack(near, -1).flatten(1).clamp(0, rows * columns - 1)
+    """(B,5A) patches of a grid, and those before, behind, above and below them, as in the code.
+
+    The frames of a video have a grid each, and no neighbours in time.
+    """
+    first_BA = at_BA // (rows * columns) * (rows * columns)
+    near = [
+        (at_BA - first_BA + shift).clamp(0, rows * columns - 1) + first_BA
+        for shift in (0, -1, 1, -columns, columns)
+    ]
+    return torch.stack(near, -1).flatten(1)
 
 
 @register("hiprune", source="Liu et al., 2025", url="https://arxiv.org/abs/2508.00553")

@@ -17,6 +17,16 @@ def coarser(grid: tuple[int, int], cells: int) -> tuple[int, int]:
     return max(fits, key=lambda g: (g[0] * g[1], -abs(g[0] / rows - g[1] / columns)))
 
 
+def frames_of(tokens: int, grid: tuple[int, int]) -> int:
+    """How many frames of this grid the tokens are: 1 of an image, more of a video."""
+    return tokens // (grid[0] * grid[1])
+
+
+def in_time(number: torch.Tensor, frames: int, n: int) -> torch.Tensor:
+    """The numbers of a frame, from 0 to `n`, for all frames after each other."""
+    return torch.cat([number.flatten() + n * frame for frame in range(frames)])
+
+
 @register("pool", source="standard baseline")
 @dataclass(frozen=True)
 class Pool(Reducer):
@@ -24,6 +34,7 @@ class Pool(Reducer):
 
     The new grid is the largest that keeps no more tokens than asked for; a cell is the
     size-weighted mean of its patches (adaptive average pooling; a 2 by 2 stride at keep_rate 0.25).
+    Of a video each frame is pooled, all alike.
     """
 
     max_share: ClassVar[float] = 1.0
@@ -38,23 +49,26 @@ class Pool(Reducer):
         """
         if grid is None:
             raise Unsupported("method 'pool' needs patches in a grid, and here they form none")
-        rows, columns = coarser(grid, max(tokens - r, 1))
-        return tokens - rows * columns
+        frames = frames_of(tokens, grid)
+        rows, columns = coarser(grid, max((tokens - r) // frames, 1))
+        return tokens - frames * rows * columns
 
     def plan(self, site: Site, r: int) -> Plan:
         """The first patch of a cell stays, the others merge into it."""
-        n, prefix = site.x.shape[1], site.prefix
+        n, prefix, device = site.x.shape[1], site.prefix, site.x.device
         rows, columns = site.grid or (1, n - prefix)
-        to = coarser((rows, columns), rows * columns - r)
-        device = site.x.device
+        frames = frames_of(n - prefix, (rows, columns))
+        to = coarser((rows, columns), rows * columns - r // frames)
         row = torch.arange(rows, device=device) * to[0] // rows
         column = torch.arange(columns, device=device) * to[1] // columns
-        cell = (row[:, None] * to[1] + column).flatten()
+        cell = in_time(row[:, None] * to[1] + column, frames, to[0] * to[1])
         first = (row.diff(prepend=row[:1] - 1) > 0)[:, None] & (
             column.diff(prepend=column[:1] - 1) > 0
         )
         order = (~first.flatten()).to(torch.int8).argsort(dim=0, stable=True)
-        stay, gone = order[: to[0] * to[1]], order[to[0] * to[1] :]
+        stay, gone = (
+            in_time(part, frames, rows * columns) for part in order.tensor_split([to[0] * to[1]])
+        )
         keep = torch.cat([torch.arange(prefix, device=device), stay + prefix])
         batch = site.x.shape[0]
         return Plan(

@@ -76,6 +76,8 @@ def asks(func: Any, args: Any) -> bool:
         return len(args) > 1 and isinstance(args[1], Tensor)
     if name == "tensor":  # of tensors, which are asked for their values
         return isinstance(args[0], list | tuple) and any(isinstance(t, Tensor) for t in args[0])
+    if name == "arange":
+        return any(isinstance(end, Tensor) for end in args)
     return name in ASKING or (name == "where" and len(args) == 1)
 
 

@@ -31,7 +31,12 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("llava-hf/llava-1.5-7b-hf", 7.063, 576, 36),
         ("llava-1.5-13b-hf", 13.351, 576, 0),
         ("llava-v1.6-vicuna-7b-hf", 7.063, 576 + 48 * 49, 4),
+        ("Qwen/Qwen2-VL-2B-Instruct", 2.209, 324, 5),
         ("Qwen/Qwen2-VL-7B-Instruct", 8.291, 324, 36),
+        ("qwen2.5-vl-3b-instruct", 3.755, 324, 5),
+        ("qwen2.5-vl-32b-instruct", 33.453, 324, 5),
+        ("Qwen/Qwen3-VL-2B-Instruct", 2.128, 324, 5),
+        ("qwen3-vl-8b-instruct", 8.767, 324, 5),
         ("blip2-opt-2.7b", 3.745, 32, 8),
         ("Salesforce/blip2-flan-t5-xl", 3.877, 32, 8),
         ("blip2-flan-t5-xxl", 12.098, 32, 0),
@@ -47,7 +52,8 @@ def test_known_shapes_are_asked_without_values(
         found = stage_macs(model, prompt)
     text = model.config.text_config
     heads = text.num_attention_heads
-    width = text.hidden_size // heads * getattr(text, "num_key_value_heads", heads)
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    width = head_dim * getattr(text, "num_key_value_heads", heads)
     begun = int(text.model_type == "t5")  # its decoder has a token of its own by then
     assert found.kv_bytes == 2 * 2 * text.num_hidden_layers * width * (image + words + begun)
     head = text.hidden_size * text.vocab_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -31,10 +31,12 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from vlm_models import videos
 
 from bench.check.cases import CASES as KIT
 from bench.check.cases import Case, Prompted
 from bench.check.models import timm_vit
+from bench.check.multimodal import qwen3_vl
 from bench.check.probe import Probe
 from bench.check.subject import Subject
 from bench.core import BenchError, Learner, Plan, Reducer, Site
@@ -55,10 +57,23 @@ ALLOWED: dict[str, tuple[int, str]] = {
         1, "where the projector removed tokens: how many of each prompt, once a prompt"
     ),
     "bench/engine/families/packed.py: PackedPass.forward": (
-        2, "the sizes of a batch's images; where they are made smaller, places that are copied"
+        1, "the sizes of a batch's images"
     ),
-    "bench/engine/families/packed.py: OneImage._remaining": (
-        2, "where patches were dropped: which groups remain, once an image, of which there are two"
+    "bench/engine/families/qwen_vl.py: PackedTower.positions": (
+        3, "where images are made smaller: places, and weights of learned positions, are copied"
+    ),
+    "bench/engine/families/one_image.py: OneImage._remaining": (
+        6, "where patches were dropped: which groups remain, once an image, of which there are "
+        "two, and behind each of two blocks that DeepStack looks at"
+    ),
+    "bench/engine/families/language.py: LanguageTower._video": (
+        1, "the sizes of a batch's videos, once a prompt"
+    ),
+    "bench/engine/families/decoder.py: LanguagePass._frames": (
+        1, "where videos are shown: how many of each prompt's tokens are theirs, once a prompt"
+    ),
+    "bench/engine/families/windows.py: Windows.remaining": (
+        6, "attention within windows: how many tokens are left in each, once an image and removal"
     ),
     "bench/engine/families/vilt.py: ViltTower._ordered": (
         1, "whether images fill their pixels, right behind the model's own look at them"
@@ -76,7 +91,10 @@ EXCEPTIONS: dict[str, tuple[int, str]] = {
     "pact": (8, "centres are found in rounds, until none is left"),
 }  # fmt: skip
 DEEP = Case("timm deep", partial(timm_vit, depth=8))  # where FlowCut cuts more than once
-TWINS = ("timm registers", "BLIP matching text")  # of cases that are here
+TWINS = (  # of cases that are here
+    "timm registers", "BLIP matching text", "Qwen2-VL vision", "Qwen2-VL projector",
+    "Qwen2.5-VL language",
+)  # fmt: skip
 ACTING = ("timm ViT", "timm deep", "LLaVA projector", "LLaVA language")  # all that may wait act
 # What a method does by default, and what makes it adaptive or not: tried on those.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -202,6 +220,22 @@ def test_nothing_waits_that_is_not_listed(case: Case) -> None:
     passes = all_seen(case)
     assert not [wrong for name, seen in passes for wrong in complaints(name, seen)]
     assert len(passes) >= 3, "hardly a method runs here"
+
+
+@pytest.mark.parametrize(
+    ("tower", "name"),
+    [("language", "random"), ("projector", "random"), ("projector", "pool"), ("vision", "tome")],
+)
+def test_videos_wait_no_more(tower: str, name: str) -> None:
+    build = partial(qwen3_vl, blocks=3)
+    case = Prompted("Qwen3-VL video", build, tower, batch=1, prompts=of_videos)
+    ((_, seen),) = all_seen(case, name)
+    assert not complaints(name, seen)
+
+
+def of_videos(n: int, seed: int) -> Mapping[str, Tensor]:
+    """So many prompts, each with a video."""
+    return videos("Qwen3-VL", range(n))
 
 
 def test_the_documentation_names_the_methods_that_wait() -> None:

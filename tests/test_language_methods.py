@@ -43,7 +43,7 @@ def test_only_a_method_that_can_keep_none_is_asked_to() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("params", [{}, {"keep_positions": False}, {"keep_rate": 0.5}])
-@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "BLIP-2 T5", "Qwen2-VL"])
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "BLIP-2 T5", "Qwen3-VL"])
 def test_vtw_in_whole_models(family: str, params: dict[str, Any]) -> None:
     make, batch_of = tiny.MODELS[family]
     model, batch = make(), batch_of(3)
@@ -113,7 +113,7 @@ def test_pact_names_wrong_parameters(params: dict[str, Any], says: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen2-VL"])
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen3-VL"])
 def test_pact_adds_the_logarithm_of_sizes_to_the_logits(family: str) -> None:
     """In all blocks behind the removal, for a prompt and for the next token, in a padded batch."""
     make, batch_of = tiny.MODELS[family]

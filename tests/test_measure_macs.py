@@ -348,11 +348,12 @@ def test_counters_that_differ_name_the_block() -> None:
     count = count_macs(model, x)
     tokens = {"vision": [(17, 17), (17, 15)]}
     once = {"vision": 1}
-    trace = SimpleNamespace(tokens=tokens, samples=once, packed=once, reads={"vision": [0, 0]})
+    more: dict[str, Any] = {"reads": {"vision": [0, 0]}, "pairs": {"vision": {}}}
+    trace = SimpleNamespace(tokens=tokens, samples=once, layers={"vision": [0, 1]}, **more)
     with pytest.raises(forms.CountersDisagree, match=r"block 'blocks\.1'"):
         check_counters(model, trace, count)
     with pytest.raises(forms.CountersDisagree, match="1 blocks .* the model has 2"):
-        trace.tokens = {"vision": [(17, 17)]}
+        trace.layers = {"vision": [0]}
         check_counters(model, trace, count)
 
 

@@ -14,7 +14,7 @@ from bench.check.cases import CASES, Case, Joint, Prompted
 from bench.check.kit import FAILED, OK, check
 from bench.check.subject import Subject
 from bench.core.registry import methods
-from bench.engine.families.packed import OneImage
+from bench.engine.families.one_image import OneImage
 from bench.engine.tracing import trace
 from bench.measure.macs import count_macs
 from bench.models import multimodal

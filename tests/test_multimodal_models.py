@@ -31,6 +31,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "BLIP-2": ("divprune", {"keep_rate": 0.4}),
     "BLIP-2 T5": ("fastv", {"keep_rate": 0.4}),
     "Qwen2-VL": ("random", {"keep_rate": {"vision": 0.4}}),
+    "Qwen3-VL": ("divprune", {"keep_rate": 0.4}),
+    "Qwen2.5-VL": ("random", {"keep_rate": {"vision": 0.4}}),
 }
 CLASSES = {
     "LLaVA": "LlavaForConditionalGeneration",
@@ -38,6 +40,8 @@ CLASSES = {
     "BLIP-2": "Blip2ForConditionalGeneration",
     "BLIP-2 T5": "Blip2ForConditionalGeneration",
     "Qwen2-VL": "Qwen2VLForConditionalGeneration",
+    "Qwen2.5-VL": "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3-VL": "Qwen3VLForConditionalGeneration",
 }
 WORDS = {"what": 3, "is": 4, "this": 5, "red": 6, "USER": 7, "ASSISTANT": 8, ":": 9, "?": 10}
 

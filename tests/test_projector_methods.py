@@ -115,7 +115,7 @@ def test_attention_of_several_blocks_of_a_clip(before: bool) -> None:
 
 def test_attention_of_packed_patches() -> None:
     """Four patches to a token: their attention gives what the block's attention gave."""
-    model, batch = tiny.qwen2_vl(), tiny.qwen2_vl_batch(3)
+    model, batch = tiny.qwen2_vl(), tiny.qwen_batch(3)
     outputs: list[Tensor] = []
     attention = model.model.visual.blocks[-1].attn
     method = Looks()

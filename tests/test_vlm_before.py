@@ -390,11 +390,11 @@ def test_wrong_parameters_are_named(make: Any, says: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen2-VL"])
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "Qwen3-VL"])
 def test_whole_models(family: str, name: str) -> None:
     make, batch_of = tiny.MODELS[family]
     model, batch = make(), batch_of(3)
-    if family == "Qwen2-VL" and METHODS[name].needs_anchor:
+    if family == "Qwen3-VL" and METHODS[name].needs_anchor:
         with pytest.raises(BenchError, match="class token, and this model's image encoder has non"):
             bench.reduced(model, METHODS[name]).__enter__()
         return

@@ -452,7 +452,7 @@ def shallow(method: Reducer) -> dict[str, Any]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "BLIP-2 T5", "Qwen2-VL"])
+@pytest.mark.parametrize("family", ["LLaVA", "LLaVA-NeXT", "BLIP-2", "BLIP-2 T5", "Qwen3-VL"])
 def test_whole_models(family: str, name: str) -> None:
     make, batch_of = tiny.MODELS[family]
     model, batch, method = make(), batch_of(3), METHODS[name]

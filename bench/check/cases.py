@@ -188,11 +188,21 @@ _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
 _captioner = partial(joint.blip, BlipForConditionalGeneration, text_layers=1)
 # deep enough for the layers that methods name as shares of the depth
-_deep, _qwen2_vl, _blip2, _blip2_t5 = (
+_deep, _blip2, _blip2_t5, _qwen2_5_vl, _qwen3_vl = (
     partial(build, blocks=12)
-    for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2, multimodal.blip2_t5)
+    for build in (
+        multimodal.llava,
+        multimodal.blip2,
+        multimodal.blip2_t5,
+        multimodal.qwen2_5_vl,
+        multimodal.qwen3_vl,
+    )
 )
-_short, _packed = partial(multimodal.qwen2_vl, blocks=2), multimodal.qwen2_vl_batch
+_qwen2, _qwen2_5, _qwen3 = (
+    partial(build, blocks=2)
+    for build in (multimodal.qwen2_vl, multimodal.qwen2_5_vl, multimodal.qwen3_vl)
+)
+_packed = partial(Prompted, batch=2, prompts=multimodal.qwen_batch)
 
 CASES = (
     Case("timm ViT", models.timm_vit, thorough=True),
@@ -213,9 +223,14 @@ CASES = (
     Prompted("LLaVA projector", _llava, "projector", thorough=True),
     Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=multimodal.llava_next_batch),
     Prompted("LLaVA language", _deep, "language", thorough=True),
-    Prompted("Qwen2-VL vision", _short, batch=2, prompts=_packed),
-    Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=_packed),
-    Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=_packed),
+    _packed("Qwen2-VL vision", _qwen2),
+    _packed("Qwen2-VL projector", _qwen2, "projector"),
+    _packed("Qwen2.5-VL vision", _qwen2_5),
+    _packed("Qwen2.5-VL projector", _qwen2_5, "projector"),
+    _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),  # as of Qwen2-VL
+    _packed("Qwen3-VL vision", _qwen3),
+    _packed("Qwen3-VL projector", _qwen3, "projector"),
+    _packed("Qwen3-VL language", _qwen3_vl, "language", batch=3),
     Prompted("BLIP-2 language", _blip2, "language", prompts=multimodal.blip2_batch),
     Prompted("BLIP-2 T5 language", _blip2_t5, "language", prompts=multimodal.blip2_t5_batch),
 )

@@ -17,8 +17,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from bench.check.models import VISION, clip
@@ -77,12 +81,15 @@ _QFORMER = {
 _MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 _PACKED = {
     "depth": 4,
-    "embed_dim": 32,
-    "hidden_size": 32,
     "num_heads": 2,
-    "mlp_ratio": 2,
     "patch_size": 4,
     "temporal_patch_size": 1,
+}
+_QWEN_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": 91,
+    "vision_start_token_id": 92,
+    "vision_end_token_id": 93,
 }
 _IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE}
 
@@ -153,17 +160,32 @@ def _blip2(text: dict[str, Any], backend: str = "sdpa") -> Any:
 
 def qwen2_vl(blocks: int = 6) -> Any:
     """Qwen2-VL: M-RoPE, patches merged two by two."""
+    vision = {**_PACKED, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
+    return _qwen(Qwen2VLForConditionalGeneration, Qwen2VLConfig, vision, blocks)
+
+
+def qwen2_5_vl(blocks: int = 6) -> Any:
+    """Qwen2.5-VL: windows of 2x2 groups in all blocks of the image encoder but one."""
+    vision: dict[str, Any] = {**_PACKED, "hidden_size": 32, "out_hidden_size": 32}
+    vision |= {"intermediate_size": 48, "window_size": 16, "fullatt_block_indexes": [3]}
+    return _qwen(Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig, vision, blocks)
+
+
+def qwen3_vl(blocks: int = 6) -> Any:
+    """Qwen3-VL: DeepStack of two blocks, learned positions resampled, queries and keys normed."""
+    vision: dict[str, Any] = {**_PACKED, "hidden_size": 32, "out_hidden_size": 32}
+    vision |= {"intermediate_size": 48, "num_position_embeddings": 25}
+    vision |= {"deepstack_visual_indexes": [0, 2]}
+    return _qwen(Qwen3VLForConditionalGeneration, Qwen3VLConfig, vision, blocks, head_dim=8)
+
+
+def _qwen(model: Any, config: Any, vision: dict[str, Any], blocks: int, **more: int) -> Any:
     torch.manual_seed(0)
-    text = {"model_type": "qwen2_vl_text", "num_hidden_layers": blocks, "rope_parameters": _MROPE}
-    config = Qwen2VLConfig(
-        vision_config=_PACKED,
-        text_config={**_LLAMA, **text},
-        image_token_id=IMAGE,
-        video_token_id=91,
-        vision_start_token_id=92,
-        vision_end_token_id=93,
-    )
-    return _ready(Qwen2VLForConditionalGeneration(config))
+    text = {**_LLAMA, "num_hidden_layers": blocks, **more, "rope_parameters": _MROPE}
+    text["model_type"] = config.sub_configs["text_config"].model_type
+    made = _ready(model(config(vision_config=vision, text_config=text, **_QWEN_IDS)))
+    made.generation_config.suppress_tokens = list(_QWEN_IDS.values())  # no answer's words
+    return made
 
 
 def prompts(
@@ -229,8 +251,8 @@ def blip2_t5_batch(n: int = 4, seed: int = 0) -> Batch:
     return {**blip2_batch(n, seed, "right"), "decoder_input_ids": torch.full((n, 1), PAD)}
 
 
-def qwen2_vl_batch(n: int = 4, seed: int = 0) -> Batch:
-    """Images of different sizes as packed patches."""
+def qwen_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Of Qwen's models: images of different sizes as packed patches."""
     grids = torch.tensor([[1, 6, 6], [1, 4, 8], [1, 6, 4], [1, 8, 8]])[:n]
     g = torch.Generator().manual_seed(seed + 3)
     values = torch.randn(int(grids.prod(1).sum()), 3 * 4 * 4, generator=g)

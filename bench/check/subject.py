@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.check.cases import Case, Inputs
-from bench.check.multimodal import IMAGE
 from bench.engine.families import adapter_for
 
 
@@ -83,14 +82,16 @@ class Subject:
             counts = self.first.counts(args[0], args[0], kw)
             lengths[:] = [n // self.tower.joins for n, _ in counts]
 
-        with self.entry.register_forward_pre_hook(note, with_kwargs=True):
+        hook = self.entry.register_forward_pre_hook(note, with_kwargs=True)
+        with self.first.watching(), hook:
             yield lengths
 
     @property
     def removable(self) -> int:
         """Tokens that may go, of the sample that has the fewest."""
         if self.case.tower == "language":
-            return int((self.inputs["input_ids"] == IMAGE).sum(1).min())
+            tower: Any = self.tower
+            return int(tower.image_of(self.inputs["input_ids"]).sum(1).min())
         return self.tokens - self.tower.n_protected
 
     def at_first_block(self, change: Callable[[Tensor], Tensor]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,9 @@ class Observer:
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """A block ran: its attention on `n_in` tokens, its MLP on `n_out`."""
 
+    def windows(self, tower: str, layer: int, pairs: Sequence[tuple[int, int]]) -> None:
+        """A block ran whose attention is within windows: queries and keys in each of them."""
+
     def kept(self, size: Tensor) -> None:
         """A reduction left tokens of these (B,N,1) sizes; one of size 0 is an empty slot."""
 
@@ -46,6 +49,15 @@ def observing(observer: Any) -> Iterator[Any]:
 
 
 DRAWS: list[dict[Any, int]] = []
+
+
+def draw(key: Any) -> int:
+    """The number of the batch that begins in a tower; 0 unless batches are numbered."""
+    number = 0
+    for counts in DRAWS[-1:]:
+        number = counts.get(key, 0)
+        counts[key] = number + 1
+    return number
 
 
 @contextlib.contextmanager

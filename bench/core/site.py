@@ -6,7 +6,7 @@ Shape suffixes: B batch, N tokens in, M tokens kept, C channels, H heads, D chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Site:
         grid: (rows, columns) of the patches while they still form one, else None.
         whole: no token of this sequence was dropped or merged so far.
         draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
+        window: (B,N) the window in which each token attends, -1 for one that all windows see; None
+            where there are none (all but most blocks of Qwen2.5-VL's image encoder).
     """
 
     x: Tensor
@@ -57,6 +59,7 @@ class Site:
     grid: tuple[int, int] | None = None
     whole: bool = True
     draw: int = 0
+    window: Tensor | None = None
 
     @property
     def class_first(self) -> bool:
@@ -109,6 +112,15 @@ class Site:
             bias = bias.expand(len(at), -1, -1, -1)[at, :, rows][:, :, None]
         if bias is not None:
             yield bias
+        if self.window is not None:
+            apart = self._apart(self.window, rows)
+            yield torch.zeros_like(apart, dtype=self.q.dtype).masked_fill(apart, -torch.inf)
+
+    def _apart(self, window: Tensor, rows: slice | Tensor) -> Tensor:
+        """(B,1,rows,N) whether a query and a key lie in different windows."""
+        row = window[:, rows] if isinstance(rows, slice) else window.gather(1, rows[:, None])
+        row, column = row[:, None, :, None], window[:, None, None]
+        return (row != column) & (row >= 0) & (column >= 0)
 
     def anchor_attention(self) -> Tensor:
         """(B,N) attention that the anchor (class or end-of-text token) pays, mean over heads.
@@ -157,24 +169,36 @@ class ProjectorSite(Site):
             `also_reads`, in the order in which it names them.
         joins: patches that a token is made of, side by side (Qwen2-VL: 4); q, k and v are then
             those of the patches, `joins` after each other for each token.
-        frames: the tokens are so many equal consecutive parts, one a frame of a video, and `grid`
-            is that of one frame; 1 for an image.
         image_embeds: (B,N,E) the tokens in the joint space of the CLIP that the encoder came from,
             not normalised; None for a method without `reads_words`.
         text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the
             length that CLIP reads; rows of zeros stand where it has fewer.
+        frames: the tokens are so many equal consecutive parts, one a frame of a video, of which
+            `grid` is that of each; 1 for an image, and once a video's frames are unequal.
     """
 
     further: tuple[ProjectorSite, ...] = ()
     joins: int = 1
-    frames: int = 1
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    frames: int = 1
 
     def received(self) -> Tensor:
-        """(B,N) attention that each token receives, mean over heads, queries and its patches."""
-        patches = super().received()
-        return patches.view(len(patches), -1, self.joins).mean(2)
+        """(B,N) attention that each token receives, mean over heads, queries and its patches.
+
+        Of a video the queries are those of the token's frame.
+        """
+        patches = super(ProjectorSite, self._apart_in_time()).received()
+        return patches.reshape(len(self.x), -1, self.joins).mean(2)
+
+    def _apart_in_time(self) -> ProjectorSite:
+        """What attention needs, with each frame as a sample of its own."""
+        if self.frames == 1:
+            return self
+        parts = (self.frames, -1)
+        q, k = (t.unflatten(2, parts).transpose(1, 2).flatten(0, 1) for t in (self.q, self.k))
+        window = None if self.window is None else self.window.unflatten(1, parts).flatten(0, 1)
+        return replace(self, q=q, k=k, window=window, frames=1)
 
     def _blind(self) -> str:
         return "the tokens are not those of one of the image encoder's blocks"
@@ -209,6 +233,8 @@ class LanguageSite(Site):
             that compare the image's tokens with the words before any block ran; None there.
         turned: vectors (B,H,N,D), or of one sample for all, with this model's rotary embedding of
             the tokens' positions; None in a model without one.
+        frames: the image's tokens are so many equal consecutive parts, one a frame of a video, with
+            words in between or not; 1 for images, several videos, and behind a removal.
     """
 
     ahead: Callable[[], tuple[Tensor, Tensor]]
@@ -217,6 +243,7 @@ class LanguageSite(Site):
     causal: bool = False
     start: LanguageSite | None = None
     turned: Callable[[Tensor], Tensor] | None = None
+    frames: int = 1
 
     def _biases(self, rows: slice | Tensor) -> Iterator[Tensor]:
         yield from super()._biases(rows)

@@ -74,10 +74,7 @@ class Pass:
 
     def number_batch(self) -> None:
         """Note the number of the batch that begins; 0 unless batches are numbered."""
-        self.draw = 0
-        for counts in observe.DRAWS[-1:]:
-            self.draw = counts.get(self, 0)
-            counts[self] = self.draw + 1
+        self.draw = observe.draw(self)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Start a sequence (B,N,C): sizes of 1, prefix and anchor protected, tokens appended."""
@@ -177,13 +174,18 @@ class Pass:
             observer.enter("reduction")
         n = x.shape[1]
         plan = self._ordered(reduction.reducer.plan(self._site(layer, x), r))
-        x, self.size = plan.apply(x, self.size, self.vacant)
+        x = self._applied(plan, x)
         self._follow(plan, n, layer)
         if self.qkv is not None and reduction is not [*self.after, *self.before][-1]:
             self.qkv, self.bias = attention_left(plan, self.qkv, self.bias)
         for observer in observe.OBSERVERS:
             observer.exit("reduction")
             observer.kept(self.size)
+        return x
+
+    def _applied(self, plan: Plan, x: Tensor) -> Tensor:
+        """The tokens after a plan; sizes follow. (B,N,C) -> (B,M,C)."""
+        x, self.size = plan.apply(x, self.size, self.vacant)
         return x
 
     def _site(self, layer: int, x: Tensor) -> Site:
@@ -297,11 +299,15 @@ class Pass:
             self.bias = both(triangle(q, q.shape[2]), bias)
         if bias is None:
             return inner(q, k, v, mask, scale)
-        if fused and mask is None and (q.is_cuda or self.attention_path == "channel"):
-            self.attention_path = "channel"
+        if self._by_channel(q, fused and mask is None):
             return channel_attention(q, k, v, bias, scale)
-        self.attention_path = "mask"
         return inner(q, k, v, self.bias, scale)
+
+    def _by_channel(self, q: Tensor, fused: bool) -> bool:
+        """Whether sizes go through a kernel as channels of the keys, in place of a mask."""
+        channel = fused and (q.is_cuda or self.attention_path == "channel")
+        self.attention_path = "channel" if channel else "mask"
+        return channel
 
 
 def runs(model: nn.Module) -> list[Pass]:

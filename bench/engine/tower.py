@@ -89,6 +89,7 @@ class Tower(ABC):
             their attention.
         joins: tokens of the tower ahead that become one here.
         restores: a later reader counts on the original positions (end-of-text look-up, plain mean).
+        mappers: parts of the image encoder that belong to a projector.
         averages: the model reads its patches at the end, beside what is protected.
         fixed: why it is never reduced, for a tower that is there to be counted only.
         attn_parts, mlp_parts: names of the submodules that a block applies in turn, on the two
@@ -108,6 +109,7 @@ class Tower(ABC):
     linked: tuple[str, ...] = ()
     joins: int = 1
     restores: bool = False
+    mappers: Sequence[nn.Module] = ()
     averages: bool = False
     attn_parts: tuple[str, ...] = ()
     mlp_parts: tuple[str, ...] = ()
@@ -146,6 +148,14 @@ class Tower(ABC):
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Tokens into a block (B,N,C) and out of it (B,M,C), of each sequence that it holds."""
         return [(x.shape[1], y.shape[1])]
+
+    def windows(self, layer: int, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Queries and keys in each window of a block's attention; empty where all tokens meet."""
+        return []
+
+    def watching(self) -> AbstractContextManager[None]:
+        """While a plain pass runs: note what `counts` asks of the tower's input."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def install(self, run: Run) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,13 @@ class Trace(Observer):
     Attributes:
         tokens: per tower, one (n_in, n_out) a block: tokens in its attention and in its MLP,
             appended ones (cross tokens, fused tokens) counted.
+        layers: per tower, the block of each of these.
         samples: per tower, how many sequences ran (images, crops of images, texts).
         packed: per tower, how many sequences of their own lengths lie in each of these (images of
-            Qwen2-VL); `tokens` then has so many entries a block.
+            Qwen's models); `tokens` then has so many entries a block.
         reads: per tower, tokens of another sequence that each block's cross-attention reads.
+        pairs: per tower, for each block whose attention is within windows, queries and keys in
+            each window.
         layer_slots: per tower, for each block that reduced, (layer, (B,n_before) output slot of
             each token, -1 where dropped).
         sizes: per tower, (layer, (B,n_after,1) input tokens represented).
@@ -37,9 +40,13 @@ class Trace(Observer):
     """
 
     tokens: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    layers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, int] = field(default_factory=dict)
     packed: dict[str, int] = field(default_factory=dict)
     reads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    pairs: dict[str, dict[int, list[tuple[int, int]]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     layer_slots: dict[str, list[tuple[int, Tensor]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -49,6 +56,11 @@ class Trace(Observer):
     def block(self, tower: str, layer: int, n_in: int, n_out: int) -> None:
         """Note a block's token counts."""
         self.tokens[tower].append((n_in, n_out))
+        self.layers[tower].append(layer)
+
+    def windows(self, tower: str, layer: int, pairs: Sequence[tuple[int, int]]) -> None:
+        """Note what a block's attention sees in its windows."""
+        self.pairs[tower].setdefault(layer, []).extend(pairs)
 
     def slots(self, tower: str, layer: int, slots: Tensor, size: Tensor, soft: bool) -> None:
         """Note where a reduction put each token."""
@@ -97,7 +109,8 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     seen.samples, seen.packed, seen.reads = plain.samples, plain.packed, plain.reads
     for name, tokens in plain.tokens.items():
         if name not in seen.tokens:  # a tower without reduction is not observed
-            seen.tokens[name] = tokens
+            seen.tokens[name], seen.layers[name] = tokens, plain.layers[name]
+            seen.pairs[name] = plain.pairs[name]
     return seen
 
 
@@ -105,6 +118,7 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
 def _block_counts(model: nn.Module, into: Trace) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, tower in adapter_for(model).towers(model).items():
+            stack.enter_context(tower.watching())
             for layer, block in enumerate(tower.blocks):
                 note = partial(_note, into, name, layer, tower)
                 handle = block.register_forward_hook(note, with_kwargs=True)
@@ -122,3 +136,5 @@ def _note(
     for n_in, n_out in counts:
         into.reads[name].append(tower.reads(args[1:], kw))
         into.block(name, layer, n_in, n_out)
+    if pairs := tower.windows(layer, kw):
+        into.windows(name, layer, pairs)

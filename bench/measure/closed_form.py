@@ -40,6 +40,7 @@ def block_macs(
     size_channels: int = 0,
     cross_parts: Iterable[str] = (),
     read: int = 0,
+    keys: int | None = None,
 ) -> int:
     """MACs of one Transformer block on one sample.
 
@@ -52,6 +53,7 @@ def block_macs(
         size_channels: extra channels of q, k and v.
         cross_parts: likewise of a branch after the reduction that reads another sequence.
         read: tokens that it reads; 0 where it does not run.
+        keys: tokens that each of the `n_in` meets in the attention; by default those themselves.
 
     Raises:
         BenchError: no query projection was found, so the attention's width is unknown.
@@ -61,7 +63,7 @@ def block_macs(
     per_token = [
         sum(_layer_macs(layer, width, heads) for layer in half) for half in (before, after)
     ]
-    products = 2 * n_in * n_in * (width + heads * size_channels)
+    products = 2 * n_in * (n_in if keys is None else keys) * (width + heads * size_channels)
     total = n_in * per_token[0] + n_out * per_token[1] + products
     return total + (_cross_macs(block, n_out, read, cross_parts) if read else 0)
 
@@ -119,9 +121,9 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     Args:
         model: a model with an adapter.
         trace: `bench.trace(...)` of the same forward pass; `.tokens[tower]` is [(n_in, n_out)],
-            `.samples[tower]` the samples (images, crops of an image, texts) in the pass,
-            `.packed[tower]` the sequences in each, `.reads[tower]` the tokens of another sequence
-            that each block reads.
+            `.layers[tower]` the block of each, `.samples[tower]` the samples (images, crops of an
+            image, texts) in the pass, `.reads[tower]` the tokens of another sequence that each
+            block reads, `.pairs[tower]` queries and keys of a block with windows.
         count: decides one thing: whether sizes went through attention as extra channels.
 
     Raises:
@@ -132,17 +134,21 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
     for tower, part in adapter_for(model).towers(model).items():
         if not part.attn_parts:  # a projector: no blocks with attention
             continue
-        counts = trace.tokens[tower]
-        depth, packed = len(part.blocks), trace.packed[tower]
-        if not counts or len(counts) % (depth * packed):
+        layers, depth = trace.layers[tower], len(part.blocks)
+        if set(layers) != set(range(depth)):
             raise CountersDisagree(
-                f"the trace has {len(counts)} blocks for tower '{tower}', the model has "
+                f"the trace has {len(set(layers))} blocks for tower '{tower}', the model has "
                 f"{depth}; trace and model do not belong together"
             )
-        ran = list(enumerate(zip(counts, trace.reads[tower], strict=True)))
+        ran = list(zip(layers, trace.tokens[tower], trace.reads[tower], strict=True))
         for i, block in enumerate(part.blocks):
             # more than once in a pass: images side by side, or one after the other
-            runs = [run for at, run in ran if at // packed % depth == i]
+            runs: list[tuple[tuple[int, int], int, int | None]] = [
+                (counts, read, None) for layer, counts, read in ran if layer == i
+            ]
+            if pairs := trace.pairs[tower].get(i):  # attention runs by windows, the MLP by images
+                runs = [((0, n_out), read, 0) for (_, n_out), read, _ in runs]
+                runs += [((queries, 0), 0, keys) for queries, keys in pairs]
             forms[names[id(block)]] = _form(block, part, runs, trace.samples[tower], count, names)
     return forms
 
@@ -150,7 +156,7 @@ def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]
 def _form(
     block: nn.Module,
     part: Tower,
-    runs: Sequence[tuple[tuple[int, int], int]],
+    runs: Sequence[tuple[tuple[int, int], int, int | None]],
     samples: int,
     count: MacCount,
     names: dict[int, str],
@@ -163,8 +169,8 @@ def _form(
     plain, wider = (
         samples
         * sum(
-            block_macs(block, n_in, n_out, *parts, extra, part.cross_parts, read)
-            for (n_in, n_out), read in runs
+            block_macs(block, n_in, n_out, *parts, extra, part.cross_parts, read, keys)
+            for (n_in, n_out), read, keys in runs
         )
         for extra in (0, SIZE_CHANNELS)
     )

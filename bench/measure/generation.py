@@ -67,8 +67,7 @@ def stage_macs(model: nn.Module, inputs: Mapping[str, Any]) -> StageMacs:
         return counted.by_module.get(names[id(module)], 0)
 
     vision = of(towers["vision"].part)
-    if nested(towers):
-        vision -= of(towers["projector"].blocks[0])
+    vision -= sum(of(module) for module in towers["projector"].mappers)
     language = sum(of(part) for part in language_parts(model, towers))
     macs = {
         "vision": vision,
@@ -84,13 +83,6 @@ def _last_alone(model: nn.Module) -> dict[str, int]:
     """The argument that keeps a language model's head to the last token, where it takes one."""
     known = inspect.signature(type(model).forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-
-
-def nested(towers: Any) -> bool:
-    """Whether the projector is a part of the image encoder, from whose share it is taken."""
-    return any(
-        module is towers["projector"].blocks[0] for module in towers["vision"].part.modules()
-    )
 
 
 def speaker(model: Any) -> Any:
@@ -208,11 +200,10 @@ def _clocks(model: Any) -> Iterator[dict[str, list[tuple[float, float]]]]:
     towers: Any = adapter_for(model).towers(model)
     parts = {name: towers[name].part for name in ("vision", *STACKS) if name in towers}
     parts["token"] = speaker(model)
-    if nested(towers):
-        parts["nested"] = towers["projector"].blocks[0]
+    nested = [("nested", module) for module in towers["projector"].mappers]
     ticks: dict[str, list[tuple[float, float]]] = {name: [] for name in (*parts, "nested")}
     hooks = []
-    for name, part in parts.items():
+    for name, part in (*parts.items(), *nested):
         began: list[float] = []
 
         def before(*_: Any, began: list[float] = began) -> None:

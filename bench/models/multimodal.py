@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
+_QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
 _PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
@@ -228,7 +229,7 @@ def noise(
     ahead = 0 if config.model_type == "blip-2" else min(words, 1)
     ids[:, ahead : ahead + tokens] = image = image_token_id(model)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if config.model_type == "qwen2_vl":
+    if config.model_type in _QWEN:
         prompt["mm_token_type_ids"] = (ids == image).long()
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
@@ -239,7 +240,7 @@ def noise(
 def _image(model: Any) -> tuple[int, dict[str, Any]]:
     """Return how many tokens an image becomes, and its tensors: a shape where values are noise."""
     config, vision = model.config, model.config.vision_config
-    if config.model_type == "qwen2_vl":
+    if config.model_type in _QWEN:
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, QWEN_GRID, QWEN_GRID]])
         parts = {"pixel_values": (QWEN_GRID**2, patch), "image_grid_thw": grid}
@@ -265,6 +266,9 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
     if "image_grid_thw" in prompt:  # positions, which the model would take from values
         patches, tokens = len(prompt["pixel_values"]), image.shape[1]
         prompt["image_position_ids"] = torch.zeros(patches, 2, dtype=torch.long)
+        if model.config.model_type == "qwen3_vl":  # learned ones are resampled from four
+            prompt["image_interp_indices"] = torch.zeros(patches, 4, dtype=torch.long)
+            prompt["image_interp_weights"] = torch.zeros(patches, 4)
         prompt["position_ids"] = torch.zeros(3, 1, tokens, dtype=torch.long)
     dtype = next(model.parameters()).dtype
     with contextlib.ExitStack() as stack:
@@ -272,6 +276,9 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
         if model.config.model_type == "blip-2":
             stack.enter_context(without(model.qformer, "encoder_attention_mask"))
             stack.enter_context(without(model.language_model, "attention_mask"))
+        if model.config.model_type == "qwen3_vl":
+            language = model.model.language_model
+            stack.enter_context(override(language, "_deepstack_process", _deepened))
         yield {
             key: part
             if key in _ON_CPU
@@ -279,6 +286,11 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
             for key, part in prompt.items()
             if key not in _VALUELESS
         }
+
+
+def _deepened(x: Tensor, image: Tensor, features: Tensor) -> Tensor:
+    """(B,N,C) with DeepStack's features added, whose places the model would read from values."""
+    return x + torch.zeros_like(x).masked_scatter(image[..., None], features)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,18 +21,32 @@ class Attended:
     v: Tensor
     bias: Tensor | None
     scale: float | None
+    window: Tensor | None = None
 
     def of(self, keep: Tensor) -> Attended:
         """For the tokens at `keep` (B,M)."""
         rows = keep[:, None, :, None].expand(-1, self.q.shape[1], -1, self.q.shape[3])
         bias = None if self.bias is None else self.bias.gather(-1, keep[:, None, None])
+        window = None if self.window is None else self.window.gather(1, keep)
         q, k, v = (t.gather(2, rows) for t in (self.q, self.k, self.v))
-        return Attended(q, k, v, bias, self.scale)
+        return Attended(q, k, v, bias, self.scale, window)
 
     def first(self, n: int) -> Attended:
         """For the first `n` tokens: others were appended."""
         bias = None if self.bias is None else self.bias[..., :n]
-        return replace(self, **{t: getattr(self, t)[:, :, :n] for t in "qkv"}, bias=bias)
+        window = None if self.window is None else self.window[:, :n]
+        tokens = {t: getattr(self, t)[:, :, :n] for t in "qkv"}
+        return replace(self, **tokens, bias=bias, window=window)
+
+
+def frame_by_frame(frames: Sequence[Attended]) -> Attended:
+    """What the attention of a block saw of a video, frame after frame, which do not meet."""
+    q, k, v = (torch.cat([getattr(frame, t) for frame in frames], 2) for t in "qkv")
+    inside = [0 if frame.window is None else frame.window for frame in frames]
+    n, device = frames[0].q.shape[2], q.device
+    number = torch.arange(len(frames), device=device).repeat_interleave(n)[None] * n
+    within = [torch.zeros(1, n, dtype=torch.long, device=device) + window for window in inside]
+    return Attended(q, k, v, None, frames[0].scale, number + torch.cat(within, 1))
 
 
 def blocks_read(reader: Reducer, feature: int, depth: int) -> tuple[int, ...]:

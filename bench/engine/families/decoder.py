@@ -23,9 +23,17 @@ from bench.core.errors import Unsupported
 from bench.core.kinds import LanguageReducer, is_adaptive
 from bench.core.site import LanguageSite
 from bench.core.tensors import take
-from bench.engine.families.prompt import Prompt, Removal, beside, moved_up, sample_site
+from bench.engine.families.prompt import (
+    Prompt,
+    Removal,
+    beside,
+    deepstack,
+    frames_of,
+    moved_up,
+    sample_site,
+)
 from bench.engine.forward import Pass
-from bench.engine.masks import additive, weighted
+from bench.engine.masks import weighted
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ class LanguagePass(Pass):
         entered: (B,N) which tokens of what the first block sees are no padding.
         counts: the image's tokens of each sample; `initials` at block 0, `started` at the input.
         words: how many other tokens each sample has, padding left out.
+        videos: frames and tokens of each video that was encoded latest.
+        frames: frames of each sample's tokens, where these are those of one video; else 1.
         moved: (B,1) how far positions behind the prompt moved up ahead of the first block.
         removals: what blocks see from which layer on.
         ragged: samples are unequally long, with empty slots in front.
@@ -56,6 +66,7 @@ class LanguagePass(Pass):
         super().__init__(tower, reductions)
         self.visitor, self.appends = self.appender, 0  # nothing is appended to a prompt
         self.decoding = False
+        self.videos: list[tuple[int, int]] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -93,20 +104,31 @@ class LanguagePass(Pass):
         counts, filled = torch.stack([image.sum(1), filled.sum(1)]).tolist()
         self.counts = self.initials = counts
         self.words = [n - m for n, m in zip(filled, counts, strict=True)]
+        self.frames = self._frames(ids)
         if not any(self.counts):
             return plain(*args, **kw)
         if getattr(cache, "is_compileable", False):
             raise Unsupported("a static cache has one length for all blocks: use a dynamic cache")
-        return self._cut_prompt(plain, args, kw, self._as_asked(x, mask, image))
+        return self._cut_prompt(plain, args, kw, x, image)
+
+    def _frames(self, ids: Tensor) -> list[int]:
+        """The frames that each prompt (B,N) shows; of videos a GPU is asked, once a prompt."""
+        if not self.videos:
+            return [1] * len(ids)
+        return frames_of(self.videos, self.tower.video_of(ids).sum(1).tolist(), self.counts)
 
     def _cut_prompt(
-        self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], asked: Prompt
+        self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
     ) -> Any:
         """Run a prompt (B,N,C) without what is removed ahead of the first block."""
-        x = asked.x
-        entering = self._before_first_block(self._alive(asked))
+        deep = deepstack(kw, x)
+        asked = Prompt.whole(x, kw.get("attention_mask"), image, deep)
+        alive = self._alive(asked)
+        if alive is not asked:
+            self.frames = [1] * len(x)
+        entering = self._before_first_block(alive)
         if entering is not asked:  # may be as long: where one sample lost nothing
-            self.cut = entering
+            self.cut = replace(entering, deep=None)
             kw, self.moved = entering.arguments(kw, asked.filled, self.ragged)
         place = torch.arange(entering.x.shape[1], device=x.device).expand(len(x), -1)
         self.prompt, self.entered = replace(entering, place=place), entering.filled
@@ -121,13 +143,6 @@ class LanguagePass(Pass):
             place = prompt.place if self.cut is None else self.cut.place.gather(1, prompt.place)
             out.last_hidden_state = replace(prompt, place=place).restored(x, n)
         return out
-
-    def _as_asked(self, x: Tensor, mask: Tensor | None, image: Tensor) -> Prompt:
-        """The prompt as the model got it."""
-        B, N, _ = x.shape
-        filled = torch.ones(B, N, device=x.device) if mask is None else mask.to(x.device).float()
-        place = torch.arange(N, device=x.device).expand(B, N)
-        return Prompt(x, filled[..., None], image.to(x.device), place, filled > 0)
 
     def _alive(self, prompt: Prompt) -> Prompt:
         """The prompt without the tokens that earlier towers removed."""
@@ -151,6 +166,7 @@ class LanguagePass(Pass):
     def _before_first_block(self, prompt: Prompt) -> Prompt:
         """Let methods that act on a block's input act on the prompt itself."""
         self.start, self.started = self._language_site(0, prompt), self.counts
+        self.first_frames = self.frames
         for reduction in self.before:
             prompt = self._shorten(reduction, 0, prompt)
         self.initials = self.counts
@@ -186,7 +202,10 @@ class LanguagePass(Pass):
         self.appender = self.visitor if self.prompt is not None else None
         if self.appender and self.prompt is not None:
             self.anchor = self.prompt.filled.to(torch.int8).argmax(1)
-        return super().block(layer, block, x, *args, **kw)
+        x = super().block(layer, block, x, *args, **kw)
+        if self.prompt is not None:
+            x, self.prompt = self.prompt.deepened(x)
+        return x
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """A prompt has begun before its first block."""
@@ -219,20 +238,24 @@ class LanguagePass(Pass):
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
         site = self._language_site(layer, prompt)
-        meta, alike = prompt.x.is_meta, len(set(zip(self.counts, r, strict=True))) == 1
+        frames = list(zip(self.frames, self.first_frames, strict=True))
+        meta, alike = prompt.x.is_meta, len(set(zip(self.counts, r, frames, strict=True))) == 1
         if alike and (len(r) == 1 or meta or not is_adaptive(reducer)):
             shorter = prompt.reduced(reducer, site, r[0])
             samples = [shorter] * len(r)
         else:
             samples = [
-                prompt.rows(b).reduced(reducer, sample_site(site, b, *images), some)
-                for b, (some, *images) in enumerate(zip(r, self.counts, self.started, strict=True))
+                prompt.rows(b).reduced(reducer, sample_site(site, b, now, first, *frames[b]), some)
+                for b, (some, now, first) in enumerate(
+                    zip(r, self.counts, self.started, strict=True)
+                )
             ]
             shorter, self.ragged = beside(samples), True
         lengths = zip(self.counts, samples, strict=True)  # to ask a mask would wait for a GPU
         self.counts = [n - prompt.x.shape[1] + sample.x.shape[1] for n, sample in lengths]
         if self.ragged and shorter.x.shape[1] > self._longest():
             shorter = shorter.packed(shorter.filled, self._longest())
+        self.frames = [1] * len(r)
         renumbers = isinstance(reducer, LanguageReducer) and reducer.renumbers
         self.renumbered = self.renumbered or (renumbers and self.tower.renumbers)
         for observer in observe.OBSERVERS:
@@ -240,28 +263,7 @@ class LanguagePass(Pass):
         return shorter
 
     def _language_site(self, layer: int, prompt: Prompt) -> LanguageSite:
-        x = prompt.x
-        bias = additive(self.mask, x.dtype)
-        return LanguageSite(
-            x,
-            *(self.qkv or (x[:, None, :, :0],) * 3),
-            prompt.size,
-            ~prompt.image,
-            layer,
-            self.depth,
-            n_protected=x.shape[1] - self.counts[0],
-            tower=self.tower.name,
-            scale=self.scale,
-            bias=bias,
-            anchor=torch.full((len(x),), x.shape[1] - 1, device=x.device),
-            prefix=0,
-            whole=not self.removals,
-            causal=bias is None,
-            start=self.start,
-            norm=self.tower.final_norm,
-            draw=self.draw,
-            **self.tower.looks(self.module, x, lambda: self._arguments(self.arguments, x)),
-        )
+        return self.tower.site(self, layer, prompt)
 
     def filled_share(self) -> float | None:
         """Share of the slots of the latest prompt, over all blocks, that hold a token.

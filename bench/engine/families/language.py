@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import Unsupported
+from bench.core.site import LanguageSite
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.hf import Family, HuggingFaceTower, noted
+from bench.engine.families.prompt import Prompt
+from bench.engine.masks import additive
 from bench.engine.tower import original, override
 
 _PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
@@ -23,6 +26,8 @@ DECODERS = {
     "MistralModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2Model": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Qwen2_5_VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Qwen3VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 
@@ -35,11 +40,12 @@ class LanguageTower(HuggingFaceTower):
     prefix = 0
     n_protected = 0
 
-    def __init__(self, part: Any, family: Family, model: Any) -> None:
-        """Find its parts; RoPE with one axis can be renumbered."""
+    def __init__(self, part: Any, family: Family, model: Any, videos: bool = False) -> None:
+        """Find its parts; RoPE with one axis can be renumbered. It reads `videos`, or not."""
         super().__init__(part, family)
         if not getattr(self.blocks[0], "do_layer_norm_before", True):
             raise Unsupported("an OPT with the norm after attention (350m) is not supported")
+        self.videos = int(model.config.video_token_id) if videos else None
         self.model, self.final_norm = model, getattr(part, family.final_norm)
         self.rotates = hasattr(part, "rotary_emb")
         self.renumbers = self.rotates and "VL" not in type(part).__name__
@@ -59,12 +65,59 @@ class LanguageTower(HuggingFaceTower):
         stack.enter_context(override(self.part, "forward", forward))
         owner = getattr(self.model, "model", None)
         if hasattr(owner, "get_video_features"):
-            stack.enter_context(override(owner, "get_video_features", _no_videos))
+            shown: Any = _no_videos
+            if self.videos is not None:
+                encode = original(owner, "get_video_features")
+                shown = update_wrapper(partial(self._video, run, encode), encode)
+            stack.enter_context(override(owner, "get_video_features", shown))
 
     def image_of(self, ids: Tensor) -> Tensor:
-        """(B,N) which tokens of a prompt are the image's."""
-        layout: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
+        """(B,N) which tokens of a prompt are the image's, or a video's."""
+        image = (ids == image_token_id(self.model)) | self.video_of(ids)
+        layout: Tensor = getattr(self.model, "_prompt_layout", image)
         return layout
+
+    def video_of(self, ids: Tensor) -> Tensor:
+        """(B,N) which tokens of a prompt are a video's."""
+        return (
+            torch.zeros_like(ids, dtype=torch.bool) if self.videos is None else ids == self.videos
+        )
+
+    def _video(
+        self, run: Any, encode: Any, pixel_values_videos: Tensor, video_grid_thw: Tensor, **kw: Any
+    ) -> Any:
+        """The model's video features; the run learns how many frames and tokens each video has."""
+        side = self.model.config.vision_config.spatial_merge_size
+        run.videos = [(t, t * h * w // side**2) for t, h, w in video_grid_thw.tolist()]
+        return encode(pixel_values_videos, video_grid_thw, **kw)
+
+    def site(self, run: Any, layer: int, prompt: Prompt) -> LanguageSite:
+        """What methods look at ahead of a block of a run."""
+        x, bias = prompt.x, additive(run.mask, prompt.x.dtype)
+        q, k, v = run.qkv or (x[:, None, :, :0],) * 3
+        return LanguageSite(
+            x,
+            q,
+            k,
+            v,
+            prompt.size,
+            ~prompt.image,
+            layer,
+            run.depth,
+            n_protected=x.shape[1] - run.counts[0],
+            tower=self.name,
+            scale=run.scale,
+            bias=bias,
+            anchor=torch.full((len(x),), x.shape[1] - 1, device=x.device),
+            prefix=0,
+            whole=not run.removals,
+            causal=bias is None,
+            start=run.start,
+            norm=self.final_norm,
+            draw=run.draw,
+            frames=run.frames[0],
+            **self.looks(run.module, x, lambda: run._arguments(run.arguments, x)),
+        )
 
     @property
     def _fused(self) -> bool:
@@ -123,8 +176,10 @@ class LanguageTower(HuggingFaceTower):
         norm, name = self.attn_parts
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
-        q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
-        return q, k
+        q, k = (getattr(attn, n)(y).view(shape) for n in ("q_proj", "k_proj"))
+        if hasattr(attn, "q_norm"):  # of each head
+            q, k = attn.q_norm(q), attn.k_norm(k)
+        return q.transpose(1, 2), k.transpose(1, 2)
 
     def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
         """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""

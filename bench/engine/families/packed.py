@@ -1,8 +1,8 @@
-"""Reduced passes where the patches of all images lie packed in one sequence (Qwen2-VL).
+"""Reduced passes where the patches of all images lie packed in one sequence (Qwen2-VL, 2.5 and 3).
 
 What goes token by token (norms, projections, MLPs) runs over the whole sequence, and attention runs
-image by image, as in the plain model. Methods see one image at a time, so that images may differ in
-size.
+image by image, or window by window, as in the plain model. Methods see one image at a time, its
+patches in rows, so that images may differ in size.
 
 Behind the image encoder patches are put back into their 2x2 groups, each of which becomes one token
 of the language model: a patch is shown by the token that it was merged into, a dropped one by the
@@ -16,7 +16,8 @@ Shape suffixes: N patches of an image, M tokens and L groups that remain, G grou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, islice
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -24,108 +25,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.core import Plan, Reducer, observe
-from bench.core.tensors import take
-from bench.engine.families.attended import Attended, blocks_read, places
+from bench.core import Plan, observe
+from bench.core.site import ProjectorSite
+from bench.engine.families.attended import frame_by_frame
+from bench.engine.families.one_image import OneImage
 from bench.engine.families.projector import ProjectorPass
 from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
-    from bench.engine.families.qwen2_vl import MergerTower, PackedTower
-
-
-def in_rows(h: int, w: int, side: int, device: Any = None) -> Tensor:
-    """(N,) place of each patch of the sequence, counted from left to right, then downwards."""
-    place = torch.arange(h * w, device=device)
-    return place.view(h // side, side, w // side, side).transpose(1, 2).flatten()
-
-
-class OneImage(Pass):
-    """The pass of one image's patches, (1,N,C) at first.
-
-    Attributes:
-        shape: rows and columns of its patches.
-        full: rows and columns that the model counts on: more, where images are made smaller.
-        place: (1,M) patch whose position each token has, by its index in the sequence.
-        dropped: how many patches were removed and merged into no other.
-        seen: by block that the projector's methods read, what its attention saw.
-    """
-
-    tower: PackedTower
-
-    def __init__(
-        self,
-        tower: PackedTower,
-        reductions: Sequence[Reduction],
-        shape: tuple[int, int],
-        full: tuple[int, int],
-    ) -> None:
-        """Nothing is removed yet."""
-        super().__init__(tower, reductions)
-        self.shape, self.full, self.dropped, self.reduced = shape, full, 0, False
-        self.seen: dict[int, Attended] = {}
-
-    def blocks_read(self, reader: Reducer) -> tuple[int, ...]:
-        """The blocks whose attention a projector's method looks at."""
-        return blocks_read(reader, self.depth - 1, self.depth)
-
-    def number_batch(self) -> None:
-        """Keep the number of the batch that the image came in."""
-
-    def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Start the image."""
-        x = super().begin(x, mask)
-        self.grid = self.shape
-        self.place = torch.arange(x.shape[1], device=x.device)[None]
-        return x
-
-    def _reduce(self, reduction: Reduction, layer: int, x: Tensor, r: int) -> Tensor:
-        """Ahead of the first reduction put the patches in rows, as methods count on a grid."""
-        if not self.reduced:
-            self.slot = in_rows(*self.shape, self.tower.side, x.device)[None]
-            order = torch.cat([self.slot.argsort(1), self.place[:, self.slot.shape[1] :]], 1)
-            x, self.place = take(x, order), order
-            if self.qkv is not None:
-                q, k, v = (t[:, :, order[0]] for t in self.qkv)
-                self.qkv = q, k, v
-        return super()._reduce(reduction, layer, x, r)
-
-    def _follow(self, plan: Plan, n: int, layer: int) -> None:
-        super()._follow(plan, n, layer)
-        self.place = places(plan, self.place)
-        if plan.extra is None:
-            merged = 0 if plan.src is None else plan.src.shape[1]
-            self.dropped += n - plan.keep.shape[1] - merged
-
-    def groups(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (M,C) -> the groups that still have a token (1,L,4C), and (L,) which those are."""
-        four, C = self.tower.side**2, x.shape[1]
-        if not self.reduced:
-            x = x.reshape(1, -1, four * C)
-            return x, torch.arange(x.shape[1], device=x.device)
-        assert self.slot is not None
-        slot = self.slot.view(-1, four)
-        remaining = self._remaining(slot)
-        slot = slot[remaining]
-        there = (slot >= 0)[..., None]
-        patches = x[slot.clamp(min=0)] * there
-        mean = patches.sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        return torch.where(there, patches, mean.to(x.dtype)).reshape(1, -1, four * C), remaining
-
-    def _remaining(self, slot: Tensor) -> Tensor:
-        """(L,) groups that still have a token."""
-        if not slot.is_meta:
-            return (slot >= 0).any(1).nonzero()[:, 0]
-        gone = prod((self.dropped - i) / (slot.numel() - i) for i in range(slot.shape[1]))
-        return torch.arange(round(len(slot) * (1 - gone)), device=slot.device)
+    from bench.engine.families.qwen_vl import MergerTower, PackedTower
 
 
 class PackedPass(Pass):
     """An image encoder's pass over packed patches (N,C).
 
     Attributes:
-        images: the passes of the images; `lengths` says how many tokens each has now.
+        images: the passes of the images, and of each slice of a video in time; `lengths` says how
+            many tokens each has now.
+        slices: how many of these an image (1) or a video is made of.
     """
 
     tower: PackedTower
@@ -133,14 +51,17 @@ class PackedPass(Pass):
     def forward(
         self, plain: Callable[..., Any], hidden_states: Tensor, grid_thw: Tensor, **kw: Any
     ) -> Any:
-        """The image encoder as a whole, which says what shape its images have."""
-        shapes = full = [(h, w) for t, h, w in grid_thw.tolist() for _ in range(t)]
+        """The image encoder as a whole, which says what shape its images have.
+
+        It runs once for a prompt's images and once for its videos.
+        """
+        grids = grid_thw.tolist()
+        self.slices = [t for t, _, _ in grids]
+        shapes = full = [(h, w) for t, h, w in grids for _ in range(t)]
         if self.tower.size is not None:
             hidden_states, grid_thw = self.tower.smaller(hidden_states, full)
             shapes = [(h, w) for _, h, w in grid_thw.tolist()]
-            rows = [in_rows(*shape, self.tower.side) for shape in shapes]
-            at = [torch.stack([i // w, i % w], 1) for i, (_, w) in zip(rows, shapes, strict=True)]
-            kw["position_ids"] = torch.cat(at).to(hidden_states.device)
+            kw |= self.tower.positions(grid_thw, hidden_states.device)
         sizes = zip(shapes, full, strict=True)
         self.images = [OneImage(self.tower, self.reductions, *size) for size in sizes]
         self.number_batch()
@@ -149,7 +70,28 @@ class PackedPass(Pass):
         self.first = self.lengths = [h * w for h, w in shapes]
         readers = [reduction.reducer for reduction in self.upstream["projector"].reductions]
         self.reads = {block for r in readers for block in self.images[0].blocks_read(r)}
-        return plain(hidden_states, grid_thw=grid_thw, **kw)
+        out = plain(hidden_states, grid_thw=grid_thw, **kw)
+        projector: Any = self.upstream["projector"]
+        out.pooler_output = projector.tokens  # in rows
+        if projector.deep is not None:
+            out.deepstack_features = projector.deep.split(projector.tokens.shape[1], 1)
+        return out
+
+    def deepen(self, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Features (L,D) that DeepStack makes of the groups that remain; each image keeps its own.
+
+        Args:
+            plain: the merger behind the present block.
+            x: (M,C) tokens of all images.
+        """
+        appended = self.appends if self.layer < self.depth - 1 else 0
+        pieces = zip(self.images, x.split(self.lengths), strict=True)
+        groups = [image.groups(piece[: len(piece) - appended]) for image, piece in pieces]
+        y = plain(torch.cat([tokens for tokens, _ in groups], 1)[0].view(-1, x.shape[1]))
+        lengths = [len(at) for _, at in groups]
+        for image, tokens, (_, at) in zip(self.images, y.split(lengths), groups, strict=True):
+            image.deepen(tokens, at)
+        return y
 
     def block(
         self, layer: int, block: nn.Module, x: Tensor, position_embeddings: Any, **kw: Any
@@ -160,6 +102,10 @@ class PackedPass(Pass):
         kw["cu_seqlens"] = torch.tensor([0, *accumulate(n_in)], dtype=torch.int32)
         kw["position_embeddings"] = self._angles(position_embeddings)
         x = self.tower.attend(block, x, self, None, kw)
+        if layer in self.tower.windowed:
+            for observer in observe.OBSERVERS:
+                for image in self.images:
+                    observer.windows(self.tower.name, layer, image.parts().pairs)
         x = self._each(OneImage.after_attention, layer, x)
         x = self.tower.feed(block, x)
         for observer in observe.OBSERVERS:
@@ -202,60 +148,127 @@ class PackedPass(Pass):
         """The attention of the image whose turn it is."""
         image = next(self.turn)
         if self.layer in self.reads and not image.reduced:  # else groups are not whole
-            image.seen[self.layer] = Attended(q, k, v, None, scale)
-        if not self.reductions:
-            return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
-        return image.attention(q, k, v, mask, scale, inner, fused)
+            image.note(self.layer, q, k, v, scale)
+        if self.reductions:
+            return image.attention(q, k, v, mask, scale, inner, fused)
+        if self.layer in self.tower.windowed:
+            return image.within(q, k, v, mask, scale, inner, fused)
+        return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]
 
 
 class OneMerged(ProjectorPass):
-    """The pass of one image's groups."""
+    """The pass of the groups of one image, or of one video, frame after frame.
+
+    Attributes:
+        frames: how many equal parts its tokens have; 1 of an image, and once they are unequal.
+        deep: (1,L,K*D) DeepStack's features of these groups, of K blocks side by side; None where
+            there are none. They are merged as the groups are.
+    """
 
     tower: MergerTower  # type: ignore[assignment]
 
     def __init__(
-        self, tower: MergerTower, reductions: Sequence[Reduction], image: OneImage
+        self,
+        tower: MergerTower,
+        reductions: Sequence[Reduction],
+        images: Sequence[OneImage],
+        lengths: Sequence[int],
     ) -> None:
-        """Take over from the image encoder."""
+        """Take over from the image encoder, where each slice has so many tokens now."""
         super().__init__(tower, reductions)  # type: ignore[arg-type]
-        self.image, side = image, image.tower.side
-        self.shape = image.shape[0] // side, image.shape[1] // side
-        self.full = image.full[0] // side, image.full[1] // side
-        self.expected = prod(self.full)
-        self.seen = {} if image.reduced or image.appends else image.seen
+        self.image, self.images, self.lengths = images[0], images, lengths
+        side = self.image.tower.side
+        self.shape = self.image.shape[0] // side, self.image.shape[1] // side
+        self.full = self.image.full[0] // side, self.image.full[1] // side
+        self.expected = prod(self.full) * len(images)
+        self.seen, *more = [image.seen_in_rows() for image in images]
+        if more:
+            blocks = set(self.seen).intersection(*more)
+            self.seen = {
+                b: frame_by_frame([seen[b] for seen in (self.seen, *more)]) for b in blocks
+            }
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M,C) -> the groups that still have one (1,L,4C)."""
-        x, at = self.image.groups(x)
-        x = super().begin(x, mask)
-        rows, columns = self.shape
-        self.reduced = x.shape[1] < rows * columns
+        slices = zip(self.images, x.split(self.lengths), strict=True)
+        groups, places = zip(*(image.groups(tokens) for image, tokens in slices), strict=True)
+        x = super().begin(torch.cat(groups, 1), mask)
+        self.reduced = x.shape[1] < prod(self.shape) * len(groups)
         self.grid = None if self.reduced else self.shape
-        # of a smaller image: places on the grid that the model counts on
-        row = at // columns * self.full[0] // rows
-        self.place = (row * self.full[1] + at % columns * self.full[1] // columns)[None]
+        self.frames = 1 if self.reduced else len(groups)
+        self.place = torch.cat([self._placed(at, i) for i, at in enumerate(places)])[None]
+        deep = [
+            torch.cat(image.deep, 1)[at]
+            for image, at in zip(self.images, places, strict=True)
+            if image.deep
+        ]
+        self.deep = torch.cat(deep)[None] if deep else None
+        return x
+
+    def _placed(self, at: Tensor, frame: int) -> Tensor:
+        """(L,) places of a frame's groups among all that the model counts on.
+
+        Of a smaller image these are the places on the whole one's grid.
+        """
+        rows, columns = self.shape
+        row = at // columns * self.full[0] // rows + frame * self.full[0]
+        place: Tensor = row * self.full[1] + at % columns * self.full[1] // columns
+        return place
+
+    def _site(self, layer: int, x: Tensor) -> ProjectorSite:
+        site: ProjectorSite = super()._site(layer, x)
+        return replace(site, frames=self.frames)
+
+    def _follow(self, plan: Plan, n: int, layer: int) -> None:
+        super()._follow(plan, n, layer)
+        self.frames = 1 if self.grid is None else self.frames
+
+    def _applied(self, plan: Plan, x: Tensor) -> Tensor:
+        if self.deep is not None:
+            self.deep, _ = plan.apply(self.deep, self.size, self.vacant)
+        return super()._applied(plan, x)
+
+    def behind(self, x: Tensor, n_in: int) -> Tensor:
+        """Tokens (1,L,D) -> as many rows as the language model counts on; `deep` likewise."""
+        x = super().behind(x, n_in)
+        if self.deep is not None and self.removed:
+            self.deep = self._marked(self.deep)
         return x
 
 
 class MergerPass(ProjectorPass):
-    """The passes of all images between their encoder and the language model."""
+    """The passes of all images and videos between their encoder and the language model.
+
+    Attributes:
+        tokens: (G,D) what the language model gets, an image's groups in rows.
+        deep: (G,K*D) what DeepStack adds to these, of K blocks side by side; None without it.
+    """
 
     tower: MergerTower  # type: ignore[assignment]
 
     def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
         """Put groups together, act ahead of the merger, merge, act behind it. (M,C) -> (G,D)."""
         vision: Any = self.upstream["vision"]
-        images = [OneMerged(self.tower, self.reductions, image) for image in vision.images]
+        each, lengths = iter(vision.images), iter(vision.lengths)
+        images = [
+            OneMerged(self.tower, self.reductions, list(islice(each, n)), list(islice(lengths, n)))
+            for n in vision.slices
+        ]
         self.number_batch()
         for merged in images:
             merged.draw = self.draw
-        pieces = x.split(vision.lengths)
+        pieces = x.split([sum(image.lengths) for image in images])
         ahead = [image.ahead(piece) for image, piece in zip(images, pieces, strict=True)]
         y = self.tower.attend(block, torch.cat(ahead, 1)[0], self, None, {})
-        lengths = [groups.shape[1] for groups in ahead]
+        groups = [x.shape[1] for x in ahead]
         behind = [
             image.behind(tokens[None], n)
-            for image, tokens, n in zip(images, y.split(lengths), lengths, strict=True)
+            for image, tokens, n in zip(images, y.split(groups), groups, strict=True)
         ]
-        self.removed = sum(image.removed for image in images)
-        return torch.cat(behind, 1)[0]
+        removed = sum(image.removed for image in images)
+        # images may come ahead of videos, and features be shown once more
+        self.removed = removed if y.is_meta else max(removed, self.removed)
+        self.tokens = torch.cat(behind, 1)[0]
+        deep = [image.deep for image in images if image.deep is not None]
+        self.deep = torch.cat(deep, 1)[0] if deep else None
+        return self.tokens

@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL.
+"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL to 3.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -24,7 +24,7 @@ from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import FAMILIES, Family, VisionTower
 from bench.engine.families.language import DECODERS, LanguageTower
 from bench.engine.families.projector import ImagePass, ProjectorPass
-from bench.engine.families.qwen2_vl import MergerTower, PackedTower
+from bench.engine.families.qwen_vl import MergerTower, PackedTower
 from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
 from bench.engine.tower import Run, Tower, original, override
 
@@ -38,7 +38,7 @@ class Layout:
         language, projector, vision: attribute paths from the model.
         grid: image tokens are rearranged by where they are (crops put together, positions in two
             dimensions), so that each must stay at its own place; else they follow each other.
-        packed: the patches of all images lie in one sequence.
+        packed: the patches of all images lie in one sequence, and of videos likewise.
         reads_vision: the projector takes the image encoder's tokens themselves.
     """
 
@@ -54,14 +54,16 @@ class Layout:
 _LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
 _BLIP2 = ("language_projection", "vision_model")
 _OPT, _T5 = "language_model.model.decoder", "language_model.encoder"
-_QWEN2_VL = ("model.language_model", "model.visual.merger", "model.visual")
+_QWEN_VL = ("model.language_model", "model.visual.merger", "model.visual")
 
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
-    "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
+    "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN_VL, grid=True, packed=True),
+    "Qwen2_5_VLForConditionalGeneration": Layout("Qwen2.5-VL", *_QWEN_VL, grid=True, packed=True),
+    "Qwen3VLForConditionalGeneration": Layout("Qwen3-VL", *_QWEN_VL, grid=True, packed=True),
 }
 BLIP2_T5 = Layout("BLIP-2 with T5", _T5, *_BLIP2, reads_vision=False)
 
@@ -96,7 +98,7 @@ class MultimodalAdapter(Adapter):
         towers: dict[str, Tower] = {}
         vision, projector = (model.get_submodule(n) for n in (layout.vision, layout.projector))
         if layout.packed:
-            towers["vision"], towers["projector"] = PackedTower(vision), MergerTower(projector)
+            towers["vision"], towers["projector"] = PackedTower(vision), MergerTower(vision)
         else:
             kind = FAMILIES.get(type(vision).__name__)
             if kind is None:
@@ -107,7 +109,7 @@ class MultimodalAdapter(Adapter):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = LanguageTower(language, family, model)
+            towers["language"] = LanguageTower(language, family, model, layout.packed)
         return towers
 
 
