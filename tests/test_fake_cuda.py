@@ -62,7 +62,7 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/qwen_vl.py: PackedTower.positions": (
         3, "where images are made smaller: places, and weights of learned positions, are copied"
     ),
-    "bench/engine/families/one_image.py: OneImage._remaining": (
+    "bench/engine/families/one_image.py: grouped": (
         6, "where patches were dropped: which groups remain, once an image, of which there are "
         "two, and behind each of two blocks that DeepStack looks at"
     ),

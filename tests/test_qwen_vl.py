@@ -16,6 +16,8 @@ from bench.core import Plan, Reducer
 from bench.core.errors import BenchError, Unsupported
 from bench.core.kinds import Appender, InputReducer, LanguageReducer, ProjectorReducer
 from bench.core.registry import methods
+from bench.engine.families.one_image import OneImage
+from bench.engine.families.windows import Partition
 from bench.measure.closed_form import check_counters
 
 ENCODER = [name for name, cls in methods().items() if "vision" in cls.towers]
@@ -248,6 +250,48 @@ def test_images_do_not_meet_and_both_counters_agree(make: Any, way: str) -> None
         assert seen.tokens["vision"][4:8] == [(n - 3, n - 6) for n in sizes]
         with pytest.raises(BenchError, match="trace one at a time"):
             seen.position()
+
+
+@families
+def test_sizes_as_channels_of_keys_say_the_same(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does it, also within windows; both counters price it."""
+    model, batch = make(), tiny.alone(tiny.qwen_batch(1), 0)
+    with torch.no_grad(), bench.reduced(model, "crossget", r=4):
+        masked = model(**batch).logits
+        plain = bench.count_macs(model, **batch).total
+        monkeypatch.setattr(OneImage, "_by_channel", lambda self, q, fused: fused)
+        torch.testing.assert_close(model(**batch).logits, masked, atol=1e-4, rtol=1e-4)
+        counted, seen = bench.count_macs(model, **batch), bench.trace(model, **batch)
+        check_counters(model, seen, counted)
+    assert counted.total > plain
+
+
+def test_an_appended_token_sees_all_windows() -> None:
+    """CrossGET's, by hand: its query meets all keys, and each window has its key."""
+    model, given, calls = tiny.qwen2_5_vl(), images((4, 6)), []
+    within = Partition.attention
+
+    def noted(self: Partition, *args: Any) -> Tensor:
+        calls.append((self, *args[:3], within(self, *args)))
+        return calls[-1][-1]
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.no_grad(),
+        bench.reduced(model, "crossget", r=2),
+    ):
+        patch.setattr(Partition, "attention", noted)
+        encode(model, given)
+    partition, q, k, v, out = calls[0]  # two windows, of 16 patches and of 8
+    assert partition.pairs == [(16, 17), (8, 9), (1, 25)]
+    for rows, keys in (
+        (slice(0, 16), [*range(16), 24]),
+        (slice(16, 24), range(16, 25)),
+        (slice(24, 25), range(25)),
+    ):
+        met = list(keys)
+        weight = (q[:, :, rows] @ k[:, :, met].transpose(2, 3) / 4).softmax(-1)
+        torch.testing.assert_close(out[:, :, rows], weight @ v[:, :, met])
 
 
 class Looks(Reducer):

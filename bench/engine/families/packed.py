@@ -172,9 +172,9 @@ class OneMerged(ProjectorPass):
         tower: MergerTower,
         reductions: Sequence[Reduction],
         images: Sequence[OneImage],
-        lengths: Sequence[int],
+        lengths: Sequence[int] = (),
     ) -> None:
-        """Take over from the image encoder, where each slice has so many tokens now."""
+        """Take over from the image encoder; `lengths` are tokens of each slice of a video."""
         super().__init__(tower, reductions)  # type: ignore[arg-type]
         self.image, self.images, self.lengths = images[0], images, lengths
         side = self.image.tower.side
@@ -190,8 +190,9 @@ class OneMerged(ProjectorPass):
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens (M,C) -> the groups that still have one (1,L,4C)."""
-        slices = zip(self.images, x.split(self.lengths), strict=True)
-        groups, places = zip(*(image.groups(tokens) for image, tokens in slices), strict=True)
+        slices = x.split(self.lengths) if len(self.images) > 1 else (x,)
+        each = [image.groups(some) for image, some in zip(self.images, slices, strict=True)]
+        groups, places = zip(*each, strict=True)
         x = super().begin(torch.cat(groups, 1), mask)
         self.reduced = x.shape[1] < prod(self.shape) * len(groups)
         self.grid = None if self.reduced else self.shape
