@@ -29,6 +29,8 @@ TOLERANCE = 1e-5
 FAMILIES: dict[str, Callable[[], Any]] = {
     "timm": lambda: models.timm_vit(depth=2),
     "timm-registers": lambda: models.timm_vit(depth=2, reg_tokens=4),
+    "eva": lambda: models.eva(depth=2),
+    "beit": lambda: models.beit(depth=2),
     "clip": models.clip,
     "siglip": models.siglip,
     "hf-vit": models.hf_vit,

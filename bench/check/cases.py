@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import (
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
+    PreTrainedModel,
     ViltForQuestionAnswering,
 )
 
@@ -54,7 +54,7 @@ class Case:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.tower == "vision":
-                name = "x" if isinstance(model, VisionTransformer) else "pixel_values"
+                name = "pixel_values" if isinstance(model, PreTrainedModel) else "x"
                 return {name: models.images(self.batch)}
             ids = models.token_ids(self.batch)
         return {"input_ids": ids} | ({"attention_mask": (ids != 0).long()} if self.masked else {})
@@ -198,6 +198,8 @@ CASES = (
     Case("timm ViT", models.timm_vit, thorough=True),
     Case("timm no-class", _no_class),
     Case("timm registers", partial(models.timm_vit, reg_tokens=4)),
+    Case("timm Eva", models.eva),
+    Case("timm BEiT", models.beit),
     Case("CLIP vision", _clip, part="vision_model"),
     Case("CLIP text", _clip, "text", "text_model", thorough=True),
     Case("CLIP text masked", _clip, "text", "text_model", masked=True),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import (
@@ -43,10 +45,32 @@ def token_ids(batch: int = 2, length: int = 14) -> Tensor:
 
 
 def timm_vit(cls: Any = VisionTransformer, **kw: Any) -> Any:
-    """A timm VisionTransformer, 64 patches and a class token."""
+    """A timm VisionTransformer, or another class of its kind, 64 patches and a class token."""
     torch.manual_seed(0)
     shape = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
     return cls(**{**shape, "num_classes": 5, **kw}).eval()
+
+
+def eva(**kw: Any) -> Any:
+    """A timm Eva as DINOv3 is one: rotary embedding, registers, gains, average pooling."""
+    shape = {"num_reg_tokens": 2, "use_abs_pos_emb": False, "qkv_bias": False, "init_values": 0.5}
+    rope = {"use_rot_pos_emb": True, "rope_type": "dinov3", "rope_rotate_half": True}
+    return timm_vit(Eva, **{**shape, **rope, "head_init_scale": 0, **kw})
+
+
+def beit(**kw: Any) -> Any:
+    """A timm Beit with a bias of each block's own, and average pooling."""
+    shape = {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.5}
+    return varied(timm_vit(Beit, **{**shape, "head_init_scale": 0, **kw}))
+
+
+@torch.no_grad()
+def varied(model: Any) -> Any:
+    """The same model, noise added to each parameter whose values are all alike, as in training."""
+    for parameter in model.parameters():
+        if parameter.unique().numel() == 1:
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 def clip(attention: str = "sdpa", text_layers: int = 3) -> Any:
