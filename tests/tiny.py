@@ -18,13 +18,18 @@ from timm.models.vision_transformer import (
 )
 from timm.models.vision_transformer_relpos import ResPostRelPosBlock, VisionTransformerRelPos
 from torch import nn
+from transformers import DeiTForImageClassification
 
 from bench.check.models import (
     EOS,
     beit,
     clip,
+    deit,
     dinov2,
+    dinov2_registers,
+    dinov3,
     eva,
+    hf_beit,
     hf_vit,
     images,
     siglip,
@@ -39,8 +44,11 @@ __all__ = [
     "TIMM",
     "beit",
     "clip",
+    "deit",
     "dinov2",
+    "dinov3",
     "eva",
+    "hf_beit",
     "hf_vit",
     "images",
     "inputs",
@@ -134,6 +142,20 @@ MODELS: dict[str, Callable[[], Any]] = {
     "siglip": siglip,
     "hf-vit": hf_vit,
     "dinov2": dinov2,
+    "dinov2-registers": dinov2_registers,
+    "dinov3": dinov3,
+    "dinov3-eager": partial(dinov3, "eager"),
+    "deit": partial(deit, DeiTForImageClassification),
+    "deit-teacher": deit,
+    "hf-beit": hf_beit,
+    "hf-beit-shared": partial(
+        hf_beit,
+        "eager",
+        use_relative_position_bias=False,
+        use_shared_relative_position_bias=True,
+        use_absolute_position_embeddings=True,
+        use_mean_pooling=False,
+    ),
 }
 
 
@@ -153,4 +175,4 @@ def run(model: nn.Module, kw: dict[str, torch.Tensor]) -> torch.Tensor:
     out = model(**kw)
     if hasattr(out, "image_embeds"):
         return torch.cat([out.image_embeds.flatten(1), out.text_embeds.flatten(1)], 1)
-    return out.logits
+    return out.logits if "logits" in out else out.pooler_output

@@ -207,6 +207,8 @@ CASES = (
     Case("SigLIP text", _siglip, "text", "text_model"),
     Case("HF ViT", models.hf_vit),
     Case("DINOv2", models.dinov2),
+    Case("DINOv3", models.dinov3),
+    Case("BEiT", models.hf_beit),
     Joint("BLIP vision", _captioner, shorter=0),  # the same tower whatever the head
     Joint("BLIP matching text", partial(_matcher, **_text_first), "text"),
     Joint("BLIP questions text", partial(_answerer, **_text_first), "text"),

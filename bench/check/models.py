@@ -10,10 +10,18 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
     CLIPConfig,
     CLIPModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     Dinov2Config,
     Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SiglipConfig,
     SiglipModel,
     ViTConfig,
@@ -102,3 +110,32 @@ def dinov2() -> Any:
     torch.manual_seed(0)
     config = Dinov2Config(**{**VISION, "mlp_ratio": 2}, num_labels=5)
     return Dinov2ForImageClassification(config).eval()
+
+
+def dinov2_registers(attention: str = "sdpa") -> Any:
+    """Hugging Face DINOv2 with registers, and a classifier that reads the mean of all patches."""
+    torch.manual_seed(0)
+    shape = {**VISION, "mlp_ratio": 2, "num_register_tokens": 2}
+    config = Dinov2WithRegistersConfig(**shape, num_labels=5, attn_implementation=attention)
+    return Dinov2WithRegistersForImageClassification(config).eval()
+
+
+def dinov3(attention: str = "sdpa") -> Any:
+    """Hugging Face DINOv3, whose class token is read."""
+    torch.manual_seed(0)
+    shape = {**VISION, "num_register_tokens": 2, "use_gated_mlp": True, "layerscale_value": 0.5}
+    return DINOv3ViTModel(DINOv3ViTConfig(**shape, attn_implementation=attention)).eval()
+
+
+def deit(cls: Any = DeiTForImageClassificationWithTeacher) -> Any:
+    """Hugging Face DeiT, whose class token and distillation token are read."""
+    torch.manual_seed(0)
+    return varied(cls(DeiTConfig(**VISION, num_labels=5)).eval())
+
+
+def hf_beit(attention: str = "sdpa", **kw: Any) -> Any:
+    """Hugging Face BEiT with a classifier, which reads the mean of all patches."""
+    torch.manual_seed(0)
+    shape = {**VISION, "use_relative_position_bias": True, "layer_scale_init_value": 0.5, **kw}
+    config = BeitConfig(**shape, num_labels=5, attn_implementation=attention)
+    return varied(BeitForImageClassification(config).eval())
