@@ -94,6 +94,14 @@ def test_beit_biases_tokens_by_their_places(shared: bool) -> None:
     torch.testing.assert_close(last_tokens(again, again.beit.layers), y, atol=1e-5, rtol=1e-4)
 
 
+def test_beit_with_both_biases_adds_them() -> None:
+    both = {"use_relative_position_bias": True, "use_shared_relative_position_bias": True}
+    model, kw = hf_beit(**both), {"pixel_values": images(2)}
+    plain = run(model, kw)
+    with bench.reduced(model, "tome", r=lambda *_: 0):
+        assert torch.equal(run(model, kw), plain)
+
+
 @pytest.mark.parametrize("family", ["dinov2-registers", "hf-beit"])
 def test_a_mean_counts_a_merged_token_as_often_as_it_stands_for_patches(family: str) -> None:
     model = MODELS[family]()

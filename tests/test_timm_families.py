@@ -189,6 +189,7 @@ def test_an_appended_token_is_at_no_place() -> None:
     assert run.rows(table, 3, 9.0)[:, 0, :, 0].tolist() == [[2, 9], [1, 9]]
     assert run.pairs(bias)[1, 0, 3].tolist() == [19, 20, 21, 22, 0]
     assert run.pairs(bias)[0, 0, :, 3].tolist() == [5, 11, 17, 29, 0]
+    assert run.pairs(bias > 4)[0, 0, 0].tolist() == [False, False, False, True, True]
     run.changed = False
     assert run.rows(table, 3, 9.0) is table and run.pairs(bias) is bias
 

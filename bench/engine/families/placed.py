@@ -63,10 +63,12 @@ class PlacedPass(Pass):
     def pairs(self, bias: Tensor) -> Tensor:
         """What is added to logits by pairs of places, at the present tokens (B,H,M,M).
 
-        It is 0 where one of the two was appended. `bias` is (H,N,N), (1,H,N,N) or (B,H,N,N).
+        It changes nothing where one of the two was appended. `bias` is (H,N,N), (1,H,N,N) or
+        (B,H,N,N), or a mask of such a shape (True where a key is seen).
         """
         if not self.changed:
             return bias
-        bias = F.pad(bias, (0, self.appends, 0, self.appends))[(None,) * (4 - bias.dim())]
+        behind, neutral = (0, self.appends, 0, self.appends), bias.dtype == torch.bool
+        bias = F.pad(bias, behind, value=neutral)[(None,) * (4 - bias.dim())]
         rows = bias.take_along_dim(self.place[:, None, :, None], 2)
         return rows.take_along_dim(self.place[:, None, None, :], 3)
