@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_timm_families import BLOCK, Merge, merged, two_kinds
-from tiny import MODELS, deit, dinov3, hf_beit, images, run
+from tiny import MODELS, deit, dinov3, eva, hf_beit, images, run
 from torch import Tensor, nn
 from transformers import Siglip2Config, Siglip2Model
 
@@ -192,3 +193,57 @@ def test_a_saved_deit_keeps_both_of_its_heads(tmp_path: Path) -> None:
     assert isinstance(loaded, Classifier) and loaded.classes == 5
     pixels = images(2)
     assert torch.equal(loaded.logits(pixels), model(pixels).logits)
+
+
+def as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv3's weights by the names that timm's `Eva` gives them."""
+    renamed = (
+        ("embeddings.cls_token", "cls_token"),
+        ("embeddings.register_tokens", "reg_token"),
+        ("embeddings.patch_embeddings", "patch_embed.proj"),
+        ("model.layer.", "blocks."),
+        ("attention.o_proj", "attn.proj"),
+        ("layer_scale1.lambda1", "gamma_1"),
+        ("layer_scale2.lambda1", "gamma_2"),
+        ("mlp.up_proj", "mlp.fc1"),
+        ("mlp.down_proj", "mlp.fc2"),
+    )
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for old, new in renamed:
+            name = name.replace(old, new)
+        if "mask_token" in name or "k_proj" in name or "v_proj" in name:
+            continue
+        if "q_proj" in name:
+            others = [state[key] for key in siblings(name)]
+            name, value = name.replace("attention.q_proj", "attn.qkv"), torch.cat([value, *others])
+        weights[name] = value
+    return weights
+
+
+def siblings(name: str) -> list[str]:
+    """Of a block's query projection, by timm's name of the block, those of keys and values."""
+    own = name.replace("blocks.", "model.layer.")
+    return [own.replace("q_proj", part) for part in ("k_proj", "v_proj")]
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"), [("none", {}), ("tome", {"r": 6}), ("evit", {"keep_rate": 0.7})]
+)
+def test_dinov3_is_reduced_alike_in_both_libraries(method: str, budget: dict[str, Any]) -> None:
+    ours = dinov3(use_gated_mlp=False, query_bias=False, value_bias=False)
+    shape = {
+        "rope_temperature": 100.0,
+        "mlp_ratio": 2,
+        "norm_layer": partial(nn.LayerNorm, eps=1e-5),
+    }
+    theirs = eva(**shape, global_pool="token", num_classes=0)
+    theirs.load_state_dict(as_timm(ours.state_dict()))
+    answers = []
+    for model, call in ((ours, "pixel_values"), (theirs, "x")):
+        torch.manual_seed(4)
+        arguments = {call: images(2)}
+        with bench.reduced(model, method, **budget):
+            out = model(**arguments)
+        answers.append(getattr(out, "pooler_output", out))
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-4)

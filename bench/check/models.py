@@ -120,11 +120,12 @@ def dinov2_registers(attention: str = "sdpa") -> Any:
     return Dinov2WithRegistersForImageClassification(config).eval()
 
 
-def dinov3(attention: str = "sdpa") -> Any:
+def dinov3(attention: str = "sdpa", **kw: Any) -> Any:
     """Hugging Face DINOv3, whose class token is read."""
     torch.manual_seed(0)
-    shape = {**VISION, "num_register_tokens": 2, "use_gated_mlp": True, "layerscale_value": 0.5}
-    return DINOv3ViTModel(DINOv3ViTConfig(**shape, attn_implementation=attention)).eval()
+    shape = {"num_register_tokens": 2, "use_gated_mlp": True, "layerscale_value": 0.5, **kw}
+    config = DINOv3ViTConfig(**VISION, **shape, attn_implementation=attention)
+    return DINOv3ViTModel(config).eval()
 
 
 def deit(cls: Any = DeiTForImageClassificationWithTeacher) -> Any:
