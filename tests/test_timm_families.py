@@ -15,6 +15,8 @@ from tiny import TIMM, eva, images, timm_vit
 from torch import Tensor, nn
 
 import bench
+from bench.check.cases import CASES
+from bench.check.kit import check
 from bench.core import Plan, Reducer, Site, Unsupported
 from bench.engine.families.placed import PlacedPass
 from bench.engine.tower import override
@@ -185,13 +187,15 @@ def test_an_appended_token_is_at_no_place() -> None:
     run = PlacedPass(tower, [])
     run.changed, run.appends = True, 1
     run.place = torch.tensor([[0, 1, 2, 4, 6], [0, 1, 2, 3, 6]])  # three of a prefix, one appended
-    table, bias = torch.arange(1.0, 4)[:, None], torch.arange(1.0, 37).view(1, 6, 6)
-    assert run.rows(table, 3, 9.0)[:, 0, :, 0].tolist() == [[2, 9], [1, 9]]
+    table = torch.tensor([[1.0, 4], [2, 5], [3, 6]])
+    bias = torch.arange(1.0, 37).view(1, 6, 6)
+    turned = run.rows(table, 3, (0.0, 1.0))
+    assert turned[:, 0].tolist() == [[[2, 5], [0, 1]], [[1, 4], [0, 1]]]
     assert run.pairs(bias)[1, 0, 3].tolist() == [19, 20, 21, 22, 0]
     assert run.pairs(bias)[0, 0, :, 3].tolist() == [5, 11, 17, 29, 0]
     assert run.pairs(bias > 4)[0, 0, 0].tolist() == [False, False, False, True, True]
     run.changed = False
-    assert run.rows(table, 3, 9.0) is table and run.pairs(bias) is bias
+    assert run.rows(table, 3, (0.0, 1.0)) is table and run.pairs(bias) is bias
 
 
 class Unknown(vision_transformer.Block):
@@ -240,3 +244,9 @@ def test_angles_of_a_smaller_image(family: str) -> None:
         shrunk = model(x)
     with override(small.patch_embed, "forward", lambda image: seen[0]):
         torch.testing.assert_close(shrunk, small(x))
+
+
+def test_the_order_of_patches_means_something_where_blocks_are_told_of_it() -> None:
+    (case,) = [case for case in CASES if case.name == "timm Eva"]
+    (finding,) = check("tome", cases=[case], properties=["permutation"])
+    assert (finding.status, finding.says) == ("n/a", "blocks are told where each token is")

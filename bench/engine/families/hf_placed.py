@@ -40,7 +40,7 @@ class RotaryTower(VisionTower):
     def attend(self, block: Any, x: Tensor, run: Any, mask: Tensor | None, kw: Any) -> Tensor:
         """The attention's half; no angle for what a method appended."""
         cos, sin = kw["position_embeddings"]
-        angles = run.rows(cos, self.prefix, 1.0), run.rows(sin, self.prefix, 0.0)
+        angles = run.rows(cos, self.prefix, (1.0,)), run.rows(sin, self.prefix, (0.0,))
         return super().attend(block, x, run, mask, {**kw, "position_embeddings": angles})
 
     def seers(self) -> Sequence[Any]:

@@ -8,6 +8,7 @@ Shape suffixes: B batch, H heads, N tokens at first, M tokens that remain, D cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,20 +43,23 @@ class PlacedPass(Pass):
     def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
         return mask if mask is None else self.pairs(mask)
 
-    def rows(self, table: Tensor, first: int, neutral: float) -> Tensor:
+    def rows(self, table: Tensor, first: int, neutral: Sequence[float]) -> Tensor:
         """A table by places at the present tokens; the table itself while these are all.
 
         Args:
             table: (N-first,D) or (H,N-first,D).
             first: tokens in front that it has no rows for.
-            neutral: what an appended token gets.
+            neutral: what an appended token gets, a number for each of so many equal parts of D.
 
         Returns:
             (B,1,M-first,D) or (B,H,M-first,D).
         """
         if not self.changed:
             return table
-        table = F.pad(table, (0, 0, 0, self.appends), value=neutral)
+        if self.appends:
+            parts = zip(table.chunk(len(neutral), -1), neutral, strict=True)
+            behind = (0, 0, 0, self.appends)
+            table = torch.cat([F.pad(part, behind, value=value) for part, value in parts], -1)
         place = self.place[:, first:] - first
         at: Tensor = table.index_select(-2, place.flatten()).unflatten(-2, place.shape)
         return at[:, None] if table.dim() == 2 else at.transpose(0, 1)
@@ -68,7 +72,9 @@ class PlacedPass(Pass):
         """
         if not self.changed:
             return bias
-        behind, neutral = (0, self.appends, 0, self.appends), bias.dtype == torch.bool
-        bias = F.pad(bias, behind, value=neutral)[(None,) * (4 - bias.dim())]
+        bias = bias[(None,) * (4 - bias.dim())]
+        if self.appends:
+            behind, neutral = (0, self.appends, 0, self.appends), bias.dtype == torch.bool
+            bias = F.pad(bias, behind, value=neutral)
         rows = bias.take_along_dim(self.place[:, None, :, None], 2)
         return rows.take_along_dim(self.place[:, None, None, :], 3)

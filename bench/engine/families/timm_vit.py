@@ -168,9 +168,7 @@ class EvaTower(TimmTower):
             return {}
         if rope.dim() > 3:
             raise Unsupported("patch dropout beside rotary embedding cannot be reduced")
-        sin, cos = rope.chunk(2, -1)
-        parts = run.rows(sin, self.prefix, 0.0), run.rows(cos, self.prefix, 1.0)
-        return {"rope": torch.cat(parts, -1)}
+        return {"rope": run.rows(rope, self.prefix, (0.0, 1.0))}
 
     @contextlib.contextmanager
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
