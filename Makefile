@@ -2,7 +2,7 @@
 # make test    set up, run the tests on the CPU
 # make check   set up, ruff + mypy + the import walls + the documentation's links
 # make gpu     GPU tests, then the cost suites in bf16 and fp16    (no network; one line where there is no GPU)
-# make docs    renew the table of methods, build the documentation into site/
+# make docs    renew the tables of methods and of timm's names, build the documentation into site/
 # make report  rebuild the reports of all suites from the records, without torch
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -72,9 +72,10 @@ format: $(STAMP)
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-# The table of methods is made from the register.
+# The table of methods is made from the register, those of timm's names by trying them.
 docs: $(STAMP)
 	@$(PY) tests/test_docs.py
+	@$(PY) tests/test_timm_names.py
 	@$(BUILD_DOCS)
 	@echo "documentation: site/index.html"
 

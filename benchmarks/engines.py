@@ -29,10 +29,14 @@ TOLERANCE = 1e-5
 FAMILIES: dict[str, Callable[[], Any]] = {
     "timm": lambda: models.timm_vit(depth=2),
     "timm-registers": lambda: models.timm_vit(depth=2, reg_tokens=4),
+    "eva": lambda: models.eva(depth=2),
+    "beit": lambda: models.beit(depth=2),
     "clip": models.clip,
     "siglip": models.siglip,
     "hf-vit": models.hf_vit,
     "dinov2": models.dinov2,
+    "dinov3": models.dinov3,
+    "hf-beit": models.hf_beit,
 }
 
 
@@ -49,9 +53,9 @@ def answer(out: Any) -> Tensor:
     """Return one tensor of all that a model answers."""
     if isinstance(out, Tensor):
         return out
-    return (
-        torch.cat([out.image_embeds, out.text_embeds], 1) if "image_embeds" in out else out.logits
-    )
+    if "image_embeds" in out:
+        return torch.cat([out.image_embeds, out.text_embeds], 1)
+    return out.logits if "logits" in out else out.pooler_output
 
 
 def difference(family: str, method: str) -> float:

@@ -25,11 +25,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from transformers.models.beit.modeling_beit import BeitRelativePositionBias
+from transformers.models.dinov3_vit import modeling_dinov3_vit
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings
 
 ROOT = Path(__file__).resolve().parents[1]
 MODE = FakeTensorMode()
 ITEM_BY_ITEM = FakeTensor.tolist  # which no mode sees, and which raises
+INDEX, CENTRES = "generate_relative_position_index", "get_patches_center_coordinates"  # kept
 ASKED_WHOLE = ViltEmbeddings.visual_embed
 ASKING = {
     "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__contains__", "is_nonzero",
@@ -179,12 +182,19 @@ def gpu(answers: Answers | None = None) -> Iterator[list[Wait]]:
     with (
         patch.object(FakeTensor, "tolist", Tensor.tolist),
         patch.object(ViltEmbeddings, *_whole(mode)),
+        patch.object(BeitRelativePositionBias, *_uncached(BeitRelativePositionBias, INDEX)),
+        patch.object(modeling_dinov3_vit, *_uncached(modeling_dinov3_vit, CENTRES)),
         torch.no_grad(),
         MODE,
         Watching(waits),
         mode,
     ):
         yield waits
+
+
+def _uncached(holder: Any, name: str) -> tuple[str, Any]:
+    """What transformers would keep for real passes: it has no values."""
+    return name, staticmethod(getattr(holder, name).__wrapped__)
 
 
 def _whole(mode: Recording | Replaying) -> tuple[str, Any]:

@@ -37,7 +37,14 @@ def comparing(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize(
     ("family", "method"),
-    [("timm", "tome"), ("timm", "crossget"), ("dinov2", "evit"), ("siglip", "random")],
+    [
+        ("timm", "tome"),
+        ("timm", "crossget"),
+        ("eva", "tome"),
+        ("beit", "random"),
+        ("dinov2", "evit"),
+        ("siglip", "random"),
+    ],
 )
 def test_code_of_a_pass_says_what_the_eager_pass_says(
     comparing: ModuleType, family: str, method: str

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import (
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
+    PreTrainedModel,
     ViltForQuestionAnswering,
 )
 
@@ -54,7 +54,7 @@ class Case:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.tower == "vision":
-                name = "x" if isinstance(model, VisionTransformer) else "pixel_values"
+                name = "pixel_values" if isinstance(model, PreTrainedModel) else "x"
                 return {name: models.images(self.batch)}
             ids = models.token_ids(self.batch)
         return {"input_ids": ids} | ({"attention_mask": (ids != 0).long()} if self.masked else {})
@@ -208,6 +208,8 @@ CASES = (
     Case("timm ViT", models.timm_vit, thorough=True),
     Case("timm no-class", _no_class),
     Case("timm registers", partial(models.timm_vit, reg_tokens=4)),
+    Case("timm Eva", models.eva),
+    Case("timm BEiT", models.beit),
     Case("CLIP vision", _clip, part="vision_model"),
     Case("CLIP text", _clip, "text", "text_model", thorough=True),
     Case("CLIP text masked", _clip, "text", "text_model", masked=True),
@@ -215,6 +217,8 @@ CASES = (
     Case("SigLIP text", _siglip, "text", "text_model"),
     Case("HF ViT", models.hf_vit),
     Case("DINOv2", models.dinov2),
+    Case("DINOv3", models.dinov3),
+    Case("BEiT", models.hf_beit),
     Joint("BLIP vision", _captioner, shorter=0),  # the same tower whatever the head
     Joint("BLIP matching text", partial(_matcher, **_text_first), "text"),
     Joint("BLIP questions text", partial(_answerer, **_text_first), "text"),

@@ -5,13 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
     CLIPConfig,
     CLIPModel,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
     Dinov2Config,
     Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SiglipConfig,
     SiglipModel,
     ViTConfig,
@@ -43,10 +53,32 @@ def token_ids(batch: int = 2, length: int = 14) -> Tensor:
 
 
 def timm_vit(cls: Any = VisionTransformer, **kw: Any) -> Any:
-    """A timm VisionTransformer, 64 patches and a class token."""
+    """A timm VisionTransformer, or another class of its kind, 64 patches and a class token."""
     torch.manual_seed(0)
     shape = {"img_size": 32, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
     return cls(**{**shape, "num_classes": 5, **kw}).eval()
+
+
+def eva(**kw: Any) -> Any:
+    """A timm Eva as DINOv3 is one: rotary embedding, registers, gains, average pooling."""
+    shape = {"num_reg_tokens": 2, "use_abs_pos_emb": False, "qkv_bias": False, "init_values": 0.5}
+    rope = {"use_rot_pos_emb": True, "rope_type": "dinov3", "rope_rotate_half": True}
+    return timm_vit(Eva, **{**shape, **rope, "head_init_scale": 0, **kw})
+
+
+def beit(**kw: Any) -> Any:
+    """A timm Beit with a bias of each block's own, and average pooling."""
+    shape = {"use_abs_pos_emb": False, "use_rel_pos_bias": True, "init_values": 0.5}
+    return varied(timm_vit(Beit, **{**shape, "head_init_scale": 0, **kw}))
+
+
+@torch.no_grad()
+def varied(model: Any) -> Any:
+    """The same model, noise added to each parameter whose values are all alike, as in training."""
+    for parameter in model.parameters():
+        if parameter.unique().numel() == 1:
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 def clip(attention: str = "sdpa", text_layers: int = 3) -> Any:
@@ -78,3 +110,33 @@ def dinov2() -> Any:
     torch.manual_seed(0)
     config = Dinov2Config(**{**VISION, "mlp_ratio": 2}, num_labels=5)
     return Dinov2ForImageClassification(config).eval()
+
+
+def dinov2_registers(attention: str = "sdpa") -> Any:
+    """Hugging Face DINOv2 with registers, and a classifier that reads the mean of all patches."""
+    torch.manual_seed(0)
+    shape = {**VISION, "mlp_ratio": 2, "num_register_tokens": 2}
+    config = Dinov2WithRegistersConfig(**shape, num_labels=5, attn_implementation=attention)
+    return Dinov2WithRegistersForImageClassification(config).eval()
+
+
+def dinov3(attention: str = "sdpa", **kw: Any) -> Any:
+    """Hugging Face DINOv3, whose class token is read."""
+    torch.manual_seed(0)
+    shape = {"num_register_tokens": 2, "use_gated_mlp": True, "layerscale_value": 0.5, **kw}
+    config = DINOv3ViTConfig(**VISION, **shape, attn_implementation=attention)
+    return DINOv3ViTModel(config).eval()
+
+
+def deit(cls: Any = DeiTForImageClassificationWithTeacher) -> Any:
+    """Hugging Face DeiT, whose class token and distillation token are read."""
+    torch.manual_seed(0)
+    return varied(cls(DeiTConfig(**VISION, num_labels=5)).eval())
+
+
+def hf_beit(attention: str = "sdpa", **kw: Any) -> Any:
+    """Hugging Face BEiT with a classifier, which reads the mean of all patches."""
+    torch.manual_seed(0)
+    shape = {**VISION, "use_relative_position_bias": True, "layer_scale_init_value": 0.5, **kw}
+    config = BeitConfig(**shape, num_labels=5, attn_implementation=attention)
+    return varied(BeitForImageClassification(config).eval())

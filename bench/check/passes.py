@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.check.probe import Broken, NotApplicable, Probe, Seen
 from bench.core import Learner, Plan, Reducer, Site
 from bench.core.kinds import is_adaptive
+from bench.engine.families.placed import PlacedPass
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 
@@ -77,6 +78,8 @@ def permutation(probe: Probe) -> str:
     """
     if probe.tower.name == "text":
         raise NotApplicable("the order of a text means something")
+    if issubclass(probe.tower.pass_class, PlacedPass):
+        raise NotApplicable("blocks are told where each token is")
     measured = not probe.resizes and _is_equivariant(probe)
     declared = getattr(probe.method, "equivariant", None)
     stated = "equivariant" if measured else "position-dependent"

@@ -145,6 +145,10 @@ class Tower(ABC):
         """Tokens of another sequence that a block reads, of its arguments after the first."""
         return 0
 
+    def on_places(self, block: Any) -> Mapping[str, int]:
+        """Submodules of a block that run on places and not on tokens: on how many rows, by path."""
+        return {}
+
     def counts(self, x: Tensor, y: Tensor, kw: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Tokens into a block (B,N,C) and out of it (B,M,C), of each sequence that it holds."""
         return [(x.shape[1], y.shape[1])]

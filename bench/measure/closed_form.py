@@ -8,7 +8,7 @@ backend nobody counted, a trace that missed a block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -23,7 +23,12 @@ TOLERANCE = 0.005
 # The engine may carry the token sizes through fused attention as so many extra channels of q, k
 # and v (one used, the rest to please flash kernels).
 SIZE_CHANNELS = 8
-_QUERY = ("qkv", "q_proj", "query", "q")
+# The layer that makes queries, by its name in an attention module, and how wide these are.
+_QUERY: dict[str, Callable[[nn.Linear], int]] = {
+    "qkv": lambda layer: layer.out_features // 3,
+    "in_proj": lambda layer: layer.in_features,  # beside an MLP's input
+    **dict.fromkeys(("q_proj", "query", "q"), lambda layer: layer.out_features),
+}
 _KEY_AND_VALUE = ("key", "value", "k", "v")
 
 
@@ -41,6 +46,7 @@ def block_macs(
     cross_parts: Iterable[str] = (),
     read: int = 0,
     keys: int | None = None,
+    on_places: Mapping[str, int] | None = None,
 ) -> int:
     """MACs of one Transformer block on one sample.
 
@@ -54,24 +60,29 @@ def block_macs(
         cross_parts: likewise of a branch after the reduction that reads another sequence.
         read: tokens that it reads; 0 where it does not run.
         keys: tokens that each of the `n_in` meets in the attention; by default those themselves.
+        on_places: as `Tower.on_places`.
 
     Raises:
         BenchError: no query projection was found, so the attention's width is unknown.
     """
     before, after = (_modules(block, names) for names in (attn_parts, mlp_parts))
-    width, heads = _queries(block, before)
-    per_token = [
-        sum(_layer_macs(layer, width, heads) for layer in half) for half in (before, after)
-    ]
+    width, heads, attentions = _queries(block, before)
+    rows = {
+        id(layer): n for path, n in (on_places or {}).items() for layer in _modules(block, [path])
+    }
     products = 2 * n_in * (n_in if keys is None else keys) * (width + heads * size_channels)
-    total = n_in * per_token[0] + n_out * per_token[1] + products
+    total = attentions * products + sum(
+        rows.get(id(layer), n) * _layer_macs(layer, width, heads)
+        for n, half in ((n_in, before), (n_out, after))
+        for layer in half
+    )
     return total + (_cross_macs(block, n_out, read, cross_parts) if read else 0)
 
 
 def _cross_macs(block: nn.Module, n: int, read: int, parts: Iterable[str]) -> int:
     """MACs of `n` tokens reading so many others: keys and values are made of what is read."""
     modules = _modules(block, parts)
-    width, heads = _queries(block, modules)
+    width, heads, _ = _queries(block, modules)
     keys_and_values = {
         id(layer)
         for module in modules
@@ -99,20 +110,24 @@ def _layer_macs(layer: nn.Module, width: int, heads: int) -> int:
     return 0
 
 
-def _queries(block: nn.Module, modules: Iterable[nn.Module]) -> tuple[int, int]:
-    """Width of all queries together, and the number of heads (1 where no module tells)."""
-    width, heads = 0, 1
-    for module in modules:
+def _queries(block: nn.Module, modules: Iterable[nn.Module]) -> tuple[int, int, int]:
+    """Width of all queries together, the number of heads (1 where no module tells), of attentions.
+
+    Those that stand side by side are alike: width and heads are of one.
+    """
+    width, heads, attentions = 0, 1, 0
+    for module in (block, *modules):
         heads = getattr(module, "num_heads", getattr(module, "num_attention_heads", heads))
         for name, layer in module.named_children():
             if name in _QUERY and isinstance(layer, nn.Linear):
-                width = layer.out_features // (3 if name == "qkv" else 1)
+                width = _QUERY[name](layer)
+                attentions += 1
     if not width:
         raise BenchError(
             f"no query projection ({', '.join(_QUERY)}) in {type(block).__name__}; "
             "add its name to bench/measure/closed_form.py"
         )
-    return width, heads
+    return width, heads, attentions
 
 
 def block_forms(model: nn.Module, trace: Any, count: MacCount) -> dict[str, int]:
@@ -166,10 +181,11 @@ def _form(
     Sizes go through attention as extra channels or not; which of the two, the counted MACs tell.
     """
     parts, counted = (part.attn_parts, part.mlp_parts), _counted(count, names[id(block)])
+    places = part.on_places(block)
     plain, wider = (
         samples
         * sum(
-            block_macs(block, n_in, n_out, *parts, extra, part.cross_parts, read, keys)
+            block_macs(block, n_in, n_out, *parts, extra, part.cross_parts, read, keys, places)
             for (n_in, n_out), read, keys in runs
         )
         for extra in (0, SIZE_CHANNELS)

@@ -65,8 +65,10 @@ def class_for(name: str, config: Any) -> Any:
         )
     if speaks(config.model_type):
         auto = transformers.AutoModelForImageTextToText
-    elif any("ImageClassification" in a for a in config.architectures or []):
+    elif any(a.endswith("ImageClassification") for a in config.architectures or []):
         auto = transformers.AutoModelForImageClassification
+    elif "DeiTForImageClassificationWithTeacher" in (config.architectures or []):
+        auto = transformers.DeiTForImageClassificationWithTeacher  # with both of its heads
     else:
         auto = transformers.AutoModel
     with torch.device("meta"):
@@ -120,7 +122,7 @@ def describe(
             vocabulary=int(text.vocab_size),
             end_token=getattr(text, "eos_token_id", None),
         )
-    if type(model).__name__.endswith("ForImageClassification"):
+    if "ForImageClassification" in type(model).__name__:
         return Classifier(**fields, classes=int(model.config.num_labels))
     return Encoder(**fields)
 

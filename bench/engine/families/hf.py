@@ -1,13 +1,14 @@
-"""Adapters for Hugging Face encoders: CLIP (both towers), SigLIP (both), ViT, DINOv2.
+"""Adapters for Hugging Face encoders: CLIP and SigLIP (both towers), ViT, DeiT, DINOv2.
 
-Another family of this kind is a line in `FAMILIES`.
+Another family of this kind is a line in `FAMILIES`. Those whose blocks are told where tokens are
+have a file of their own (`hf_placed`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -75,9 +76,12 @@ FAMILIES = {
     "ViTModel": _VIT_MODEL,
     "Dinov2Model": _DINOV2,
     "Dinov2Backbone": _DINOV2,
+    "Dinov2WithRegistersModel": replace(_DINOV2, title="DINOv2 with registers"),
+    "DeiTModel": replace(_VIT_MODEL, title="DeiT"),
 }
-# their classifiers take a plain mean over the original positions
-_MEAN_HEADS = ("Dinov2ForImageClassification", "SiglipForImageClassification")
+_MEAN_HEADS = [  # their classifiers take a plain mean over the original positions
+    f"{name}ForImageClassification" for name in ("Dinov2", "Dinov2WithRegisters", "Siglip")
+]
 
 
 class HuggingFaceAdapter(Adapter):
@@ -195,9 +199,13 @@ class VisionTower(HuggingFaceTower):
     """Image tower; without a class token (SigLIP) every token is a patch."""
 
     def __init__(self, part: Any, family: Family) -> None:
-        """A class token is the whole prefix."""
+        """The prefix: the class token, DeiT's distillation token, registers."""
         super().__init__(part, family)
-        self.prefix = self.n_protected = int(family.has_class)
+        embed = getattr(part, "embeddings", None)
+        registers = getattr(embed, "register_tokens", None)
+        more = 0 if registers is None else registers.shape[1]
+        more += hasattr(embed, "distillation_token")
+        self.prefix = self.n_protected = family.has_class + more
 
     @property
     def has_anchor(self) -> bool:
@@ -217,11 +225,16 @@ class VisionTower(HuggingFaceTower):
 
     @contextlib.contextmanager
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
-        """Shrink the image in front of the embeddings, which resample their position table."""
-        embed = self.part.embeddings
-        smaller = partial(_smaller, embed, size, self.part.config.patch_size)
-        with override(embed, "forward", smaller):
+        """Shrink the image for whoever sees it; embeddings resample their position table."""
+        with contextlib.ExitStack() as stack:
+            for module in self.seers():
+                smaller = partial(_smaller, module, size, self.part.config.patch_size)
+                stack.enter_context(override(module, "forward", smaller))
             yield
+
+    def seers(self) -> Sequence[Any]:
+        """The modules that get the image, all of which must see the same."""
+        return [self.part.embeddings]
 
 
 def _smaller(

@@ -1,62 +1,69 @@
-"""Adapter for timm's `VisionTransformer` (ViT, DeiT, DINOv2, AugReg, CLIP image towers, ...)."""
+"""Adapter for timm's plain vision transformers: VisionTransformer, Eva, Beit and one like Beit.
+
+A tower is made of what the model does around its blocks; how a block is split, its class says
+(`timm_blocks`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
+from bench.engine.families.placed import PlacedPass
+from bench.engine.families.timm_blocks import Positions, split_of
 from bench.engine.forward import Pass
 from bench.engine.tower import Run, Tower, original, override, shrink
 
 
-class TimmVitAdapter(Adapter):
-    """timm's VisionTransformer, which timm and others subclass."""
-
-    supports = ("timm VisionTransformer (ViT, DeiT, DINOv2, AugReg, SigLIP and CLIP image towers)",)
-
-    def matches(self, model: nn.Module) -> bool:
-        """Whether it is timm's class or a subclass of it."""
-        return isinstance(model, VisionTransformer)
-
-    def towers(self, model: Any) -> dict[str, Tower]:
-        """The one vision tower.
-
-        Raises:
-            Unsupported: the blocks are of a kind that is not split here (parallel, RoPE, ...).
-        """
-        for i, block in enumerate(model.blocks):
-            attn = getattr(block, "attn", None)
-            if type(block) is not Block or not hasattr(attn, "qkv"):
-                raise Unsupported(
-                    f"block {i} is a {type(block).__name__} with {type(attn).__name__}; only "
-                    "timm's plain pre-norm Block with fused-qkv Attention is supported"
-                )
-        return {"vision": TimmTower(model)}
-
-
 class TimmTower(Tower):
-    """The blocks of a timm VisionTransformer; sizes weight an average pooling at the end."""
+    """The blocks of a timm vision transformer; sizes weight whatever pools them at the end.
 
-    pass_class = Pass
-    attn_parts = ("norm1", "attn", "ls1", "drop_path1")
-    mlp_parts = ("norm2", "mlp", "ls2", "drop_path2")
+    Attributes:
+        shape: rows and columns of the present images' patches, where the model takes any size.
+    """
+
+    pass_class: ClassVar[type[Any]] = Pass
 
     def __init__(self, model: Any) -> None:
-        """Read the token layout off the model."""
+        """Read the token layout off the model.
+
+        Raises:
+            Unsupported: its blocks, or what pools its tokens, are of a kind that is not known.
+        """
         self.model = model
         self.name = "vision"
         self.blocks = model.blocks
+        self.split = split_of(model.blocks)
+        self.attn_parts, self.mlp_parts = self.split.of(model.blocks[0])
         self.prefix = self.n_protected = model.num_prefix_tokens
         self.averages = model.global_pool not in ("", "token")
+        self.restores = self.averages and not hasattr(model, "pool")
+        self.shape: tuple[int, int] | None = None
+        pool = getattr(model, "attn_pool", None)
+        if pool is not None and "attn_mask" not in inspect.signature(pool.forward).parameters:
+            raise Unsupported(
+                f"the {type(pool).__name__} of this timm version takes no mask, by which it would "
+                "see merged tokens as often as they stand for patches"
+            )
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return int(self.model.embed_dim)
 
     @property
     def has_anchor(self) -> bool:
@@ -68,41 +75,74 @@ class TimmTower(Tower):
         return x.new_zeros(x.shape[0], dtype=torch.long) if self.has_anchor else None
 
     def grid(self, patches: int) -> tuple[int, int] | None:
-        """The patch embedding's own grid, else a square one."""
-        rows, columns = self.model.patch_embed.grid_size
-        return (rows, columns) if rows * columns == patches else super().grid(patches)
+        """The present images' grid, else the patch embedding's own, else a square one."""
+        for shape in (self.shape, self.model.patch_embed.grid_size):
+            if shape is not None and prod(shape) == patches:
+                return (shape[0], shape[1])
+        return super().grid(patches)
 
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
-        """norm1, attention with the run's size bias, LayerScale, residual add."""
+        """The attention's half, told of places as far as the model knows any."""
         if mask is not None or kw.get("attn_mask") is not None or kw.get("is_causal"):
             raise Unsupported("masked attention in a timm ViT is not supported under reduction")
-        y = _attention(block.attn, block.norm1(x), run)
-        return x + block.drop_path1(block.ls1(y))  # type: ignore[no-any-return]
+        return self.split.attend(block, x, run, self.positions(block, run, kw))
+
+    def positions(self, block: Any, run: Any, kw: Any) -> Positions:
+        """What a block's attention is told of the present tokens' places."""
+        return {}
+
+    def feed(self, block: Any, x: Tensor) -> Tensor:
+        """The MLP's half."""
+        return self.split.feed(block, x)
 
     @contextlib.contextmanager
     def install(self, run: Run) -> Iterator[None]:
-        """Weight average pooling by the token sizes, so that a merged token counts for its own."""
-        with override(self.model, "pool", partial(self._pool, run)):
+        """Weight the pooling by sizes, so that a merged token counts for its own; note grids."""
+        model = self.model
+        with contextlib.ExitStack() as stack:
+            if self.restores:
+                stack.enter_context(override(model.norm, "forward", partial(self._norm, run)))
+            elif hasattr(model, "pool"):
+                stack.enter_context(override(model, "pool", partial(self._pool, run)))
+            if getattr(model, "dynamic_img_size", False):
+                stack.enter_context(override(model, "_pos_embed", self._noting_shape))
             yield
+
+    def _norm(self, run: Run, x: Tensor) -> Tensor:
+        return run.restore(original(self.model.norm)(x))
 
     def _pool(self, run: Run, x: Tensor, pool_type: str | None = None) -> Tensor:
         model = self.model
         kind = model.global_pool if pool_type is None else pool_type
-        if model.attn_pool is not None or kind not in ("avg", "avgmax"):
+        with_prefix = getattr(model, "pool_include_prefix", model.attn_pool is not None)
+        first = 0 if with_prefix else model.num_prefix_tokens
+        if model.attn_pool is not None:
+            bias = run.size_bias(x.dtype)
+            seen = None if bias is None else bias[..., first:]
+            return model.attn_pool(x[:, first:], attn_mask=seen)  # type: ignore[no-any-return]
+        if kind not in ("avg", "avgmax"):
             return original(model, "pool")(x, pool_type)  # type: ignore[no-any-return]
-        first = 0 if model.pool_include_prefix else model.num_prefix_tokens
         size = run.size[:, first:].to(x.dtype)
         mean = (x[:, first:] * size).sum(1) / size.sum(1)
         return mean if kind == "avg" else 0.5 * (x[:, first:].amax(1) + mean)
 
+    def _noting_shape(self, x: Tensor) -> Any:
+        self.shape = (x.shape[1], x.shape[2])
+        return original(self.model, "_pos_embed")(x)
+
     @contextlib.contextmanager
     def resize(self, size: Callable[..., Any]) -> Iterator[None]:
         """Shrink the image in front of the patch embedding; timm resamples the position table."""
+        if not hasattr(self.model, "dynamic_img_size"):
+            raise Unsupported(
+                f"timm's {type(self.model).__name__} has biases by places of one image size, so "
+                "its input cannot be resized"
+            )
         embed = self.model.patch_embed
         forward = original(embed)
 
         def smaller(image: Tensor, *args: Any, **kw: Any) -> Tensor:
-            to = size(*image.shape[-2:], tuple(embed.patch_size))
+            to = size(*image.shape[-2:], tuple(embed.feat_ratio(as_scalar=False)))
             return forward(shrink(image, to), *args, **kw)  # type: ignore[no-any-return]
 
         from timm.layers.format import Format
@@ -116,31 +156,87 @@ class TimmTower(Tower):
             yield
 
 
-def _attention(attn: Any, x: Tensor, run: Run) -> Tensor:
-    B, N, _ = x.shape
-    gate = getattr(attn, "gate", None)
-    qkv = attn.qkv(x).reshape(B, N, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)
-    q, k = attn.q_norm(q), attn.k_norm(k)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    inner = partial(_sdpa, dropout=dropout) if attn.fused_attn else partial(_eager, attn=attn)
-    y = run.attention(q, k, v, None, attn.scale, inner, fused=attn.fused_attn)
-    y = y.transpose(1, 2).reshape(B, N, -1)
-    norm = getattr(attn, "norm", None)
-    y = y if norm is None else norm(y)
-    if gate is not None:
-        y = y * gate(x).sigmoid()
-    return attn.proj_drop(attn.proj(y))  # type: ignore[no-any-return]
+class EvaTower(TimmTower):
+    """Rotary embedding, in most models, turns queries and keys by their tokens' places."""
+
+    pass_class = PlacedPass
+
+    def positions(self, block: Any, run: Any, kw: Any) -> Positions:
+        """Sines and cosines; no angle for what a method appended."""
+        rope = kw.get("rope")
+        if rope is None:
+            return {}
+        if rope.dim() > 3:
+            raise Unsupported("patch dropout beside rotary embedding cannot be reduced")
+        return {"rope": run.rows(rope, self.prefix, (0.0, 1.0))}
+
+    @contextlib.contextmanager
+    def resize(self, size: Callable[..., Any]) -> Iterator[None]:
+        """Also renew the angles where they are kept for one size of image."""
+        rope, embed = self.model.rope, self.model.patch_embed
+        with super().resize(size), contextlib.ExitStack() as stack:
+            if isinstance(getattr(rope, "pos_embed", None), Tensor):
+                patch = embed.feat_ratio(as_scalar=False)
+                to = size(*embed.img_size, tuple(patch))
+                smaller = copy.deepcopy(rope)
+                smaller.update_feat_shape([n // p for n, p in zip(to, patch, strict=True)])
+                angles = lambda shape=None: smaller.get_embed()  # noqa: E731
+                stack.enter_context(override(rope, "get_embed", angles))
+            yield
 
 
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float
-) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+class BiasedTower(TimmTower):
+    """Attention is biased by how its tokens lie to each other, in each block or in all alike."""
+
+    pass_class = PlacedPass
+
+    def positions(self, block: Any, run: Any, kw: Any) -> Positions:
+        """The bias of the block, of those shared by all, or their sum."""
+        shared = (value for name, value in kw.items() if name.startswith("shared_rel_pos"))
+        biases = [bias for bias in (_bias(block.attn), *shared) if bias is not None]
+        return {"bias": run.pairs(sum(biases[1:], biases[0]))} if biases else {}
+
+    def on_places(self, block: Any) -> dict[str, int]:
+        """The network that makes a bias of distances, one for each pair of rows and of columns."""
+        table = getattr(getattr(block.attn, "rel_pos", None), "rel_coords_log", None)
+        return {} if table is None else {"attn.rel_pos": table[..., 0].numel()}
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, attn: Any) -> Tensor:
-    logits = (q * scale) @ k.transpose(-2, -1)
-    if mask is not None:
-        logits = logits + mask
-    return attn.attn_drop(logits.softmax(-1)) @ v  # type: ignore[no-any-return]
+def _bias(attn: Any) -> Tensor | None:
+    """(1,H,N,N) what an attention module adds to its logits by places."""
+    if getattr(attn, "rel_pos", None) is not None:
+        return attn.rel_pos.get_bias()  # type: ignore[no-any-return]
+    if getattr(attn, "relative_position_bias_table", None) is not None:
+        return attn._get_rel_pos_bias()  # type: ignore[no-any-return]
+    return None
+
+
+TOWERS: dict[type[nn.Module], type[TimmTower]] = {
+    VisionTransformer: TimmTower,
+    Eva: EvaTower,
+    Beit: BiasedTower,
+    VisionTransformerRelPos: BiasedTower,
+}
+
+
+class TimmVitAdapter(Adapter):
+    """timm's plain vision transformers, which timm and others subclass."""
+
+    supports = (
+        "timm VisionTransformer (ViT, DeiT, DINOv2, AugReg, SigLIP and CLIP image towers)",
+        "timm Eva (EVA, EVA-02, DINOv3, Perception Encoder, RoPE-ViT)",
+        "timm Beit and VisionTransformerRelPos",
+    )
+
+    def matches(self, model: nn.Module) -> bool:
+        """Whether it is one of timm's classes or a subclass of one."""
+        return isinstance(model, tuple(TOWERS))
+
+    def towers(self, model: Any) -> dict[str, Tower]:
+        """The one vision tower.
+
+        Raises:
+            Unsupported: the blocks are of a kind that is not split here.
+        """
+        kind = next(tower for cls, tower in TOWERS.items() if isinstance(model, cls))
+        return {"vision": kind(model)}

@@ -48,8 +48,8 @@ class HuggingFace(Source):
     def listing(cls) -> Mapping[str, str]:
         about = "by its shape, with --random-weights and without a hub"
         return {
-            "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DINOv2, BLIP, ViLT, LLaVA, "
-            "LLaVA-NeXT, BLIP-2, Qwen2-VL, Qwen2.5-VL, Qwen3-VL",
+            "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DeiT, BEiT, DINOv2, DINOv3, BLIP, "
+            "ViLT, LLaVA, LLaVA-NeXT, BLIP-2, Qwen2-VL, Qwen2.5-VL, Qwen3-VL",
             "FOLDER": "a folder written by save_pretrained, or by `train --method`",
             **dict.fromkeys(shapes(), about),
         }

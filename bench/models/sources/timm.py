@@ -17,6 +17,8 @@ from bench.models.loaded import Classifier, Encoder, Loaded
 from bench.models.loading import fetching, quiet
 from bench.models.tensors import checked, fill
 
+KINDS = ("*vit*", "*deit*", "eva*", "beit*")  # of names that are near misses
+
 
 @dataclass(frozen=True)
 class Timm(Source):
@@ -39,14 +41,15 @@ class Timm(Source):
 
     @classmethod
     def listing(cls) -> Mapping[str, str]:
-        about = "any timm VisionTransformer; timm:NAME@FILE takes its weights from a file"
+        about = "timm's vit*, deit*, eva*, beit*; timm:NAME@FILE takes its weights from a file"
         return {"timm:NAME": about}
 
     def check(self, random_weights: bool = False) -> None:
         import timm
 
         if not timm.is_model(self.model):
-            hint = near_miss(self.model, timm.list_models("*vit*") + timm.list_models("*deit*"))
+            known = [name for kind in KINDS for name in timm.list_models(kind)]
+            hint = near_miss(self.model, known)
             raise BenchError(f"unknown timm model '{self.model}'{hint}")
         try:
             timm.models.get_pretrained_cfg(self.model)
