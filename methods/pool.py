@@ -24,6 +24,7 @@ class Pool(Reducer):
 
     The new grid is the largest that keeps no more tokens than asked for; a cell is the
     size-weighted mean of its patches (adaptive average pooling; a 2 by 2 stride at keep_rate 0.25).
+    Of a video each frame is pooled.
     """
 
     max_share: ClassVar[float] = 1.0
@@ -38,14 +39,16 @@ class Pool(Reducer):
         """
         if grid is None:
             raise Unsupported("method 'pool' needs patches in a grid, and here they form none")
-        rows, columns = coarser(grid, max(tokens - r, 1))
-        return tokens - rows * columns
+        frames = tokens // (grid[0] * grid[1])
+        rows, columns = coarser(grid, max((tokens - r) // frames, 1))
+        return tokens - frames * rows * columns
 
     def plan(self, site: Site, r: int) -> Plan:
         """The first patch of a cell stays, the others merge into it."""
         n, prefix = site.x.shape[1], site.prefix
         rows, columns = site.grid or (1, n - prefix)
-        to = coarser((rows, columns), rows * columns - r)
+        frames = (n - prefix) // (rows * columns)
+        to = coarser((rows, columns), rows * columns - r // frames)
         device = site.x.device
         row = torch.arange(rows, device=device) * to[0] // rows
         column = torch.arange(columns, device=device) * to[1] // columns
@@ -53,8 +56,12 @@ class Pool(Reducer):
         first = (row.diff(prepend=row[:1] - 1) > 0)[:, None] & (
             column.diff(prepend=column[:1] - 1) > 0
         )
-        order = (~first.flatten()).to(torch.int8).argsort(dim=0, stable=True)
-        stay, gone = order[: to[0] * to[1]], order[to[0] * to[1] :]
+        first, cells = first.flatten(), to[0] * to[1]
+        if frames > 1:
+            frame = torch.arange(frames, device=device)[:, None]
+            first, cell = first.repeat(frames), (frame * cells + cell).flatten()
+        order = (~first).to(torch.int8).argsort(dim=0, stable=True)
+        stay, gone = order[: frames * cells], order[frames * cells :]
         keep = torch.cat([torch.arange(prefix, device=device), stay + prefix])
         batch = site.x.shape[0]
         return Plan(

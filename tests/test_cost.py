@@ -31,6 +31,8 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("llava-hf/llava-1.5-7b-hf", 7.063, 576, 36),
         ("llava-1.5-13b-hf", 13.351, 576, 0),
         ("llava-v1.6-vicuna-7b-hf", 7.063, 576 + 48 * 49, 4),
+        ("llava-onevision-qwen2-0.5b-ov-hf", 0.894, 729 + 81 * 82, 4),
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.031, 729 + 81 * 82, 4),
         ("Qwen/Qwen2-VL-7B-Instruct", 8.291, 324, 36),
         ("blip2-opt-2.7b", 3.745, 32, 8),
         ("Salesforce/blip2-flan-t5-xl", 3.877, 32, 8),

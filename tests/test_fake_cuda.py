@@ -54,6 +54,9 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/decoder.py: LanguagePass._alive": (
         1, "where the projector removed tokens: how many of each prompt, once a prompt"
     ),
+    "bench/engine/families/crops.py: CropsPass.packed": (
+        1, "the sizes of a batch's images, which the model else asks for one by one"
+    ),
     "bench/engine/families/packed.py: PackedPass.forward": (
         2, "the sizes of a batch's images; where they are made smaller, places that are copied"
     ),

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from bench.check.multimodal import (
     IMAGE,
     PAD,
+    VIDEO,
     WORDS,
     alone,
     blip2,
@@ -25,11 +27,13 @@ from bench.check.multimodal import (
     qwen2_vl,
     qwen2_vl_batch,
 )
+from bench.check.tiles import onevision, onevision_batch, onevision_videos
 
 __all__ = [
     "IMAGE",
     "MODELS",
     "PAD",
+    "VIDEO",
     "WORDS",
     "alone",
     "answers",
@@ -41,10 +45,14 @@ __all__ = [
     "llava_batch",
     "llava_next",
     "llava_next_batch",
+    "onevision",
+    "onevision_batch",
+    "onevision_videos",
     "pixels",
     "prompts",
     "qwen2_vl",
     "qwen2_vl_batch",
+    "words_of",
 ]
 
 
@@ -54,9 +62,34 @@ def answers(model: Any, batch: Mapping[str, Tensor], new: int, **kw: Any) -> Ten
     return out[:, -new:]
 
 
+SAID = {"what": 3, "is": 4, "this": 5, "red": 6, "USER": 7, "ASSISTANT": 8, ":": 9, "?": 10}
+
+
+def words_of(image: str, video: str = "") -> PreTrainedTokenizerFast:
+    """A tokenizer that knows a few words and these placeholders."""
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as kinds
+
+    places = {image: IMAGE} | ({video: VIDEO} if video else {})
+    vocabulary = {"<pad>": PAD, "<s>": 1, "<unk>": 2, **SAID, **places}
+    words = Tokenizer(kinds.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        additional_special_tokens=list(places),
+    )
+
+
 MODELS: dict[str, tuple[Callable[..., Any], Callable[[int], dict[str, Tensor]]]] = {
     "LLaVA": (llava, llava_batch),
     "LLaVA-NeXT": (llava_next, llava_next_batch),
+    "LLaVA-OneVision": (onevision, onevision_batch),
     "BLIP-2": (blip2, blip2_batch),
     "BLIP-2 T5": (blip2_t5, blip2_t5_batch),
     "Qwen2-VL": (qwen2_vl, qwen2_vl_batch),

@@ -157,6 +157,8 @@ class ProjectorSite(Site):
             `also_reads`, in the order in which it names them.
         joins: patches that a token is made of, side by side (Qwen2-VL: 4); q, k and v are then
             those of the patches, `joins` after each other for each token.
+        frames: the tokens are so many equal consecutive parts, one a frame of a video; 1 for an
+            image. `grid` is that of one frame.
         image_embeds: (B,N,E) the tokens in the joint space of the CLIP that the encoder came from,
             not normalised; None for a method without `reads_words`.
         text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the
@@ -165,6 +167,7 @@ class ProjectorSite(Site):
 
     further: tuple[ProjectorSite, ...] = ()
     joins: int = 1
+    frames: int = 1
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
 

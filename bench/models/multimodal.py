@@ -33,6 +33,7 @@ WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 l
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
+_BY_PROMPT = ("llava_onevision",)  # processors that treat several images of a prompt otherwise
 _PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
 
 
@@ -57,7 +58,9 @@ class PromptedModel(Multimodal):
         texts = [self._prompt(len(shown), q) for shown, q in zip(images, questions, strict=True)]
         for i, answer in enumerate(answers):
             texts[i] = f"{texts[i]} {answer} {words.eos_token}"
-        pictures = [image.convert("RGB") for shown in images for image in shown]
+        pictures: list[Any] = [[image.convert("RGB") for image in shown] for shown in images]
+        if self.model.config.model_type not in _BY_PROMPT:
+            pictures = [image for shown in pictures for image in shown]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
         settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
         inputs = dict(processor(text=texts, images=pictures or None, **settings))
@@ -172,8 +175,9 @@ def noise(
 ) -> dict[str, Tensor]:
     """Return a prompt with one image of noise and so many random words, the same in each sample.
 
-    The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops. Without values
-    it may stand for so many `tokens` as one likes, the language model alone being of interest.
+    The image is as large as the model takes without making its tokens fewer: LLaVA-NeXT and
+    LLaVA-OneVision cut it into crops. Without values it may stand for so many `tokens` as one
+    likes, the language model alone being of interest.
     """
     g = torch.Generator().manual_seed(0)
     config, (whole, parts) = model.config, _image(model)
@@ -203,14 +207,16 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
     projector: Any = adapter_for(model).towers(model)["projector"]
     side, tokens = vision.image_size, projector.whole
     square = (getattr(vision, "num_channels", 3), side, side)
-    if config.model_type != "llava_next":
+    if not hasattr(config, "image_grid_pinpoints"):
         return tokens, {"pixel_values": (1, *square)}
-    height, width = max(config.image_grid_pinpoints, key=lambda size: size[0] * size[1])
+    most = int(getattr(config, "vision_aspect_ratio", "1000").removeprefix("anyres_max_"))
+    sizes = [size for size in config.image_grid_pinpoints if size[0] * size[1] <= most * side**2]
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
     down, across = height // side, width // side
     patches = side // vision.patch_size
     tokens += down * patches * (across * patches + 1)  # every row ends in a newline
-    sizes = torch.tensor([[height, width]])
-    return tokens, {"pixel_values": (1, 1 + down * across, *square), "image_sizes": sizes}
+    shape = (1, 1 + down * across, *square)
+    return tokens, {"pixel_values": shape, "image_sizes": torch.tensor([[height, width]])}
 
 
 @contextlib.contextmanager

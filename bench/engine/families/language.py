@@ -35,11 +35,12 @@ class LanguageTower(HuggingFaceTower):
     prefix = 0
     n_protected = 0
 
-    def __init__(self, part: Any, family: Family, model: Any) -> None:
-        """Find its parts; RoPE with one axis can be renumbered."""
+    def __init__(self, part: Any, family: Family, model: Any, videos: bool = False) -> None:
+        """Find its parts; RoPE with one axis can be renumbered. Its prompts may have `videos`."""
         super().__init__(part, family)
         if not getattr(self.blocks[0], "do_layer_norm_before", True):
             raise Unsupported("an OPT with the norm after attention (350m) is not supported")
+        self.videos = videos
         self.model, self.final_norm = model, getattr(part, family.final_norm)
         self.rotates = hasattr(part, "rotary_emb")
         self.renumbers = self.rotates and "VL" not in type(part).__name__
@@ -58,12 +59,15 @@ class LanguageTower(HuggingFaceTower):
         forward = update_wrapper(partial(run.forward, plain), plain)
         stack.enter_context(override(self.part, "forward", forward))
         owner = getattr(self.model, "model", None)
-        if hasattr(owner, "get_video_features"):
+        if hasattr(owner, "get_video_features") and not self.videos:
             stack.enter_context(override(owner, "get_video_features", _no_videos))
 
     def image_of(self, ids: Tensor) -> Tensor:
         """(B,N) which tokens of a prompt are the image's."""
-        layout: Tensor = getattr(self.model, "_prompt_layout", ids == image_token_id(self.model))
+        image = ids == image_token_id(self.model)
+        if (video := getattr(self.model.config, "video_token_id", None)) is not None:
+            image = image | (ids == video)
+        layout: Tensor = getattr(self.model, "_prompt_layout", image)
         return layout
 
     @property

@@ -7,7 +7,7 @@ model's own code expects: those of removed tokens are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -143,45 +143,41 @@ class ProjectorPass(Pass):
                 x = self._step(reduction, 0, x)
             x = x[:, self.hidden :]
         self._drop_hidden()
-        for observer in observe.OBSERVERS:
-            observer.block(self.tower.name, 0, n_in, x.shape[1])
+        self._report(n_in, x.shape[1])
         missing = self.expected - x.shape[1]
         self.removed = len(x) * missing
         return self._marked(x) if missing > 0 else x
 
-    def packed(
-        self, plain: Callable[..., Any], *args: Any, image_newline: Tensor, **kw: Any
-    ) -> Any:
-        """The model's crops put together, their new lines marked as removed if other tokens are."""
-        if not self.removed:
-            return plain(*args, image_newline=image_newline, **kw)
-        without, _ = plain(*args, image_newline=None, **kw)
-        tokens, lengths = plain(
-            *args, image_newline=torch.full_like(image_newline, torch.nan), **kw
-        )
-        self.removed += sum(map(len, tokens)) - sum(map(len, without))
-        return tokens, lengths
+    def _report(self, n_in: int, n_out: int) -> None:
+        """Tell observers how many tokens methods were shown, and how many they left."""
+        for observer in observe.OBSERVERS:
+            observer.block(self.tower.name, 0, n_in, n_out)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The features (I,M,C) that the model selected, or those with their class token."""
-        self.changed = self.merged = self.reduced = self.padded = False
-        self.fixed, self.anchor, self.class_stays = self.tower.prefix, None, False
-        if self.tower.has_vision:
-            image = self.image = cast("ImagePass", self.upstream["vision"])
-            x, self.size, self.place = image.features, image.features_size, image.features_place
+        self.fixed = self.tower.prefix
+        image = cast("ImagePass", self.upstream["vision"]) if self.tower.has_vision else None
+        x = self._begun(x if image is None else image.features)
+        if image is not None:
+            self.image, self.size, self.place = image, image.features_size, image.features_place
             self.reduced, n = image.reduced, x.shape[1] + image.cut
             seen = {b: a for b, a in image.seen.items() if a.q.shape[2] == n}
             self.seen = {block: a.first(x.shape[1]) for block, a in seen.items()}
             if image.initial - self.fixed < self.tower.patches:
                 self.place = self._scaled(self.place, image.initial - self.fixed)
-        else:
-            self.size = torch.ones(*x.shape[:2], 1, device=x.device)
-            self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        self.grid = self.tower.grid(self.first) if not self.reduced else None
+        return x
+
+    def _begun(self, x: Tensor) -> Tensor:
+        """The tokens (I,M,C) that methods start with, none removed yet; class tokens in front."""
+        self.changed = self.merged = self.reduced = self.padded = self.class_stays = False
+        self.slot = self.anchor = None
         self.features: Tensor | None = x
         self.first = x.shape[1] - self.fixed
-        self.grid = self.tower.grid(self.first) if not self.reduced else None
-        self.protect = (torch.arange(x.shape[1], device=x.device) < self.fixed).expand(len(x), -1)
-        self.slot = None
+        self.size = torch.ones(*x.shape[:2], 1, device=x.device)
+        position = torch.arange(x.shape[1], device=x.device)
+        self.place = position.expand(len(x), -1)
+        self.protect = (position < self.fixed).expand(len(x), -1)
         if self.fixed:
             self.anchor = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return x

@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL.
+"""Adapters for multimodal language models: the LLaVAs, BLIP-2, Qwen2-VL.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
+from bench.engine.families.crops import CropsPass
 from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import FAMILIES, Family, VisionTower
 from bench.engine.families.language import DECODERS, LanguageTower
@@ -39,6 +40,7 @@ class Layout:
         grid: image tokens are rearranged by where they are (crops put together, positions in two
             dimensions), so that each must stay at its own place; else they follow each other.
         packed: the patches of all images lie in one sequence.
+        crops: an image has crops that are put together, or frames of a video that are pooled.
         reads_vision: the projector takes the image encoder's tokens themselves.
     """
 
@@ -48,6 +50,7 @@ class Layout:
     vision: str
     grid: bool = False
     packed: bool = False
+    crops: bool = False
     reads_vision: bool = True
 
 
@@ -59,7 +62,10 @@ _QWEN2_VL = ("model.language_model", "model.visual.merger", "model.visual")
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
-    "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
+    "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True, crops=True),
+    "LlavaOnevisionForConditionalGeneration": Layout(
+        "LLaVA-OneVision", *_LLAVA, grid=True, crops=True
+    ),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
 }
@@ -102,12 +108,14 @@ class MultimodalAdapter(Adapter):
             if kind is None:
                 raise Unsupported(f"the image encoder {type(vision).__name__} is not supported")
             towers["vision"] = image = ImageTower(vision, kind, model, layout)
-            towers["projector"] = ProjectorTower(projector, image, model, layout)
+            towers["projector"] = (CropsTower if layout.crops else ProjectorTower)(
+                projector, image, model, layout
+            )
         if has_encoder(model):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = LanguageTower(language, family, model)
+            towers["language"] = LanguageTower(language, family, model, layout.crops)
         return towers
 
 
@@ -181,16 +189,30 @@ class ProjectorTower(Tower):
 
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:
-        """Note which words belong to which image, and leave new lines out, if a method has it so.
+        """Note which words belong to which image, if a method has to know."""
+        with noting_prompts(self.model, run) if run.worded else contextlib.nullcontext():
+            yield
 
-        New lines stand where the crops of an image are put together.
-        """
+
+class CropsTower(ProjectorTower):
+    """The same where crops are put together behind it, or frames of a video are pooled."""
+
+    pass_class = CropsPass
+
+    @contextlib.contextmanager
+    def install(self, run: Any) -> Iterator[None]:
+        """Follow the tokens up to the prompt."""
+        owner = self.owner
+        ours: dict[str, Any] = {"pack_image_features": partial(run.packed, self.owner)}
+        if hasattr(owner, "get_video_features"):
+            plain = original(owner, "get_video_features")
+            # generate() goes by the names of its arguments
+            ours["get_video_features"] = update_wrapper(partial(run.videos, plain), plain)
+            ours["apply_pooling"] = partial(run.pooled, original(owner, "apply_pooling"))
         with contextlib.ExitStack() as stack:
-            if run.worded:
-                stack.enter_context(noting_prompts(self.model, run))
-            if not run.newlines and hasattr(self.owner, "pack_image_features"):
-                pack = partial(run.packed, original(self.owner, "pack_image_features"))
-                stack.enter_context(override(self.owner, "pack_image_features", pack))
+            stack.enter_context(super().install(run))
+            for name, function in ours.items():
+                stack.enter_context(override(owner, name, function))
             yield
 
 
@@ -204,7 +226,7 @@ def prompt_layout(model: nn.Module, image: Tensor) -> Iterator[None]:
 
     def unchecked(ids: Any, inputs_embeds: Tensor, *args: Any, **kw: Any) -> Any:
         mask = image.to(inputs_embeds.device)[..., None]
-        return (mask, mask) if "VL" in type(owner).__name__ else mask
+        return (mask, mask) if hasattr(owner, "get_video_features") else mask
 
     with (
         override(model, "_prompt_layout", image),

@@ -1,0 +1,63 @@
+"""Tiny language models of the real classes that see images in crops, tiles or frames of a video.
+
+As in `bench.check.multimodal`, weights are seeded and prompts padded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from bench.check.multimodal import (
+    AROUND,
+    ENCODER,
+    IMAGE,
+    LLAMA,
+    VIDEO,
+    Batch,
+    cropped,
+    pixels,
+    prompts,
+    ready,
+    unpadded,
+)
+
+_SIGLIP = {**ENCODER, "model_type": "siglip_vision_model", "vision_use_head": False}
+
+
+def onevision(blocks: int = 6) -> Any:
+    """LLaVA-OneVision: crops of 36 patches, without a class token; no more than two are in rows."""
+    torch.manual_seed(0)
+    config = LlavaOnevisionConfig(
+        vision_config=_SIGLIP,
+        text_config={**LLAMA, "model_type": "qwen2", "num_hidden_layers": blocks},
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+        vision_aspect_ratio="anyres_max_2",
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+    )
+    return ready(LlavaOnevisionForConditionalGeneration(config))
+
+
+def onevision_batch(n: int = 4, seed: int = 0) -> Batch:
+    """The same images; those of more than two crops are made smaller."""
+    return cropped(n, seed, _onevision_tokens)
+
+
+def _onevision_tokens(height: int, width: int) -> int:
+    """The same where the grid is made smaller, by its area compared with that of two crops."""
+    rows, columns = unpadded(height, width)
+    ratio = (rows * columns / (2 * 36)) ** 0.5
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+    return 36 + rows * (columns + 1)
+
+
+def onevision_videos(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts with a video of three frames each, of 9 tokens, and a new line behind."""
+    batch = prompts([28] * n, AROUND[:n], seed)
+    ids = batch["input_ids"]
+    values = pixels(3 * n, seed=seed).view(n, 3, 3, 24, 24)
+    return {**batch, "input_ids": ids.where(ids != IMAGE, VIDEO), "pixel_values_videos": values}
