@@ -60,8 +60,14 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/packed.py: PackedPass.forward": (
         2, "the sizes of a batch's images; where they are made smaller, places that are copied"
     ),
-    "bench/engine/families/packed.py: OneImage._remaining": (
+    "bench/engine/families/packed.py: grouped": (
         2, "where patches were dropped: which groups remain, once an image, of which there are two"
+    ),
+    "bench/engine/families/joined.py: JoinedImagePass.forward": (
+        1, "whether an image is padded, right behind the model's own look at them"
+    ),
+    "bench/engine/families/joined.py: JoinedPass._tiles": (
+        1, "the same: how many groups of each image remain"
     ),
     "bench/engine/families/vilt.py: ViltTower._ordered": (
         1, "whether images fill their pixels, right behind the model's own look at them"

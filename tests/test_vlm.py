@@ -17,7 +17,7 @@ from bench.core.kinds import LanguageReducer
 
 NEW = 6
 FAMILIES = list(tiny.MODELS)
-CLASSLESS = ("LLaVA-OneVision", "Qwen2-VL")  # image encoders without a class token
+CLASSLESS = ("LLaVA-OneVision", "SmolVLM", "Qwen2-VL")  # image encoders without a class token
 
 
 class Ahead(Reducer):

@@ -27,7 +27,16 @@ from bench.check.multimodal import (
     qwen2_vl,
     qwen2_vl_batch,
 )
-from bench.check.tiles import onevision, onevision_batch, onevision_videos
+from bench.check.tiles import (
+    idefics3,
+    internvl,
+    internvl_batch,
+    onevision,
+    onevision_batch,
+    onevision_videos,
+    smolvlm,
+    smolvlm_batch,
+)
 
 __all__ = [
     "IMAGE",
@@ -45,6 +54,9 @@ __all__ = [
     "llava_batch",
     "llava_next",
     "llava_next_batch",
+    "idefics3",
+    "internvl",
+    "internvl_batch",
     "onevision",
     "onevision_batch",
     "onevision_videos",
@@ -52,6 +64,8 @@ __all__ = [
     "prompts",
     "qwen2_vl",
     "qwen2_vl_batch",
+    "smolvlm",
+    "smolvlm_batch",
     "words_of",
 ]
 
@@ -65,8 +79,8 @@ def answers(model: Any, batch: Mapping[str, Tensor], new: int, **kw: Any) -> Ten
 SAID = {"what": 3, "is": 4, "this": 5, "red": 6, "USER": 7, "ASSISTANT": 8, ":": 9, "?": 10}
 
 
-def words_of(image: str, video: str = "") -> PreTrainedTokenizerFast:
-    """A tokenizer that knows a few words and these placeholders."""
+def words_of(image: str, video: str = "", **marks: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows a few words and these placeholders; `marks` are its attributes."""
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers import models as kinds
 
@@ -83,6 +97,7 @@ def words_of(image: str, video: str = "") -> PreTrainedTokenizerFast:
         bos_token="<s>",
         unk_token="<unk>",
         additional_special_tokens=list(places),
+        **({"extra_special_tokens": marks} if marks else {}),
     )
 
 
@@ -90,6 +105,8 @@ MODELS: dict[str, tuple[Callable[..., Any], Callable[[int], dict[str, Tensor]]]]
     "LLaVA": (llava, llava_batch),
     "LLaVA-NeXT": (llava_next, llava_next_batch),
     "LLaVA-OneVision": (onevision, onevision_batch),
+    "InternVL": (internvl, internvl_batch),
+    "SmolVLM": (smolvlm, smolvlm_batch),
     "BLIP-2": (blip2, blip2_batch),
     "BLIP-2 T5": (blip2_t5, blip2_t5_batch),
     "Qwen2-VL": (qwen2_vl, qwen2_vl_batch),

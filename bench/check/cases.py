@@ -181,8 +181,11 @@ def _answerer(**layers: int) -> nn.Module:
 # tower is not reduced.
 _clip, _siglip = partial(models.clip, text_layers=4), partial(models.siglip, text_layers=4)
 _no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_norm=True)
-_llava, _llava_next, _onevision = (
-    partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next, tiles.onevision)
+_llava, _llava_next = (
+    partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next)
+)
+_onevision, _internvl, _smolvlm = (
+    partial(build, blocks=2) for build in (tiles.onevision, tiles.internvl, tiles.smolvlm)
 )
 _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
@@ -192,7 +195,7 @@ _deep, _qwen2_vl, _blip2, _blip2_t5 = (
     partial(build, blocks=12)
     for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2, multimodal.blip2_t5)
 )
-_crops = tiles.onevision_batch
+_crops, _tiles, _padded = tiles.onevision_batch, tiles.internvl_batch, tiles.smolvlm_batch
 _short, _packed = partial(multimodal.qwen2_vl, blocks=2), multimodal.qwen2_vl_batch
 
 CASES = (
@@ -216,6 +219,10 @@ CASES = (
     Prompted("LLaVA language", _deep, "language", thorough=True),
     Prompted("OneVision vision", _onevision, batch=2, prompts=_crops),
     Prompted("OneVision projector", _onevision, "projector", batch=2, prompts=_crops),
+    Prompted("InternVL vision", _internvl, batch=2, prompts=_tiles),
+    Prompted("InternVL projector", _internvl, "projector", batch=2, prompts=_tiles),
+    Prompted("SmolVLM vision", _smolvlm, batch=2, prompts=_padded),
+    Prompted("SmolVLM projector", _smolvlm, "projector", batch=2, prompts=_padded),
     Prompted("Qwen2-VL vision", _short, batch=2, prompts=_packed),
     Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=_packed),
     Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=_packed),

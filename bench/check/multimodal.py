@@ -260,6 +260,12 @@ def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
         elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
             sizes = batch["image_grid_thw"].prod(1).tolist()
             one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
+        elif key == "pixel_values" and len(value) > len(
+            batch["input_ids"]
+        ):  # some prompts have several
+            tokens = (batch["input_ids"] == IMAGE).sum(1)
+            sizes = (tokens * len(value) // tokens.sum()).tolist()
+            one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
         else:
             one[key] = value[i : i + 1]
     return one

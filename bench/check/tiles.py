@@ -8,13 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
 
 from bench.check.multimodal import (
     AROUND,
     ENCODER,
     IMAGE,
     LLAMA,
+    PAD,
     VIDEO,
     Batch,
     cropped,
@@ -24,6 +34,7 @@ from bench.check.multimodal import (
     unpadded,
 )
 
+_TILE = {**ENCODER, "image_size": 32}
 _SIGLIP = {**ENCODER, "model_type": "siglip_vision_model", "vision_use_head": False}
 
 
@@ -39,6 +50,46 @@ def onevision(blocks: int = 6) -> Any:
         video_token_index=VIDEO,
     )
     return ready(LlavaOnevisionForConditionalGeneration(config))
+
+
+def internvl(blocks: int = 6) -> Any:
+    """InternVL: tiles of 64 patches, which are joined two by two."""
+    torch.manual_seed(0)
+    vision = {
+        **_TILE,
+        "model_type": "internvl_vision",
+        "norm_type": "layer_norm",
+        "use_qk_norm": True,
+        "attention_bias": True,
+    }
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config={**LLAMA, "model_type": "qwen2", "num_hidden_layers": blocks},
+        image_token_id=IMAGE,
+    )
+    return ready(InternVLForConditionalGeneration(config))
+
+
+def smolvlm(blocks: int = 6) -> Any:
+    """SmolVLM: tiles of 64 patches, of which 4x4 are joined."""
+    return _connected(SmolVLMForConditionalGeneration, SmolVLMConfig, blocks)
+
+
+def idefics3(blocks: int = 6) -> Any:
+    """Idefics3: the same."""
+    return _connected(Idefics3ForConditionalGeneration, Idefics3Config, blocks)
+
+
+def _connected(model: Any, config_of: Any, blocks: int) -> Any:
+    torch.manual_seed(0)
+    config = config_of(
+        vision_config=_TILE,
+        text_config={**LLAMA, "num_hidden_layers": blocks},
+        image_token_id=IMAGE,
+        scale_factor=4,
+        pad_token_id=PAD,
+    )
+    return ready(model(config))
 
 
 def onevision_batch(n: int = 4, seed: int = 0) -> Batch:
@@ -61,3 +112,19 @@ def onevision_videos(n: int = 4, seed: int = 0) -> Batch:
     ids = batch["input_ids"]
     values = pixels(3 * n, seed=seed).view(n, 3, 3, 24, 24)
     return {**batch, "input_ids": ids.where(ids != IMAGE, VIDEO), "pixel_values_videos": values}
+
+
+def internvl_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts with one tile, two, three and one; 16 tokens each."""
+    tiles = [1, 2, 3, 1][:n]
+    values = pixels(sum(tiles), 32, 32, seed)
+    return {**prompts([16 * count for count in tiles], AROUND[:n], seed), "pixel_values": values}
+
+
+def smolvlm_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts with one tile, two, three and one; 4 tokens each, padded by tiles of zeros."""
+    tiles = [1, 2, 3, 1][:n]
+    values = torch.zeros(n, max(tiles), 3, 32, 32)
+    for row, count in zip(values, tiles, strict=True):
+        row[:count] = pixels(count, 32, 32, seed + count)
+    return {**prompts([4 * count for count in tiles], AROUND[:n], seed), "pixel_values": values}

@@ -160,6 +160,12 @@ class Tower(ABC):
         """Whether the tower has a class or end-of-text token."""
         return False
 
+    @property
+    def lacks_anchor(self) -> str:
+        """Why there is none, for messages."""
+        where = "image encoder" if "vision" in self.linked else f"{self.name} tower"
+        return f"this model's {where} has none"
+
     def grid(self, patches: int) -> tuple[int, int] | None:
         """(rows, columns) of the patch grid, or None (text; not a grid)."""
         side = int(patches**0.5)

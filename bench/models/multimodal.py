@@ -10,8 +10,10 @@ processor; on the meta device the cost of a 13B takes seconds.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
+from bench.engine.families.image_towers import side_of
 from bench.engine.families.language import image_token_id
 from bench.engine.families.t5 import answer_start, has_encoder
 from bench.engine.families.vlm import prompt_layout
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
+# Tiles of the largest image, with the image as a whole.
+TILES = {"internvl": 12 + 1, "idefics3": 16 + 1, "smolvlm": 16 + 1}
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
 _BY_PROMPT = ("llava_onevision",)  # processors that treat several images of a prompt otherwise
@@ -163,7 +168,7 @@ def answer_begins(model: Any, ids: Tensor) -> int:
 def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> PromptedModel:
     """Read from a model's configuration how it is asked; `processor` may be None."""
     vision = model.config.vision_config
-    side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
+    side = side_of(getattr(vision, "image_size", QWEN_GRID * vision.patch_size))
     return PromptedModel(name, model, (side, side), provenance=provenance, processor=processor)
 
 
@@ -176,8 +181,8 @@ def noise(
     """Return a prompt with one image of noise and so many random words, the same in each sample.
 
     The image is as large as the model takes without making its tokens fewer: LLaVA-NeXT and
-    LLaVA-OneVision cut it into crops. Without values it may stand for so many `tokens` as one
-    likes, the language model alone being of interest.
+    LLaVA-OneVision cut it into crops, others into `TILES`. Without values it may stand for so many
+    `tokens` as one likes, the language model alone being of interest.
     """
     g = torch.Generator().manual_seed(0)
     config, (whole, parts) = model.config, _image(model)
@@ -205,15 +210,18 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
         parts = {"pixel_values": (QWEN_GRID**2, patch), "image_grid_thw": grid}
         return (QWEN_GRID // vision.spatial_merge_size) ** 2, parts
     projector: Any = adapter_for(model).towers(model)["projector"]
-    side, tokens = vision.image_size, projector.whole
+    side, tokens = side_of(vision.image_size), projector.whole
     square = (getattr(vision, "num_channels", 3), side, side)
+    if config.model_type in TILES:
+        tiles = TILES[config.model_type]
+        batched = () if config.model_type == "internvl" else (1,)
+        return tokens * tiles, {"pixel_values": (*batched, tiles, *square)}
     if not hasattr(config, "image_grid_pinpoints"):
         return tokens, {"pixel_values": (1, *square)}
     most = int(getattr(config, "vision_aspect_ratio", "1000").removeprefix("anyres_max_"))
     sizes = [size for size in config.image_grid_pinpoints if size[0] * size[1] <= most * side**2]
     height, width = max(sizes, key=lambda size: size[0] * size[1])
-    down, across = height // side, width // side
-    patches = side // vision.patch_size
+    down, across, patches = height // side, width // side, side // side_of(vision.patch_size)
     tokens += down * patches * (across * patches + 1)  # every row ends in a newline
     shape = (1, 1 + down * across, *square)
     return tokens, {"pixel_values": shape, "image_sizes": torch.tensor([[height, width]])}
@@ -234,6 +242,10 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
         if model.config.model_type == "blip-2":
             stack.enter_context(without(model.qformer, "encoder_attention_mask"))
             stack.enter_context(without(model.language_model, "attention_mask"))
+        if model.config.model_type in ("idefics3", "smolvlm"):
+            features, code = partial(_whole_tiles, model.model), sys.modules[type(model).__module__]
+            stack.enter_context(override(model.model, "get_image_features", features))
+            stack.enter_context(override(code, "create_bidirectional_mask", lambda **_: None))
         yield {
             key: part
             if key in _ON_CPU
@@ -241,6 +253,14 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
             for key, part in prompt.items()
             if key not in _VALUELESS
         }
+
+
+def _whole_tiles(owner: Any, pixel_values: Tensor, *_: Any, **__: Any) -> Any:
+    """Encode tiles (B,T,C,H,W); whether one is empty, or padded, is read from its values."""
+    out = owner.vision_model(pixel_values.flatten(0, 1), return_dict=True)
+    tokens = owner.connector(out.last_hidden_state)
+    out.pooler_output = list(tokens.unflatten(0, pixel_values.shape[:2]).flatten(1, 2))
+    return out
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ class Family:
         blocks: attribute paths, of which the first that exists is taken.
         attn_parts, mlp_parts: as in `Tower`.
         final_norm: the norm behind the last block.
+        scales: names of the parameters by which the two residual branches are multiplied.
         has_class: a class token stands in front.
         masked: its attention takes a mask.
         title: the family as messages name it; "" where another adapter names it.
@@ -45,6 +46,7 @@ class Family:
     has_class: bool = False
     masked: bool = True
     title: str = ""
+    scales: tuple[str, ...] = ()
 
 
 _CLIP = (("layer_norm1", "self_attn"), ("layer_norm2", "mlp"))
@@ -55,8 +57,10 @@ _DINO = (
 )
 _VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm", has_class=True)
 _TEXT = Family("text", ("encoder.layers",), *_CLIP, "final_layer_norm")
+_INTERN = (("layernorm_before", "attention"), ("layernorm_after", "mlp", "dropout"))
 _CLIP_VISION, _CLIP_TEXT = replace(_VISION, title="CLIP"), replace(_TEXT, title="CLIP")
 _SIGLIP_VISION = replace(_VISION, title="SigLIP", has_class=False)
+_UNNAMED, _LAMBDAS = replace(_SIGLIP_VISION, title=""), ("lambda_1", "lambda_2")
 _SIGLIP_TEXT = replace(_TEXT, title="SigLIP")
 _VIT_MODEL = Family("vision", ("layers", "encoder.layer"), *_VIT, "layernorm", True, title="ViT")
 _DINOV2 = Family("vision", ("encoder.layer",), *_DINO, "layernorm", True, title="DINOv2")
@@ -72,6 +76,11 @@ FAMILIES = {
     "SiglipVisionTransformer": _SIGLIP_VISION,
     "SiglipTextModel": _SIGLIP_TEXT,
     "SiglipTextTransformer": _SIGLIP_TEXT,
+    "InternVLVisionModel": Family(
+        "vision", ("encoder.layer",), *_INTERN, "layernorm", True, False, scales=_LAMBDAS
+    ),
+    "Idefics3VisionTransformer": _UNNAMED,
+    "SmolVLMVisionTransformer": _UNNAMED,
     "ViTModel": _VIT_MODEL,
     "Dinov2Model": _DINOV2,
     "Dinov2Backbone": _DINOV2,
@@ -157,7 +166,18 @@ class HuggingFaceTower(Tower):
         y = getattr(block, attention)(hidden_states=y, **kw)[0]
         for name in rest:
             y = getattr(block, name)(y)
+        if self.family.scales:
+            y = getattr(block, self.family.scales[0]) * y
         return x + y  # type: ignore[no-any-return]
+
+    def feed(self, block: Any, x: Tensor) -> Tensor:
+        """Norm, MLP, what follows it, residual add."""
+        if not self.family.scales:
+            return super().feed(block, x)
+        y = x
+        for name in self.mlp_parts:
+            y = getattr(block, name)(y)
+        return x + getattr(block, self.family.scales[1]) * y  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def install(self, run: Run) -> Iterator[None]:

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from bench.engine.families.qwen2_vl import MergerTower, PackedTower
 
 
+def dropped_by(plan: Plan, n: int) -> int:
+    """How many of `n` tokens a plan removes that become part of no other."""
+    merged = 0 if plan.src is None else plan.src.shape[1]
+    return n - plan.keep.shape[1] - merged if plan.extra is None else 0
+
+
 def in_rows(h: int, w: int, side: int, device: Any = None) -> Tensor:
     """(N,) place of each patch of the sequence, counted from left to right, then downwards."""
     place = torch.arange(h * w, device=device)
@@ -94,9 +100,7 @@ class OneImage(Pass):
     def _follow(self, plan: Plan, n: int, layer: int) -> None:
         super()._follow(plan, n, layer)
         self.place = places(plan, self.place)
-        if plan.extra is None:
-            merged = 0 if plan.src is None else plan.src.shape[1]
-            self.dropped += n - plan.keep.shape[1] - merged
+        self.dropped += dropped_by(plan, n)
 
     def groups(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (M,C) -> the groups that still have a token (1,L,4C), and (L,) which those are."""
@@ -105,20 +109,28 @@ class OneImage(Pass):
             x = x.reshape(1, -1, four * C)
             return x, torch.arange(x.shape[1], device=x.device)
         assert self.slot is not None
-        slot = self.slot.view(-1, four)
-        remaining = self._remaining(slot)
-        slot = slot[remaining]
-        there = (slot >= 0)[..., None]
-        patches = x[slot.clamp(min=0)] * there
-        mean = patches.sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        return torch.where(there, patches, mean.to(x.dtype)).reshape(1, -1, four * C), remaining
+        patches, remaining = grouped(x, self.slot.view(-1, four), self.dropped)
+        return patches.reshape(1, -1, four * C), remaining
 
-    def _remaining(self, slot: Tensor) -> Tensor:
-        """(L,) groups that still have a token."""
-        if not slot.is_meta:
-            return (slot >= 0).any(1).nonzero()[:, 0]
-        gone = prod((self.dropped - i) / (slot.numel() - i) for i in range(slot.shape[1]))
-        return torch.arange(round(len(slot) * (1 - gone)), device=slot.device)
+
+def grouped(x: Tensor, slot: Tensor, dropped: int) -> tuple[Tensor, Tensor]:
+    """The groups of patches (L,J,C) that still have a token, and (L,) which those are.
+
+    Args:
+        x: (M,C) tokens.
+        slot: (G,J) by group, which token its patches are now; -1 for a dropped one.
+        dropped: how many patches were; on the meta device, which cannot tell which.
+    """
+    if slot.is_meta:
+        gone = prod((dropped - i) / (slot.numel() - i) for i in range(slot.shape[1]))
+        remaining = torch.arange(round(len(slot) * (1 - gone)), device=slot.device)
+    else:
+        remaining = (slot >= 0).any(1).nonzero()[:, 0]
+    slot = slot[remaining]
+    there = (slot >= 0)[..., None]
+    patches = x[slot.clamp(min=0)] * there
+    mean = patches.sum(1, keepdim=True) / there.sum(1, keepdim=True)
+    return torch.where(there, patches, mean.to(x.dtype)), remaining
 
 
 class PackedPass(Pass):

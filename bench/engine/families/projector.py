@@ -25,7 +25,7 @@ from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
-    from bench.engine.families.vlm import ImageTower, ProjectorTower
+    from bench.engine.families.image_towers import ImageTower, ProjectorTower
 
 
 class ImagePass(Pass):
