@@ -40,6 +40,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("smolvlm-500m-instruct", 0.507, 17 * 64, 4),
         ("smolvlm-instruct", 2.246, 17 * 81, 4),
         ("HuggingFaceM4/Idefics3-8B-Llama3", 8.462, 17 * 169, 4),
+        ("google/paligemma-3b-mix-224", 2.923, 256, 4),
+        ("paligemma-3b-mix-448", 2.924, 1024, 4),
+        ("google/gemma-3-4b-it", 4.300, 256, 4),
+        ("gemma-3-12b-it", 12.187, 256, 4),
+        ("gemma-3-27b-it", 27.432, 256, 4),
         ("Qwen/Qwen2-VL-7B-Instruct", 8.291, 324, 36),
         ("blip2-opt-2.7b", 3.745, 32, 8),
         ("Salesforce/blip2-flan-t5-xl", 3.877, 32, 8),
@@ -56,7 +61,8 @@ def test_known_shapes_are_asked_without_values(
         found = stage_macs(model, prompt)
     text = model.config.text_config
     heads = text.num_attention_heads
-    width = text.hidden_size // heads * getattr(text, "num_key_value_heads", heads)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    width *= getattr(text, "num_key_value_heads", heads)
     begun = int(text.model_type == "t5")  # its decoder has a token of its own by then
     assert found.kv_bytes == 2 * 2 * text.num_hidden_layers * width * (image + words + begun)
     head = text.hidden_size * text.vocab_size

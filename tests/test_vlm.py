@@ -17,7 +17,8 @@ from bench.core.kinds import LanguageReducer
 
 NEW = 6
 FAMILIES = list(tiny.MODELS)
-CLASSLESS = ("LLaVA-OneVision", "SmolVLM", "Qwen2-VL")  # image encoders without a class token
+# Image encoders without a class token.
+CLASSLESS = ("LLaVA-OneVision", "SmolVLM", "PaliGemma", "Gemma 3", "Qwen2-VL")
 
 
 class Ahead(Reducer):

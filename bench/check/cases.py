@@ -195,6 +195,8 @@ _deep, _qwen2_vl, _blip2, _blip2_t5 = (
     partial(build, blocks=12)
     for build in (multimodal.llava, multimodal.qwen2_vl, multimodal.blip2, multimodal.blip2_t5)
 )
+_paligemma, _gemma3 = (partial(build, blocks=12) for build in (tiles.paligemma, tiles.gemma3))
+_prefix, _blocks = tiles.paligemma_batch, tiles.gemma3_batch
 _crops, _tiles, _padded = tiles.onevision_batch, tiles.internvl_batch, tiles.smolvlm_batch
 _short, _packed = partial(multimodal.qwen2_vl, blocks=2), multimodal.qwen2_vl_batch
 
@@ -223,6 +225,8 @@ CASES = (
     Prompted("InternVL projector", _internvl, "projector", batch=2, prompts=_tiles),
     Prompted("SmolVLM vision", _smolvlm, batch=2, prompts=_padded),
     Prompted("SmolVLM projector", _smolvlm, "projector", batch=2, prompts=_padded),
+    Prompted("PaliGemma language", _paligemma, "language", batch=2, prompts=_prefix),
+    Prompted("Gemma 3 language", _gemma3, "language", batch=2, prompts=_blocks),
     Prompted("Qwen2-VL vision", _short, batch=2, prompts=_packed),
     Prompted("Qwen2-VL projector", _short, "projector", batch=2, prompts=_packed),
     Prompted("Qwen2-VL language", _qwen2_vl, "language", prompts=_packed),

@@ -255,7 +255,7 @@ def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
     """One sample without its padding."""
     filled, one = batch["attention_mask"][i] > 0, {}
     for key, value in batch.items():
-        if key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
             one[key] = value[i : i + 1, filled]
         elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
             sizes = batch["image_grid_thw"].prod(1).tolist()

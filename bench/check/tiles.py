@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
@@ -35,6 +39,7 @@ from bench.check.multimodal import (
 )
 
 _TILE = {**ENCODER, "image_size": 32}
+_GEMMA = {**LLAMA, "model_type": "gemma3_text", "head_dim": 8}
 _SIGLIP = {**ENCODER, "model_type": "siglip_vision_model", "vision_use_head": False}
 
 
@@ -92,6 +97,43 @@ def _connected(model: Any, config_of: Any, blocks: int) -> Any:
     return ready(model(config))
 
 
+def paligemma(blocks: int = 6, backend: str = "sdpa") -> Any:
+    """PaliGemma: 36 patches, a prompt that sees itself as a whole."""
+    torch.manual_seed(0)
+    config = PaliGemmaConfig(
+        vision_config={**_SIGLIP, "projection_dim": 32},
+        text_config={**_GEMMA, "model_type": "gemma", "num_hidden_layers": blocks},
+        image_token_index=IMAGE,
+        projection_dim=32,
+    )
+    model = PaliGemmaForConditionalGeneration._from_config(config, attn_implementation=backend)
+    return ready(model)
+
+
+def gemma3(blocks: int = 6, backend: str = "sdpa", window: int = 64) -> Any:
+    """Gemma 3: 64 patches, of which 2x2 are averaged; every second block sees a window."""
+    torch.manual_seed(0)
+    kinds = ["sliding_attention", "full_attention"]
+    rope = {
+        kind: {"rope_type": "default", "rope_theta": base}
+        for kind, base in zip(kinds, (1e2, 1e4), strict=True)
+    }
+    text = {**_GEMMA, "layer_types": (kinds * blocks)[:blocks], "sliding_window": window}
+    config = Gemma3Config(
+        vision_config={**_SIGLIP, "image_size": 32},
+        text_config={
+            **text,
+            "num_hidden_layers": blocks,
+            "rope_parameters": rope,
+            "query_pre_attn_scalar": 6,
+        },
+        mm_tokens_per_image=16,
+        image_token_index=IMAGE,
+    )
+    model = Gemma3ForConditionalGeneration._from_config(config, attn_implementation=backend)
+    return ready(model)
+
+
 def onevision_batch(n: int = 4, seed: int = 0) -> Batch:
     """The same images; those of more than two crops are made smaller."""
     return cropped(n, seed, _onevision_tokens)
@@ -128,3 +170,18 @@ def smolvlm_batch(n: int = 4, seed: int = 0) -> Batch:
     for row, count in zip(values, tiles, strict=True):
         row[:count] = pixels(count, 32, 32, seed + count)
     return {**prompts([4 * count for count in tiles], AROUND[:n], seed), "pixel_values": values}
+
+
+def paligemma_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts that begin with an image, all of which is a prefix."""
+    batch = prompts([36] * n, [(0, words) for words in (5, 9, 4, 3)][:n], seed)
+    types = torch.zeros_like(batch["input_ids"])
+    return {**batch, "pixel_values": pixels(n, seed=seed), "token_type_ids": types}
+
+
+def gemma3_batch(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts with one image, two, one and one; 16 tokens each."""
+    images = [1, 2, 1, 1][:n]
+    batch = prompts([16 * count for count in images], AROUND[:n], seed)
+    types = (batch["input_ids"] == IMAGE).long()
+    return {**batch, "pixel_values": pixels(sum(images), 32, 32, seed), "token_type_ids": types}

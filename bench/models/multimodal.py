@@ -38,8 +38,12 @@ QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 
 TILES = {"internvl": 12 + 1, "idefics3": 16 + 1, "smolvlm": 16 + 1}
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
-_BY_PROMPT = ("llava_onevision",)  # processors that treat several images of a prompt otherwise
-_PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
+_IMAGE_FIRST = ("blip-2", "paligemma")
+_BY_PROMPT = ("llava_onevision", "gemma3")  # processors that want to know whose an image is
+_PLAIN_PROMPTS = {  # else as LLaVA's
+    "blip-2": "Question: {question} Answer:",  # its processor puts the image ahead
+    "paligemma": "answer en {question}",
+}
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,20 @@ class PromptedModel(Multimodal):
         processor = self.require_processor()
         words = processor.tokenizer
         texts = [self._prompt(len(shown), q) for shown, q in zip(images, questions, strict=True)]
+        settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        family = self.model.config.model_type
+        if family == "paligemma" and answers:  # its processor marks where a prompt ends
+            settings["suffix"] = [*answers]
+            answers = ()
         for i, answer in enumerate(answers):
             texts[i] = f"{texts[i]} {answer} {words.eos_token}"
         pictures: list[Any] = [[image.convert("RGB") for image in shown] for shown in images]
-        if self.model.config.model_type not in _BY_PROMPT:
+        if family not in _BY_PROMPT:
             pictures = [image for shown in pictures for image in shown]
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
-        settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
+        settings["add_special_tokens"] = not begun
         inputs = dict(processor(text=texts, images=pictures or None, **settings))
+        inputs.pop("labels", None)  # see `teach`
         return {**inputs, **begun_answers(self.model, len(texts))}
 
     def _prompt(self, images: int, question: str) -> str:
@@ -83,8 +93,9 @@ class PromptedModel(Multimodal):
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
             return prompt
-        if family in _PLAIN_PROMPTS:  # its processor puts the image ahead
-            return _PLAIN_PROMPTS[family].format(question=question)
+        if family in _PLAIN_PROMPTS:
+            marks = processor.image_token * images if family == "paligemma" else ""
+            return marks + _PLAIN_PROMPTS[family].format(question=question)
         marks = f"{processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
@@ -190,11 +201,13 @@ def noise(
     special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
     usual = [i for i in range(3, config.text_config.vocab_size) if i not in special]
     ids = torch.tensor(usual)[torch.randint(len(usual), (1, tokens + words), generator=g)]
-    ahead = 0 if config.model_type == "blip-2" else min(words, 1)
+    ahead = 0 if config.model_type in _IMAGE_FIRST else min(words, 1)
     ids[:, ahead : ahead + tokens] = image = image_token_id(model)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.model_type == "qwen2_vl":
         prompt["mm_token_type_ids"] = (ids == image).long()
+    if config.model_type in ("gemma3", "paligemma"):  # a PaliGemma's prompt is all of one type
+        prompt["token_type_ids"] = (ids == image).long() * (config.model_type == "gemma3")
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
     prompt.update(begun_answers(model, 1))
@@ -246,6 +259,9 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
             features, code = partial(_whole_tiles, model.model), sys.modules[type(model).__module__]
             stack.enter_context(override(model.model, "get_image_features", features))
             stack.enter_context(override(code, "create_bidirectional_mask", lambda **_: None))
+        if model.config.model_type == "paligemma":  # positions are asked where sequences begin
+            code = sys.modules["transformers.masking_utils"]
+            stack.enter_context(override(code, "find_packed_sequence_indices", lambda _: None))
         yield {
             key: part
             if key in _ON_CPU

@@ -282,13 +282,13 @@ class LanguagePass(Pass):
         if self.decoding:
             if moved is None:
                 return kw
-            return {**kw, **self.tower.rotary(x, kw["position_ids"] - moved[:, -1:])}
+            return {**kw, **self.tower.rotary(x, kw["position_ids"] - moved[:, -1:], self.module)}
         if not self.rotary and moved is None:
             here = (take(angle.expand(len(x), -1, -1), place) for angle in angles)
             self.rotary = {"position_embeddings": tuple(here)}
         elif not self.rotary:
             position = kw["position_ids"].expand(len(x), -1).gather(1, place)
-            self.rotary = self.tower.rotary(x, position - moved)
+            self.rotary = self.tower.rotary(x, position - moved, self.module)
         return {**kw, **self.rotary}
 
     def attention(

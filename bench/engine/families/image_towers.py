@@ -15,7 +15,8 @@ from bench.core.site import EncoderSite
 from bench.engine.families.crops import CropsPass
 from bench.engine.families.guide import TextGuide, noting_prompts
 from bench.engine.families.hf import Family, VisionTower
-from bench.engine.families.projector import ImagePass, ProjectorPass
+from bench.engine.families.language import LanguageTower
+from bench.engine.families.projector import ImagePass, NormedPass, ProjectorPass
 from bench.engine.tower import Run, Tower, original, override
 
 
@@ -30,7 +31,7 @@ class Layout:
             dimensions), so that each must stay at its own place; else they follow each other.
         packed: the patches of all images lie in one sequence.
         reads_vision: the projector takes the image encoder's tokens themselves.
-        image, between: the classes of the towers "vision" and "projector".
+        image, between, reader: the classes of the towers "vision", "projector" and "language".
     """
 
     title: str
@@ -42,6 +43,7 @@ class Layout:
     reads_vision: bool = True
     image: type[ImageTower] = field(default_factory=lambda: ImageTower)
     between: type[ProjectorTower] = field(default_factory=lambda: ProjectorTower)
+    reader: type[LanguageTower] = LanguageTower
 
 
 def side_of(size: Any) -> int:
@@ -57,7 +59,7 @@ def patches_of_a_side(config: Any) -> int:
 class ImageTower(VisionTower):
     """The image encoder; a projector reads the output of one of its blocks."""
 
-    pass_class = ImagePass
+    pass_class: ClassVar[type[Any]] = ImagePass
     ordered = True
 
     def __init__(self, part: Any, family: Family, model: Any, layout: Layout) -> None:
@@ -72,6 +74,18 @@ class ImageTower(VisionTower):
                 raise Unsupported("features of several vision layers at once are not supported")
             # hidden state 0 is the embedding; n is the output of block n - 1
             self.feature = chosen - 1 if chosen >= 0 else len(self.blocks) + chosen
+
+
+class NormedTower(ImageTower):
+    """An image encoder whose last norm stands ahead of the projector."""
+
+    pass_class = NormedPass
+
+    def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
+        """Note what the norm makes of the features."""
+        super().install_more(run, stack)
+        norm = getattr(self.part, self.family.final_norm)
+        stack.enter_context(override(norm, "forward", partial(run.normed, original(norm))))
 
 
 class ProjectorTower(Tower):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class JoinedImagePass(ImagePass):
             )
         if self.tower.size is not None:
             pixel_values = self.tower.smaller(pixel_values)
+            if "interpolate_pos_encoding" in signature(plain).parameters:
+                kw["interpolate_pos_encoding"] = True
         return plain(pixel_values, **kw)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:

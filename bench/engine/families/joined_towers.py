@@ -1,6 +1,7 @@
 """Image encoders whose patches are joined to groups, and their projectors.
 
-InternVL joins 2x2 patches, SmolVLM and Idefics3 as many as their configuration says.
+InternVL joins 2x2 patches, SmolVLM and Idefics3 as many as their configuration says; Gemma 3 takes
+the mean of 4x4.
 """
 
 from __future__ import annotations
@@ -135,3 +136,27 @@ class ConnectorTower(JoinedTower):
     def joined(self, x: Tensor) -> Tensor:
         """Patches (I,N,C) -> groups (I,G,J*C), as the model joins them."""
         return self.blocks[0].pixel_shuffle(x, self.side)  # type: ignore[operator,no-any-return]
+
+
+class PoolingTower(JoinedTower):
+    """Gemma 3's, where a token is the mean of a group."""
+
+    def patches_of_a_group(self, config: Any) -> int:
+        """The window of the mean."""
+        return int(self.blocks[0].kernel_size)  # type: ignore[arg-type]
+
+    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
+        """The norm and the projection of means."""
+        y = block.mm_soft_emb_norm(x) @ block.mm_input_projection_weight
+        return y.type_as(x)  # type: ignore[no-any-return]
+
+    def joined(self, x: Tensor) -> Tensor:
+        """Patches (I,N,C) -> means of groups (I,G,C), as the model takes them."""
+        rows, block = isqrt(x.shape[1]), self.blocks[0]
+        square = x.transpose(1, 2).reshape(len(x), -1, rows, rows).contiguous()
+        means: Tensor = block.avg_pool(square)  # type: ignore[operator]
+        return means.flatten(2).transpose(1, 2)
+
+    def join(self, patches: Tensor) -> Tensor:
+        """The patches (L,J,C) of some groups -> their means (L,C)."""
+        return patches.mean(1)

@@ -9,7 +9,7 @@ from functools import partial, update_wrapper
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
 from bench.engine.families.decoder import LanguagePass
@@ -18,11 +18,17 @@ from bench.engine.tower import original, override
 
 _PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
 _OPT = (("self_attn_layer_norm", "self_attn"), ("final_layer_norm", "fc1", "activation_fn", "fc2"))
+_GEMMA3 = (
+    ("input_layernorm", "self_attn", "post_attention_layernorm"),
+    ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+)
 DECODERS = {
     "LlamaModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "MistralModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2Model": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "GemmaModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Gemma3TextModel": Family("language", ("layers",), *_GEMMA3, "norm"),
     "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 
@@ -92,8 +98,8 @@ class LanguageTower(HuggingFaceTower):
         lowest = torch.finfo(x.dtype).min
         return torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, lowest)
 
-    def rotary(self, x: Tensor, position: Tensor) -> dict[str, Any]:
-        """The arguments of a block that depend on positions (B,M)."""
+    def rotary(self, x: Tensor, position: Tensor, block: nn.Module) -> dict[str, Any]:
+        """The arguments of a `block` that depend on positions (B,M)."""
         angles = self.part.rotary_emb(x, position_ids=position)
         return {"position_ids": position, "position_embeddings": angles}
 
@@ -124,10 +130,12 @@ class LanguageTower(HuggingFaceTower):
 
     def projected(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,H,M,D) queries and keys of a block from its input, before rotation."""
-        norm, name = self.attn_parts
+        norm, name, *_ = self.attn_parts
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
-        q, k = (getattr(attn, n)(y).view(shape).transpose(1, 2) for n in ("q_proj", "k_proj"))
+        q, k = (getattr(attn, f"{n}_proj")(y).view(shape).transpose(1, 2) for n in "qk")
+        if hasattr(attn, "q_norm"):
+            q, k = attn.q_norm(q), attn.k_norm(k)
         return q, k
 
     def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:

@@ -7,7 +7,7 @@ model's own code expects: those of removed tokens are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,6 +77,17 @@ class ImagePass(Pass):
         self.place = places(plan, self.place)
         here = {b: a for b, a in self.seen.items() if layer <= max(b, self.tower.feature)}
         self.seen = {b: a for b, a in self.seen.items() if b not in here} | followed(here, plan)
+
+
+class NormedPass(ImagePass):
+    """The same where the projector takes the features behind the encoder's last norm."""
+
+    def normed(self, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """The norm of the encoder's output, and of what a method appended to the features."""
+        y, n = plain(x), x.shape[1]
+        appended = self.features[:, n:]
+        self.features = torch.cat([y, plain(appended)], 1) if appended.shape[1] else y
+        return y
 
 
 class ProjectorPass(Pass):

@@ -18,9 +18,15 @@ from torch import Tensor, nn
 from bench.core.errors import Unsupported
 from bench.engine.families import Adapter
 from bench.engine.families.hf import FAMILIES
-from bench.engine.families.image_towers import CropsTower, Layout
-from bench.engine.families.joined_towers import ConnectorTower, JoinedImageTower, ShuffleTower
-from bench.engine.families.language import DECODERS, LanguageTower
+from bench.engine.families.image_towers import CropsTower, Layout, NormedTower
+from bench.engine.families.joined_towers import (
+    ConnectorTower,
+    JoinedImageTower,
+    PoolingTower,
+    ShuffleTower,
+)
+from bench.engine.families.language import DECODERS
+from bench.engine.families.prefix import PrefixTower
 from bench.engine.families.qwen2_vl import MergerTower, PackedTower
 from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
 from bench.engine.tower import Tower, override
@@ -33,6 +39,12 @@ _IDEFICS3 = ("model.text_model", "model.connector", "model.vision_model")
 _CROPS: dict[str, Any] = {"between": CropsTower, "grid": True}
 _SHUFFLED: dict[str, Any] = {"image": JoinedImageTower, "between": ShuffleTower}
 _CONNECTED: dict[str, Any] = {"image": JoinedImageTower, "between": ConnectorTower}
+_PREFIXED: dict[str, Any] = {"image": NormedTower, "reader": PrefixTower}
+_POOLED: dict[str, Any] = {
+    "image": JoinedImageTower,
+    "between": PoolingTower,
+    "reader": PrefixTower,
+}
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
@@ -41,6 +53,8 @@ LAYOUTS = {
     "InternVLForConditionalGeneration": Layout("InternVL", *_LLAVA, **_SHUFFLED),
     "Idefics3ForConditionalGeneration": Layout("Idefics3", *_IDEFICS3, **_CONNECTED),
     "SmolVLMForConditionalGeneration": Layout("SmolVLM", *_IDEFICS3, **_CONNECTED),
+    "PaliGemmaForConditionalGeneration": Layout("PaliGemma", *_LLAVA, **_PREFIXED),
+    "Gemma3ForConditionalGeneration": Layout("Gemma 3", *_LLAVA, **_POOLED),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN2_VL, grid=True, packed=True),
 }
@@ -88,7 +102,7 @@ class MultimodalAdapter(Adapter):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = LanguageTower(language, family, model, layout.between.videos)
+            towers["language"] = layout.reader(language, family, model, layout.between.videos)
         return towers
 
 
