@@ -8,6 +8,7 @@ from typing import Any
 import blip_models
 import pytest
 import vlm_models
+from torch import Tensor
 
 import bench
 from bench.check.cases import CASES, Case, Joint, Prompted
@@ -74,9 +75,12 @@ def test_newlines_stay_where_the_patches_beside_them_go() -> None:
 
 def test_groups_that_cannot_be_left_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     (case,) = [case for case in CASES if case.name == "Qwen2-VL vision"]
-    right = OneImage._remaining
-    monkeypatch.setattr(
-        OneImage, "_remaining", lambda self, slot: right(self, slot)[: 10 if slot.is_meta else None]
-    )
+    right = OneImage.groups
+
+    def fewer(self: OneImage, x: Tensor) -> tuple[Tensor, Tensor]:
+        groups, at = right(self, x)
+        return (groups[:, :10], at[:10]) if x.is_meta else (groups, at)
+
+    monkeypatch.setattr(OneImage, "groups", fewer)
     (finding,) = check("random", cases=[case], properties=["meta"])
     assert finding.status == FAILED and "patches are left in 10 groups, not" in finding.says

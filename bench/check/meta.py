@@ -50,12 +50,13 @@ def meta(probe: Probe) -> str:
 
     They can only be a bound where an image decides how many tokens it keeps. MACs are compared at
     the method's default budget; tokens also at the hard one, ahead of and in language models and
-    on packed images, where the engine itself takes another way without values, and on one image
+    on joined patches, where the engine itself takes another way without values, and on one image
     and one text tower.
     """
     subject, remarks = probe.subject, []
-    packed = "image_grid_thw" in subject.inputs
-    thorough = probe.case.thorough or packed or probe.case.tower in ("projector", "language")
+    projector = subject.towers.get("projector")
+    joined = projector is not None and projector.joins > 1
+    thorough = probe.case.thorough or joined or probe.case.tower in ("projector", "language")
     with probe.case.costed(subject.model, subject.valueless) as (inputs, shapes):
         for kind in ("default", "hard") if thorough else ("default",):
             with contextlib.suppress(*([probe.refusals] if kind == "hard" else [])):
