@@ -123,10 +123,15 @@ def _drops(plan: Plan, n: int) -> bool:
 
 
 def _possible(probe: Probe, real: Cost, shape: Cost) -> None:
-    """See that so many patches can lie in as many groups as are counted, with values or not."""
-    joins = probe.subject.towers["projector"].joins
+    """See that so many patches can lie in as many groups as are counted, with values or not.
+
+    A patch that others were merged into shows in the groups of all of them.
+    """
+    joins, prefix = probe.subject.towers["projector"].joins, probe.tower.prefix
     (first, _), (_, last) = real.tokens["vision"][0], shape.tokens["vision"][-1]
-    least, most = -(-last // joins), min(last, first // joins)
+    first, last = first - prefix, last - prefix
+    merges = any(call.plan.src is not None for seen in probe.passes for call in seen.calls)
+    least, most = -(-last // joins), first // joins if merges else min(last, first // joins)
     for cost in (real, shape):
         groups = cost.tokens["projector"][0][0]
         if not least <= groups <= most:
