@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: crops put together and resampled by a plain loop, several images, videos."""
+"""Crops put together and resampled by a plain loop, several images; videos of the LLaVAs."""
 
 from __future__ import annotations
 
@@ -152,8 +152,16 @@ def test_several_images_of_a_prompt_are_one_crop_each() -> None:
 # --- videos -------------------------------------------------------------------------------------
 
 
-def test_a_video_is_one_sequence_of_pooled_frames_in_time_order() -> None:
-    model, batch = tiny.onevision(), tiny.onevision_videos(2)
+VIDEOS: dict[str, tuple[Any, Any, int]] = {  # a model, its videos, new lines behind each
+    "OneVision": (tiny.onevision, tiny.onevision_videos, 1),
+    "NeXT-Video": (tiny.next_video, tiny.next_videos, 0),
+}
+
+
+@pytest.mark.parametrize("family", VIDEOS)
+def test_a_video_is_one_sequence_of_pooled_frames_in_time_order(family: str) -> None:
+    make, batch_of, lines = VIDEOS[family]
+    model, batch = make(), batch_of(2)
     plain = into_prompt(model, batch, "video")
     method = Keeps(kept_of(2, 27, 1 / 3))
     with bench.reduced(model, method, keep_rate={"projector": 1 / 3}):
@@ -163,12 +171,36 @@ def test_a_video_is_one_sequence_of_pooled_frames_in_time_order() -> None:
     assert isinstance(site, ProjectorSite)
     assert (site.frames, site.grid, site.anchor, site.prefix) == (3, (3, 3), None, 0)
     assert torch.equal(site.x, plain[:, :27]) and not site.q.shape[-1]
-    for video, before, kept in zip(found, plain, method.chosen, strict=True):
-        assert video.isnan().all(1).logical_not().nonzero()[:, 0].tolist() == [*kept, 27]
-        assert torch.equal(video[[*kept, 27]], before[[*kept, 27]])  # the last is a new line
+    for video, before, chosen in zip(found, plain, method.chosen, strict=True):
+        stay = [*chosen, *[27] * lines]  # the last is a new line
+        assert video.isnan().all(1).logical_not().nonzero()[:, 0].tolist() == stay
+        assert torch.equal(video[stay], before[stay])
     assert tokens["projector"] == [(27, 9)]
     longest = int(batch["attention_mask"].sum(1).max())
     assert tokens["language"][0][0] == longest - 18
+
+
+def test_frames_are_pooled_ahead_of_a_projector_as_the_loop_does() -> None:
+    model, batch = tiny.next_video(), tiny.next_videos(2)
+    features: list[Tensor] = []
+    block = model.model.vision_tower.encoder.layers[2]  # which makes them
+    chosen = [[0, *[i + 1 for i in kept]] for kept in kept_of(1, 36, 0.3)] * 6
+    with bench.reduced(model, Keeps(chosen), r={"vision": [0, 25, 0, 0]}):
+        run = block.forward
+        object.__setattr__(
+            block, "forward", lambda *a, **kw: features.append(run(*a, **kw)) or features[-1]
+        )
+        found = into_prompt(model, batch, "video").view(6, 9, -1)
+        object.__setattr__(block, "forward", run)
+    places = {at - 1: i for i, at in enumerate(chosen[0])}
+    for frame, output in zip(features[0], found, strict=True):
+        square = [
+            [frame[places[p]] if p in places else None for p in range(6 * r, 6 * r + 6)]
+            for r in range(SIDE)
+        ]
+        pooled = [token for row in resampled(square, 3, 3) for token in row]
+        same(output, [None if t is None else model.model.multi_modal_projector(t) for t in pooled])
+    assert found.isnan().any()
 
 
 def test_frames_reduced_in_the_image_encoder_are_pooled_as_the_loop_does() -> None:
@@ -208,8 +240,10 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("way", WAYS)
-def test_a_batch_of_videos_is_answered_as_each_alone(way: str) -> None:
-    model, batch = tiny.onevision(), tiny.onevision_videos(3)
+@pytest.mark.parametrize("family", VIDEOS)
+def test_a_batch_of_videos_is_answered_as_each_alone(family: str, way: str) -> None:
+    make, batch_of, _ = VIDEOS[family]
+    model, batch = make(), batch_of(3)
     plain = model(**batch).logits
     with bench.reduced(model, way, **WAYS[way]):
         together = tiny.answers(model, batch, 4)
@@ -224,10 +258,11 @@ def test_a_batch_of_videos_is_answered_as_each_alone(way: str) -> None:
 
 
 @torch.no_grad()
-def test_an_image_and_a_video_in_one_prompt() -> None:
-    model = tiny.onevision()
-    one = tiny.alone(tiny.onevision_batch(1), 0)
-    film = tiny.alone(tiny.onevision_videos(1), 0)
+@pytest.mark.parametrize("family", VIDEOS)
+def test_an_image_and_a_video_in_one_prompt(family: str) -> None:
+    make, batch_of, lines = VIDEOS[family]
+    model, film = make(), tiny.alone(batch_of(1), 0)
+    one = tiny.alone((tiny.onevision_batch if lines else tiny.llava_next_batch)(1), 0)
     names = ("input_ids", "attention_mask")
     batch = {**one, **film} | {name: torch.cat([one[name], film[name]], 1) for name in names}
     whole = batch["input_ids"].shape[1]
@@ -238,8 +273,10 @@ def test_an_image_and_a_video_in_one_prompt() -> None:
         assert entering < whole - 36 - 9
 
 
-def test_what_a_video_does_not_offer_is_refused_in_one_line() -> None:
-    model, batch = tiny.onevision(), tiny.onevision_videos(1)
+@pytest.mark.parametrize("family", VIDEOS)
+def test_what_a_video_does_not_offer_is_refused_in_one_line(family: str) -> None:
+    make, batch_of, _ = VIDEOS[family]
+    model, batch = make(), batch_of(1)
     both = [("tome", {"r": 2}), ("random", {"keep_rate": {"projector": 0.5}})]
     for method, says in (
         (Reads([]), "method 'reads' reads attention, and the frames of a video are pooled"),

@@ -15,6 +15,8 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PaliGemmaConfig,
@@ -55,6 +57,19 @@ def onevision(blocks: int = 6) -> Any:
         video_token_index=VIDEO,
     )
     return ready(LlavaOnevisionForConditionalGeneration(config))
+
+
+def next_video(blocks: int = 6) -> Any:
+    """LLaVA-NeXT-Video: the crops of a LLaVA-NeXT, and frames that are pooled ahead."""
+    torch.manual_seed(0)
+    config = LlavaNextVideoConfig(
+        vision_config=ENCODER,
+        text_config={**LLAMA, "num_hidden_layers": blocks},
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]],
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+    )
+    return ready(LlavaNextVideoForConditionalGeneration(config))
 
 
 def internvl(blocks: int = 6) -> Any:
@@ -148,9 +163,18 @@ def _onevision_tokens(height: int, width: int) -> int:
     return 36 + rows * (columns + 1)
 
 
+def next_videos(n: int = 4, seed: int = 0) -> Batch:
+    """Prompts with a video of three frames each, of 9 tokens."""
+    return _videos(n, seed, 27)
+
+
 def onevision_videos(n: int = 4, seed: int = 0) -> Batch:
-    """Prompts with a video of three frames each, of 9 tokens, and a new line behind."""
-    batch = prompts([28] * n, AROUND[:n], seed)
+    """The same with a new line behind."""
+    return _videos(n, seed, 28)
+
+
+def _videos(n: int, seed: int, tokens: int) -> Batch:
+    batch = prompts([tokens] * n, AROUND[:n], seed)
     ids = batch["input_ids"]
     values = pixels(3 * n, seed=seed).view(n, 3, 3, 24, 24)
     return {**batch, "input_ids": ids.where(ids != IMAGE, VIDEO), "pixel_values_videos": values}

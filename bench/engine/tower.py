@@ -137,7 +137,11 @@ class Tower(ABC):
         y = x
         for name in self.mlp_parts:
             y = getattr(block, name)(y)
-        return x + y
+        return x + self.scaled(block, y, 1)
+
+    def scaled(self, block: Any, y: Tensor, branch: int) -> Tensor:
+        """What a residual branch adds, of its last part's output: 0 attention, 1 MLP."""
+        return y
 
     def reads(self, args: Sequence[Any], kw: Mapping[str, Any]) -> int:
         """Tokens of another sequence that a block reads, of its arguments after the first."""

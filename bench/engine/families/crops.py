@@ -1,10 +1,11 @@
 """Tokens on their way from the projector to the language model where an image has crops.
 
 LLaVA-NeXT and LLaVA-OneVision put the crops of an image together to rows with a new line behind
-each, and LLaVA-OneVision resamples what is too many: the rows of a large image, and each frame of a
-video. Removed tokens are rows of NaN by then. A resampled token is the mean of those that remain of
-the tokens it is made of, by the weights that the model gives them. It is removed where the nearest
-of these is, so that the share that remains is the same.
+each. What is too many is resampled: the rows of a large image by LLaVA-OneVision, and each frame of
+a video by it and, ahead of the projector, by LLaVA-NeXT-Video. Removed tokens are rows of NaN by
+then. A resampled token is the mean of those that remain of the tokens it is made of, by the weights
+that the model gives them. It is removed where the nearest of these is, so that the share that
+remains is the same.
 
 Methods at the projector act on a video behind that, on all of its frames as one sequence.
 
@@ -17,16 +18,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.core.errors import Unsupported
 from bench.core.site import ProjectorSite
 from bench.engine.families.projector import ProjectorPass
 from bench.engine.tower import original
+
+if TYPE_CHECKING:
+    from bench.engine.families.image_towers import CropsTower
 
 
 class CropsPass(ProjectorPass):
@@ -39,6 +43,7 @@ class CropsPass(ProjectorPass):
         later: methods that wait until the frames of a video are pooled.
     """
 
+    tower: CropsTower
     missing = frames = of_images = 0
 
     def behind(self, x: Tensor, n_in: int) -> Tensor:
@@ -114,35 +119,58 @@ class CropsPass(ProjectorPass):
             self.frames, (self.before, self.after) = 0, methods
 
     def pooled(self, plain: Callable[..., Any], x: Tensor) -> Tensor:
-        """Projected tokens (I,N,D) of all frames -> the fewer (I,M,D) that go on, NaN for removed.
+        """Projected tokens (I,N,D) of all frames -> the fewer (I,M,D) that go on."""
+        x = self._acted(self._fewer(plain, x))
+        self.removed += self.of_images
+        return x
+
+    def _fewer(self, plain: Callable[..., Any], x: Tensor) -> Tensor:
+        """Tokens (I,N,D) of which removed ones are NaN -> as the model pools them (I,M,D)."""
+        if not self.removed:
+            return plain(x)  # type: ignore[no-any-return]
+        n, square = x.shape[1], alive(x).view(len(x), isqrt(x.shape[1]), -1)
+        x = unweighed(plain(weighed(x)))
+        stays = nearest(square, (isqrt(x.shape[1]),) * 2)
+        self.removed = round(len(x) * x.shape[1] * self.missing / n)
+        return x.masked_fill(~stays.view(len(x), -1, 1), torch.nan)
+
+    def block(self, layer: int, block: nn.Module, x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        """The projection with its methods, which act behind it on frames that were pooled ahead."""
+        if not (self.frames and self.tower.pools_ahead):
+            return super().block(layer, block, x, *args, **kw)
+        self.number_batch()
+        y = self._acted(self.tower.attend(block, x, self, None, {}))
+        self.removed += self.of_images
+        return y
+
+    def resampled(self, plain: Callable[..., Any], x: Tensor) -> Tensor:
+        """The features (I,N,C) of all frames -> the fewer (I,M,C) that are projected."""
+        x = self.ahead(x)
+        self._drop_hidden()
+        self.missing = self.tower.whole - x.shape[1]
+        self.removed, self.expected = len(x) * self.missing, self.tower.whole
+        return self._fewer(plain, self._marked(x) if self.missing else x)
+
+    def _acted(self, x: Tensor) -> Tensor:
+        """Let methods act on frames (I,M,D), those of a video as one sequence.
 
         Raises:
-            Unsupported: methods act both in the image encoder and here.
+            Unsupported: methods act in the image encoder, too.
         """
-        n = x.shape[1]
-        if not self.removed:
-            x = plain(x)
-        elif self.later:
+        if not self.later:
+            return x
+        if self.removed:
             names = " and ".join(f"'{reduction.reducer.name}'" for reduction in self.later)
             raise Unsupported(
                 f"the frames of a video lost tokens in the image encoder, and {names} at the "
                 "projector needs all: reduce a video in one of the two"
             )
-        else:
-            square = alive(x).view(len(x), isqrt(n), isqrt(n))
-            x = unweighed(plain(weighed(x)))
-            stays = nearest(square, (isqrt(x.shape[1]),) * 2)
-            x = x.masked_fill(~stays.view(len(x), -1, 1), torch.nan)
-            self.removed = round(len(x) * x.shape[1] * self.missing / n)
-        x = self._reduced(x)
-        self.removed += self.of_images
-        return x
-
-    def _reduced(self, x: Tensor) -> Tensor:
-        """Let methods act on frames (I,M,D), those of a video as one sequence."""
         shape, side = x.shape, isqrt(x.shape[1])
         self.image, self.fixed, self.seen = None, 0, {}  # no block of the encoder has these tokens
         x = self._begun(x.reshape(len(x) // self.frames, -1, x.shape[2]))
+        self.features = None  # which are not these tokens
+        if self.tower.drops_class:  # places count it
+            self.place = self.place + self.tower.prefix
         self.grid, self.expected = (side, side), x.shape[1]
         for reduction in self.later:
             x = self._step(reduction, 0, x)

@@ -57,10 +57,18 @@ _DINO = (
 )
 _VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm", has_class=True)
 _TEXT = Family("text", ("encoder.layers",), *_CLIP, "final_layer_norm")
-_INTERN = (("layernorm_before", "attention"), ("layernorm_after", "mlp", "dropout"))
+_INTERN = Family(
+    "vision",
+    ("encoder.layer",),
+    ("layernorm_before", "attention"),
+    ("layernorm_after", "mlp", "dropout"),
+    "layernorm",
+    has_class=True,
+    masked=False,
+    scales=("lambda_1", "lambda_2"),
+)
 _CLIP_VISION, _CLIP_TEXT = replace(_VISION, title="CLIP"), replace(_TEXT, title="CLIP")
 _SIGLIP_VISION = replace(_VISION, title="SigLIP", has_class=False)
-_UNNAMED, _LAMBDAS = replace(_SIGLIP_VISION, title=""), ("lambda_1", "lambda_2")
 _SIGLIP_TEXT = replace(_TEXT, title="SigLIP")
 _VIT_MODEL = Family("vision", ("layers", "encoder.layer"), *_VIT, "layernorm", True, title="ViT")
 _DINOV2 = Family("vision", ("encoder.layer",), *_DINO, "layernorm", True, title="DINOv2")
@@ -76,11 +84,9 @@ FAMILIES = {
     "SiglipVisionTransformer": _SIGLIP_VISION,
     "SiglipTextModel": _SIGLIP_TEXT,
     "SiglipTextTransformer": _SIGLIP_TEXT,
-    "InternVLVisionModel": Family(
-        "vision", ("encoder.layer",), *_INTERN, "layernorm", True, False, scales=_LAMBDAS
-    ),
-    "Idefics3VisionTransformer": _UNNAMED,
-    "SmolVLMVisionTransformer": _UNNAMED,
+    "InternVLVisionModel": _INTERN,
+    "Idefics3VisionTransformer": replace(_SIGLIP_VISION, title=""),
+    "SmolVLMVisionTransformer": replace(_SIGLIP_VISION, title=""),
     "ViTModel": _VIT_MODEL,
     "Dinov2Model": _DINOV2,
     "Dinov2Backbone": _DINOV2,
@@ -166,18 +172,11 @@ class HuggingFaceTower(Tower):
         y = getattr(block, attention)(hidden_states=y, **kw)[0]
         for name in rest:
             y = getattr(block, name)(y)
-        if self.family.scales:
-            y = getattr(block, self.family.scales[0]) * y
-        return x + y  # type: ignore[no-any-return]
+        return x + self.scaled(block, y, 0)
 
-    def feed(self, block: Any, x: Tensor) -> Tensor:
-        """Norm, MLP, what follows it, residual add."""
-        if not self.family.scales:
-            return super().feed(block, x)
-        y = x
-        for name in self.mlp_parts:
-            y = getattr(block, name)(y)
-        return x + getattr(block, self.family.scales[1]) * y  # type: ignore[no-any-return]
+    def scaled(self, block: Any, y: Tensor, branch: int) -> Tensor:
+        """A residual branch by its scale."""
+        return getattr(block, self.family.scales[branch]) * y if self.family.scales else y
 
     @contextlib.contextmanager
     def install(self, run: Run) -> Iterator[None]:
@@ -245,12 +244,7 @@ class VisionTower(HuggingFaceTower):
 
 
 def _smaller(
-    embed: Any,
-    size: Callable[..., Any],
-    patch: int,
-    pixel_values: Tensor,
-    *args: Any,
-    **kw: Any,
+    embed: Any, size: Callable[..., Any], patch: int, pixel_values: Tensor, *args: Any, **kw: Any
 ) -> Tensor:
     if "interpolate_pos_encoding" in type(embed).forward.__code__.co_varnames:
         kw["interpolate_pos_encoding"] = True

@@ -149,10 +149,26 @@ class ProjectorTower(Tower):
 
 
 class CropsTower(ProjectorTower):
-    """The same where crops are put together behind it, or frames of a video are pooled."""
+    """The same where crops are put together behind it, or frames of a video are pooled.
+
+    Attributes:
+        pools_ahead: frames are pooled ahead of it.
+    """
 
     pass_class = CropsPass
     videos = True
+
+    @property
+    def pools_ahead(self) -> bool:
+        """Whether the model has a part that pools features.
+
+        Raises:
+            Unsupported: it does so otherwise than by a mean.
+        """
+        pooler = getattr(self.owner, "vision_resampler", None)
+        if pooler is not None and self.model.config.spatial_pool_mode != "average":
+            raise Unsupported("frames of videos that are not pooled by a mean are not supported")
+        return pooler is not None
 
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:
@@ -163,9 +179,14 @@ class CropsTower(ProjectorTower):
             plain = original(owner, "get_video_features")
             # generate() goes by the names of its arguments
             ours["get_video_features"] = update_wrapper(partial(run.videos, plain), plain)
+        if hasattr(owner, "apply_pooling"):
             ours["apply_pooling"] = partial(run.pooled, original(owner, "apply_pooling"))
         with contextlib.ExitStack() as stack:
             stack.enter_context(super().install(run))
+            if self.pools_ahead:
+                pooler = owner.vision_resampler
+                ahead = partial(run.resampled, original(pooler))
+                stack.enter_context(override(pooler, "forward", ahead))
             for name, function in ours.items():
                 stack.enter_context(override(owner, name, function))
             yield

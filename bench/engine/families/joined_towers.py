@@ -7,6 +7,7 @@ the mean of 4x4.
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isqrt
@@ -98,13 +99,13 @@ class JoinedTower(ProjectorTower):
         """A square of groups."""
         return isqrt(patches), isqrt(patches)
 
+    @abstractmethod
     def patches_of_a_group(self, config: Any) -> int:
         """How many patches a group has along a side."""
-        return int(config.scale_factor)
 
+    @abstractmethod
     def joined(self, x: Tensor) -> Tensor:
         """Patches (I,N,C) -> groups (I,G,J*C), as the model joins them."""
-        raise NotImplementedError
 
     def join(self, patches: Tensor) -> Tensor:
         """The patches (L,J,C) of some groups -> the groups (L,J*C)."""
@@ -128,6 +129,10 @@ class ShuffleTower(JoinedTower):
 
 class ConnectorTower(JoinedTower):
     """That of Idefics3 and SmolVLM, which joins patches itself."""
+
+    def patches_of_a_group(self, config: Any) -> int:
+        """As the configuration says."""
+        return int(config.scale_factor)
 
     def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
         """The projection of groups."""

@@ -118,8 +118,7 @@ class ProjectorPass(Pass):
         self.crops: list[int] = []
         self.prompts: Tensor | None = None
         self.seen: dict[int, Attended] = {}
-        reducers = [reduction.reducer for reduction in reductions]
-        methods = [reducer for reducer in reducers if isinstance(reducer, ProjectorReducer)]
+        methods = [one.reducer for one in reductions if isinstance(one.reducer, ProjectorReducer)]
         self.newlines = all(method.newlines for method in methods)
         worded = [method for method in methods if method.reads_words]
         self.worded = bool(worded)

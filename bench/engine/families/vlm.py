@@ -49,6 +49,7 @@ _POOLED: dict[str, Any] = {
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, **_CROPS),
+    "LlavaNextVideoForConditionalGeneration": Layout("LLaVA-NeXT-Video", *_LLAVA, **_CROPS),
     "LlavaOnevisionForConditionalGeneration": Layout("LLaVA-OneVision", *_LLAVA, **_CROPS),
     "InternVLForConditionalGeneration": Layout("InternVL", *_LLAVA, **_SHUFFLED),
     "Idefics3ForConditionalGeneration": Layout("Idefics3", *_IDEFICS3, **_CONNECTED),
