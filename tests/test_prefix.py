@@ -290,3 +290,27 @@ def test_paligemmas_questions_go_through_its_processor() -> None:
     answered = taught["labels"] != -100
     assert taught["labels"][answered].tolist() == [6, 2, 5, 2]  # each with the end of text
     assert torch.equal(answered, taught["token_type_ids"].bool())
+
+
+TEMPLATE = (
+    "{% for part in messages[0]['content'] %}"
+    "{% if part['type'] == 'image' %}<boi>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+)
+
+
+def test_gemma3s_questions_go_through_its_processor() -> None:
+    from transformers import Gemma3ImageProcessor, Gemma3Processor
+
+    images = Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    marks = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+    words = tiny.words_of("<image>", **marks)
+    words.padding_side = "left"
+    processor = Gemma3Processor(images, words, chat_template=TEMPLATE, image_seq_length=16)
+    loaded = multimodal.describe("tiny", tiny.gemma3(), {}, processor)
+    picture = Image.new("RGB", (40, 30), "red")
+    inputs = loaded.prepare([[picture], [picture, picture]], ["what is this?", "red?"])
+    image = inputs["input_ids"] == tiny.IMAGE
+    assert image.sum(1).tolist() == [16, 32]
+    assert torch.equal(inputs["token_type_ids"].bool(), image)
+    with bench.reduced(loaded.model, "divprune", keep_rate=0.5):
+        assert tiny.answers(loaded.model, inputs, 2).shape == (2, 2)

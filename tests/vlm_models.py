@@ -88,7 +88,18 @@ def answers(model: Any, batch: Mapping[str, Tensor], new: int, **kw: Any) -> Ten
     return out[:, -new:]
 
 
-SAID = {"what": 3, "is": 4, "this": 5, "red": 6, "USER": 7, "ASSISTANT": 8, ":": 9, "?": 10}
+SAID = {
+    "what": 3,
+    "is": 4,
+    "this": 5,
+    "red": 6,
+    "USER": 7,
+    "ASSISTANT": 8,
+    ":": 9,
+    "?": 10,
+    "<boi>": 11,
+    "<eoi>": 12,
+}
 
 
 def words_of(image: str, video: str = "", **marks: str) -> PreTrainedTokenizerFast:
