@@ -249,10 +249,42 @@ def test_what_does_not_fit_into_the_window_is_refused_in_one_line() -> None:
         assert torch.equal(tiny.answers(small, batch, 4), plain)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("window", [64, 40])
+def test_a_llava_around_gemma3s_decoder_is_causal_and_heeds_its_window(window: int) -> None:
+    config, batch = tiny.llava().config, tiny.llava_batch(3)
+    config.text_config = tiny.gemma3(window=window).config.text_config
+    torch.manual_seed(0)
+    model = type(tiny.llava())(config).eval()
+    model.generation_config.pad_token_id = tiny.PAD
+    plain = model(**batch).logits
+    with bench.reduced(model, "random", r={"language": lambda *_: 0}):
+        assert torch.equal(model(**batch).logits, plain)
+    for layers in ((2,), (0, 3)):
+        budget: Any = {"keep_rate": {"language": 0.5}, "layers": {"language": layers}}
+        with bench.reduced(model, "random", **budget):
+            if window < batch["input_ids"].shape[1]:
+                with pytest.raises(Unsupported, match="longer than the window of 40"):
+                    model(**batch)
+                continue
+            together = tiny.answers(model, batch, 3)
+            assert torch.equal(together, tiny.answers(model, batch, 3, use_cache=False))
+            each = [tiny.answers(model, tiny.alone(batch, i), 3) for i in range(3)]
+        assert torch.equal(together, torch.cat(each))
+
+
 def test_decoders_that_cannot_be_told_their_images_are_refused() -> None:
     model = tiny.paligemma()
     model.config.image_token_index = model.config.image_token_id = tiny.WORDS
     with pytest.raises(Unsupported, match="not among the words it embeds"):
+        bench.reduced(model, "tome").__enter__()
+
+
+def test_an_encoder_whose_norm_is_for_the_class_token_is_refused() -> None:
+    config = tiny.paligemma().config
+    config.vision_config = tiny.llava().config.vision_config
+    model = type(tiny.paligemma())(config)
+    with pytest.raises(Unsupported, match="image encoder CLIPVisionModel is not supported here"):
         bench.reduced(model, "tome").__enter__()
 
 

@@ -79,7 +79,19 @@ class ImageTower(VisionTower):
 class NormedTower(ImageTower):
     """An image encoder whose last norm stands ahead of the projector."""
 
-    pass_class = NormedPass
+    pass_class: ClassVar[type[Any]] = NormedPass
+
+    def __init__(self, part: Any, family: Family, model: Any, layout: Layout) -> None:
+        """Its last block makes the features.
+
+        Raises:
+            Unsupported: another block makes them, or the norm is for the class token alone.
+        """
+        super().__init__(part, family, model, layout)
+        if self.feature != len(self.blocks) - 1:
+            raise Unsupported("features of another vision layer than the last are not supported")
+        if family.has_class and family.final_norm == "post_layernorm":
+            raise Unsupported(f"the image encoder {type(part).__name__} is not supported here")
 
     def install_more(self, run: Any, stack: contextlib.ExitStack) -> None:
         """Note what the norm makes of the features."""

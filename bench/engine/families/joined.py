@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from bench.core import Plan, Reducer
 from bench.core.errors import Unsupported
 from bench.engine.families.packed import OneMerged, dropped_by, grouped, in_rows
-from bench.engine.families.projector import ImagePass, ProjectorPass
+from bench.engine.families.projector import NormedPass, ProjectorPass
 
 if TYPE_CHECKING:
     from bench.engine.families.joined_towers import JoinedImageTower, JoinedTower
 
 
-class JoinedImagePass(ImagePass):
+class JoinedImagePass(NormedPass):
     """An image encoder's pass that keeps its output for the groups.
 
     Attributes:
@@ -75,10 +75,10 @@ class JoinedImagePass(ImagePass):
         super()._follow(plan, n, layer)
         self.dropped += dropped_by(plan, n)
 
-    def restore(self, x: Tensor) -> Tensor:
-        """(I,M,C) -> (I,N,C), since the model's own code joins all patches."""
-        self.tokens = x
-        return super().restore(x) if self.changed else x
+    def normed(self, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """The norm of (I,M,C) -> (I,N,C), since the model's own code joins all patches."""
+        self.tokens = x = plain(x)
+        return self.restore(x) if self.changed else x
 
     def groups(self) -> tuple[Tensor, Tensor]:
         """The patches (L,J,C) of all groups with a token, and (L,) which of the I*G they are."""

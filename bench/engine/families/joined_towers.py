@@ -15,14 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.core.errors import Unsupported
-from bench.engine.families.hf import Family
-from bench.engine.families.image_towers import ImageTower, Layout, ProjectorTower, side_of
+from bench.engine.families.image_towers import Layout, NormedTower, ProjectorTower, side_of
 from bench.engine.families.joined import JoinedImagePass, JoinedPass
 from bench.engine.tower import Run, original, override, shrink
 
 
-class JoinedImageTower(ImageTower):
+class JoinedImageTower(NormedTower):
     """The image encoder.
 
     Attributes:
@@ -31,19 +29,9 @@ class JoinedImageTower(ImageTower):
     """
 
     pass_class = JoinedImagePass
-    restores = True
+    restores = True  # the projector reads whole groups
     side = 1
     size: Callable[..., tuple[int, int]] | None = None
-
-    def __init__(self, part: Any, family: Family, model: Any, layout: Layout) -> None:
-        """Its last block makes the features.
-
-        Raises:
-            Unsupported: another block makes them.
-        """
-        super().__init__(part, family, model, layout)
-        if self.feature != len(self.blocks) - 1:
-            raise Unsupported("features of another vision layer than the last are not supported")
 
     @contextlib.contextmanager
     def install(self, run: Any) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Decoders that look both ways at the image: Gemma's, in a PaliGemma or a Gemma 3.
+"""Gemma's decoders, which look both ways at the image in a PaliGemma or a Gemma 3.
 
 A PaliGemma sees its whole prompt from everywhere, and a Gemma 3 each image as a whole; otherwise
 tokens see what is before them. The model makes such a mask for the prompt as it was asked, and a
@@ -57,9 +57,8 @@ class PrefixPass(LanguagePass):
         elif mask.shape[-2:] == (n, n):
             self._incoming = mask if mask.dtype == torch.bool else mask == 0
             kw["attention_mask"] = visible(mask).long()
-            plain = partial(self._masked, plain, given)
         if n > 1:
-            self.asked = n
+            self.asked, plain = n, partial(self._masked, plain, given)
         return super().forward(plain, *args, **kw)
 
     def _masked(self, plain: Callable[..., Any], given: Any, *args: Any, **kw: Any) -> Any:
@@ -67,6 +66,8 @@ class PrefixPass(LanguagePass):
         if self.cut is None:
             return plain(*args, **{**kw, "attention_mask": given})
         self._check_window()
+        if self.pattern is None:
+            return plain(*args, **kw)
         self.pattern = self._seen(self.cut.place, self.cut.filled)
         mask: Any = self.tower.mask(self.pattern, self.cut.x)
         if isinstance(given, dict):
@@ -89,10 +90,11 @@ class PrefixPass(LanguagePass):
 
     def _mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
         removal = self._latest()
+        if removal is not None:
+            self._check_window()
         if removal is None or self.decoding or self.pattern is None:
             return super()._mask(mask, x)
         if self.behind is None or self.behind[0] is not removal:
-            self._check_window()
             seen = self.tower.mask(self._seen(removal.place, removal.filled), x)
             mask = weighted(seen, removal.weight, x.dtype)
             assert mask is not None

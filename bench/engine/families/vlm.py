@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: the LLaVAs, BLIP-2, Qwen2-VL.
+"""Adapters for multimodal language models; another is a line in `LAYOUTS` and what truly differs.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -103,7 +103,8 @@ class MultimodalAdapter(Adapter):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = layout.reader(language, family, model, layout.between.videos)
+            reader = PrefixTower if "Gemma" in type(language).__name__ else layout.reader
+            towers["language"] = reader(language, family, model, layout.between.videos)
         return towers
 
 
