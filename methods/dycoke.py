@@ -62,7 +62,7 @@ class DyCoke(VideoReducer):
     def feasible(self, r: int, tokens: int, grid: tuple[int, int] | None) -> int:
         """The removal nearest to `r` by which all thinned frames keep equally many."""
         if grid is None:
-            return super().feasible(r, tokens, grid)  # `plan` will say that there are no frames
+            return super().feasible(r, tokens, grid)
         size = grid[0] * grid[1]
         frames = list(compared_with(tokens // size, self.mended))
         complete, kept = frames.count(None), self._kept_of_thinned(tokens - r, size, frames)
@@ -78,7 +78,7 @@ class DyCoke(VideoReducer):
 
     def plan(self, site: ProjectorSite, r: int) -> Plan:  # type: ignore[override]
         """Keep frames in order of time, a thinned one's tokens from the least alike on."""
-        x_BFPC = by_frame(site, self.name)
+        x_BFPC = by_frame(site)
         fixed, tokens = site.split()
         size, frames = x_BFPC.shape[2], list(compared_with(x_BFPC.shape[1], self.mended))
         count = self._kept_of_thinned(tokens.shape[1] - r, size, frames)

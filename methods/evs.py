@@ -53,7 +53,7 @@ class EVS(VideoReducer):
 
     def plan(self, site: ProjectorSite, r: int) -> Plan:  # type: ignore[override]
         """Keep what changed most, in order of time; of equal changes the earlier."""
-        change_BN = changes(by_frame(site, self.name))
+        change_BN = changes(by_frame(site))
         fixed, tokens = site.split()
         score = torch.zeros_like(site.size[..., 0]).scatter(1, tokens, change_BN)
         return keep_highest(score, site, r)

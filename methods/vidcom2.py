@@ -75,7 +75,7 @@ class VidCom2(VideoReducer, Adaptive):
 
     def plan(self, site: ProjectorSite, r: int) -> Plan:  # type: ignore[override]
         """Keep each frame's share of least ordinary tokens, in order of time."""
-        x_BFPC = by_frame(site, self.name)
+        x_BFPC = by_frame(site)
         n = x_BFPC.shape[1] * x_BFPC.shape[2]
         video_BFP, frame_BFP = ordinary(x_BFPC)
         base = (n - r) / n if self.base_scale is None else self.base_scale

@@ -625,7 +625,7 @@ def sees_padding(self: Any, filled: Any, right: Any = LanguagePass._with_next) -
     return torch.ones_like(right(self, filled))
 
 
-def one_too_far(self: Any, x: torch.Tensor, position: torch.Tensor) -> dict[str, Any]:
+def one_too_far(self: Any, x: torch.Tensor, position: torch.Tensor, _: Any) -> dict[str, Any]:
     angles = self.part.rotary_emb(x, position_ids=position + 1)
     return {"position_ids": position, "position_embeddings": angles}
 

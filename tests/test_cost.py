@@ -32,6 +32,20 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("llava-1.5-13b-hf", 13.351, 576, 0),
         ("llava-v1.6-vicuna-7b-hf", 7.063, 576 + 48 * 49, 4),
         ("Qwen/Qwen2-VL-2B-Instruct", 2.209, 324, 5),
+        ("llava-onevision-qwen2-0.5b-ov-hf", 0.894, 729 + 81 * 82, 4),
+        ("llava-hf/llava-onevision-qwen2-7b-ov-hf", 8.031, 729 + 81 * 82, 4),
+        ("OpenGVLab/InternVL3-1B-hf", 0.938, 13 * 256, 4),
+        ("internvl3-2b-hf", 2.089, 13 * 256, 4),
+        ("internvl3-8b-hf", 7.944, 13 * 256, 4),
+        ("HuggingFaceTB/SmolVLM-256M-Instruct", 0.256, 17 * 64, 4),
+        ("smolvlm-500m-instruct", 0.507, 17 * 64, 4),
+        ("smolvlm-instruct", 2.246, 17 * 81, 4),
+        ("HuggingFaceM4/Idefics3-8B-Llama3", 8.462, 17 * 169, 4),
+        ("google/paligemma-3b-mix-224", 2.923, 256, 4),
+        ("paligemma-3b-mix-448", 2.924, 1024, 4),
+        ("google/gemma-3-4b-it", 4.300, 256, 4),
+        ("gemma-3-12b-it", 12.187, 256, 4),
+        ("gemma-3-27b-it", 27.432, 256, 4),
         ("Qwen/Qwen2-VL-7B-Instruct", 8.291, 324, 36),
         ("qwen2.5-vl-3b-instruct", 3.755, 324, 5),
         ("qwen2.5-vl-32b-instruct", 33.453, 324, 5),
@@ -52,8 +66,8 @@ def test_known_shapes_are_asked_without_values(
         found = stage_macs(model, prompt)
     text = model.config.text_config
     heads = text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    width = head_dim * getattr(text, "num_key_value_heads", heads)
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    width *= getattr(text, "num_key_value_heads", heads)
     begun = int(text.model_type == "t5")  # its decoder has a token of its own by then
     assert found.kv_bytes == 2 * 2 * text.num_hidden_layers * width * (image + words + begun)
     head = text.hidden_size * text.vocab_size

@@ -56,6 +56,9 @@ ALLOWED: dict[str, tuple[int, str]] = {
     "bench/engine/families/decoder.py: LanguagePass._alive": (
         1, "where the projector removed tokens: how many of each prompt, once a prompt"
     ),
+    "bench/engine/families/crops.py: CropsPass.packed": (
+        1, "the sizes of a batch's images, which the model else asks for one by one"
+    ),
     "bench/engine/families/packed.py: PackedPass.forward": (
         1, "the sizes of a batch's images"
     ),
@@ -74,6 +77,12 @@ ALLOWED: dict[str, tuple[int, str]] = {
     ),
     "bench/engine/families/windows.py: Windows.remaining": (
         6, "attention within windows: how many tokens are left in each, once an image and removal"
+    ),
+    "bench/engine/families/joined.py: JoinedImagePass.forward": (
+        1, "whether an image is padded, right behind the model's own look at them"
+    ),
+    "bench/engine/families/joined.py: JoinedPass._tiles": (
+        1, "the same: how many groups of each image remain"
     ),
     "bench/engine/families/vilt.py: ViltTower._ordered": (
         1, "whether images fill their pixels, right behind the model's own look at them"

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 import bench
@@ -28,6 +27,11 @@ from bench.models.multimodal import PromptedModel
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "LLaVA": ("tome", {"r": 4}),
     "LLaVA-NeXT": ("visionzip", {"keep_rate": 0.4}),
+    "LLaVA-OneVision": ("holov", {"keep_rate": 0.4}),
+    "InternVL": ("random", {"keep_rate": {"vision": 0.3}}),
+    "SmolVLM": ("random", {"keep_rate": {"projector": 0.4}}),
+    "PaliGemma": ("fastv", {"keep_rate": 0.4}),
+    "Gemma 3": ("pyramiddrop", {"keep_rate": 0.4}),
     "BLIP-2": ("divprune", {"keep_rate": 0.4}),
     "BLIP-2 T5": ("fastv", {"keep_rate": 0.4}),
     "Qwen2-VL": ("random", {"keep_rate": {"vision": 0.4}}),
@@ -37,13 +41,17 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 CLASSES = {
     "LLaVA": "LlavaForConditionalGeneration",
     "LLaVA-NeXT": "LlavaNextForConditionalGeneration",
+    "LLaVA-OneVision": "LlavaOnevisionForConditionalGeneration",
+    "InternVL": "InternVLForConditionalGeneration",
+    "SmolVLM": "SmolVLMForConditionalGeneration",
+    "PaliGemma": "PaliGemmaForConditionalGeneration",
+    "Gemma 3": "Gemma3ForConditionalGeneration",
     "BLIP-2": "Blip2ForConditionalGeneration",
     "BLIP-2 T5": "Blip2ForConditionalGeneration",
     "Qwen2-VL": "Qwen2VLForConditionalGeneration",
     "Qwen2.5-VL": "Qwen2_5_VLForConditionalGeneration",
     "Qwen3-VL": "Qwen3VLForConditionalGeneration",
 }
-WORDS = {"what": 3, "is": 4, "this": 5, "red": 6, "USER": 7, "ASSISTANT": 8, ":": 9, "?": 10}
 
 
 @pytest.fixture(scope="module")
@@ -56,26 +64,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def processor(folder: Path, template: str | None = None) -> None:
     """Save a word-level tokenizer and an image processor beside a tiny LLaVA."""
-    from tokenizers import Tokenizer, pre_tokenizers, processors
-    from tokenizers import models as kinds
-
-    vocabulary = {"<pad>": tiny.PAD, "<s>": 1, "<unk>": 2, **WORDS, "<image>": tiny.IMAGE}
-    words = Tokenizer(kinds.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="<pad>",
-        bos_token="<s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<image>"],
-    )
     side = {"height": 24, "width": 24}
     LlavaProcessor(
         CLIPImageProcessor(size=side, crop_size=side),
-        tokenizer,
+        tiny.words_of("<image>"),
         patch_size=4,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

@@ -62,7 +62,7 @@ def test_empty_slots_are_those_that_padding_and_removal_leave() -> None:
         share = filled_share(model, batch)
     # three blocks of six see all tokens, three 18 fewer of each sample
     assert share == pytest.approx((3 * 86 + 3 * 50) / (3 * 90 + 3 * 54))
-    ragged = tiny.qwen2_vl_batch(4)
+    ragged = tiny.qwen_batch(4)
     qwen = tiny.qwen2_vl()
     with bench.reduced(qwen, "random", keep_rate={"projector": 0.25}):
         share = filled_share(qwen, ragged)

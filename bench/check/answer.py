@@ -21,6 +21,7 @@ from bench.core import Plan, Reducer, Site
 from bench.core.kinds import LanguageReducer
 from bench.engine.families import adapter_for
 from bench.engine.families.t5 import EncoderTower
+from bench.engine.masks import visible
 from bench.engine.tower import override
 
 NEW = 3  # tokens of an answer
@@ -88,8 +89,7 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
         x, mask = kw.get("inputs_embeds"), kw.get("attention_mask")
         if x is None:
             x = kw["input_ids"][..., None].float()
-        filled = torch.ones(x.shape[:2]) if mask is None else mask
-        steps.append(Step(x.detach(), filled.bool()))
+        steps.append(Step(x.detach(), _filled(mask, x)))
 
     def encode(_: nn.Module, args: Any, kw: Mapping[str, Any], out: Any) -> None:
         steps[-1].widths.append(args[0].shape[1])
@@ -118,6 +118,14 @@ def _noting(tower: Any) -> Iterator[list[Step]]:
         yield steps
 
 
+def _filled(mask: Any, x: Tensor) -> Tensor:
+    """(B,N) False in padding, by a mask of any form."""
+    mask = mask["full_attention"] if isinstance(mask, dict) else mask
+    if mask is None:
+        return torch.ones(x.shape[:2], dtype=torch.bool)
+    return (mask if mask.dim() == 2 else visible(mask)).bool()
+
+
 class AnswerProbe(Probe):
     """A method on a multimodal language model."""
 
@@ -132,6 +140,14 @@ class AnswerProbe(Probe):
     def encodes(self) -> bool:
         """Whether an encoder reads the prompt, and looks both ways."""
         return isinstance(self.subject.towers["language"], EncoderTower)
+
+    @property
+    def prefix(self) -> bool:
+        """Whether all of a prompt is seen from everywhere in it."""
+        step = self.plain.steps[0]
+        mask, first = step.masks[0], int(step.mask[0].to(torch.int8).argmax())
+        seen = mask is not None and mask[0, 0, first, -1]
+        return bool(seen if mask is None or mask.dtype == torch.bool else seen == 0)
 
     @property
     def renumbers(self) -> bool:

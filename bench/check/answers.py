@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from bench.check import both_ways, isolation, passes
 from bench.check import counts as counted
 from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_answers
-from bench.check.counts import left_of
+from bench.check.counts import Row, left_of
 from bench.check.multimodal import PAD
 from bench.check.probe import Broken, Interrupted, NotApplicable, Probe
 from bench.core.kinds import Appender, InputReducer
+from bench.engine.families.prefix import PrefixTower
 from bench.engine.reduce import reduced
 
 
@@ -89,10 +90,10 @@ def positions(probe: Probe) -> str:
     here = of_answers(probe)
     if here.encodes:
         return both_ways.positions(here)
-    known = _angles(here)
     for one in here.answers:
         blocks = left_of(here, one)
         for layer in range(len(one.steps[0].angles)):
+            known = _angles(here, layer)
             for b, row in enumerate(blocks[layer]):
                 prompt, after = (step.angles[layer] for step in one.steps[:2])
                 got = torch.cat([prompt[b % len(prompt)], after[b % len(after)]])
@@ -107,9 +108,9 @@ def positions(probe: Probe) -> str:
     return "renumbered" if here.renumbers else ""
 
 
-def _angles(probe: AnswerProbe) -> list[Tensor]:
+def _angles(probe: AnswerProbe, layer: int) -> list[Tensor]:
     """For each sample (P,D): what stands for its positions 0 to P - 1 in the plain model."""
-    prompt, after = (step.angles[0] for step in probe.plain.steps[:2])
+    prompt, after = (step.angles[layer] for step in probe.plain.steps[:2])
     return [
         torch.cat([prompt[b % len(prompt)][filled], after[b % len(after)]])
         for b, filled in enumerate(probe.plain.steps[0].mask)
@@ -117,7 +118,7 @@ def _angles(probe: AnswerProbe) -> list[Tensor]:
 
 
 def causal(probe: Probe) -> str:
-    """Every token sees all that is left before it, and nothing else."""
+    """Every token sees all that is left before it, and nothing else but what its model lets it."""
     here = of_answers(probe)
     if here.encodes:
         return both_ways.seen(here)
@@ -126,21 +127,39 @@ def causal(probe: Probe) -> str:
             for number, step in enumerate(one.steps[:2]):
                 expected = torch.tensor([len(row.image) + number for row in rows])
                 keys = one.steps[0].widths[layer] + number
-                _masked(layer, step.masks[layer], (step.widths[layer], keys), expected)
-    _deaf_to_what_follows(here)
+                ahead = _ahead(here, rows, keys, number)[:, keys - step.widths[layer] :]
+                _masked(layer, step.masks[layer], ahead, expected)
+    if not here.prefix:
+        _deaf_to_what_follows(here)
     return ""
 
 
-def _masked(layer: int, mask: Tensor | None, shape: tuple[int, int], left: Tensor) -> None:
-    """A block's mask is lower triangular and hides padding and empty slots, and only these."""
-    queries, keys = shape
+def _ahead(probe: AnswerProbe, rows: list[Row], keys: int, decoded: int) -> Tensor:
+    """(B,K,K) what may be seen: what is before a token, and what belongs together with it.
+
+    That is the prompt, or an image, of models that look both ways there.
+    """
+    seen = torch.ones(keys, keys, dtype=torch.bool).tril().repeat(len(rows), 1, 1)
+    if not isinstance(probe.subject.towers["language"], PrefixTower):
+        return seen
+    for pairs, row in zip(seen, rows, strict=True):
+        at = slice(keys - decoded - len(row.image), keys - decoded)
+        pairs[: at.start] = True  # what padding sees is of no interest
+        run = row.image.diff(prepend=~row.image[:1]).cumsum(0) * row.image - (~row.image).long()
+        run = torch.zeros_like(run) if probe.prefix else run
+        pairs[at, at] |= (run[:, None] == run) & (run >= 0)
+    return seen
+
+
+def _masked(layer: int, mask: Tensor | None, before: Tensor, left: Tensor) -> None:
+    """A block's mask shows what is `before` (B,Q,K), and hides padding and empty slots alone."""
+    queries, keys = before.shape[1:]
     filled = torch.arange(keys) >= keys - left[:, None]
     if mask is None:  # the kernel's own triangle, which sees all that stands before
         if not filled.all():
             raise Broken(f"block {layer} has no mask, and there is padding")
         return
     seen = (mask if mask.dtype == torch.bool else mask >= 0)[:, 0].expand(len(left), -1, -1)
-    before = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
     real = filled[:, keys - queries :, None]
     for wrong, says in (
         (seen & ~before, "lets token {1} of sample {0} see {2}, which comes later"),

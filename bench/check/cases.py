@@ -18,7 +18,7 @@ from transformers import (
     ViltForQuestionAnswering,
 )
 
-from bench.check import joint, models, multimodal
+from bench.check import joint, models, multimodal, tiles
 from bench.engine.families.blip import heed_padding
 from bench.models.joint import on_meta
 from bench.models.multimodal import asked, noise
@@ -184,6 +184,9 @@ _no_class = partial(models.timm_vit, class_token=False, global_pool="avg", fc_no
 _llava, _llava_next = (
     partial(build, blocks=2) for build in (multimodal.llava, multimodal.llava_next)
 )
+_onevision, _internvl, _smolvlm = (
+    partial(build, blocks=2) for build in (tiles.onevision, tiles.internvl, tiles.smolvlm)
+)
 _text_first = {"text_layers": 4, "vision_layers": 1}
 _matcher = partial(joint.blip, BlipForImageTextRetrieval)
 _captioner = partial(joint.blip, BlipForConditionalGeneration, text_layers=1)
@@ -203,6 +206,9 @@ _qwen2, _qwen2_5, _qwen3 = (
     for build in (multimodal.qwen2_vl, multimodal.qwen2_5_vl, multimodal.qwen3_vl)
 )
 _packed = partial(Prompted, batch=2, prompts=multimodal.qwen_batch)
+_paligemma, _gemma3 = (partial(build, blocks=12) for build in (tiles.paligemma, tiles.gemma3))
+_prefix, _blocks = tiles.paligemma_batch, tiles.gemma3_batch
+_crops, _tiles, _padded = tiles.onevision_batch, tiles.internvl_batch, tiles.smolvlm_batch
 
 CASES = (
     Case("timm ViT", models.timm_vit, thorough=True),
@@ -227,6 +233,14 @@ CASES = (
     Prompted("LLaVA projector", _llava, "projector", thorough=True),
     Prompted("LLaVA-NeXT projector", _llava_next, "projector", prompts=multimodal.llava_next_batch),
     Prompted("LLaVA language", _deep, "language", thorough=True),
+    Prompted("OneVision vision", _onevision, batch=2, prompts=_crops),
+    Prompted("OneVision projector", _onevision, "projector", batch=2, prompts=_crops),
+    Prompted("InternVL vision", _internvl, batch=2, prompts=_tiles),
+    Prompted("InternVL projector", _internvl, "projector", batch=2, prompts=_tiles),
+    Prompted("SmolVLM vision", _smolvlm, batch=2, prompts=_padded),
+    Prompted("SmolVLM projector", _smolvlm, "projector", batch=2, prompts=_padded),
+    Prompted("PaliGemma language", _paligemma, "language", batch=2, prompts=_prefix),
+    Prompted("Gemma 3 language", _gemma3, "language", batch=2, prompts=_blocks),
     _packed("Qwen2-VL vision", _qwen2),
     _packed("Qwen2-VL projector", _qwen2, "projector"),
     _packed("Qwen2.5-VL vision", _qwen2_5),

@@ -54,12 +54,13 @@ def meta(probe: Probe) -> str:
     They can only be a bound where an image decides how many tokens it keeps. Where it decides which
     of its windows lose them, MACs are near: as near as two counters have to be. MACs are compared
     at the method's default budget; tokens also at the hard one, ahead of and in language models
-    and on packed images, where the engine itself takes another way without values, and on one image
-    and one text tower.
+    and on joined patches, where the engine itself takes another way without values, and on one
+    image and one text tower.
     """
     subject, remarks = probe.subject, []
-    packed = "image_grid_thw" in subject.inputs
-    thorough = probe.case.thorough or packed or probe.case.tower in ("projector", "language")
+    projector = subject.towers.get("projector")
+    joined = projector is not None and projector.joins > 1
+    thorough = probe.case.thorough or joined or probe.case.tower in ("projector", "language")
     with probe.case.costed(subject.model, subject.valueless) as (inputs, shapes):
         for kind in ("default", "hard") if thorough else ("default",):
             with contextlib.suppress(*([probe.refusals] if kind == "hard" else [])):
@@ -130,10 +131,15 @@ def _drops(plan: Plan, n: int) -> bool:
 
 
 def _possible(probe: Probe, real: Cost, shape: Cost) -> None:
-    """See that so many patches can lie in as many groups as are counted, with values or not."""
-    joins = probe.subject.towers["projector"].joins
+    """See that so many patches can lie in as many groups as are counted, with values or not.
+
+    A patch that others were merged into shows in the groups of all of them.
+    """
+    joins, prefix = probe.subject.towers["projector"].joins, probe.tower.prefix
     (first, _), (_, last) = real.tokens["vision"][0], shape.tokens["vision"][-1]
-    least, most = -(-last // joins), min(last, first // joins)
+    first, last = first - prefix, last - prefix
+    merges = any(call.plan.src is not None for seen in probe.passes for call in seen.calls)
+    least, most = -(-last // joins), first // joins if merges else min(last, first // joins)
     for cost in (real, shape):
         groups = cost.tokens["projector"][0][0]
         if not least <= groups <= most:

@@ -5,7 +5,7 @@ Prompts are padded, no two of the same length, each with an image in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +29,10 @@ from bench.check.models import VISION, clip
 from bench.engine.families.guide import TextGuide
 from bench.models.guide import spelled
 
-IMAGE, PAD, WORDS = 90, 0, 100
+IMAGE, VIDEO, PAD, WORDS = 90, 91, 0, 100
 AROUND = ((3, 5), (1, 9), (2, 4), (5, 3))  # words ahead of the image and behind it, by prompt
 Batch = dict[str, Tensor]
-_VISION = {**VISION, "model_type": "clip_vision_model", "image_size": 24}
+ENCODER = {**VISION, "model_type": "clip_vision_model", "image_size": 24}
 _LANGUAGE = {
     "hidden_size": 32,
     "vocab_size": WORDS,
@@ -40,7 +40,7 @@ _LANGUAGE = {
     "pad_token_id": PAD,
     "eos_token_id": None,
 }
-_LLAMA = {
+LLAMA = {
     **_LANGUAGE,
     "model_type": "llama",
     "intermediate_size": 48,
@@ -94,7 +94,8 @@ _QWEN_IDS = {
 _IDS = {"image_token_id": IMAGE, "image_token_index": IMAGE}
 
 
-def _ready(model: Any) -> Any:
+def ready(model: Any) -> Any:
+    """A model in eval mode whose answers do not end."""
     for p in model.parameters():  # livelier than the usual start, so that tokens differ
         if p.dim() > 1:
             nn.init.normal_(p, std=0.15)
@@ -108,16 +109,16 @@ def _ready(model: Any) -> Any:
 def text_guide() -> TextGuide:
     """A tiny CLIP that reads the words of a prompt, an id for each."""
     with torch.random.fork_rng(devices=[]):
-        return spelled(_ready(clip(text_layers=1)), (PAD, IMAGE))
+        return spelled(ready(clip(text_layers=1)), (PAD, IMAGE))
 
 
 def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
     """LLaVA-1.5: 36 patches, grouped queries."""
     torch.manual_seed(0)
-    text = {**_LLAMA, "num_hidden_layers": blocks}
-    config = LlavaConfig(vision_config=_VISION, text_config=text, vision_feature_layer=-2, **_IDS)
+    text = {**LLAMA, "num_hidden_layers": blocks}
+    config = LlavaConfig(vision_config=ENCODER, text_config=text, vision_feature_layer=-2, **_IDS)
     config._attn_implementation = backend
-    model = _ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
+    model = ready(LlavaForConditionalGeneration._from_config(config, attn_implementation=backend))
     model.text_guide = text_guide()
     return model
 
@@ -125,10 +126,10 @@ def llava(backend: str = "sdpa", blocks: int = 6) -> Any:
 def llava_next(blocks: int = 6) -> Any:
     """LLaVA-NeXT: crops of 36 patches put together, with newlines."""
     torch.manual_seed(0)
-    text, pinpoints = {**_LLAMA, "num_hidden_layers": blocks}, [[24, 48], [48, 24], [48, 48]]
-    shape = {"vision_config": _VISION, "text_config": text, "image_grid_pinpoints": pinpoints}
+    text, pinpoints = {**LLAMA, "num_hidden_layers": blocks}, [[24, 48], [48, 24], [48, 48]]
+    shape = {"vision_config": ENCODER, "text_config": text, "image_grid_pinpoints": pinpoints}
     config = LlavaNextConfig(**shape, vision_feature_layer=-2, **_IDS)
-    model = _ready(LlavaNextForConditionalGeneration(config))
+    model = ready(LlavaNextForConditionalGeneration(config))
     model.text_guide = text_guide()
     return model
 
@@ -146,14 +147,14 @@ def blip2_t5(backend: str = "sdpa", blocks: int = 6) -> Any:
 def _blip2(text: dict[str, Any], backend: str = "sdpa") -> Any:
     torch.manual_seed(0)
     config = Blip2Config(
-        vision_config={**_VISION, "model_type": "blip_2_vision_model"},
+        vision_config={**ENCODER, "model_type": "blip_2_vision_model"},
         qformer_config=_QFORMER,
         text_config=text,
         num_query_tokens=8,
         **_IDS,
     )
     model = Blip2ForConditionalGeneration._from_config(config, attn_implementation=backend)
-    _ready(model)
+    ready(model)
     nn.init.normal_(model.query_tokens)
     return model
 
@@ -181,9 +182,9 @@ def qwen3_vl(blocks: int = 6) -> Any:
 
 def _qwen(model: Any, config: Any, vision: dict[str, Any], blocks: int, **more: int) -> Any:
     torch.manual_seed(0)
-    text = {**_LLAMA, "num_hidden_layers": blocks, **more, "rope_parameters": _MROPE}
+    text = {**LLAMA, "num_hidden_layers": blocks, **more, "rope_parameters": _MROPE}
     text["model_type"] = config.sub_configs["text_config"].model_type
-    made = _ready(model(config(vision_config=vision, text_config=text, **_QWEN_IDS)))
+    made = ready(model(config(vision_config=vision, text_config=text, **_QWEN_IDS)))
     made.generation_config.suppress_tokens = list(_QWEN_IDS.values())  # no answer's words
     return made
 
@@ -220,24 +221,35 @@ def llava_batch(n: int = 4, seed: int = 0) -> Batch:
 
 def llava_next_batch(n: int = 4, seed: int = 0) -> Batch:
     """Images of different shapes, so that samples have unequally many image tokens."""
+    return cropped(n, seed, _next_tokens)
+
+
+def cropped(n: int, seed: int, tokens: Callable[[int, int], int]) -> Batch:
+    """Images of three and of five crops, of which one becomes so many tokens by its size."""
     sizes = [(24, 48), (48, 48), (48, 24), (40, 48)][:n]
     crops = [3, 5, 3, 5][:n]
     g = torch.Generator().manual_seed(seed + 3)
     values = torch.zeros(n, max(crops), 3, 24, 24)
     for i, c in enumerate(crops):
         values[i, :c] = torch.randn(c, 3, 24, 24, generator=g)
-    batch = prompts([_next_tokens(*size) for size in sizes], AROUND[:n], seed)
+    batch = prompts([tokens(*size) for size in sizes], AROUND[:n], seed)
     return {**batch, "pixel_values": values, "image_sizes": torch.tensor(sizes)}
 
 
 def _next_tokens(height: int, width: int) -> int:
     """Tokens of an image: base crop, then the unpadded grid with a newline a row."""
+    rows, columns = unpadded(height, width)
+    return 36 + rows * (columns + 1)
+
+
+def unpadded(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of patches of an image without its padding."""
     rows, columns = (12 if height > 24 else 6), (12 if width > 24 else 6)
     if width / height > columns / rows:
         rows -= 2 * ((rows - int(round(height * columns * 1.0 / width, 7))) // 2)
     else:
         columns -= 2 * ((columns - int(round(width * rows * 1.0 / height, 7))) // 2)
-    return 36 + rows * (columns + 1)
+    return rows, columns
 
 
 def blip2_batch(n: int = 4, seed: int = 0, side: str = "left") -> Batch:
@@ -265,10 +277,16 @@ def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
     """One sample without its padding."""
     filled, one = batch["attention_mask"][i] > 0, {}
     for key, value in batch.items():
-        if key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
             one[key] = value[i : i + 1, filled]
         elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
             sizes = batch["image_grid_thw"].prod(1).tolist()
+            one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
+        elif key == "pixel_values" and len(value) > len(
+            batch["input_ids"]
+        ):  # some prompts have several
+            tokens = (batch["input_ids"] == IMAGE).sum(1)
+            sizes = (tokens * len(value) // tokens.sum()).tolist()
             one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
         else:
             one[key] = value[i : i + 1]

@@ -167,8 +167,9 @@ class ProjectorSite(Site):
     Attributes:
         further: the same tokens with q, k and v of the other blocks that the method
             `also_reads`, in the order in which it names them.
-        joins: patches that a token is made of, side by side (Qwen2-VL: 4); q, k and v are then
-            those of the patches, `joins` after each other for each token.
+        joins: patches that a token is made of, side by side (Qwen2-VL: 4) or as their mean
+            (Gemma 3: 16); q, k and v are then those of the patches, `joins` after each other for
+            each token.
         image_embeds: (B,N,E) the tokens in the joint space of the CLIP that the encoder came from,
             not normalised; None for a method without `reads_words`.
         text_embeds: (B,M,E) likewise the question that each image belongs to, in M segments of the

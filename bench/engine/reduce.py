@@ -195,10 +195,9 @@ def _install(stack: contextlib.ExitStack, tower: Tower, run: Pass) -> None:
         if isinstance(reduction.reducer, Learner):
             reduction.reducer.place(next(tower.blocks[0].parameters()).device)
         if reduction.reducer.needs_anchor and not tower.has_anchor:
-            where = "image encoder" if "vision" in tower.linked else f"{tower.name} tower"
             raise Unsupported(
-                f"method '{reduction.reducer.name}' ranks tokens by the class token, and this "
-                f"model's {where} has none"
+                f"method '{reduction.reducer.name}' ranks tokens by the class token, and "
+                + tower.lacks_anchor
             )
     if "forward" in tower.blocks[0].__dict__:
         raise BenchError(

@@ -139,7 +139,11 @@ class Tower(ABC):
         y = x
         for name in self.mlp_parts:
             y = getattr(block, name)(y)
-        return x + y
+        return x + self.scaled(block, y, 1)
+
+    def scaled(self, block: Any, y: Tensor, branch: int) -> Tensor:
+        """What a residual branch adds, of its last part's output: 0 attention, 1 MLP."""
+        return y
 
     def reads(self, args: Sequence[Any], kw: Mapping[str, Any]) -> int:
         """Tokens of another sequence that a block reads, of its arguments after the first."""
@@ -173,6 +177,12 @@ class Tower(ABC):
     def has_anchor(self) -> bool:
         """Whether the tower has a class or end-of-text token."""
         return False
+
+    @property
+    def lacks_anchor(self) -> str:
+        """Why there is none, for messages."""
+        where = "image encoder" if "vision" in self.linked else f"{self.name} tower"
+        return f"this model's {where} has none"
 
     def grid(self, patches: int) -> tuple[int, int] | None:
         """(rows, columns) of the patch grid, or None (text; not a grid)."""

@@ -42,9 +42,8 @@ def guide(llava: PromptedModel, clip: Loaded) -> TextGuide:
 def offer(loaded: Loaded, load: Callable[[str], Loaded]) -> None:
     """Let a model's `text_guide` be loaded by name when a method first asks for it."""
     vision = getattr(getattr(loaded.model, "config", None), "vision_config", None)
-    sides = ("hidden_size", "image_size", "patch_size")
-    shape: Any = tuple(getattr(vision, side, None) for side in sides)
-    name = ORIGINS.get(shape)
+    shape = [getattr(vision, side, None) for side in ("hidden_size", "image_size", "patch_size")]
+    name = next((name for known, name in ORIGINS.items() if [*known] == shape), None)
     if name is not None and isinstance(loaded, PromptedModel):
         loaded.model.text_guide = partial(_late, loaded, load, name)
 

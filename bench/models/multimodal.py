@@ -10,8 +10,10 @@ processor; on the meta device the cost of a 13B takes seconds.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -21,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
+from bench.engine.families.image_towers import side_of
 from bench.engine.families.language import image_token_id
 from bench.engine.families.t5 import answer_start, has_encoder
 from bench.engine.families.vlm import prompt_layout
@@ -33,9 +36,16 @@ if TYPE_CHECKING:
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
 _QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+# Tiles of the largest image, with the image as a whole.
+TILES = {"internvl": 12 + 1, "idefics3": 16 + 1, "smolvlm": 16 + 1}
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
-_PLAIN_PROMPTS = {"blip-2": "Question: {question} Answer:"}  # else as LLaVA's
+_IMAGE_FIRST = ("blip-2", "paligemma")
+_BY_PROMPT = ("llava_onevision", "gemma3")  # processors that want to know whose an image is
+_PLAIN_PROMPTS = {  # else as LLaVA's
+    "blip-2": "Question: {question} Answer:",  # its processor puts the image ahead
+    "paligemma": "answer en {question}",
+}
 
 
 @dataclass(frozen=True)
@@ -65,16 +75,27 @@ class PromptedModel(Multimodal):
             self._prompt(1 if video else len(shown), question, video)
             for shown, question in zip(images, questions, strict=True)
         ]
+        settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        family = self.model.config.model_type
+        if family == "paligemma" and answers:  # its processor marks where a prompt ends
+            settings["suffix"] = [*answers]
+            answers = ()
         for i, answer in enumerate(answers):
             texts[i] = f"{texts[i]} {answer} {words.eos_token}"
-        each = [[image.convert("RGB") for image in shown] for shown in images]
-        media: dict[str, Any] = {"images": [image for shown in each for image in shown] or None}
-        if video:  # the frames are chosen already
-            media = {"videos": each, "do_sample_frames": False}
         begun = bool(words.bos_token) and texts[0].startswith(words.bos_token)
-        settings = {"padding": True, "add_special_tokens": not begun, "return_tensors": "pt"}
-        inputs = dict(processor(text=texts, **media, **settings))
+        settings["add_special_tokens"] = not begun
+        inputs = dict(processor(text=texts, **self._media(images, video), **settings))
+        inputs.pop("labels", None)  # see `teach`
         return {**inputs, **begun_answers(self.model, len(texts))}
+
+    def _media(self, images: Images, video: bool) -> dict[str, Any]:
+        """Return the pictures as this model's processor takes them."""
+        each: list[Any] = [[image.convert("RGB") for image in shown] for shown in images]
+        if video:  # the frames are chosen already
+            return {"videos": each, "do_sample_frames": False}
+        if self.model.config.model_type not in _BY_PROMPT:
+            each = [image for shown in each for image in shown]
+        return {"images": each or None}
 
     def _prompt(self, images: int, question: str, video: bool = False) -> str:
         """Return a question as this model was taught to read it, with a place for each image.
@@ -92,8 +113,9 @@ class PromptedModel(Multimodal):
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
             )
             return prompt
-        if family in _PLAIN_PROMPTS:  # its processor puts the image ahead
-            return _PLAIN_PROMPTS[family].format(question=question)
+        if family in _PLAIN_PROMPTS:
+            marks = processor.image_token * images if family == "paligemma" else ""
+            return marks + _PLAIN_PROMPTS[family].format(question=question)
         marks = f"{processor.video_token if video else processor.image_token}\n" * images
         return f"USER: {marks}{question} ASSISTANT:"
 
@@ -205,7 +227,7 @@ def answer_begins(model: Any, ids: Tensor) -> int:
 def describe(name: str, model: Any, provenance: dict[str, Any], processor: Any) -> PromptedModel:
     """Read from a model's configuration how it is asked; `processor` may be None."""
     vision = model.config.vision_config
-    side = getattr(vision, "image_size", QWEN_GRID * vision.patch_size)
+    side = side_of(getattr(vision, "image_size", QWEN_GRID * vision.patch_size))
     return PromptedModel(name, model, (side, side), provenance=provenance, processor=processor)
 
 
@@ -217,8 +239,9 @@ def noise(
 ) -> dict[str, Tensor]:
     """Return a prompt with one image of noise and so many random words, the same in each sample.
 
-    The image is as large as the model takes: LLaVA-NeXT cuts it into the most crops. Without values
-    it may stand for so many `tokens` as one likes, the language model alone being of interest.
+    The image is as large as the model takes without making its tokens fewer: LLaVA-NeXT and
+    LLaVA-OneVision cut it into crops, others into `TILES`. Without values it may stand for so many
+    `tokens` as one likes, the language model alone being of interest.
     """
     g = torch.Generator().manual_seed(0)
     config, (whole, parts) = model.config, _image(model)
@@ -226,11 +249,13 @@ def noise(
     special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
     usual = [i for i in range(3, config.text_config.vocab_size) if i not in special]
     ids = torch.tensor(usual)[torch.randint(len(usual), (1, tokens + words), generator=g)]
-    ahead = 0 if config.model_type == "blip-2" else min(words, 1)
+    ahead = 0 if config.model_type in _IMAGE_FIRST else min(words, 1)
     ids[:, ahead : ahead + tokens] = image = image_token_id(model)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.model_type in _QWEN:
         prompt["mm_token_type_ids"] = (ids == image).long()
+    if config.model_type in ("gemma3", "paligemma"):  # a PaliGemma's prompt is all of one type
+        prompt["token_type_ids"] = (ids == image).long() * (config.model_type == "gemma3")
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
     prompt.update(begun_answers(model, 1))
@@ -246,16 +271,21 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
         parts = {"pixel_values": (QWEN_GRID**2, patch), "image_grid_thw": grid}
         return (QWEN_GRID // vision.spatial_merge_size) ** 2, parts
     projector: Any = adapter_for(model).towers(model)["projector"]
-    side, tokens = vision.image_size, projector.whole
+    side, tokens = side_of(vision.image_size), projector.whole
     square = (getattr(vision, "num_channels", 3), side, side)
-    if config.model_type != "llava_next":
+    if config.model_type in TILES:
+        tiles = TILES[config.model_type]
+        batched = () if config.model_type == "internvl" else (1,)
+        return tokens * tiles, {"pixel_values": (*batched, tiles, *square)}
+    if not hasattr(config, "image_grid_pinpoints"):
         return tokens, {"pixel_values": (1, *square)}
-    height, width = max(config.image_grid_pinpoints, key=lambda size: size[0] * size[1])
-    down, across = height // side, width // side
-    patches = side // vision.patch_size
+    most = int(getattr(config, "vision_aspect_ratio", "1000").removeprefix("anyres_max_"))
+    sizes = [size for size in config.image_grid_pinpoints if size[0] * size[1] <= most * side**2]
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    down, across, patches = height // side, width // side, side // side_of(vision.patch_size)
     tokens += down * patches * (across * patches + 1)  # every row ends in a newline
-    sizes = torch.tensor([[height, width]])
-    return tokens, {"pixel_values": (1, 1 + down * across, *square), "image_sizes": sizes}
+    shape = (1, 1 + down * across, *square)
+    return tokens, {"pixel_values": shape, "image_sizes": torch.tensor([[height, width]])}
 
 
 @contextlib.contextmanager
@@ -279,6 +309,13 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
         if model.config.model_type == "qwen3_vl":
             language = model.model.language_model
             stack.enter_context(override(language, "_deepstack_process", _deepened))
+        if model.config.model_type in ("idefics3", "smolvlm"):
+            features, code = partial(_whole_tiles, model.model), sys.modules[type(model).__module__]
+            stack.enter_context(override(model.model, "get_image_features", features))
+            stack.enter_context(override(code, "create_bidirectional_mask", lambda **_: None))
+        if model.config.model_type == "paligemma":  # positions are asked where sequences begin
+            code = sys.modules["transformers.masking_utils"]
+            stack.enter_context(override(code, "find_packed_sequence_indices", lambda _: None))
         yield {
             key: part
             if key in _ON_CPU
@@ -291,6 +328,14 @@ def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator
 def _deepened(x: Tensor, image: Tensor, features: Tensor) -> Tensor:
     """(B,N,C) with DeepStack's features added, whose places the model would read from values."""
     return x + torch.zeros_like(x).masked_scatter(image[..., None], features)
+
+
+def _whole_tiles(owner: Any, pixel_values: Tensor, *_: Any, **__: Any) -> Any:
+    """Encode tiles (B,T,C,H,W); whether one is empty, or padded, is read from its values."""
+    out = owner.vision_model(pixel_values.flatten(0, 1), return_dict=True)
+    tokens = owner.connector(out.last_hidden_state)
+    out.pooler_output = list(tokens.unflatten(0, pixel_values.shape[:2]).flatten(1, 2))
+    return out
 
 
 @contextlib.contextmanager

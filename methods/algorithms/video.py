@@ -8,21 +8,13 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.core import Unsupported, take
+from bench.core import take
 from bench.core.site import ProjectorSite
 
 
-def by_frame(site: ProjectorSite, name: str) -> Tensor:
-    """(B,F,P,C) the unprotected tokens of a video, in float32.
-
-    Raises:
-        Unsupported: the tokens are those of an image, or no longer in whole frames.
-    """
+def by_frame(site: ProjectorSite) -> Tensor:
+    """(B,F,P,C) the unprotected tokens of a video, in float32."""
     _, tokens = site.split()
-    if site.frames < 2 or tokens.shape[1] % site.frames:
-        raise Unsupported(
-            f"method '{name}' compares the frames of a video: give a video of two frames or more"
-        )
     x_BNC = take(site.x, tokens).float()
     return x_BNC.view(len(x_BNC), site.frames, -1, x_BNC.shape[2])
 

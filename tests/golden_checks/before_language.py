@@ -297,7 +297,7 @@ def check_vidcom2(case: Case) -> None:
     given, out, params, _ = case
     frames, n = params["frames"], len(given["features"])
     s = video_site(given["features"], frames)
-    x = by_frame(s, "vidcom2")
+    x = by_frame(s)
     video, frame = ordinary(x)
     close(video[0], out["video_score"])
     close(frame[0], out["frame_score"])
@@ -317,7 +317,7 @@ def check_evs(case: Case) -> None:
     side = params["spatial_merge_size"]
     grid = h // side, w // side
     s = video_site(given["video_embeds"], frames, grid)
-    close(changes(by_frame(s, "evs"))[0], out["dissimilarity"].flatten())
+    close(changes(by_frame(s))[0], out["dissimilarity"].flatten())
     method, n = EVS(), len(given["video_embeds"])
     r = method.feasible(n - method.kept(1 - params["q"], n, 0), n, grid)
     assert n - r == int(out["retained"])

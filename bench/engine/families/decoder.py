@@ -99,7 +99,9 @@ class LanguagePass(Pass):
         if ids is None or x is None or ids.shape != x.shape[:2]:
             return plain(*args, **kw)
         image, mask = self.tower.image_of(ids), kw.get("attention_mask")
-        filled = torch.ones_like(image) if mask is None else mask.to(image.device) > 0
+        filled = torch.ones_like(image)
+        if mask is not None and not mask.is_meta:
+            filled = mask.to(image.device) > 0
         # waits for a GPU, once a prompt
         counts, filled = torch.stack([image.sum(1), filled.sum(1)]).tolist()
         self.counts = self.initials = counts
@@ -306,13 +308,13 @@ class LanguagePass(Pass):
         if self.decoding:
             if moved is None:
                 return kw
-            return {**kw, **self.tower.rotary(x, kw["position_ids"] - moved[:, -1:])}
+            return {**kw, **self.tower.rotary(x, kw["position_ids"] - moved[:, -1:], self.module)}
         if not self.rotary and moved is None:
             here = (take(angle.expand(len(x), -1, -1), place) for angle in angles)
             self.rotary = {"position_embeddings": tuple(here)}
         elif not self.rotary:
             position = kw["position_ids"].expand(len(x), -1).gather(1, place)
-            self.rotary = self.tower.rotary(x, position - moved)
+            self.rotary = self.tower.rotary(x, position - moved, self.module)
         return {**kw, **self.rotary}
 
     def attention(

@@ -33,6 +33,7 @@ class Family:
         blocks: attribute paths, of which the first that exists is taken.
         attn_parts, mlp_parts: as in `Tower`.
         final_norm: the norm behind the last block.
+        scales: names of the parameters by which the two residual branches are multiplied.
         has_class: a class token stands in front.
         masked: its attention takes a mask.
         title: the family as messages name it; "" where another adapter names it.
@@ -46,6 +47,7 @@ class Family:
     has_class: bool = False
     masked: bool = True
     title: str = ""
+    scales: tuple[str, ...] = ()
 
 
 _CLIP = (("layer_norm1", "self_attn"), ("layer_norm2", "mlp"))
@@ -56,6 +58,16 @@ _DINO = (
 )
 _VISION = Family("vision", ("encoder.layers",), *_CLIP, "post_layernorm", has_class=True)
 _TEXT = Family("text", ("encoder.layers",), *_CLIP, "final_layer_norm")
+_INTERN = Family(
+    "vision",
+    ("encoder.layer",),
+    ("layernorm_before", "attention"),
+    ("layernorm_after", "mlp", "dropout"),
+    "layernorm",
+    has_class=True,
+    masked=False,
+    scales=("lambda_1", "lambda_2"),
+)
 _CLIP_VISION, _CLIP_TEXT = replace(_VISION, title="CLIP"), replace(_TEXT, title="CLIP")
 _SIGLIP_VISION = replace(_VISION, title="SigLIP", has_class=False)
 _SIGLIP_TEXT = replace(_TEXT, title="SigLIP")
@@ -73,6 +85,9 @@ FAMILIES = {
     "SiglipVisionTransformer": _SIGLIP_VISION,
     "SiglipTextModel": _SIGLIP_TEXT,
     "SiglipTextTransformer": _SIGLIP_TEXT,
+    "InternVLVisionModel": _INTERN,
+    "Idefics3VisionTransformer": replace(_SIGLIP_VISION, title=""),
+    "SmolVLMVisionTransformer": replace(_SIGLIP_VISION, title=""),
     "ViTModel": _VIT_MODEL,
     "Dinov2Model": _DINOV2,
     "Dinov2Backbone": _DINOV2,
@@ -161,7 +176,11 @@ class HuggingFaceTower(Tower):
         y = getattr(block, attention)(hidden_states=y, **kw)[0]
         for name in rest:
             y = getattr(block, name)(y)
-        return x + y  # type: ignore[no-any-return]
+        return x + self.scaled(block, y, 0)
+
+    def scaled(self, block: Any, y: Tensor, branch: int) -> Tensor:
+        """A residual branch by its scale."""
+        return getattr(block, self.family.scales[branch]) * y if self.family.scales else y
 
     @contextlib.contextmanager
     def install(self, run: Run) -> Iterator[None]:
@@ -238,12 +257,7 @@ class VisionTower(HuggingFaceTower):
 
 
 def _smaller(
-    embed: Any,
-    size: Callable[..., Any],
-    patch: int,
-    pixel_values: Tensor,
-    *args: Any,
-    **kw: Any,
+    embed: Any, size: Callable[..., Any], patch: int, pixel_values: Tensor, *args: Any, **kw: Any
 ) -> Tensor:
     if "interpolate_pos_encoding" in type(embed).forward.__code__.co_varnames:
         kw["interpolate_pos_encoding"] = True

@@ -6,10 +6,11 @@ import contextlib
 import sys
 from collections.abc import Callable
 from functools import partial, update_wrapper
+from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
 from bench.core.site import LanguageSite
@@ -21,6 +22,10 @@ from bench.engine.tower import original, override
 
 _PRE_NORM = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
 _OPT = (("self_attn_layer_norm", "self_attn"), ("final_layer_norm", "fc1", "activation_fn", "fc2"))
+_GEMMA3 = (
+    ("input_layernorm", "self_attn", "post_attention_layernorm"),
+    ("pre_feedforward_layernorm", "mlp", "post_feedforward_layernorm"),
+)
 DECODERS = {
     "LlamaModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "MistralModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
@@ -28,6 +33,8 @@ DECODERS = {
     "Qwen2VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen2_5_VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
     "Qwen3VLTextModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "GemmaModel": Family("language", ("layers",), *_PRE_NORM, "norm"),
+    "Gemma3TextModel": Family("language", ("layers",), *_GEMMA3, "norm"),
     "OPTDecoder": Family("language", ("layers",), *_OPT, "final_layer_norm"),
 }
 
@@ -41,11 +48,11 @@ class LanguageTower(HuggingFaceTower):
     n_protected = 0
 
     def __init__(self, part: Any, family: Family, model: Any, videos: bool = False) -> None:
-        """Find its parts; RoPE with one axis can be renumbered. It reads `videos`, or not."""
+        """Find its parts; RoPE with one axis can be renumbered. Its prompts may have `videos`."""
         super().__init__(part, family)
         if not getattr(self.blocks[0], "do_layer_norm_before", True):
             raise Unsupported("an OPT with the norm after attention (350m) is not supported")
-        self.videos = int(model.config.video_token_id) if videos else None
+        self.videos = getattr(model.config, "video_token_id", None) if videos else None
         self.model, self.final_norm = model, getattr(part, family.final_norm)
         self.rotates = hasattr(part, "rotary_emb")
         self.renumbers = self.rotates and "VL" not in type(part).__name__
@@ -65,11 +72,12 @@ class LanguageTower(HuggingFaceTower):
         stack.enter_context(override(self.part, "forward", forward))
         owner = getattr(self.model, "model", None)
         if hasattr(owner, "get_video_features"):
-            shown: Any = _no_videos
-            if self.videos is not None:
-                encode = original(owner, "get_video_features")
+            encode: Any = original(owner, "get_video_features")
+            if self.videos is None:
+                stack.enter_context(override(owner, "get_video_features", _no_videos))
+            elif "video_grid_thw" in signature(encode).parameters:  # a packed encoder's
                 shown = update_wrapper(partial(self._video, run, encode), encode)
-            stack.enter_context(override(owner, "get_video_features", shown))
+                stack.enter_context(override(owner, "get_video_features", shown))
 
     def image_of(self, ids: Tensor) -> Tensor:
         """(B,N) which tokens of a prompt are the image's, or a video's."""
@@ -141,8 +149,8 @@ class LanguageTower(HuggingFaceTower):
         lowest = torch.finfo(x.dtype).min
         return torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, lowest)
 
-    def rotary(self, x: Tensor, position: Tensor) -> dict[str, Any]:
-        """The arguments of a block that depend on positions (B,M)."""
+    def rotary(self, x: Tensor, position: Tensor, block: nn.Module) -> dict[str, Any]:
+        """The arguments of a `block` that depend on positions (B,M)."""
         angles = self.part.rotary_emb(x, position_ids=position)
         return {"position_ids": position, "position_embeddings": angles}
 
@@ -173,13 +181,13 @@ class LanguageTower(HuggingFaceTower):
 
     def projected(self, block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B,H,M,D) queries and keys of a block from its input, before rotation."""
-        norm, name = self.attn_parts
+        norm, name, *_ = self.attn_parts
         attn, y = getattr(block, name), getattr(block, norm)(x)
         shape = (*x.shape[:2], -1, attn.head_dim)
-        q, k = (getattr(attn, n)(y).view(shape) for n in ("q_proj", "k_proj"))
-        if hasattr(attn, "q_norm"):  # of each head
+        q, k = (getattr(attn, f"{n}_proj")(y).view(shape).transpose(1, 2) for n in "qk")
+        if hasattr(attn, "q_norm"):
             q, k = attn.q_norm(q), attn.k_norm(k)
-        return q.transpose(1, 2), k.transpose(1, 2)
+        return q, k
 
     def turned(self, block: Any, x: Tensor, kw: Any) -> Tensor:
         """(B,H,M,D) the rotary embedding of vectors by the block's arguments `kw`."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bench.core import Plan, Reducer, observe
 from bench.core.errors import Unsupported
-from bench.core.kinds import ProjectorReducer
+from bench.core.kinds import ProjectorReducer, VideoReducer
 from bench.core.site import ProjectorSite
 from bench.core.tensors import take
 from bench.engine.families.attended import Attended, blocks_read, followed, places
@@ -25,7 +25,7 @@ from bench.engine.forward import Pass
 from bench.engine.reduction import Reduction
 
 if TYPE_CHECKING:
-    from bench.engine.families.vlm import ImageTower, ProjectorTower
+    from bench.engine.families.image_towers import ImageTower, ProjectorTower
 
 
 class ImagePass(Pass):
@@ -79,6 +79,17 @@ class ImagePass(Pass):
         self.seen = {b: a for b, a in self.seen.items() if b not in here} | followed(here, plan)
 
 
+class NormedPass(ImagePass):
+    """The same where the projector takes the features behind the encoder's last norm."""
+
+    def normed(self, plain: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """The norm of the encoder's output, and of what a method appended to the features."""
+        y, n = plain(x), x.shape[1]
+        appended = self.features[:, n:]
+        self.features = torch.cat([y, plain(appended)], 1) if appended.shape[1] else y
+        return y
+
+
 class ProjectorPass(Pass):
     """The state between an image encoder and a language model.
 
@@ -95,9 +106,11 @@ class ProjectorPass(Pass):
         prompts: (B,L) ids of the prompts, where they are known before the language model runs.
         worded: a method compares images with words.
         crops: how many crops each image is cut into; empty where it is one.
+        frames: of a video, while its tokens are equally many in each; else fewer than 2.
     """
 
     tower: ProjectorTower
+    frames: int = 1
 
     def __init__(self, tower: ProjectorTower, reductions: Sequence[Reduction]) -> None:
         """Nothing is removed yet."""
@@ -107,8 +120,7 @@ class ProjectorPass(Pass):
         self.crops: list[int] = []
         self.prompts: Tensor | None = None
         self.seen: dict[int, Attended] = {}
-        reducers = [reduction.reducer for reduction in reductions]
-        methods = [reducer for reducer in reducers if isinstance(reducer, ProjectorReducer)]
+        methods = [one.reducer for one in reductions if isinstance(one.reducer, ProjectorReducer)]
         self.newlines = all(method.newlines for method in methods)
         worded = [method for method in methods if method.reads_words]
         self.worded = bool(worded)
@@ -143,45 +155,41 @@ class ProjectorPass(Pass):
                 x = self._step(reduction, 0, x)
             x = x[:, self.hidden :]
         self._drop_hidden()
-        for observer in observe.OBSERVERS:
-            observer.block(self.tower.name, 0, n_in, x.shape[1])
+        self._report(n_in, x.shape[1])
         missing = self.expected - x.shape[1]
         self.removed = len(x) * missing
         return self._marked(x) if missing > 0 else x
 
-    def packed(
-        self, plain: Callable[..., Any], *args: Any, image_newline: Tensor, **kw: Any
-    ) -> Any:
-        """The model's crops put together, their new lines marked as removed if other tokens are."""
-        if not self.removed:
-            return plain(*args, image_newline=image_newline, **kw)
-        without, _ = plain(*args, image_newline=None, **kw)
-        tokens, lengths = plain(
-            *args, image_newline=torch.full_like(image_newline, torch.nan), **kw
-        )
-        self.removed += sum(map(len, tokens)) - sum(map(len, without))
-        return tokens, lengths
+    def _report(self, n_in: int, n_out: int) -> None:
+        """Tell observers how many tokens methods were shown, and how many they left."""
+        for observer in observe.OBSERVERS:
+            observer.block(self.tower.name, 0, n_in, n_out)
 
     def begin(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The features (I,M,C) that the model selected, or those with their class token."""
-        self.changed = self.merged = self.reduced = self.padded = False
-        self.fixed, self.anchor, self.class_stays = self.tower.prefix, None, False
-        if self.tower.has_vision:
-            image = self.image = cast("ImagePass", self.upstream["vision"])
-            x, self.size, self.place = image.features, image.features_size, image.features_place
+        self.fixed = self.tower.prefix
+        image = cast("ImagePass", self.upstream["vision"]) if self.tower.has_vision else None
+        x = self._begun(x if image is None else image.features)
+        if image is not None:
+            self.image, self.size, self.place = image, image.features_size, image.features_place
             self.reduced, n = image.reduced, x.shape[1] + image.cut
             seen = {b: a for b, a in image.seen.items() if a.q.shape[2] == n}
             self.seen = {block: a.first(x.shape[1]) for block, a in seen.items()}
             if image.initial - self.fixed < self.tower.patches:
                 self.place = self._scaled(self.place, image.initial - self.fixed)
-        else:
-            self.size = torch.ones(*x.shape[:2], 1, device=x.device)
-            self.place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        self.grid = self.tower.grid(self.first) if not self.reduced else None
+        return x
+
+    def _begun(self, x: Tensor) -> Tensor:
+        """The tokens (I,M,C) that methods start with, none removed yet; class tokens in front."""
+        self.changed = self.merged = self.reduced = self.padded = self.class_stays = False
+        self.slot = self.anchor = None
         self.features: Tensor | None = x
         self.first = x.shape[1] - self.fixed
-        self.grid = self.tower.grid(self.first) if not self.reduced else None
-        self.protect = (torch.arange(x.shape[1], device=x.device) < self.fixed).expand(len(x), -1)
-        self.slot = None
+        self.size = torch.ones(*x.shape[:2], 1, device=x.device)
+        position = torch.arange(x.shape[1], device=x.device)
+        self.place = position.expand(len(x), -1)
+        self.protect = (position < self.fixed).expand(len(x), -1)
         if self.fixed:
             self.anchor = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return x
@@ -195,6 +203,10 @@ class ProjectorPass(Pass):
 
     def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
         reducer, present = reduction.reducer, x.shape[1] - self.fixed
+        if isinstance(reducer, VideoReducer) and self.frames < 2:
+            raise Unsupported(
+                f"method '{reducer.name}' compares the frames of a video: give it one"
+            )
         r = reduction.count(layer, self.depth, present, self.first, self.grid)
         if not r:
             return x

@@ -1,4 +1,4 @@
-"""Adapters for multimodal language models: LLaVA-1.5, LLaVA-NeXT, BLIP-2, Qwen2-VL to 3.
+"""Adapters for multimodal language models; another is a line in `LAYOUTS` and what truly differs.
 
 Three towers: "vision" (the image encoder), "projector" (what maps its features into the language
 model's width) and "language" (the decoder; of T5 the encoder, beside which its "decoder" is counted
@@ -11,55 +11,51 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
-from bench.core.site import EncoderSite
 from bench.engine.families import Adapter
-from bench.engine.families.guide import TextGuide, noting_prompts
-from bench.engine.families.hf import FAMILIES, Family, VisionTower
-from bench.engine.families.language import DECODERS, LanguageTower
-from bench.engine.families.projector import ImagePass, ProjectorPass
+from bench.engine.families.hf import FAMILIES
+from bench.engine.families.image_towers import CropsTower, Layout, NormedTower
+from bench.engine.families.joined_towers import (
+    ConnectorTower,
+    JoinedImageTower,
+    PoolingTower,
+    ShuffleTower,
+)
+from bench.engine.families.language import DECODERS
+from bench.engine.families.prefix import PrefixTower
 from bench.engine.families.qwen_vl import MergerTower, PackedTower
 from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
-from bench.engine.tower import Run, Tower, original, override
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a model class keeps its parts.
-
-    Attributes:
-        title: the family as messages name it.
-        language, projector, vision: attribute paths from the model.
-        grid: image tokens are rearranged by where they are (crops put together, positions in two
-            dimensions), so that each must stay at its own place; else they follow each other.
-        packed: the patches of all images lie in one sequence, and of videos likewise.
-        reads_vision: the projector takes the image encoder's tokens themselves.
-    """
-
-    title: str
-    language: str
-    projector: str
-    vision: str
-    grid: bool = False
-    packed: bool = False
-    reads_vision: bool = True
-
+from bench.engine.tower import Tower, override
 
 _LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
 _BLIP2 = ("language_projection", "vision_model")
 _OPT, _T5 = "language_model.model.decoder", "language_model.encoder"
 _QWEN_VL = ("model.language_model", "model.visual.merger", "model.visual")
-
+_IDEFICS3 = ("model.text_model", "model.connector", "model.vision_model")
+_CROPS: dict[str, Any] = {"between": CropsTower, "grid": True}
+_SHUFFLED: dict[str, Any] = {"image": JoinedImageTower, "between": ShuffleTower}
+_CONNECTED: dict[str, Any] = {"image": JoinedImageTower, "between": ConnectorTower}
+_PREFIXED: dict[str, Any] = {"image": NormedTower, "reader": PrefixTower}
+_POOLED: dict[str, Any] = {
+    "image": JoinedImageTower,
+    "between": PoolingTower,
+    "reader": PrefixTower,
+}
 
 LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
-    "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, grid=True),
+    "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, **_CROPS),
+    "LlavaNextVideoForConditionalGeneration": Layout("LLaVA-NeXT-Video", *_LLAVA, **_CROPS),
+    "LlavaOnevisionForConditionalGeneration": Layout("LLaVA-OneVision", *_LLAVA, **_CROPS),
+    "InternVLForConditionalGeneration": Layout("InternVL", *_LLAVA, **_SHUFFLED),
+    "Idefics3ForConditionalGeneration": Layout("Idefics3", *_IDEFICS3, **_CONNECTED),
+    "SmolVLMForConditionalGeneration": Layout("SmolVLM", *_IDEFICS3, **_CONNECTED),
+    "PaliGemmaForConditionalGeneration": Layout("PaliGemma", *_LLAVA, **_PREFIXED),
+    "Gemma3ForConditionalGeneration": Layout("Gemma 3", *_LLAVA, **_POOLED),
     "Blip2ForConditionalGeneration": Layout("BLIP-2 with OPT", _OPT, *_BLIP2, reads_vision=False),
     "Qwen2VLForConditionalGeneration": Layout("Qwen2-VL", *_QWEN_VL, grid=True, packed=True),
     "Qwen2_5_VLForConditionalGeneration": Layout("Qwen2.5-VL", *_QWEN_VL, grid=True, packed=True),
@@ -103,97 +99,16 @@ class MultimodalAdapter(Adapter):
             kind = FAMILIES.get(type(vision).__name__)
             if kind is None:
                 raise Unsupported(f"the image encoder {type(vision).__name__} is not supported")
-            towers["vision"] = image = ImageTower(vision, kind, model, layout)
-            towers["projector"] = ProjectorTower(projector, image, model, layout)
+            towers["vision"] = image = layout.image(vision, kind, model, layout)
+            towers["projector"] = layout.between(projector, image, model, layout)
         if has_encoder(model):
             towers["language"] = EncoderTower(language, family, model)
             towers["decoder"] = AnswerTower(model.language_model.decoder)
         else:
-            towers["language"] = LanguageTower(language, family, model, layout.packed)
+            reader = PrefixTower if "Gemma" in type(language).__name__ else layout.reader
+            videos = layout.packed or layout.between.videos
+            towers["language"] = reader(language, family, model, videos)
         return towers
-
-
-class ImageTower(VisionTower):
-    """The image encoder; a projector reads the output of one of its blocks."""
-
-    pass_class = ImagePass
-    ordered = True
-
-    def __init__(self, part: Any, family: Family, model: Any, layout: Layout) -> None:
-        """Find the block whose output the projector takes."""
-        super().__init__(part, family)
-        self.linked = ("projector", "language") if layout.reads_vision else ()
-        self.feature = len(self.blocks) - 1
-        if layout.reads_vision:
-            self.site_class = EncoderSite
-            chosen = model.config.vision_feature_layer
-            if not isinstance(chosen, int):
-                raise Unsupported("features of several vision layers at once are not supported")
-            # hidden state 0 is the embedding; n is the output of block n - 1
-            self.feature = chosen - 1 if chosen >= 0 else len(self.blocks) + chosen
-
-
-class ProjectorTower(Tower):
-    """The map from image features to the language model; one block, tokens before and after it."""
-
-    name = "projector"
-    pass_class = ProjectorPass
-
-    def __init__(self, module: Any, vision: ImageTower, model: Any, layout: Layout) -> None:
-        """Note how the model selects features."""
-        self.blocks, self.model = [module], model
-        self.feature = vision.feature
-        self.grid_order = layout.grid
-        self.linked = ("vision", "language") if layout.reads_vision else ("language",)
-        self.has_vision = layout.reads_vision
-        config = model.config
-        strategy = getattr(config, "vision_feature_select_strategy", "full")
-        self.prefix = self.n_protected = int(layout.reads_vision and vision.has_anchor)
-        self.drops_class = bool(self.prefix) and strategy == "default"
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        self.patches = side * side if layout.reads_vision else int(config.num_query_tokens)
-        self.whole = self.patches + (0 if self.drops_class else self.prefix)
-        self.owner = model.get_submodule(layout.projector.rpartition(".")[0])
-
-    @property
-    def has_anchor(self) -> bool:
-        """True where the image encoder has a class token."""
-        return bool(self.prefix)
-
-    @property
-    def guide(self) -> TextGuide | None:
-        """The CLIP that the image encoder came from, where it was handed to the model."""
-        found = getattr(self.model, "text_guide", None) if self.has_vision else None
-        if callable(found):  # to be made when it is first asked for
-            found = self.model.text_guide = found()
-        return found
-
-    def attend(self, block: Any, x: Tensor, run: Run, mask: Tensor | None, kw: Any) -> Tensor:
-        """The projection."""
-        return original(block)(x)  # type: ignore[no-any-return]
-
-    def feed(self, block: Any, x: Tensor) -> Tensor:
-        """Nothing follows."""
-        return x
-
-    def grid(self, patches: int) -> tuple[int, int] | None:
-        """A square grid, where tokens are patches."""
-        side = int(patches**0.5)
-        return (side, side) if self.has_vision and side * side == patches else None
-
-    @contextlib.contextmanager
-    def install(self, run: Any) -> Iterator[None]:
-        """Note which words belong to which image, and leave new lines out, if a method has it so.
-
-        New lines stand where the crops of an image are put together.
-        """
-        with contextlib.ExitStack() as stack:
-            if run.worded:
-                stack.enter_context(noting_prompts(self.model, run))
-            if not run.newlines and hasattr(self.owner, "pack_image_features"):
-                pack = partial(run.packed, original(self.owner, "pack_image_features"))
-                stack.enter_context(override(self.owner, "pack_image_features", pack))
-            yield
 
 
 @contextlib.contextmanager
@@ -206,10 +121,12 @@ def prompt_layout(model: nn.Module, image: Tensor) -> Iterator[None]:
 
     def unchecked(ids: Any, inputs_embeds: Tensor, *args: Any, **kw: Any) -> Any:
         mask = image.to(inputs_embeds.device)[..., None]
-        return (mask, mask) if "VL" in type(owner).__name__ else mask
+        return (mask, mask) if hasattr(owner, "get_video_features") else mask
 
-    with (
-        override(model, "_prompt_layout", image),
-        override(owner, "get_placeholder_mask", unchecked),
-    ):
+    def merged(input_ids: Any, inputs_embeds: Tensor, image_hidden_states: Tensor) -> Tensor:
+        return inputs_embeds.masked_scatter(unchecked(None, inputs_embeds), image_hidden_states)
+
+    ours = ("inputs_merger", merged), ("get_placeholder_mask", unchecked)
+    name, function = ours[0] if hasattr(owner, "inputs_merger") else ours[1]
+    with override(model, "_prompt_layout", image), override(owner, name, function):
         yield
