@@ -39,7 +39,6 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         ("internvl3-8b-hf", 7.944, 13 * 256, 4),
         ("HuggingFaceTB/SmolVLM-256M-Instruct", 0.256, 17 * 64, 4),
         ("smolvlm-500m-instruct", 0.507, 17 * 64, 4),
-        ("smolvlm-instruct", 2.246, 17 * 81, 4),
         ("HuggingFaceM4/Idefics3-8B-Llama3", 8.462, 17 * 169, 4),
         ("google/paligemma-3b-mix-224", 2.923, 256, 4),
         ("paligemma-3b-mix-448", 2.924, 1024, 4),

@@ -187,7 +187,8 @@ def alive(x_IND: Tensor) -> Tensor:
 
 def weighed(x_IND: Tensor) -> Tensor:
     """(I,N,D) -> (I,N,D+1): removed tokens as zeros, and a last channel that is 1 for others."""
-    return torch.cat([x_IND.nan_to_num(), alive(x_IND)[..., None].to(x_IND.dtype)], -1)
+    there = alive(x_IND)[..., None]
+    return torch.cat([x_IND.masked_fill(~there, 0), there.to(x_IND.dtype)], -1)
 
 
 def unweighed(x: Tensor) -> Tensor:
