@@ -801,7 +801,7 @@ def test_refusing_everything_is_no_pass(
     monkeypatch.setattr(registry, "_METHODS", {**registry.methods(), "refuses": Refuses})
     assert call(monkeypatch, "refuses") == 1
     out, err = capsys.readouterr()
-    assert "n/a: not in the mood (16 towers)" in out
+    assert "n/a: not in the mood (18 towers)" in out
     assert "refuses: failed: it refuses every kind of tower" in err
     assert "every property holds" not in out
 
