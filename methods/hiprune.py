@@ -32,12 +32,10 @@ def with_neighbours(at_BA: Tensor, rows: int, columns: int) -> Tensor:
 
     The frames of a video have a grid each, and no neighbours in time.
     """
-    first_BA = at_BA // (rows * columns) * (rows * columns)
-    near = [
-        (at_BA - first_BA + shift).clamp(0, rows * columns - 1) + first_BA
-        for shift in (0, -1, 1, -columns, columns)
-    ]
-    return torch.stack(near, -1).flatten(1)
+    n = rows * columns
+    within_BA = at_BA % n
+    near = [(within_BA + shift).clamp(0, n - 1) for shift in (0, -1, 1, -columns, columns)]
+    return (torch.stack(near, -1) + (at_BA - within_BA)[..., None]).flatten(1)
 
 
 @register("hiprune", source="Liu et al., 2025", url="https://arxiv.org/abs/2508.00553")

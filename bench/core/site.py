@@ -39,7 +39,7 @@ class Site:
         whole: no token of this sequence was dropped or merged so far.
         draw: number of the batch in an accuracy pass, 0 elsewhere: random methods draw by it.
         window: (B,N) the window in which each token attends, -1 for one that all windows see; None
-            where there are none (all but most blocks of Qwen2.5-VL's image encoder).
+            where all tokens meet. Most blocks of Qwen2.5-VL's image encoder have windows.
     """
 
     x: Tensor
