@@ -50,6 +50,27 @@ def audit_file(path: Path) -> Record:
     return record
 
 
+def audit_all(root: Path) -> dict[Path, Record]:
+    """Return the records under a results folder, or in a single file, by path.
+
+    Raises:
+        BenchError: there is none, or one contradicts itself: the line names the first such file.
+    """
+    paths = Store(root).paths() if root.is_dir() else [root] if root.exists() else []
+    if not paths:
+        raise BenchError(f"no records in {root}: name a folder that run_bench.py run wrote")
+    records, refused = {}, []
+    for path in paths:
+        try:
+            records[path] = audit_file(path)
+        except BenchError as error:
+            refused.append(str(error))
+    if refused:
+        more = f" — and {len(refused) - 1} more refused" if len(refused) > 1 else ""
+        raise BenchError(f"{refused[0]}{more}: measure it again, and edit no record")
+    return records
+
+
 def unchecked(record: Record) -> list[str]:
     """Return what `audit` cannot work out from a record's contents, so that only a re-run tells."""
     scored = record.accuracy

@@ -1,6 +1,6 @@
 """Numbers of a record that follow from others of it, worked out again.
 
-The formulas of intervals are written once more here on purpose: a fault of the measuring code shows.
+Formulas of intervals are written once more here on purpose: a fault of those that measure shows.
 """
 
 from __future__ import annotations
@@ -181,8 +181,9 @@ def _paired(
         ends = [speedup.median * math.exp(sign * reach) for sign in (-1, 1)]
         if not _near(speedup.ci95, ends):
             yield "speedup.ci95", f"{_written(speedup.ci95)}, the blocks give {_written(ends)}"
-        if not min(speedup.blocks) <= speedup.median * (1 + EXACT + 2 * digits):
-            yield "speedup.blocks", "all are beyond the median"
+        slack = 1 + 2 * digits + EXACT
+        if not min(speedup.blocks) / slack <= speedup.median <= max(speedup.blocks) * slack:
+            yield "speedup.blocks", "the median of all is beyond those of the blocks"
 
 
 def _percentile(

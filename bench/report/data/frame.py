@@ -171,7 +171,7 @@ def build(
     return Frames(
         cells,
         {key: scores[key] for key in keys},
-        {key: _timings(by_uid[key], spreads) for key in keys},
+        {key: timings_of(by_uid[key], spreads) for key in keys},
         {key: token_rows(by_uid[key]) for key in keys},
         sorted(failed, key=lambda row: [str(value) for value in row.values()]),
         tuple(kept),
@@ -197,7 +197,7 @@ def _cells(records: Sequence[Record], baseline: str) -> list[Row]:
     return sorted(rows, key=_reading_order)
 
 
-def _timings(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:
+def timings_of(record: Record, spreads: Mapping[equal.Key, equal.Spread]) -> list[Row]:
     """Return a cell's timings, each with how far from 1 its suite finds two equal things."""
     return [
         row | {"aa_half_x": equal.half(spreads, record, equal.at_batch(row["batch"]))}
