@@ -13,7 +13,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from bench.records.record import Record
-from bench.report import TITLE
 from bench.report.content import Content
 from bench.report.data import disturbed, load
 from bench.report.data.frame import Frames
@@ -43,7 +42,6 @@ def write(content: Content, folder: Path) -> None:
     }
     text = templates.get_template("page/index.html.j2").render(
         **parts(*SCRIPTS),
-        title=TITLE,
         data=page_data.text(data),
         records=page_data.packed(records),
         counts=_counts(frames),

@@ -4,7 +4,7 @@ const pick = (cell) => cell.records.find(fits); // the newest that the filters l
 const speedOf = (cell) => pick(cell)?.speeds[$("batch").value] ?? [];
 const place = (cell) => (!cell.best ? "" : cell.tied > 1 ? `★ with ${cell.tied - 1}` : "★");
 
-const budget = { head: "MACs left", key: "band", text: true, of: (c) => c.band };
+const budget = { head: "MACs left", key: "band", text: true, of: (c) => (c.base ? "all" : c.band) };
 const best = { head: "Best", key: "best", text: true, of: place };
 const where = { head: "Timed on", key: "hardware", text: true, of: (c) => pick(c).hardware,
   write: (c) => pair(pick(c).hardware, [pick(c).engine !== "eager" && pick(c).engine, speedOf(c)[6] && "the fastest of the best"].filter(Boolean).join(", ")) };
@@ -14,7 +14,7 @@ const unlike = ["memory", "tokens"];
 const COLUMNS = [...COMMON.slice(0, 4), budget, best, ...COMMON.slice(4).filter((c) => !unlike.includes(c.key)), where, count];
 
 const chosen = (cell) => Boolean(pick(cell)) && (!$("leaders").checked || Boolean(cell.best) || cell.base)
-  && [["only", String(cell.panel)], ["band", cell.band], ["dtype", cell.dtype]].every(([name, value]) => ["", value].includes($(name).value));
+  && [["only", String(cell.panel)], ["band", cell.base ? "" : cell.band], ["dtype", cell.dtype]].every(([name, value]) => value === "" || ["", value].includes($(name).value));
 
 /* All records of a setting, the newest first: its history, with what remakes it. */
 function show(index) {
@@ -38,11 +38,12 @@ function show(index) {
 }
 $("record").addEventListener("click", (event) => { if (event.target === $("record")) $("record").close(); });
 
-const every = (values) => [...new Set(values)].sort().map((value) => [value, value]);
+const order = new Intl.Collator("en", { numeric: true });
+const every = (values) => [...new Set(values)].sort(order.compare).map((value) => [value, value]);
 const records = data.cells.flatMap((cell) => cell.records);
 const sizes = [...new Set(records.flatMap((record) => Object.keys(record.speeds)))].sort((a, b) => a - b);
 options($("only"), [["", "all"], ...data.panels.map((panel, i) => [String(i), panel.title]).filter(([i]) => data.cells.some((c) => c.panel === Number(i)))], "");
-options($("band"), [["", "all"], ...[...new Set(data.cells.map((c) => c.band))].map((band) => [band, band])], "");
+options($("band"), [["", "all"], ...every(data.cells.filter((c) => !c.base).map((c) => c.band))], "");
 options($("hardware"), [["", "any"], ...every(records.map((record) => record.hardware))], "");
 options($("engine"), [["", "any"], ...every(records.map((record) => record.engine))], "");
 options($("dtype"), [["", "any"], ...every(data.cells.map((cell) => cell.dtype))], "");
