@@ -71,7 +71,8 @@ def recheck(
 
     from bench.runs import recheck as checking
 
-    report = checking.recheck(results, sample, secrets.randbits(31) if seed is None else seed, out)
+    drawn = secrets.randbits(31) if seed is None else seed
+    report = checking.recheck(records, sample, drawn, out, lambda line: typer.echo(line, err=True))
     print(f"{report.verdict}: {out / checking.NAME}.md")
     if report.interrupted:
         raise typer.Exit(INTERRUPTED)

@@ -6,11 +6,11 @@ cannot run here is counted as not rechecked, never as agreement.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -49,14 +49,17 @@ class Check:
 class Report:
     """A sample of records that were measured again, and who did that."""
 
-    results: str
     records: int
     seed: int
     sample: int
     machine: dict[str, Any]
     date: str
     checks: list[Check] = field(default_factory=list)
-    interrupted: bool = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether not all of the sample was looked at."""
+        return len(self.checks) < self.sample
 
     @property
     def verdict(self) -> State:
@@ -66,47 +69,47 @@ class Report:
         return next((state for state in order if state in states), "not rechecked")
 
 
-def sampled(records: dict[Path, Record], sample: int, seed: int) -> list[Path]:
+def sampled(records: Mapping[Path, Record], sample: int, seed: int) -> list[Path]:
     """Return so many files at random, of records that are results; in the order of their names."""
     paths = sorted(path for path, record in records.items() if record.status == "ok")
     return sorted(random.Random(seed).sample(paths, min(sample, len(paths))))
 
 
 def recheck(
-    results: Path,
-    sample: int,
-    seed: int,
-    out: Path,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    records: Mapping[Path, Record], sample: int, seed: int, out: Path, say: Callable[[str], None]
 ) -> Report:
     """Measure a sample of records again; write `recheck.md` and `recheck.json` into `out`.
 
     Ctrl-C ends it, and leaves a report of what was done.
 
+    Args:
+        records: those that passed their audit, by path.
+        sample: how many to measure.
+        seed: draws them.
+        out: the report's folder.
+        say: told what is being done.
+
     Raises:
-        BenchError: a record contradicts itself, there is none to re-run, or `out` is not writable.
+        BenchError: there is none to re-run, or `out` is not writable.
     """
-    records = audit.audit_all(results)
     chosen = sampled(records, sample, seed)
     if not chosen:
-        raise BenchError(f"no record in {results} is of a cell that worked: nothing to re-run")
+        raise BenchError("no record is of a cell that worked: nothing to re-run")
     with writing(f"a report to {out}", "choose a writable --out"):
         check_writable(out)
     device = "cuda" if machine.gpu_name() else "cpu"
-    facts = machine.environment(machine.slug(device, 0), device, 0)
-    report = Report(str(results), len(records), seed, len(chosen), facts, now())
-    try:
+    env = machine.environment("", device, 0)
+    facts = {name: value for name, value in env.items() if name not in ("machine", "threads")}
+    report = Report(len(records), seed, len(chosen), facts, now())
+    with contextlib.suppress(KeyboardInterrupt):
         for number, path in enumerate(chosen, 1):
             say(f"{number} of {len(chosen)}: {_title(records[path])}")
             check = _check(path, records[path])
             report.checks.append(check)
             say(f"  {check.state}" + (f": {'; '.join(check.why)}" if check.why else ""))
-    except KeyboardInterrupt:
-        report.interrupted = True
-    finally:
-        text = dump(asdict(report) | {"verdict": report.verdict})
-        write_atomic(out / f"{NAME}.json", text + "\n")
-        write_atomic(out / f"{NAME}.md", markdown(report))
+    verdict = {"verdict": report.verdict, "interrupted": report.interrupted}
+    write_atomic(out / f"{NAME}.json", dump(asdict(report) | verdict) + "\n")
+    write_atomic(out / f"{NAME}.md", markdown(report))
     return report
 
 
@@ -126,6 +129,7 @@ def _check(path: Path, record: Record) -> Check:
     agreement = compare(record, new)
     check.state = "disagrees" if agreement.against else "agrees"
     check.why, check.notes, check.versions = agreement.against, agreement.notes, agreement.versions
+    check.notes += [f"no audit tells: {part}" for part in audit.unchecked(record)]
     return check
 
 
@@ -207,9 +211,8 @@ def markdown(report: Report) -> str:
     lines = [
         f"# Recheck: {report.verdict}",
         "",
-        f"{report.sample} of {report.records} records of `{report.results}`, drawn with seed "
-        f"{report.seed}: {counts}{'; interrupted' if report.interrupted else ''}. All of them "
-        "passed their audit.",
+        f"{report.sample} of {report.records} records, drawn with seed {report.seed}: {counts}"
+        f"{'; interrupted' if report.interrupted else ''}. All records passed their audit.",
         "",
         f"Signed off {report.date}, commit {facts.get('git') or 'unknown'}, on "
         f"{facts.get('gpu') or facts.get('cpu')} (host {facts['fingerprint']}), torch "
@@ -220,14 +223,11 @@ def markdown(report: Report) -> str:
         "|---|---|---|---|---|---|",
     ]
     for check in report.checks:
-        file = f"{Path(check.file).name}, {check.sha256[:12]}"
-        cells = (check.cell, check.state, *map("; ".join, _lists(check)), file)
+        file = f"{'/'.join(Path(check.file).parts[-3:])}, {check.sha256[:12]}"
+        remarks = map("; ".join, (check.why, check.notes, check.versions))
+        cells = (check.cell, check.state, *remarks, file)
         lines.append(f"| {' | '.join(map(_plain, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _lists(check: Check) -> Sequence[list[str]]:
-    return check.why, check.notes, check.versions
 
 
 def _plain(text: str) -> str:
