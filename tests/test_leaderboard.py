@@ -167,6 +167,7 @@ TAMPERED: dict[str, tuple[Callable[[Record], Record], str]] = {
     "engine": (timing(engine="graphs"), r"engine': 'graphs' is not the cell's"),
     "NaN": (timing(p99_ms=float("nan")), "nan is no number"),
     "script": (cell(model=SCRIPT), r"cell\.model': '.*' is no name"),
+    "script behind": (cell(model=f"timm:x{SCRIPT}"), r"cell\.model': '.*' is no name"),
     "folder": (env(machine="../../stolen"), r"env\.machine': '.*' is no name"),
     "path": (cell(task="/etc/passwd"), r"cell\.task'"),
     "climbing": (cell(model="a/../../b"), r"cell\.model'"),
