@@ -165,8 +165,12 @@ TAMPERED: dict[str, tuple[Callable[[Record], Record], str]] = {
     "throughput": (timing(throughput_per_s=1e6), "throughput_per_s'"),
     "no time": (timing(samples_ms=[]), "samples_ms'"),
     "engine": (timing(engine="graphs"), r"engine': 'graphs' is not the cell's"),
-    "NaN": (timing(p99_ms=float("nan")), "nan is no number"),
+    "NaN": (timing(p99_ms=float("nan")), "nan is no number that"),
     "script": (cell(model=SCRIPT), r"cell\.model': '.*' is no name"),
+    "kind of a hash": (
+        lambda one: replace(one, provenance=one.provenance | {"measurement_sha256": 7}), "no text"
+    ),
+    "kind of a fact": (env(torch=["2"]), r"env\.torch': a list or a mapping"),
     "script behind": (cell(model=f"timm:x{SCRIPT}"), r"cell\.model': '.*' is no name"),
     "folder": (env(machine="../../stolen"), r"env\.machine': '.*' is no name"),
     "path": (cell(task="/etc/passwd"), r"cell\.task'"),

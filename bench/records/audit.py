@@ -6,7 +6,6 @@ forged throughout passes: only measuring again (`run_bench.py recheck`) tells.
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,10 @@ from bench.records.record import Record, label
 from bench.records.sources import LIBRARIES, measurement_hash
 from bench.records.store import Store
 
+LARGEST = 2**63  # of all that is measured or counted
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+=-]*")
 _PLACE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9 ._:/@+=,%-]*")  # ids, paths below a folder
+_DETAILED = ("profile", "training")  # of the provenance
 _KEY = re.compile("[0-9a-f]{64}")
 _MARKUP = re.compile("[<>\x00-\x1f\x7f\u2028\u2029]")
 _PROGRAMS = ("run_bench.py", "python")
@@ -32,7 +33,15 @@ _PROGRAMS = ("run_bench.py", "python")
 
 def audit(record: Record) -> None:
     """Raise BenchError, which begins with the field, where a record contradicts itself."""
-    for check in (_numbers, _names, _key, derived.accuracy, derived.counts, derived.timings):
+    for check in (
+        _kinds,
+        _numbers,
+        _names,
+        _key,
+        derived.accuracy,
+        derived.counts,
+        derived.timings,
+    ):
         for field, problem in check(record):
             raise BenchError(f"'{field}': {problem}")
 
@@ -79,10 +88,21 @@ def unchecked(record: Record) -> list[str]:
     return parts + ([] if _hash_is_known(record) else ["the key"])
 
 
+def _kinds(record: Record) -> Iterator[Problem]:
+    """Yield facts of a kind that nobody expects, where a record's form leaves it open."""
+    for name in HASHED:
+        if not isinstance(record.provenance.get(name), str | None):
+            yield f"provenance.{name}", "no text"
+    for part, facts in (("env", record.env), ("provenance", record.provenance)):
+        for name, fact in facts.items():
+            if isinstance(fact, dict | list) and name not in _DETAILED:
+                yield f"{part}.{shown(name)}", "a list or a mapping, not a fact"
+
+
 def _numbers(record: Record) -> Iterator[Problem]:
     for field, value in _leaves(record, ""):
-        if isinstance(value, float) and not math.isfinite(value):
-            yield field, f"{value} is no number"
+        if isinstance(value, int | float) and not abs(value) < LARGEST:  # nor is NaN
+            yield field, f"{shown(value)} is no number that a measurement gives"
 
 
 def _leaves(value: Any, field: str) -> Iterator[tuple[str, Any]]:

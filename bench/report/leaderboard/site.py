@@ -104,26 +104,20 @@ def _entries(ranked: Sequence[Contributed], frames: Frames) -> tuple[list[Row], 
         timings = page_data.speeds_of(timings_of(one.record, spreads))
         entry = _record(one) | {"speeds": next(iter(timings.values()), {})}
         by_setting.setdefault(standings.identity(one.record), []).append(entry)
-    shown = frames.groups()
     panels, cells, _ = page_data.cells(frames)
     rows = [row for rows in frames.by_group.values() for row in rows]
-    entries, kept = [], []
-    for row, cell in zip(rows, cells, strict=True):
-        if row["group"] not in shown:
-            continue
-        record = frames.by_uid[row["key"]]
-        entry = cell | {"band": row["band"], "best": row[BEST], "dtype": str(row["dtype"])}
-        entries.append(entry | {"records": by_setting[standings.identity(record)]})
-        kept.append(row)
     contests: dict[tuple[str, str], list[Row]] = {}
-    for row, entry in zip(kept, entries, strict=True):
+    for row, entry in zip(rows, cells, strict=True):
+        setting = standings.identity(frames.by_uid[row["key"]])
+        entry |= {"band": row["band"], "best": row[BEST], "dtype": str(row["dtype"])}
+        entry["records"] = by_setting[setting]
         contests.setdefault((row["group"], row["band"]), []).append(entry)
     for members in contests.values():
         best = [entry for entry in members if entry["best"]]
         for entry in members:
             entry["tied"] = len(best)
         _crown(best)
-    return [panel | {"mixed": ""} for panel in panels], entries
+    return [panel | {"mixed": ""} for panel in panels], cells
 
 
 def _record(one: Contributed) -> Row:

@@ -52,9 +52,13 @@ class Ranking:
 
 
 def competes(record: Record) -> bool:
-    """Whether a record has what a contest needs: an accuracy and its MACs, of true weights."""
+    """Whether a record has what a contest needs: an accuracy and its MACs, of true weights.
+
+    Models fine-tuned with a method at work are none: their seeds are no settings.
+    """
     scored = record.status == "ok" and record.accuracy.primary is not None
-    return scored and record.cost.macs is not None and not record.cell.random_weights
+    tuned = record.cell.random_weights or "training" in record.provenance
+    return scored and record.cost.macs is not None and not tuned
 
 
 def frames_of(records: Sequence[Record]) -> Frames:
