@@ -139,7 +139,8 @@ def _timings(old: Record, new: Record, result: Agreement) -> None:
         ours = next((other for like, other in here if like == condition), None)
         name = f"speed-up at batch {one.batch}"
         if ours is None or one.disturbed or ours.disturbed:
-            result.notes.append(f"{name}: not compared, not quiet on both sides")
+            why = "other load disturbed it" if ours else "not timed under the same conditions"
+            result.notes.append(f"{name}: not compared, {why}")
             continue
         (low, high), (least, most) = one.speedup.ci95, ours.speedup.ci95
         overlap = max(low, least) <= min(high, most)
