@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
-from test_page import embedded
+from test_page import Visit, browser, embedded
 from test_report import synthetic, write
 
 from bench.core.errors import BenchError
@@ -26,6 +26,7 @@ from bench.records.sources import LIBRARIES, measurement_hash
 from bench.records.store import Store
 from bench.report.leaderboard import site
 
+__all__ = ["browser"]  # a fixture
 SCRIPT = "<script>stolen()</script>"
 
 
@@ -336,6 +337,18 @@ def test_the_site_needs_nothing_else_and_its_records_pass(page: Path, board: Pat
         audit.audit_file(page.parent / file)
     again = site.build([board / "ours", board / "theirs"], board / "site")
     assert again.read_text(encoding="utf-8") == text
+
+
+def test_the_table_in_a_browser(browser: Any, page: Path) -> None:
+    visit = Visit(browser, page)
+    assert visit.count("#rows tr") == 3  # the best: alpha and beta, and delta alone
+    visit.page.uncheck("#leaders")
+    assert visit.count("#rows tr") == 4
+    visit.page.locator("#rows tr", has_text="alpha").locator(".open").click()
+    assert visit.page.locator("#history tbody tr").count() == 2
+    assert visit.page.inner_text("#remake").count("run_bench.py recheck records/") == 2
+    assert visit.errors == [] and visit.requests == [visit.address]
+    visit.context.close()
 
 
 def test_one_refused_record_refuses_all(board: Path, tmp_path: Path) -> None:
