@@ -168,6 +168,16 @@ TAMPERED: dict[str, tuple[Callable[[Record], Record], str]] = {
     "engine": (timing(engine="graphs"), r"engine': 'graphs' is not the cell's"),
     "NaN": (timing(p99_ms=float("nan")), "nan is no number that"),
     "script": (cell(model=SCRIPT), r"cell\.model': '.*' is no name"),
+    "second line": (
+        lambda one: replace(one, command="run_bench.py run '\nrm -rf ~'"),
+        "'command': .* has markup or control",
+    ),
+    "another program": (
+        lambda one: replace(one, command="python -c 'stolen()'"), "'command': .* no plain call"
+    ),
+    "first of a list": (
+        cell(params={"r": [SCRIPT, "8"]}, label=f"tome r={SCRIPT},8"), r"cell\.params\.r'"
+    ),
     "kind of a hash": (
         lambda one: replace(one, provenance=one.provenance | {"measurement_sha256": 7}), "no text"
     ),

@@ -28,7 +28,6 @@ _PLACE = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9 ._:/@+=,%-]*")  # ids, pat
 _DETAILED = ("profile", "training")  # of the provenance
 _KEY = re.compile("[0-9a-f]{64}")
 _MARKUP = re.compile("[<>\x00-\x1f\x7f\u2028\u2029]")
-_PROGRAMS = ("run_bench.py", "python")
 
 
 def audit(record: Record) -> None:
@@ -124,24 +123,29 @@ def _leaves(value: Any, field: str) -> Iterator[tuple[str, Any]]:
 def _names(record: Record) -> Iterator[Problem]:
     """Yield names that are none: they head pages, and files and folders are called after them."""
     cell = record.cell
-    plain = {"env.machine": record.env.get("machine")}
-    for name in ("suite", "method", "profile", "dtype", "backend", "engine"):
-        plain[f"cell.{name}"] = getattr(cell, name)
-    places = {"cell.model": cell.model, "cell.task": cell.task}
+    names: list[tuple[re.Pattern[str], str, Any]] = [
+        (_NAME, f"cell.{name}", getattr(cell, name))
+        for name in ("suite", "method", "profile", "dtype", "backend", "engine")
+        if name not in ("dtype", "backend") or getattr(cell, name) is not None
+    ]
+    names += [(_NAME, "env.machine", record.env.get("machine"))]
+    names += [(_PLACE, f"cell.{name}", getattr(cell, name)) for name in ("model", "task")]
     for field, value in _leaves(cell.params, "cell.params"):
-        plain[field] = field  # the parameters' names
-        places |= {field: value} if isinstance(value, str) else {}
-    optional = ("cell.dtype", "cell.backend")
-    for pattern, values in ((_NAME, plain), (_PLACE, places)):
-        for field, value in values.items():
-            absent = value is None and field in optional
-            if not absent and not (isinstance(value, str) and pattern.fullmatch(value)):
-                yield field, f"'{shown(value)}' is no name: it has characters of scripts or paths"
+        names += [(_NAME, field, field)] + [(_PLACE, field, value)] * isinstance(value, str)
+    for pattern, field, value in names:
+        if not (isinstance(value, str) and pattern.fullmatch(value)):
+            yield field, f"'{shown(value)}' is no name: it has characters of scripts or paths"
     if cell.label != label(cell.method, cell.params):
         yield "cell.label", f"'{shown(cell.label)}' does not name the method and its parameters"
-    metrics = [(name, metric.unit) for name, metric in record.accuracy.metrics.items()]
-    texts = {"cell.names": cell.names, "env": record.env, "provenance": record.provenance}
-    for field, value in _leaves({**texts, "accuracy.metrics": metrics}, ""):
+    texts = {
+        "cell.label": cell.label,
+        "cell.names": [*cell.names, *cell.names.values()],
+        "accuracy.metrics": [(name, one.unit) for name, one in record.accuracy.metrics.items()],
+        "command": record.command,
+        "env": record.env,
+        "provenance": record.provenance,
+    }
+    for field, value in _leaves(texts, ""):
         if isinstance(value, str) and _MARKUP.search(value):
             yield field, f"'{shown(value)}' has markup or control characters"
     yield from _command(record.command)
@@ -153,7 +157,8 @@ def _command(command: str) -> Iterator[Problem]:
         words = shlex.split(command)
     except ValueError:
         words = []
-    if not words or words[0] not in _PROGRAMS or shlex.join(words) != command:
+    ours = words[:1] == ["run_bench.py"] or " ".join(words[:3]).startswith("python -m recipes.")
+    if not ours or shlex.join(words) != command:
         yield "command", f"'{shown(command)}' is no plain call of run_bench.py"
 
 
