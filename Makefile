@@ -3,6 +3,7 @@
 # make check   set up, ruff + mypy + the import walls + the documentation's links
 # make gpu     GPU tests, then the cost suites in bf16 and fp16    (no network; one line where there is no GPU)
 # make docs    renew the tables of methods and of timm's names, build the documentation into site/
+# make site    the leaderboard of all records in results/, into site/leaderboard, without torch
 # make report  rebuild the reports of all suites from the records, without torch
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -26,7 +27,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if "$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo "$$p"; break; fi; done)
 
-.PHONY: help bench test check gpu report docs format clean
+.PHONY: help bench test check gpu report site docs format clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -85,6 +86,10 @@ report: $(STAMP)
 	@for suite in $(filter-out $(STUDIES),$(sort $(notdir $(wildcard results/*/*)))); do \
 	  $(PY) run_bench.py report --suite $$suite; done
 	@$(PY) -m recipes.ablation.report
+
+# One contribution a machine. `make docs` empties site/.
+site: $(STAMP)
+	@$(PY) run_bench.py leaderboard $(sort $(wildcard results/*/)) --out site/leaderboard
 
 # Takes the python3 that already reaches the GPU, so that a machine without network installs nothing.
 gpu:

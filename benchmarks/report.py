@@ -26,9 +26,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bench.records.outcomes import scores_by_seed
 from bench.records.record import Accuracy, Record
 from bench.records.store import Store
-from bench.report.data import load, stats
+from bench.report.data import load
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ("quick", "matched", "vlm", "tasks")
@@ -62,7 +63,7 @@ def redrawn(old: Accuracy, seed: int) -> Accuracy:
     drawn = replace(old, outcomes=outcomes, repeats=repeats)
     metrics = dict(old.metrics)
     for name, metric in old.metrics.items():
-        scores = stats.scores_by_seed(name, drawn)
+        scores = scores_by_seed(name, drawn)
         if scores is not None:
             value = float(scores.mean()) * (100 if metric.unit == "%" else 1)
             ends = metric.ci95 and tuple(end + value - metric.value for end in metric.ci95)

@@ -123,7 +123,9 @@ def test_lists_are_json_where_asked(
 
 
 @pytest.mark.parametrize(
-    "name", ["", "run", "report", "compare", "cost", "estimate", "check", "train"]
+    "name",
+    ["", "run", "report", "compare", "leaderboard", "recheck"]
+    + ["cost", "estimate", "check", "train"],
 )
 def test_help_shows_each_example_on_a_line_of_its_own(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

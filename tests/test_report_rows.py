@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from test_report import SAMPLES, metric, vit, write
 from test_report import synthetic as records
 
+from bench.records.outcomes import sample_scores
 from bench.records.record import (
     Accuracy,
     Cell,
@@ -401,10 +402,10 @@ def test_holm_by_hand() -> None:
 
 def test_scores_count_ranks_from_zero() -> None:
     outcomes = {"rank": [0, 1, 4, 5], "rank_i2t": [0, 9, 10, 3]}
-    assert stats.sample_scores("top1", outcomes) == pytest.approx([1, 0, 0, 0])
-    assert stats.sample_scores("top5", outcomes) == pytest.approx([1, 1, 1, 0])
-    assert stats.sample_scores("i2t_r10", outcomes) == pytest.approx([1, 1, 0, 1])
-    assert stats.sample_scores("t2i_r1", outcomes) is None
+    assert sample_scores("top1", outcomes) == pytest.approx([1, 0, 0, 0])
+    assert sample_scores("top5", outcomes) == pytest.approx([1, 1, 1, 0])
+    assert sample_scores("i2t_r10", outcomes) == pytest.approx([1, 1, 0, 1])
+    assert sample_scores("t2i_r1", outcomes) is None
 
 
 def test_the_synthetic_records_are_told_apart() -> None:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from bench.cli import develop, look_up, report, run, train
+from bench.cli import develop, leaderboard, look_up, report, run, train
 from bench.cli.options import DEFAULT_SUITE, INTERRUPTED
 from bench.core.errors import BenchError, printable
 
@@ -31,6 +31,7 @@ app = typer.Typer(
     "  run_bench.py list methods                       what there is to compare\n"
     "  run_bench.py report                             rebuild the report from the records\n"
     "  run_bench.py compare HEAD~1 results             what a change made better or worse\n"
+    "  run_bench.py leaderboard results                who is best, from contributed records\n"
     "  run_bench.py cost llava-1.5-7b-hf --method divprune   from its shape, in seconds\n"
     "  run_bench.py estimate llava-1.5-7b-hf --on h100,l4   how long it might take there\n"
     "  run_bench.py verify                             recompute the costs that papers print\n",
@@ -50,6 +51,8 @@ app.command()(run.merge)
 app.command()(report.report)
 app.command()(report.compare)
 app.command()(report.tokens)
+app.command()(leaderboard.leaderboard)
+app.command()(leaderboard.recheck)
 app.command("list")(look_up.list_)
 app.command()(look_up.submit)
 app.command()(look_up.cost)

@@ -80,14 +80,21 @@ class Store:
         """Return every record under the root, by path; what cannot be read is in `problems`."""
         self.problems = []
         records = []
-        for path in sorted(self.root.rglob("*.json")):
-            if path.name.startswith(".") or path.name == BUDGETS or path.parent.name == FOLDER:
-                continue
+        for path in self.paths():
             try:
                 records.append(Record.read(path))
             except BenchError as error:
                 self.problems.append(f"{error}; skipped")
         return records
+
+    def paths(self) -> list[Path]:
+        """Return the files under the root that are records, or should be, by path."""
+        return [
+            path
+            for path in sorted(self.root.rglob("*.json"))
+            if not path.name.startswith(".") and path.name != BUDGETS
+            if path.parent.name != FOLDER
+        ]
 
     def count(self, suite: str) -> int:
         """Return how many records there are of a suite, of all machines; nothing is read."""

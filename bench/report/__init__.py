@@ -9,9 +9,10 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.core.errors import BenchError, near_miss
@@ -26,8 +27,9 @@ _MAKES = {
     "html": ("index.html",),
     "markdown": ("figures", "report.md"),
     "paper": ("paper",),
+    "leaderboard": ("records", "index.html"),  # a site of its own
 }
-FORMATS = tuple(_MAKES)
+FORMATS = tuple(name for name in _MAKES if name != "leaderboard")
 DEFAULT_FORMATS = FORMATS[:4]
 MOST_FIGURES = 6  # models and tasks that figures are drawn for: drawing is what takes time
 TITLE = "Token reduction: what it costs and what it keeps"  # tells our reports from other files
@@ -36,10 +38,12 @@ _TITLED = {  # the file with the title, for each part that has one
     "report.md": "report.md",
     "figures": "report.md",
     "paper": "paper/main.tex",
+    "records": "index.html",
 }
 _OLD = "old"  # where the old parts go; made once the new ones are complete
 _HEAD = 4096  # bytes of a file that the title is within
-_PARTS = ("figures", "tables", "paper", "index.html", "report.md")  # the last names the others
+# in the order of their exchange: the last names the others
+_PARTS = ("figures", "tables", "paper", "records", "index.html", "report.md")
 
 
 def build(
@@ -89,22 +93,33 @@ def build(
     frames = frame.build(records, baseline=baseline, notes=notes, methods=methods)
     writers = (markdown.write_csv, markdown.write_latex, page.write, markdown.write, paper.write)
     out = Path(out)
+    with replacing(out, formats) as scratch, use(style):
+        fates = token_maps.read(results, frames.records)
+        parts = content(frames, fates, figures)
+        for name, write in zip(FORMATS, writers, strict=True):
+            if name in formats:
+                write(parts, scratch)
+    made = {part for name in formats for part in _MAKES[name]}
+    return out / next(part for part in reversed(_PARTS) if part in made)
+
+
+@contextlib.contextmanager
+def replacing(out: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Give a folder to write a report's parts into; they take the old ones' place if all is well.
+
+    Raises:
+        BenchError: as `check_out` does, or there is no room.
+    """
     check_out(out, formats)
-    fates = token_maps.read(results, frames.records)
-    with writing(f"a report to {out}", "make room, or choose another --out"), use(style):
+    with writing(f"a report to {out}", "make room, or choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
         scratch = temporary(out)
         scratch.mkdir()
         try:
-            parts = content(frames, fates, figures)
-            for name, write in zip(FORMATS, writers, strict=True):
-                if name in formats:
-                    write(parts, scratch)
+            yield scratch
             (scratch / _OLD).mkdir()  # from here on the new report takes the old one's place
         finally:
             _finish(scratch, out)
-    made = {part for name in formats for part in _MAKES[name]}
-    return out / next(part for part in reversed(_PARTS) if part in made)
 
 
 def _check(what: str, names: Sequence[str], known: Sequence[str]) -> None:

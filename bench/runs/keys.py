@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,11 @@ from bench import tasks
 from bench.core import registry
 from bench.measure.profiles import Profile
 from bench.models.files import hash_files
-from bench.records.record import SCHEMA, Cell
+from bench.records.cell_keys import key_from
+from bench.records.record import Cell
 from bench.records.sources import library_versions, measurement_hash
 from bench.runs.session import parameters, threads_of
 from bench.tasks import Task
-
-NAMES = ("suite", "label", "names")  # of a cell: what it is called changes no result
 
 
 def provenance_of(cell: Cell, weights: str | None, task: Task | None) -> dict[str, Any]:
@@ -51,14 +48,11 @@ def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, 
 
     `provenance` holds the hashes, see `provenance_of`.
     """
-    parts = {
-        "schema": SCHEMA,
-        "libraries": library_versions(),
-        "machine": machine,
-        "cell": {k: v for k, v in dataclasses.asdict(cell).items() if k not in NAMES},
-        "profile": dataclasses.asdict(profile),
-        "threads": threads_of(profile),
-        **provenance,
-    }
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return key_from(
+        cell,
+        libraries=library_versions(),
+        machine=machine,
+        profile=dataclasses.asdict(profile),
+        threads=threads_of(profile),
+        provenance=provenance,
+    )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def failed(job: Job, failure: Failure, env: dict[str, Any] | None, seconds: floa
 def _provenance(planned: PlannedCell, session: Session | None) -> dict[str, Any]:
     """Return where a cell's numbers come from: its hashes, and what is known of its weights."""
     provenance = {"weights": None, "card": None, **planned.provenance, "how": "measured"}
+    provenance["profile"] = json.loads(json.dumps(asdict(planned.profile)))  # the key hashes it
     if planned.cell.random_weights:
         provenance["weights"] = "random"
     if session is not None and session.loaded.name == planned.cell.model:

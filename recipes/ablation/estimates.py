@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.records.outcomes import scores_by_seed
 from bench.records.record import Record
 from bench.report.data import stats
 
@@ -125,7 +126,7 @@ def _samples(record: Record, metric: str) -> stats.Scores | None:
     The mean recall of one sample is that of an image and its text: there must be one for each.
     """
     names = recalls(record) if metric == MEAN_RECALL else [metric]
-    found = [stats.scores_by_seed(name, record.accuracy) for name in names]
+    found = [scores_by_seed(name, record.accuracy) for name in names]
     known = [one.mean(0) for one in found if one is not None]
     if not known or len(known) < len(names) or len({one.shape for one in known}) > 1:
         return None

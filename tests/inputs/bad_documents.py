@@ -325,6 +325,7 @@ FILES: list[Where] = [
     _task("NoCaps", "c.json", "nocaps:c.json:images"),
     _task("CoOp", "d/split_zhou_D.json", "zeroshot:d"),
     ("record of a report", "r.json", ("report", "r.json", "--out", "o"), {}),
+    ("record of a leaderboard", "r.json", ("leaderboard", "r.json", "--out", "o"), {}),
     ("record to submit", "r.json", ("submit", "r.json", "o"), {}),
     ("one of two records", "r.json", ("compare", "r.json", "r.json"), {}),
 ]

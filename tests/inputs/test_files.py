@@ -68,6 +68,9 @@ PATHS = [
     *text([*RUN, "--report", "…"], at=len(RUN) + 1),
     *text(["report", "results", "--out", "…"], at=3),
     *text(["report", "…"], at=1),
+    *text(["leaderboard", "…"], at=1),
+    *text(["leaderboard", "results", "--out", "…"], at=3),
+    *text(["recheck", "…", "--no-run"], at=1),
     *text(["compare", "…", "results"], at=1),
     *text(["submit", "…", "out.json"], at=1),
     *text(["tokens", "…"], at=1),
@@ -143,6 +146,8 @@ OTHERS = [
         for value in ("--output=stolen", "-o", "HEAD", "HEAD:results", "gone", "../..:x", "@{u}")
     ),
     Bad("compare a pipe", ["compare", "a", "a"], prepare=pipe("a"), names=["a"]),
+    Bad("recheck nothing", ["recheck", "gone"], names=["gone"]),
+    Bad("recheck what is no record", ["recheck", "a"], {"a": "{}"}, names=["a"]),
     Bad("submit no record", ["submit", "gone", "out"], names=["gone"]),
     Bad("submit a folder", ["submit", "a", "out"], prepare=folder("a"), names=["a"]),
     Bad("submit what is no record", ["submit", "a", "out"], {"a": "{}"}, names=["a"]),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from bench.records.outcomes import scores_by_seed
 from bench.records.record import Metric, Record
 from bench.report.data import stats
 from bench.report.data.rows import DIFFERENCES, Row
@@ -61,7 +62,7 @@ class Scored:
     def scores(self) -> dict[str, stats.Scores | None]:
         """Scores (seeds, samples), or None where the outcomes do not hold a metric."""
         known = self.record.accuracy
-        return {name: stats.scores_by_seed(name, known) for name in known.metrics}
+        return {name: scores_by_seed(name, known) for name in known.metrics}
 
     @property
     def metrics(self) -> dict[str, Metric]:

@@ -212,7 +212,7 @@ def build(
     return Frames(
         cells,
         {key: scores[key] for key in keys},
-        {key: _timings(by_uid[key], spreads) for key in keys},
+        {key: timings_of(by_uid[key], spreads) for key in keys},
         {key: token_rows(by_uid[key]) for key in keys},
         sorted(failed, key=lambda row: [str(value) for value in row.values()]),
         tuple(kept),
@@ -240,7 +240,7 @@ def _cells(records: Sequence[Record], baseline: str) -> list[Row]:
     return rows
 
 
-def _timings(record: Record, spreads: equal.Spreads) -> list[Row]:
+def timings_of(record: Record, spreads: equal.Spreads) -> list[Row]:
     """Return a cell's timings, each with how far from 1 its suite finds two equal things."""
     return [
         row | {"aa_half_x": equal.half(spreads, record, equal.at_batch(row["batch"]))}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.records.outcomes import scores_by_seed
 from bench.records.record import Accuracy
 from bench.report.data import stats
 from bench.report.data.bands import off_middle
@@ -81,7 +82,7 @@ def right(accuracy: Accuracy) -> Shares | None:
     names = [primary] if primary in ("accuracy", "top1") else []
     if primary.endswith("_r1"):
         names = [name for name in accuracy.metrics if name.endswith("_r1")]
-    each = [stats.scores_by_seed(name, accuracy) for name in names]
+    each = [scores_by_seed(name, accuracy) for name in names]
     known = [scores >= RIGHT for scores in each if scores is not None]
     if not known or len(known) < len(each) or len({len(one) for one in known}) > 1:
         return None

@@ -23,12 +23,11 @@ from bench.report.tables import printed, provenance
 from bench.report.tables.table import unescape
 
 NAME = "index.html"
-SCRIPTS = ("base.js", "plot.js", "table.js", "tokens.js")
+SCRIPTS = ("base.js", "record.js", "plot.js", "table.js", "cells.js", "tokens.js")
 
 
 def write(content: Content, folder: Path) -> None:
     """Write a report's page; the same records give the same bytes."""
-    assets = files("bench.assets") / "templates" / "report" / "page"
     templates = environment(autoescape=True)
     templates.filters["unescaped"] = unescape
     frames = content.frames
@@ -42,8 +41,7 @@ def write(content: Content, folder: Path) -> None:
         "tokens": tokens,
     }
     text = templates.get_template("page/index.html.j2").render(
-        css=(assets / "page.css").read_text(encoding="utf-8"),
-        js="\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        **parts(*SCRIPTS),
         data=page_data.text(data),
         records=page_data.packed(records),
         counts=_counts(frames),
@@ -65,6 +63,13 @@ def write(content: Content, folder: Path) -> None:
         disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
     )
     (folder / NAME).write_text(text, encoding="utf-8", newline="\n")
+
+
+def parts(*scripts: str) -> dict[str, str]:
+    """Return the style sheet and some scripts, as a page's template takes them."""
+    assets = files("bench.assets") / "templates" / "report" / "page"
+    css, *js = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", *scripts))
+    return {"css": css, "js": "\n".join(js)}
 
 
 def _bold(line: str) -> str:

@@ -47,7 +47,7 @@ def cells(frames: Frames) -> tuple[list[Row], list[Row], list[Any]]:
     for group, rows in frames.by_group.items():
         condition, timed = under_main(frames.timed(rows))
         about = _about(rows, frames.title(group), condition)
-        speeds = _speeds(timed)
+        speeds = speeds_of(timed)
         for row in rows:
             tokens = _mean_tokens(frames.counts[row["key"]])
             short = {name: frames.named(row[name]) for name in ("model", "task")}
@@ -82,7 +82,7 @@ def _cell(row: Row, panel: int, tokens: float | None, speeds: dict[str, list[Any
     return cell | {"tokens": _short(tokens), "speeds": speeds}
 
 
-def _speeds(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
+def speeds_of(timings: Sequence[Row]) -> dict[str, dict[str, list[Any]]]:
     """Return for each cell and batch size: milliseconds, speed-up and its interval, two flags.
 
     The flags are 1 where the speed-up is within noise, and where other load disturbed the timing.

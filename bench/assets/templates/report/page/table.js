@@ -1,17 +1,18 @@
+/* A table to sort and filter. The script behind this one says what its COLUMNS are, which cells are `chosen`, and
+   which timing of a cell it shows (`speedOf`). */
 const STEP = 200; // rows in one go; thousands would make typing slow
 let sorted = { column: null, down: false };
 let limit = STEP;
 
 const panelOf = (cell) => data.panels[cell.panel];
-const speedOf = (cell) => cell.speeds[$("batch").value] ?? [];
 const digitsOf = (cell) => (percent(panelOf(cell)) || cell.accuracy_value >= 10 ? 1 : 3);
 const pair = (main, more, pale) => [el("span", { class: pale ? "pale" : null }, main), more ? el("small", {}, " " + more) : null];
 const marked = (text, marks) => (marks ? `${text} ${marks}` : text);
+
 const alike = (cell) => Boolean(speedOf(cell)[4]);
 const speedMarks = (cell) => [alike(cell) && "≈", speedOf(cell)[5] && "◊"].filter(Boolean).join(" ");
-
 /* A column: header, the value it sorts by, and how a cell is written. */
-const COLUMNS = [
+const COMMON = [
   { head: "Method", key: "method", text: true, of: (c) => c.method },
   { head: "Setting", key: "setting", text: true, of: (c) => c.setting, write: (c) => c.setting || "–" },
   { head: "Model", key: "model", text: true, of: (c) => c.model },
@@ -31,7 +32,6 @@ const COLUMNS = [
 
 /* "tome gmacs<0.3": every word occurs in the row, every comparison holds. */
 function wanted() {
-  const only = $("only").value;
   const tests = $("filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
     const [, key, sign, bound] = word.match(/^([a-z]+)([<>])(-?[\d.]+)$/) ?? [];
     const column = COLUMNS.find((c) => c.key === key && !c.text);
@@ -39,7 +39,7 @@ function wanted() {
     return (cell) => { const v = column.of(cell); return known(v) && (sign === "<" ? v < Number(bound) : v > Number(bound)); };
   });
   return data.cells.map((cell, index) => ({ cell, index }))
-    .filter(({ cell }) => (only === "" || cell.panel === Number(only)) && tests.every((test) => test(cell)));
+    .filter(({ cell }) => chosen(cell) && tests.every((test) => test(cell)));
 }
 function arranged(rows) {
   const column = COLUMNS.find((c) => c.key === sorted.column);
@@ -80,12 +80,10 @@ function sort(column) {
   $("heads").querySelector(`[data-key="${column.key}"]`).focus();
 }
 const again = () => { limit = STEP; fill(); };
-options($("only"), [...named, ["", "all: unlike numbers in one column"]], "0");
-$("panel").addEventListener("change", () => { if ($("only").value !== "") { $("only").value = $("panel").value; again(); } });
-options($("batch"), batches.map((b) => [b, `batch ${b}`]), batches.at(-1));
-$("filter").addEventListener("input", again);
-$("only").addEventListener("change", again);
-$("batch").addEventListener("change", again);
-$("more").addEventListener("click", () => { limit += STEP; fill(); });
-heads();
-fill();
+function begin(selects) {
+  $("filter").addEventListener("input", again);
+  for (const name of selects) $(name).addEventListener("change", again);
+  $("more").addEventListener("click", () => { limit += STEP; fill(); });
+  heads();
+  fill();
+}
