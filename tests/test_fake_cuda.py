@@ -233,7 +233,14 @@ def test_nothing_waits_that_is_not_listed(case: Case) -> None:
 
 @pytest.mark.parametrize(
     ("tower", "name"),
-    [("language", "random"), ("projector", "random"), ("projector", "pool"), ("vision", "tome")],
+    [
+        ("language", "random"),
+        ("projector", "random"),
+        ("projector", "pool"),
+        ("vision", "tome"),
+        ("projector", "evs"),
+        ("projector", "dycoke"),
+    ],
 )
 def test_videos_wait_no_more(tower: str, name: str) -> None:
     build = partial(qwen3_vl, blocks=3)

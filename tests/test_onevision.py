@@ -315,3 +315,20 @@ def test_questions_go_through_the_saved_processor(tmp_path: Path) -> None:
         assert int((inputs["input_ids"] == tiny.IMAGE).sum()) == tokens
         with bench.reduced(loaded.model, "random", keep_rate={"projector": 0.5}):
             assert tiny.answers(loaded.model, inputs, 2).shape == (1, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["vidcom2", "evs", "dycoke"])
+def test_methods_that_compare_frames_see_pooled_tokens(method: str) -> None:
+    model, batch = tiny.onevision(), tiny.onevision_videos(2)
+    plain = into_prompt(model, batch, "video")
+    with bench.reduced(model, method, keep_rate=0.6):
+        left = into_prompt(model, batch, "video")
+        together = tiny.answers(model, batch, 3)
+        each = [tiny.answers(model, tiny.alone(batch, i), 3) for i in range(2)]
+        with pytest.raises(Unsupported, match="compares the frames of a video: give it one"):
+            model(**tiny.onevision_batch(1))
+    assert torch.equal(together, torch.cat(each))
+    assert plain.shape == left.shape
+    gone = left[..., 0].isnan().float().mean()
+    assert 0.2 < float(gone) < 0.5

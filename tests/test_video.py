@@ -12,6 +12,7 @@ from vlm_models import GRIDS, VIDEO, padded, patches, shown, videos
 
 import bench
 from bench.core import Plan, Reducer
+from bench.core.errors import Unsupported
 from bench.core.kinds import LanguageReducer, ProjectorReducer
 from bench.engine.families.prompt import frames_of
 from bench.measure.closed_form import check_counters
@@ -57,6 +58,27 @@ def test_a_padded_batch_is_answered_as_each_sample_alone(family: str, way: str) 
     if method != "fastv":  # which ranks by the last word
         assert torch.equal(together, cached)
     assert not torch.equal(model(**given).logits[:, -1], _scores(model, method, budget, given))
+
+
+@torch.no_grad()
+@families
+@pytest.mark.parametrize("method", ["vidcom2", "evs", "dycoke"])
+def test_methods_that_compare_frames(family: str, method: str) -> None:
+    """In a batch as alone, with the cache as without, and counted alike by both counters."""
+    model, given = FAMILIES[family](), videos(family, [0, 1])
+    plain = model(**given).logits[:, -1]
+    with bench.reduced(model, method, keep_rate=0.6):
+        together = tiny.answers(model, given, 3)
+        each = [tiny.answers(model, videos(family, [i]), 3) for i in range(2)]
+        assert torch.equal(together, torch.cat(each))
+        assert torch.equal(together, tiny.answers(model, given, 3, use_cache=False))
+        assert not torch.equal(model(**given).logits[:, -1], plain)
+        seen = bench.trace(model, **given)
+        check_counters(model, seen, bench.count_macs(model, **given))
+        kept = [after for _, after in seen.tokens["projector"]]
+        with pytest.raises(Unsupported, match="compares the frames of a video: give it one"):
+            model(**videos(family, [2]))  # a single frame
+    assert all(0 < after < 12 for after in kept)
 
 
 def _scores(model: Any, method: str, budget: Any, given: Any) -> Tensor:

@@ -265,10 +265,14 @@ class Writer(Reader):
 
 @dataclass(frozen=True)
 class Multimodal(Writer):
-    """A language model that sees; with `takes_video` frames as a video, not as so many images."""
+    """A language model that sees."""
 
     kind: ClassVar[str] = "multimodal"
-    takes_video: ClassVar[bool] = False
+
+    @property
+    def takes_video(self) -> bool:
+        """Whether it can be shown frames as a video."""
+        return False
 
     @abstractmethod
     def answer(

@@ -38,6 +38,7 @@ QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 
 _QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Tiles of the largest image, with the image as a whole.
 TILES = {"internvl": 12 + 1, "idefics3": 16 + 1, "smolvlm": 16 + 1}
+_WATCHES = (*_QWEN, "llava_onevision", "llava_next_video")  # take frames as a video
 _ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
 _IMAGE_FIRST = ("blip-2", "paligemma")
@@ -53,6 +54,10 @@ class PromptedModel(Multimodal):
     """A language model that gets its images inside a prompt."""
 
     covers: ClassVar[str] = f"one image and {WORDS} words, until the first token of the answer"
+
+    @property
+    def takes_video(self) -> bool:
+        return self.model.config.model_type in _WATCHES
 
     def prepare(
         self,
