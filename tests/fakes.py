@@ -22,6 +22,8 @@ class Answering:
     device, dtype = torch.device("cpu"), torch.float32
     __setattr__ = object.__setattr__  # models are frozen
 
+    takes_video = False
+
     def __new__(cls, kind: str, say: Answer) -> Any:
         base = next(base for base in KINDS if base.kind == kind)
         return object.__new__(type("Fake", (Answering, base), {}))

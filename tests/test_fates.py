@@ -23,7 +23,7 @@ from bench.records.store import Store
 from bench.report import build
 from bench.report.data import load
 from bench.report.figures import plots, token_figure, token_maps
-from bench.report.figures.token_figure import SCALE, painted, tokens_after
+from bench.report.figures.token_figure import FADED, SCALE, painted, tokens_after
 
 MODEL = "embedded:vit-fashion"
 
@@ -192,7 +192,9 @@ def test_painting() -> None:
     middle = result[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
     assert (middle[0, 0] == middle[0, 1]).all() and (middle[0, 0] != middle[0, 2]).any()
     assert (middle[0, 2] == middle[1, 2]).all()
-    assert middle[1, 0] == pytest.approx([0.9] * 3) and middle[1, 1] == pytest.approx([0] * 3)
+    assert middle[1, 0] == pytest.approx([0.9 * FADED] * 3) and middle[1, 1] == pytest.approx(
+        [0] * 3
+    )
     assert (result[0, 2 * SCALE - 1] == 1).all()  # between two groups
     assert (result[0, SCALE - 1] < 1).any()  # not within one
 

@@ -211,10 +211,10 @@ def test_random_reduces_where_the_method_does() -> None:
     ]
     cut: Tokens = {"projector": [(36, 36)], "language": [(32, 32), (32, 32)]}  # ahead of block 0
     for tokens, setting in (
-        (inside, "at=inside to at=inside, more"),
-        (ahead, "at=ahead to at=ahead, more"),
-        (cut, "at=ahead to at=ahead, more"),
-        ({"vision": [(9, 5)], **ahead}, "at=ahead to at=ahead, more"),
+        (inside, "random, at inside to random, at inside, more"),
+        (ahead, "random, at ahead to random, at ahead, more"),
+        (cut, "random, at ahead to random, at ahead, more"),
+        ({"vision": [(9, 5)], **ahead}, "random, at ahead to random, at ahead, more"),
     ):
         row = judged(base, *randoms, cell("evit", 66, hits(0.7, 3), tokens=tokens))
         assert row["random_setting"] == setting

@@ -190,10 +190,6 @@ def mvbench(path: Path) -> str:
     return f"mvbench:{path}/moving_count.json:{path}/videos?frames=5"
 
 
-class Watching(Answering):
-    takes_video = True
-
-
 def watching(letters: bool = True) -> Any:
     """A model of videos that says which option is the shade of the last frame."""
 
@@ -203,7 +199,9 @@ def watching(letters: bool = True) -> Any:
         (found,) = [o for o in options if abs(int("".join(filter(str.isdigit, o[2]))) - last) < 5]
         return found[0] if letters else f"It is {found[2]}."
 
-    return Watching("multimodal", say)
+    model = Answering("multimodal", say)
+    model.takes_video = True
+    return model
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])

@@ -51,9 +51,8 @@ def counts(probe: Probe) -> str:
 
 def _lengths(probe: AnswerProbe, one: Answer) -> str:
     step, decoded = one.steps[0], len(one.steps) - 1
-    padding = (~step.mask).sum(1).tolist()
     for layer, rows in enumerate(left_of(probe, one)):
-        want = max(n + len(row.image) for n, row in zip(padding, rows, strict=True))
+        want = max(len(row.image) for row in rows)  # no padding that every sample has
         if step.widths[layer] != want:
             raise Broken(f"block {layer} should see {want} tokens, and sees {step.widths[layer]}")
         if not probe.encodes and one.caches[layer] != want + decoded:

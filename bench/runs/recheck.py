@@ -185,6 +185,7 @@ def suite_of(record: Record) -> Suite:
         "engines": [cell.engine],
         "limit": cell.limit,
         "seed": cell.seed,
+        "answer_batches": list(cell.answer_batches) if timed else [1],
         "batch_sizes": list(cell.batch_sizes or ()) or None if timed else [1],
         "latency_seconds": cell.latency_seconds if timed else QUICK_SECONDS,
     }
