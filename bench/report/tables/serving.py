@@ -34,12 +34,12 @@ def serving_table(frames: Frames, group: str) -> Table | None:
     columns = name_columns(rows, flag=True)
     columns += [
         Column("prompts at once", "batch", digits=0),
-        Column("first token ms", "ttft_ms", digits=1, better=-1).timing(),
+        Column("first token ms", "ttft_ms", digits=1).timing(),
         _speedup("ttft"),
-        Column("tokens a second", "tokens_per_s", digits=1, better=1).timing(),
+        Column("tokens a second", "tokens_per_s", digits=1).timing(),
         _speedup("end_to_end"),
-        Column("empty slots %", "empty_percent", digits=1, better=-1),
-        Column("prompts in 1 GiB of cache", "prompts_per_gib", digits=0, better=1),
+        Column("empty slots %", "empty_percent", digits=1),
+        Column("prompts in 1 GiB of cache", "prompts_per_gib", digits=0),
     ]
     legend = "; ".join(filter(None, (LEGEND, disturbed_legend(rows))))
     caption = (
@@ -50,7 +50,7 @@ def serving_table(frames: Frames, group: str) -> Table | None:
 
 
 def _speedup(stage: str) -> Column:
-    how = {"digits": 2, "suffix": "×", "null": 1, "within": f"{stage}_aa_half_x", "better": 1}
+    how = {"digits": 2, "suffix": "×", "null": 1, "within": f"{stage}_aa_half_x"}
     return interval("speed-up", f"{stage}_speedup{{}}_x", **how).timing()
 
 
