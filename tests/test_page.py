@@ -456,3 +456,17 @@ def test_seeing_the_tokens(browser: Any, quick: Path) -> None:
     at.set_viewport_size({"width": 390, "height": 844})
     assert at.evaluate("document.documentElement.scrollWidth") == 390
     visit.context.close()
+
+
+def test_the_page_begins_with_the_headlines(records: list[Record], tmp_path: Path) -> None:
+    names = {"embedded:vit-fashion": "<b>my</b> ViT_1"}
+    cells = [replace(r, cell=replace(r.cell, names=names)) for r in records]
+    root = test_report.write(cells, tmp_path / "r")
+    build([root], tmp_path / "o", formats=["html", "markdown"], figures=0)
+    text = (tmp_path / "o" / "index.html").read_text(encoding="utf-8")
+    section = text.partition('<section id="findings"')[2].partition("</section>")[0]
+    told = (tmp_path / "o" / "report.md").read_text(encoding="utf-8")
+    head = told.partition("\n## ")[0].splitlines()
+    assert section.count("<li>") == sum(line.startswith("- ") for line in head) == 2
+    assert "<b>tome r=16</b>" in section and "share the lead" in section
+    assert "<b>my</b>" not in section and "&lt;b&gt;my&lt;/b&gt; ViT_1" in section

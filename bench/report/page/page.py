@@ -46,6 +46,7 @@ def write(content: Content, folder: Path) -> None:
         records=page_data.packed(records),
         counts=_counts(frames),
         older=frames.older,
+        findings=[(title, _bold(unescape(text))) for title, text in _findings(content)],
         tokens=bool(tokens),
         notes=frames.notes,
         heads=printed.HEADS,
@@ -72,6 +73,12 @@ def parts(*scripts: str) -> dict[str, str]:
     return {"css": css, "js": "\n".join(js)}
 
 
+def _findings(content: Content) -> list[tuple[str, str]]:
+    """Return the headlines (Markdown), each with its model and task; "" where it is of all."""
+    groups = [(unescape(s.title), s.headline) for s in content.groups if s.headline]
+    return [*(("", text) for text in content.findings), *groups]
+
+
 def _bold(line: str) -> str:
     """Write a line of the conventions as HTML."""
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(line))
@@ -82,7 +89,7 @@ def _counts(frames: Frames) -> str:
     counts = {
         "finished cell": len(frames.cells),
         "method": len(frames.methods),
-        "model": len({cell.model for cell in cells}),
+        "model": len(frames.models),
         "task": len({cell.task for cell in cells}),
         "machine": len({load.machine(record) for record in frames.records}),
     }
