@@ -112,7 +112,7 @@ def test_maps_need_two_sizes_and_two_batches() -> None:
     ten = middle(next(one for one in crossget if one.cell.label == "crossget r=16"))
     shares = {one.cell.label: 100 * share_of(one) for one in crossget}
     near = min(shares, key=lambda label: abs(shares[label] - ten))
-    assert name == f"timm:vit_base_patch16_* · crossget, {ten - 5}–{ten + 5} % of MACs"
+    assert str(name) == f"timm:vit_base_patch16_* · crossget, {ten - 5}–{ten + 5} % of MACs"
     for one in crossget:
         if one.cell.label == near:
             size = int(one.cell.model[-3:])

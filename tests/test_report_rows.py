@@ -342,7 +342,7 @@ def test_a_map_takes_the_setting_nearest_to_the_middle_of_its_band() -> None:
             cell = replace(one.cell, model=f"vit_{size}", params=params)
             cells.append(replace(one, key=f"{size}{total}".ljust(64, "0"), cell=cell))
     ((name, places),) = breakeven.maps(frame.build(cells))
-    assert name == "vit_* · tome, 55–65 % of MACs"
+    assert str(name) == "vit_* · tome, 55–65 % of MACs"
     assert places == {(batch, size): 1.25 for batch in (1, 8) for size in (224, 384)}
 
 

@@ -14,7 +14,7 @@ from scipy.special import ndtri, stdtrit
 
 from bench.core.errors import shown
 from bench.records.outcomes import Scores, sample_scores, scores_by_seed
-from bench.records.record import Accuracy, Metric, Record, Speedup
+from bench.records.record import Accuracy, Generation, Metric, Record, Served, Speedup
 
 Problem = tuple[str, str]  # the field, and what is wrong with it
 Ends = tuple[float, float] | None
@@ -150,10 +150,13 @@ def timings(record: Record) -> Iterator[Problem]:
             problems.append(("reduction_share", f"{share:g} is no share"))
         yield from ((f"{field}.{name}", problem) for name, problem in problems)
     answer = record.cost.generation
-    for stage in answer.stages if answer else ():
-        sides = stage.samples_ms, stage.baseline_samples_ms
-        for name, problem in _paired(*sides, stage.p50_ms, stage.speedup):
-            yield f"cost.generation, {shown(stage.name)}.{name}", problem
+    answers: tuple[Generation | Served, ...] = (answer, *answer.served) if answer else ()
+    for timed in answers:
+        prompts = f" of {timed.batch} prompts" if isinstance(timed, Served) else ""
+        for stage in timed.stages:
+            sides = stage.samples_ms, stage.baseline_samples_ms
+            for name, problem in _paired(*sides, stage.p50_ms, stage.speedup):
+                yield f"cost.generation{prompts}, {shown(stage.name)}.{name}", problem
 
 
 def _paired(

@@ -11,7 +11,7 @@ from bench.records.fates import Fates
 from bench.report import figures, headlines, tables
 from bench.report.data.frame import Frames
 from bench.report.data.makers import Maker, makers
-from bench.report.data.rows import Row
+from bench.report.data.rows import Row, label_of
 from bench.report.figures import plots, token_figure
 from bench.report.figures.plots import Plot
 from bench.report.tables import provenance
@@ -170,7 +170,7 @@ def _gaps(rows: Sequence[Row]) -> list[str]:
     for what, lacking in gaps.items():
         cells: dict[str, list[str]] = {}
         for row, reason in lacking:
-            cells.setdefault(reason, []).append(f"{row['method']} {row['setting']}".strip())
+            cells.setdefault(reason, []).append(label_of(row))
         for reason, names in cells.items():
             who = "any cell" if len(names) == len(rows) else escape(", ".join(names))
             lines.append(f"{what} {who}: {escape(reason)}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bench.report.data import disturbed
 from bench.report.data.frame import Frames
+from bench.report.data.leads import fastest, meetings
 from bench.report.data.names import metric_name
-from bench.report.data.rows import Row, known
+from bench.report.data.rows import Row, known, label_of
 from bench.report.data.ties import BEST
-from bench.report.data.timings import is_noise, under_main
-from bench.report.figures.breakeven import OF, Map, maps
+from bench.report.data.timings import is_noise
+from bench.report.figures.breakeven import Map, Sweep, maps
 from bench.report.tables.table import escape, signed
 
 # Where a method acts, by the towers whose blocks see fewer tokens; the first that holds is said.
@@ -27,12 +29,8 @@ def headline(frames: Frames, group: str) -> str:
     Settings that a paired test cannot tell from the most accurate are all named, and so is the
     fastest of them. Empty where no two methods meet at a share of the MACs.
     """
-    peers: dict[str, list[Row]] = {}
-    for row in frames.by_group[group]:
-        known_both = known(row["accuracy_value"]) and known(row["mac_bound_x"])
-        if known_both and not row["is_baseline"]:
-            peers.setdefault(row["band"], []).append(row)
-    peers = {name: cells for name, cells in peers.items() if len({r["method"] for r in cells}) > 1}
+    met = meetings(frames, group).items()
+    peers = {name: cells for name, cells in met if all(known(r["mac_bound_x"]) for r in cells)}
     if not peers:
         return ""
     name = min(peers, key=lambda name: _from_half(peers[name]))
@@ -65,17 +63,14 @@ def _speed(frames: Frames, rows: Sequence[Row]) -> str:
 
     What other load disturbed makes no headline.
     """
-    _, timed = under_main(frames.timed(rows))
-    quiet = disturbed.quiet(timed)
-    if not quiet:
-        return f" (speed-up not told: {disturbed.LOAD})" if timed else ""
-    batch = max(int(row["batch"]) for row in quiet)
-    fastest = max((row for row in quiet if row["batch"] == batch), key=lambda r: r["speedup_x"])
-    cell = next(row for row in rows if row["key"] == fastest["key"])
-    ends = [fastest[f"speedup{end}_x"] for end in ("", "_low", "_high")]
-    noise = ", within noise" if is_noise(ends, fastest["aa_half_x"], 1) else ""
+    found = fastest(frames, rows)
+    if found is None:
+        return f" (speed-up not told: {disturbed.LOAD})" if frames.timed(rows) else ""
+    cell, timing = found
+    ends = [timing[f"speedup{end}_x"] for end in ("", "_low", "_high")]
+    noise = ", within noise" if is_noise(ends, timing["aa_half_x"], 1) else ""
     who = "" if len(rows) == 1 else f"; the fastest of them is {_label(cell)}"
-    text = f"{who}, measured speed-up {fastest['speedup_x']:.2f}× at batch {batch}"
+    text = f"{who}, measured speed-up {timing['speedup_x']:.2f}× at batch {timing['batch']}"
     return f"{text} (MAC bound {cell['mac_bound_x']:.2f}×{noise})"
 
 
@@ -118,23 +113,22 @@ def _answered(frames: Frames, row: Row) -> str:
 
 def break_even(frames: Frames) -> list[str]:
     """Say for each model from where on reduction pays, where batches and resolutions were swept."""
-    sweeps: dict[tuple[str, str], dict[str, Map]] = {}
-    for name, places in maps(frames):
-        model, _, rest = name.partition(OF)
-        method, _, share = rest.rpartition(", ")
-        sweeps.setdefault((model, share), {})[method] = places
-    return [_pays(*where, methods) for where, methods in sweeps.items()]
+    sweeps: dict[Sweep, dict[str, Map]] = {}
+    for sweep, places in maps(frames):
+        sweeps.setdefault(replace(sweep, method=""), {})[sweep.method] = places
+    return [_pays(sweep, methods) for sweep, methods in sweeps.items()]
 
 
-def _pays(model: str, share: str, methods: Mapping[str, Map]) -> str:
+def _pays(sweep: Sweep, methods: Mapping[str, Map]) -> str:
     """Say where which method is faster than the unreduced model, of one model at like MACs."""
     slower = {
         name: [f"batch {b}, {px} px ({x:.2f}×)" for (b, px), x in sorted(places.items()) if x <= 1]
         for name, places in methods.items()
     }
     everywhere = [f"**{escape(name)}**" for name, where in slower.items() if not where]
-    text = f"{escape(model)}, {share}: faster than unreduced at every batch and resolution that "
-    text += f"was timed: {_listed(everywhere) if everywhere else 'no method'}"
+    text = f"{escape(sweep.model)}, {sweep.share} of MACs: faster than unreduced at every batch "
+    text += "and resolution that was timed: "
+    text += _listed(everywhere) if everywhere else "no method"
     rest = [f"**{escape(name)}** at {', '.join(where)}" for name, where in slower.items() if where]
     return text + (f"; slower: {'; '.join(rest)}." if rest else ".")
 
@@ -151,8 +145,7 @@ def of(frames: Frames, group: str) -> Iterator[str]:
 
 
 def _label(row: Row) -> str:
-    label = f"{row['method']} {row['setting']}".strip()
-    return f"**{escape(label)}**"
+    return f"**{escape(label_of(row))}**"
 
 
 def _from_half(rows: Sequence[Row]) -> float:

@@ -30,6 +30,11 @@ def known(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
+def label_of(row: Row) -> str:
+    """Name a cell by its series and setting."""
+    return f"{row['method']} {row['setting']}".strip()
+
+
 def cell_row(
     record: Record, group: str, common: Row, baseline: str = "none", extra: str = ""
 ) -> Row:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
-from bench.report.data.rows import Row, known
+from bench.report.data.rows import Row, known, label_of
 from bench.report.figures import style
 from bench.report.figures.drawing import DASHED, View, by_batch, joined
 from bench.report.figures.plots import Plot, shown
@@ -113,5 +113,4 @@ def breakdown(view: View, points: Sequence[Row]) -> Figure:
 def _named(row: Row) -> str:
     """Name a bar by method and setting, with the attention's path where it is not the plain one."""
     path = row["attention_path"]
-    text = f"{row['method']} {row['setting']}".strip()
-    return style.short(text, 34) + (f" ({path})" if path not in (None, "plain") else "")
+    return style.short(label_of(row), 34) + (f" ({path})" if path not in (None, "plain") else "")

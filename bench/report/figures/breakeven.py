@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,26 @@ from bench.report.figures.plots import Plot
 
 Map = Mapping[tuple[int, int], float]  # speed-up by (batch, resolution)
 MAX_MAPS = 6
-OF = " · "  # between a map's model and its method
 SIZE = re.compile(r"(?<!\d)([1-9]\d\d|1\d\d\d)(?!\d)(?!.*\d{3})")  # the last one in a model's name
 ABSENT = (
     "No break-even map: no model here was timed at two resolutions and two batch sizes with a "
     "method at like MACs (`run_bench.py run --suite breakeven`)."
 )
+
+
+@dataclass(frozen=True, order=True)
+class Sweep:
+    """One method in one model whose batch and resolution were swept, at a share of the MACs."""
+
+    model: str
+    method: str
+    share: str
+    machine: str
+    condition: str
+
+    def __str__(self) -> str:
+        """As a map's title: without machine and condition, which a report mostly shares."""
+        return f"{self.model} · {self.method}, {self.share} of MACs"
 
 
 @makes("figure", 50, overall=True, absent=ABSENT)
@@ -42,7 +57,7 @@ def map_plots(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
         yield Plot("break-even", caption, partial(draw, drawn))
 
 
-def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
+def maps(frames: Frames) -> Sequence[tuple[Sweep, Map]]:
     """Return each method's speed-ups in a band of MACs, where several sizes were timed alike.
 
     Of several settings in a band the one nearest to its middle counts. Timings that other load
@@ -50,28 +65,25 @@ def maps(frames: Frames) -> Sequence[tuple[str, Map]]:
     """
     cells = {row["key"]: row for row in frames.cells if not row["is_baseline"]}
     cells = {key: row for key, row in cells.items() if known(row["gmacs"])}
-    places: dict[tuple[str, ...], dict[tuple[int, int], tuple[float, float]]] = {}
+    places: dict[Sweep, dict[tuple[int, int], tuple[float, float]]] = {}
     for entry in disturbed.quiet(frames.timed(cells.values())):
         cell = cells[entry["key"]]
         size = SIZE.search(cell["model"])
         if size is None or not known(entry["speedup_x"]):
             continue
         model = SIZE.sub("*", cell["model"])
-        name = (model, cell["method"], cell["band"], cell["machine"], entry["condition"])
-        sizes, place = places.setdefault(name, {}), (entry["batch"], int(size[1]))
+        sweep = Sweep(model, cell["method"], cell["band"], cell["machine"], entry["condition"])
+        sizes, place = places.setdefault(sweep, {}), (entry["batch"], int(size[1]))
         here = off_middle(cell), float(entry["speedup_x"])
         sizes[place] = min(sizes.get(place, here), here)
     return [
-        (
-            f"{model}{OF}{method}, {share} of MACs",
-            {place: speed for place, (_, speed) in sizes.items()},
-        )
-        for (model, method, share, *_), sizes in sorted(places.items())
+        (sweep, {place: speed for place, (_, speed) in sizes.items()})
+        for sweep, sizes in sorted(places.items())
         if all(len({place[axis] for place in sizes}) > 1 for axis in (0, 1))
     ]
 
 
-def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:
+def draw(drawn: Sequence[tuple[Sweep, Map]]) -> Figure:
     """Draw one map a method; what is slower than the unreduced model is hatched too."""
     page, columns = style.active(), min(3, len(drawn))
     lines = -(-len(drawn) // columns)
@@ -80,12 +92,12 @@ def draw(drawn: Sequence[tuple[str, Map]]) -> Figure:
     norm = TwoSlopeNorm(1, min(0.5, *speeds), max(1.01, *speeds))
     looks: dict[str, Any] = {"cmap": "PuOr", "cbar": False, "linewidths": 1, "linecolor": "#E4E4E4"}
     hatched: dict[str, Any] = {"hatch": "///", "edgecolor": "k", "alpha": 0.35, "linewidth": 0}
-    for ax, (name, places) in zip(axes, drawn, strict=True):
+    for ax, (sweep, places) in zip(axes, drawn, strict=True):
         grid = pd.Series(places).unstack(0).sort_index(ascending=False)  # (resolutions, batches)
         seaborn.heatmap(grid, ax=ax, annot=True, fmt=".2f", norm=norm, **looks)
         for y, x in zip(*(grid.to_numpy() < 1).nonzero(), strict=True):
             ax.add_patch(Rectangle((x, y), 1, 1, fill=False, **hatched))
-        ax.set_title(style.safe(name, 30))
+        ax.set_title(style.safe(str(sweep), 30))
         ax.set(xlabel="batch", ylabel="")
         ax.tick_params("y", labelrotation=0)
     for ax in axes[::columns]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.records.record import Generation, Record
+from bench.records.record import Generation, Record, Stage
 from bench.report.data import equal
 from bench.report.data.differences import LEGEND
 from bench.report.data.frame import Frames
@@ -55,8 +55,14 @@ def _row(frames: Frames, record: Record, cost: Generation) -> Row:
         row[f"{stage}_mmacs"] = cost.macs[stage] / 1e6
         row[f"{stage}_mmacs_unreduced"] = cost.baseline_macs[stage] / 1e6
     for timed in cost.stages:
-        name, (low, high) = timed.name, timed.speedup.ci95
-        row |= {f"{name}_ms": timed.p50_ms, f"{name}_speedup_x": timed.speedup.median}
-        row |= {f"{name}_speedup_low_x": low, f"{name}_speedup_high_x": high}
-        row[f"{name}_aa_half_x"] = equal.half(frames.spreads, record, equal.at_stage(name))
+        row |= stage_row(frames, record, timed)
     return row
+
+
+def stage_row(frames: Frames, record: Record, timed: Stage, batch: int = 1) -> Row:
+    """Return the fields of a timed stage of an answer, or of answers to a batch of prompts."""
+    name, (low, high) = timed.name, timed.speedup.ci95
+    row: Row = {f"{name}_ms": timed.p50_ms, f"{name}_speedup_x": timed.speedup.median}
+    row |= {f"{name}_speedup_low_x": low, f"{name}_speedup_high_x": high}
+    timing = equal.at_stage(name, batch)
+    return row | {f"{name}_aa_half_x": equal.half(frames.spreads, record, timing)}

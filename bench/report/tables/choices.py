@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from bench.report.data import disturbed
 from bench.report.data.frame import Frames
+from bench.report.data.leads import fastest, meetings
 from bench.report.data.makers import makes
-from bench.report.data.rows import Row, known
+from bench.report.data.rows import Row, label_of
 from bench.report.data.ties import BEST
-from bench.report.data.timings import under_main
 from bench.report.tables.table import Column, Table, escape, words
 
 CAPTION = (
@@ -35,29 +34,15 @@ def choices_table(frames: Frames) -> Table | None:
 
 
 def _choices(frames: Frames, group: str) -> list[Row]:
-    bands: dict[str, list[Row]] = {}
-    for row in frames.by_group[group]:
-        if not row["is_baseline"] and known(row["accuracy_value"]):
-            bands.setdefault(row["band"], []).append(row)
     return [
         {"title": frames.title(group), "budget": name, "is_baseline": True, "band": ""}
-        | {"settings": len(cells), "leaders": ", ".join(map(_label, leaders))}
+        | {"settings": len(cells), "leaders": ", ".join(map(label_of, leaders))}
         | _fastest(frames, leaders)
-        for name, cells in bands.items()
-        if len({row["method"] for row in cells}) > 1
+        for name, cells in meetings(frames, group).items()
         if (leaders := [row for row in cells if row[BEST]])
     ]
 
 
 def _fastest(frames: Frames, leaders: list[Row]) -> Row:
-    _, timed = under_main(frames.timed(leaders))
-    quiet = disturbed.quiet(timed)
-    if not quiet:
-        return {"fastest": None, "speedup_x": None}
-    best = max(quiet, key=lambda entry: (entry["batch"], entry["speedup_x"]))
-    cell = next(row for row in leaders if row["key"] == best["key"])
-    return {"fastest": _label(cell), "speedup_x": best["speedup_x"]}
-
-
-def _label(row: Row) -> str:
-    return f"{row['method']} {row['setting']}".strip()
+    cell, timing = fastest(frames, leaders) or (None, {"speedup_x": None})
+    return {"fastest": cell and label_of(cell), "speedup_x": timing["speedup_x"]}

@@ -9,7 +9,7 @@ from bench.report.data.differences import NOISE, Scored, correct, difference, is
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
-from bench.report.data.rows import Row
+from bench.report.data.rows import Row, label_of
 from bench.report.tables.table import MISSING, Column, Table, escape, interval, probability, words
 
 KIND = "lead"
@@ -49,7 +49,7 @@ def _pair(cell: Scored, base: Scored) -> Row:
     row: Row = {"group": ours["group"], "band": ours["band"], "is_baseline": False}
     row |= {"metric": ours["metric"], "unit": ours["accuracy_unit"]}
     for name, side in (("ours", ours), ("theirs", theirs)):
-        row[name] = f"{side['method']} {side['setting']}".strip()
+        row[name] = label_of(side)
     return row | difference(cell, base, ours["metric"], KIND, "the other method")
 
 

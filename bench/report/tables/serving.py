@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.records.record import Generation, Record, Served
-from bench.report.data import equal
 from bench.report.data.differences import LEGEND
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.rows import Row
+from bench.report.tables.answers import stage_row
 from bench.report.tables.comparison import disturbed_legend
 from bench.report.tables.table import Column, Table, escape, interval, name_columns
 
@@ -65,11 +65,7 @@ def _rows(frames: Frames, record: Record, answers: Generation) -> Iterator[Row]:
             row[f"empty_percent{name}"] = None if filled is None else 100 * (1 - filled)
         for stage in batch.stages:
             if stage.name in TIMED:
-                name, (low, high) = stage.name, stage.speedup.ci95
-                row |= {f"{name}_ms": stage.p50_ms, f"{name}_speedup_x": stage.speedup.median}
-                row |= {f"{name}_speedup_low_x": low, f"{name}_speedup_high_x": high}
-                alike = equal.half(frames.spreads, record, equal.at_stage(name, batch.batch))
-                row[f"{name}_aa_half_x"] = alike
+                row |= stage_row(frames, record, stage, batch.batch)
         row["tokens_per_s"] = 1e3 * batch.batch * answers.new_tokens / row["end_to_end_ms"]
         yield row
 
