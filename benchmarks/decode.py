@@ -20,7 +20,7 @@ import bench
 from bench.core.errors import BenchError
 from bench.measure.blocks import Limits
 from bench.measure.generation import paired_stages, stage_macs
-from bench.models.multimodal import noise
+from bench.models.noise import noise
 from bench.runs.session import twin
 
 WORDS = 36

@@ -19,8 +19,9 @@ from bench.core.errors import Unsupported
 from bench.core.kinds import LanguageReducer
 from bench.measure.closed_form import check_counters
 from bench.measure.generation import stage_macs
-from bench.models import catalogue, multimodal
+from bench.models import catalogue
 from bench.models.multimodal import PromptedModel
+from bench.models.noise import noise
 
 IMAGE, DEPTH = 8, 6  # tokens of the image, blocks of the encoder
 GONE = {2: [[1, 4, 6], [0, 2, 7], [3, 4, 5]], 4: [[0, 2], [1, 3], [6, 7]]}  # by layer and sample
@@ -312,7 +313,7 @@ def test_towers_that_are_not_reduced_say_so() -> None:
 def test_macs_are_those_of_a_hand() -> None:
     """Width 32 (inner 32, MLP 48, twice gated); 6 blocks read the prompt, 2 write the answer."""
     model = tiny.blip2_t5()
-    inputs = multimodal.noise(model, 1, 9)
+    inputs = noise(model, 1, 9)
     n, gone = IMAGE + 9, 4
     plain = stage_macs(model, inputs)
     with bench.reduced(model, "fastv", keep_rate=0.5, layers=(2,)):

@@ -13,7 +13,7 @@ import vlm_models as tiny
 from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure.generation import stage_macs
-from bench.models import multimodal
+from bench.models.noise import asked, noise
 from bench.runs import cost, shape_only
 
 
@@ -60,7 +60,7 @@ def test_known_shapes_are_asked_without_values(
 ) -> None:
     model: Any = shape_only.on_meta(name).model
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
-    with multimodal.asked(model, words) as prompt:
+    with asked(model, words) as prompt:
         assert prompt["input_ids"].shape == (1, image + words)
         found = stage_macs(model, prompt)
     text = model.config.text_config
@@ -87,16 +87,14 @@ def test_costs_on_the_meta_device_are_those_of_real_tensors(family: str) -> None
     ]
     for method, given in ways:
         with bench.reduced(real, method, **given), bench.reduced(meta, method, **given):
-            prompt = multimodal.noise(real, words=7)
-            with multimodal.asked(meta, words=7) as shape:
+            prompt = noise(real, words=7)
+            with asked(meta, words=7) as shape:
                 assert stage_macs(real, prompt) == stage_macs(meta, shape)
 
 
 def test_the_head_answers_with_the_next_token_alone() -> None:
     model = tiny.llava()
-    short, long = (
-        stage_macs(model, multimodal.noise(model, words=n)).macs["prefill"] for n in (4, 5)
-    )
+    short, long = (stage_macs(model, noise(model, words=n)).macs["prefill"] for n in (4, 5))
     text = model.config.text_config
     one = (
         text.num_hidden_layers
@@ -178,9 +176,9 @@ def test_dropped_patches_leave_whole_groups_by_chance_where_nobody_knows_which()
     real, meta = tiny.qwen2_vl(), tiny.qwen2_vl().to("meta")
     given = {"keep_rate": {"vision": 0.3}, "layers": {"vision": [1]}}
     with bench.reduced(real, "random", **given), bench.reduced(meta, "random", **given):
-        with multimodal.asked(meta, words=7) as shape:
+        with asked(meta, words=7) as shape:
             guessed = stage_macs(meta, shape)
-        stages = stage_macs(real, multimodal.noise(real, words=7))
+        stages = stage_macs(real, noise(real, words=7))
     assert guessed.macs["vision"] == stages.macs["vision"]
     for stage in ("projector", "prefill", "decode"):
         assert guessed.macs[stage] == pytest.approx(stages.macs[stage], rel=0.05)

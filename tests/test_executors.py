@@ -15,6 +15,7 @@ from workers import Heard, job, one
 
 from bench.core.errors import BenchError
 from bench.measure.memory import PeakMemory
+from bench.records import sources
 from bench.records.record import Record
 from bench.records.store import Store
 from bench.runs import executors, runner, session, sharing, spec
@@ -206,7 +207,7 @@ def test_shards_of_other_code_are_not_merged(
 ) -> None:
     results = tmp_path / "results"
     go(suite_file, results, How(shard=Shard(1, 1)))
-    monkeypatch.setattr(sharing, "measurement_hash", lambda: "other")
+    monkeypatch.setattr(sources, "measurement_hash", lambda: "other")
     with pytest.raises(BenchError, match="taken with other code"):
         sharing.merge(results, quiet=True)
 

@@ -17,8 +17,9 @@ from bench.core.errors import Unsupported
 from bench.core.site import ProjectorSite
 from bench.measure.closed_form import check_counters
 from bench.measure.generation import stage_macs
-from bench.models import catalogue, multimodal
+from bench.models import catalogue
 from bench.models.multimodal import PromptedModel
+from bench.models.noise import asked, noise
 
 SIDE = 8  # patches of a tile
 FAMILIES = {"InternVL": (2, 1), "SmolVLM": (4, 0)}  # patches of a group, class tokens
@@ -188,10 +189,10 @@ def test_idefics3_is_smolvlm_under_another_name() -> None:
             assert torch.equal(
                 tiny.answers(model, batch, 3), tiny.answers(model, batch, 3, use_cache=False)
             )
-            with multimodal.asked(meta, words=7) as shape:
+            with asked(meta, words=7) as shape:
                 shapes = stage_macs(meta, shape)
             if tower != "vision":  # there chance says which groups become empty
-                assert stage_macs(model, multimodal.noise(model, words=7)) == shapes
+                assert stage_macs(model, noise(model, words=7)) == shapes
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:

@@ -22,7 +22,7 @@ from bench.records import audit, record
 from bench.records.cell_keys import HASHED, key_from
 from bench.records.outcomes import sample_scores
 from bench.records.record import Accuracy, Metric, Record
-from bench.records.sources import LIBRARIES, measurement_hash
+from bench.records.sources import LIBRARIES, family_hash, measurement_hash
 from bench.records.store import Store
 from bench.report.leaderboard import site
 
@@ -64,6 +64,7 @@ def honest(one: Record) -> Record:
         latency.append(replace(timing, p50_ms=p50, p95_ms=p95, p99_ms=p99, throughput_per_s=rate))
     profile = json.loads(json.dumps(asdict(profiles.get("cpu"))))
     hashes = {"measurement_sha256": measurement_hash(), "task_version": "1"}
+    hashes |= {"family": "timm", "family_sha256": family_hash("timm")}
     return keyed(
         replace(
             one,

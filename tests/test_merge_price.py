@@ -18,7 +18,7 @@ from bench.core.learner import needs_training
 from bench.core.registry import methods
 from bench.measure.counts import MacCount
 from bench.measure.macs import count_macs
-from bench.models.multimodal import noise
+from bench.models.noise import noise
 
 B, N, C = 2, 8, 4
 

@@ -18,7 +18,7 @@ from bench.core.registry import methods
 from bench.engine.families.one_image import OneImage
 from bench.engine.tracing import trace
 from bench.measure.macs import count_macs
-from bench.models import multimodal
+from bench.models.noise import asked, noise
 
 PAIRS = Joint("ViLT pairs vision", blip_models.vilt_pairs, words=9)
 IN_THE_KIT = {case.name for case in CASES}
@@ -56,8 +56,8 @@ def test_several_places_at_once_are_counted_alike() -> None:
         ("divprune", {"keep_rate": {"language": 0.5}}),
     ]
     with bench.reduced(real, places), bench.reduced(shape, places):
-        prompt = multimodal.noise(real, words=7)
-        with multimodal.asked(shape, words=7) as shapes:
+        prompt = noise(real, words=7)
+        with asked(shape, words=7) as shapes:
             a, b = count_macs(shape, **shapes), count_macs(real, **prompt)
             assert (a.by_module, a.reduction) == (b.by_module, b.reduction)  # operators may differ
             assert trace(shape, **shapes).tokens == trace(real, **prompt).tokens
@@ -67,7 +67,7 @@ def test_newlines_stay_where_the_patches_beside_them_go() -> None:
     model = vlm_models.llava_next().to("meta")
     with (
         bench.reduced(model, "vispruner", keep_rate={"projector": 1 / 6}),
-        multimodal.asked(model, words=7) as shapes,
+        asked(model, words=7) as shapes,
     ):
         tokens = trace(model, **shapes).tokens["language"]
     assert tokens[0] == (5 * 6 + 12 + 7,) * 2  # six patches of each crop, a newline a row, words

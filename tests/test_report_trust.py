@@ -15,8 +15,9 @@ import test_report_tuned
 from test_report import synthetic, tables_in, vit, write
 from test_report_plots import resolutions
 
+from bench.records import sources
 from bench.records.record import Generation, Latency, Record, Speedup, Stage
-from bench.records.sources import measurement_hash
+from bench.records.sources import family_hash, measurement_hash
 from bench.report import build
 from bench.report.content import content
 from bench.report.data import disturbed, equal, frame, mixture
@@ -37,10 +38,9 @@ OLDER = "records were measured by an earlier version of the measuring code: run 
 @pytest.fixture
 def records() -> list[Record]:
     """The cells of one model, measured by the code at hand."""
-    return [
-        replace(r, provenance=r.provenance | {"measurement_sha256": measurement_hash()})
-        for r in vit(synthetic())
-    ]
+    code = {"measurement_sha256": measurement_hash()}
+    code |= {"family": "timm", "family_sha256": family_hash("timm")}
+    return [replace(r, provenance=r.provenance | code) for r in vit(synthetic())]
 
 
 @pytest.fixture(autouse=True)
@@ -516,6 +516,17 @@ def test_a_table_that_mixes_versions_says_which_and_how_many(records: list[Recor
     assert f"measuring code {now} (20 cells), ffffffffffff (1 cell), unknown (1 cell)." in text
 
 
+def test_a_table_says_where_the_code_of_one_family_differs(records: list[Record]) -> None:
+    other = {"family": "blip", "family_sha256": "e" * 64}
+    mixed = [replace(records[0], provenance=records[0].provenance | other), *records[1:]]
+    assert mixture.remark(mixed) == "" and mixture.is_older(mixed[0])
+    other = {"family_sha256": "e" * 64}
+    mixed[1] = replace(records[1], provenance=records[1].provenance | other)
+    now = family_hash("timm")[:12]
+    assert f"code of the family timm {now} (20 cells), eeeeeeeeeeee" in mixture.remark(mixed)
+    assert mixture.older(mixed).startswith("2 of 22 records")
+
+
 def test_a_table_that_mixes_hosts_of_one_name_says_so(records: list[Record]) -> None:
     mixed = [with_env(r, fingerprint="a" * 12) for r in records[:5]]
     assert mixture.remark(mixed) == ""
@@ -599,7 +610,7 @@ def test_a_report_of_records_of_the_code_at_hand_says_nothing(
     build([root], out := tmp_path / "o", formats=formats)
     texts = [path.read_text() for path in out.rglob("*.*") if path.suffix != ".png"]
     assert len(texts) > 10 and not any(OLDER in text for text in texts)
-    monkeypatch.setattr(mixture, "measurement_hash", lambda: "another")
+    monkeypatch.setattr(sources, "measurement_hash", lambda: "another")
     assert f"22 of 22 {OLDER}" in build([root], out, formats=formats).read_text()
 
 

@@ -11,10 +11,11 @@ import vlm_models as tiny
 from test_report_rows import ANSWER, STAGES, base, record
 
 import bench
+from bench.engine.families.t5 import padding_side
 from bench.measure import profiles
 from bench.measure.blocks import Limits
 from bench.measure.generation import filled_share
-from bench.models.multimodal import noise, padding_side, unequal
+from bench.models.noise import noise, unequal
 from bench.records.record import Cell, Served
 from bench.report.data import frame
 from bench.report.tables.serving import serving_table

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 import bench
 from bench import tasks
 from bench.core.code import code_of
+from bench.engine.families import adapter_for
 from bench.measure import blocks, generation, load, machine, profiles
 from bench.measure.memory import PeakMemory
 from bench.models import catalogue
@@ -23,7 +26,17 @@ from bench.models.multimodal import PromptedModel
 from bench.records import sources
 from bench.records.record import Cell, Cost, Record
 from bench.records.store import Store
-from bench.runs import budgets, cell, planning, runner, seed_average, session, solved_budgets, spec
+from bench.runs import (
+    budgets,
+    cell,
+    planning,
+    runner,
+    seed_average,
+    session,
+    shape_only,
+    solved_budgets,
+    spec,
+)
 from bench.runs import keys as cell_keys
 from bench.runs.jobs import Job
 from bench.runs.measuring import Measurer
@@ -123,9 +136,42 @@ def test_other_measuring_code_is_another_key_and_a_record_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = keys(tmp_path)
-    assert run(tmp_path)["none"].provenance["measurement_sha256"] == sources.measurement_hash()
-    monkeypatch.setattr(cell_keys, "measurement_hash", lambda: "other")
-    assert not keys(tmp_path) & before
+    provenance = run(tmp_path)["none"].provenance
+    assert provenance["measurement_sha256"] == sources.measurement_hash()
+    assert provenance["family_sha256"] == sources.family_hash(provenance["family"])
+    for name in ("measurement_hash", "family_hash"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cell_keys, name, lambda *_: "other")
+            assert not keys(tmp_path) & before
+
+
+def test_a_family_is_measured_by_its_own_files_and_what_they_import() -> None:
+    files = {family: set(sources.family_files(family)) for family in sources.FAMILIES}
+    every = set(sources.family_files(""))
+    assert set().union(*files.values()) == every and all(of != every for of in files.values())
+    assert not every & set(sources.measuring_files())
+    families = sources.HERE / "engine" / "families"
+    assert files["timm"] == {
+        families / f"{name}.py" for name in ("attended", "placed", "timm_blocks", "timm_vit")
+    }
+    assert sources.HERE / "models" / "noise.py" in files["multimodal"]  # which its model imports
+
+
+SHIPPED = [name for name in catalogue.listing() if re.fullmatch("embedded:[^@]+", name)]
+
+
+@pytest.mark.parametrize(
+    "name", [*SHIPPED, "embedded:clip-emoji@none", "timm:vit_tiny_patch16_224"]
+)
+def test_the_family_of_a_model_has_the_code_of_its_adapter_towers_and_passes(name: str) -> None:
+    loaded = shape_only.on_meta(name, "float32")
+    adapter = adapter_for(loaded.model)
+    towers = [*adapter.towers(loaded.model).values()]
+    passes = [tower.pass_class for tower in towers if hasattr(tower, "pass_class")]
+    classes = [type(loaded), type(adapter), *map(type, towers), *passes]
+    files = {Path(inspect.getfile(part)) for cls in classes for part in cls.mro()[:-1]}
+    apart = files & {*sources.family_files("")}
+    assert apart and apart <= {*sources.family_files(catalogue.family_of(name))}
 
 
 CODE = '''"""A module."""
@@ -165,7 +211,8 @@ def test_code_is_hashed_without_what_is_said_about_it(
 
 
 def test_all_that_measures_is_hashed(repo: Path) -> None:
-    hashed = {path.relative_to(repo / "bench").as_posix() for path in sources.measuring_files()}
+    files_hashed = [*sources.measuring_files(), *sources.family_files("")]
+    hashed = {path.relative_to(repo / "bench").as_posix() for path in files_hashed}
     for room in ("core", "engine", "measure", "tasks"):
         files = {
             p.relative_to(repo / "bench").as_posix() for p in repo.glob(f"bench/{room}/**/*.py")
@@ -174,7 +221,7 @@ def test_all_that_measures_is_hashed(repo: Path) -> None:
     measured_in = sys.modules[cell.measure.__module__], sys.modules[CellTiming.__module__]
     for module in (*measured_in, session, budgets, solved_budgets, seed_average):
         assert f"runs/{Path(str(module.__file__)).name}" in hashed
-    for pattern in sources.MEASURING:
+    for pattern in (*sources.MEASURING, *sources.FAMILY_CODE, *sources.ESTIMATING):
         assert list((repo / "bench").glob(pattern)), f"{pattern} names no file"
 
 

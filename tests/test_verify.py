@@ -16,7 +16,7 @@ from bench.core import registry
 from bench.core.errors import BenchError
 from bench.core.registry import method
 from bench.measure.conventions import CONVENTIONS, Decoder, prompt_macs
-from bench.models.multimodal import asked
+from bench.models.noise import asked
 from bench.records import published
 from bench.records.published import PublishedCost
 from bench.runs import verify

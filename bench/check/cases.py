@@ -21,7 +21,7 @@ from transformers import (
 from bench.check import joint, models, multimodal, tiles
 from bench.engine.families.blip import heed_padding
 from bench.models.joint import on_meta
-from bench.models.multimodal import asked, noise
+from bench.models.noise import asked, noise
 
 Inputs = Mapping[str, Tensor]
 COSTED_WORDS = 7  # of a prompt of noise, beside its image

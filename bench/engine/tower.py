@@ -41,6 +41,18 @@ def original(module: Any, name: str = "forward") -> Callable[..., Any]:
     return getattr(type(module), name).__get__(module)  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def without(module: Any, mask: str) -> Iterator[None]:
+    """Leave out a mask that hides nothing: whether it does is read from its values."""
+
+    def forward(*args: Any, **kw: Any) -> Any:
+        kw.pop(mask, None)
+        return original(module)(*args, **kw)
+
+    with override(module, "forward", forward):
+        yield
+
+
 class Run(Protocol):
     """What a tower sees of the reduced pass that goes through it.
 

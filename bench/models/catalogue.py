@@ -86,6 +86,13 @@ class Source(ABC):
         """Return the model type in a Hugging Face configuration, "" where there is none here."""
         return ""
 
+    def family(self) -> str:
+        """Return the family whose code measures the model, of `records.sources.FAMILIES`.
+
+        "" where nothing here tells which; it stands for all of them.
+        """
+        return ""
+
     def learned(self) -> dict[str, Path]:
         """Return the files with what methods learned with this model, by method."""
         return {}
@@ -156,6 +163,11 @@ def fingerprint(name: str, *, random_weights: bool = False, seed: int = 0) -> st
 def type_of(name: str) -> str:
     """Return the model type in a Hugging Face configuration, "" where there is none here."""
     return source_of(name).model_type()
+
+
+def family_of(name: str) -> str:
+    """Return the family whose code measures the model called `name`, see `Source.family`."""
+    return source_of(name).family()
 
 
 def learned(name: str) -> dict[str, Path]:

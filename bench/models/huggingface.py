@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.core.errors import BenchError
 from bench.engine.families import adapter_for
 from bench.engine.families.blip import heed_padding
+from bench.engine.families.t5 import padding_side
 from bench.models import blip, joint, multimodal, vilt
 from bench.models.loaded import Classifier, Encoder, Loaded, Matcher, Reader, TwoTower
 from bench.models.loading import quiet
@@ -28,6 +29,13 @@ def speaks(model_type: str) -> bool:
 
     known = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return model_type in known and model_type not in joint.TYPES
+
+
+def family_of(model_type: str) -> str:
+    """Return the family of a type of transformers, of `records.sources.FAMILIES`; "" of none."""
+    if not model_type or model_type in joint.TYPES:
+        return model_type
+    return "multimodal" if speaks(model_type) else "encoders"
 
 
 def configuration(where: str, on_disk: bool, built_in: bool) -> Any:
@@ -99,7 +107,7 @@ def describe(
     family, saved = model.config.model_type, partial(_saved, where=where, on_disk=on_disk)
     with quiet():
         if speaks(family):
-            side = multimodal.padding_side(model)
+            side = padding_side(model)
             return multimodal.describe(name, model, provenance, _processor(saved, side))
         vision = getattr(model.config, "vision_config", model.config)
         fields: dict[str, Any] = {

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import BenchError
-from bench.engine.tower import override
-from bench.models import multimodal
+from bench.engine.tower import override, without
 from bench.models.loaded import Loaded, Reader
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def on_meta(model: Any) -> Iterator[None]:
             stack.enter_context(override(embed, "forward", partial(_unmasked, embed.forward)))
             stack.enter_context(override(encoder, warn, lambda *args: None))  # it reads values
         if hasattr(model, "text_encoder"):
-            stack.enter_context(multimodal.without(model.text_encoder, "encoder_attention_mask"))
+            stack.enter_context(without(model.text_encoder, "encoder_attention_mask"))
         yield
 
 

@@ -19,7 +19,7 @@ from bench.records.cell_keys import HASHED, key_from
 from bench.records.derived import Problem
 from bench.records.outcomes import sample_scores
 from bench.records.record import Record, label
-from bench.records.sources import LIBRARIES, measurement_hash
+from bench.records.sources import LIBRARIES, is_current
 from bench.records.store import Store
 
 LARGEST = 2**63  # of all that is measured or counted
@@ -185,5 +185,5 @@ def _key(record: Record) -> Iterator[Problem]:
 
 def _hash_is_known(record: Record) -> bool:
     """Whether this version of the program hashes what the record's key was made of."""
-    same = record.provenance.get("measurement_sha256") == measurement_hash()
-    return same and "profile" in record.provenance and "threads" in record.env
+    noted = "profile" in record.provenance and "threads" in record.env
+    return noted and is_current(record.provenance)

@@ -13,8 +13,8 @@ from bench.records.record import SCHEMA, Cell
 NAMES = ("suite", "label", "names")  # of a cell: what it is called changes no result
 # Of a record's provenance, what its key hashes; the rest of it describes.
 HASHED = (
-    *("measurement_sha256", "weights_sha256", "method_source_sha256", "task_version"),
-    *("task_source_sha256", "files_sha256"),
+    *("measurement_sha256", "family_sha256", "weights_sha256", "method_source_sha256"),
+    *("task_version", "task_source_sha256", "files_sha256"),
 )
 
 

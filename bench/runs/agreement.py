@@ -19,7 +19,7 @@ COUNTED_ON_IMAGES = 0.005  # share by which means over images may differ, as bet
 KIND = ("gpu", "cpu")  # of a machine, whose times compare
 CONDITION = ("batch", "dtype", "backend", "engine", "threads")
 LIBRARIES = ("python", "torch", "transformers", "timm", "numpy")
-CODE = ("measurement_sha256", "method_source_sha256", "task_source_sha256")
+CODE = ("measurement_sha256", "family_sha256", "method_source_sha256", "task_source_sha256")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from bench.measure import generation
 from bench.measure.blocks import Blocks, Limits
 from bench.measure.memory import is_out_of_memory
 from bench.measure.timing import Paired
-from bench.models.multimodal import unequal
+from bench.models.noise import unequal
 from bench.records.record import Cell, Generation, Served, Speedup, Stage
 from bench.runs.session import ANSWERS, Session
 

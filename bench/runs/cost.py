@@ -24,7 +24,7 @@ from bench.core.errors import BenchError, Unsupported, near_miss
 from bench.core.parameters import check_request
 from bench.measure.generation import stage_macs
 from bench.models.loaded import Loaded, Multimodal
-from bench.models.multimodal import WORDS
+from bench.models.noise import WORDS
 from bench.records.record import BASELINE, label
 from bench.runs.checking import placed
 from bench.runs.options import budget, listed

@@ -27,7 +27,7 @@ from bench.measure.generation import speaker
 from bench.measure.operators import Operator, operators
 from bench.measure.roofline import Device, Range
 from bench.models.loaded import Loaded, Multimodal
-from bench.models.multimodal import WORDS
+from bench.models.noise import WORDS
 from bench.records.record import BASELINE, label
 from bench.runs.checking import placed
 from bench.runs.shape_only import Requests, on_meta

@@ -10,10 +10,11 @@ from typing import Any
 from bench import tasks
 from bench.core import registry
 from bench.measure.profiles import Profile
+from bench.models import catalogue
 from bench.models.files import hash_files
-from bench.records.cell_keys import key_from
+from bench.records.cell_keys import HASHED, key_from
 from bench.records.record import Cell
-from bench.records.sources import library_versions, measurement_hash
+from bench.records.sources import family_hash, library_versions, measurement_hash
 from bench.runs.session import parameters, threads_of
 from bench.tasks import Task
 
@@ -29,8 +30,11 @@ def provenance_of(cell: Cell, weights: str | None, task: Task | None) -> dict[st
     values = [value for _, value in sorted(parameters(cell).items())]
     files = [Path(value) for value in values if isinstance(value, str | Path)]
     files = [file for file in files if file.is_file()]
+    family = catalogue.family_of(cell.model)
     return {
         "measurement_sha256": measurement_hash(),
+        "family": family,
+        "family_sha256": family_hash(family),
         "weights_sha256": weights,
         "method_source_sha256": registry.source_hash(cell.method, cell.params),
         "task_version": task.version if task else None,
@@ -54,5 +58,5 @@ def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, 
         machine=machine,
         profile=dataclasses.asdict(profile),
         threads=threads_of(profile),
-        provenance=provenance,
+        provenance={name: provenance[name] for name in HASHED if name in provenance},
     )

@@ -34,12 +34,12 @@ from bench.assets import embedded
 from bench.core.documents import yaml_value
 from bench.core.errors import BenchError, Unsupported
 from bench.core.registry import source_hash
+from bench.engine.families.t5 import answer_begins, padding_side
 from bench.engine.reduce import reduced
 from bench.models import catalogue, huggingface, tensors
 from bench.models.files import hash_files
-from bench.models.multimodal import answer_begins, padding_side
 from bench.models.sources import embedded as model_embedded
-from bench.records.sources import library_versions, measurement_hash
+from bench.records.sources import family_hash, library_versions, measurement_hash
 
 NAME = "crossget_bench"
 
@@ -213,6 +213,7 @@ def signature(pretrained: str, method: str = "none", **arguments: Any) -> dict[s
     files = [Path(value) for _, value in sorted(params.items()) if isinstance(value, str)]
     return {
         "measurement": measurement_hash(),
+        "family": family_hash(catalogue.family_of(pretrained)),
         "libraries": library_versions(),
         "method_source_sha256": source_hash(method, params),
         "weights_sha256": catalogue.fingerprint(pretrained),

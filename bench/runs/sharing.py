@@ -25,7 +25,7 @@ from bench.core.errors import BenchError
 from bench.measure import profiles
 from bench.measure.latency import using_threads
 from bench.records import files
-from bench.records.sources import measurement_hash
+from bench.records.sources import is_current
 from bench.records.store import KEY_CHARACTERS, SHARDS, Store
 from bench.runs import keys
 from bench.runs.driving import Driver, Open, Summary, divisible
@@ -202,9 +202,12 @@ def _sorted(paths: list[Path]) -> tuple[dict[str, list[Kept]], dict[str, str]]:
 def _check(kept: Kept) -> None:
     """Raise BenchError where a shard was taken under other conditions than there are here."""
     planned = kept.planned
-    same = planned.provenance.get("measurement_sha256") == measurement_hash()
     here = keys.key_of(planned.cell, planned.profile, planned.machine, planned.provenance)
-    if not same or here != planned.key or profiles.load(planned.profile.name) != planned.profile:
+    if (
+        not is_current(planned.provenance)
+        or here != planned.key
+        or profiles.load(planned.profile.name) != planned.profile
+    ):
         raise BenchError(
             f"{kept.path}: taken with other code, libraries, threads or hardware than here: merge "
             "where it was taken, or take it again"

@@ -26,7 +26,7 @@ from bench.models import catalogue
 from bench.models.loaded import Loaded
 from bench.records.files import write_atomic
 from bench.records.record import EAGER, Cell, label
-from bench.records.sources import library_versions, measurement_hash
+from bench.records.sources import family_hash, library_versions, measurement_hash
 from bench.runs import budgets, shape_only
 from bench.runs.cell import Examples
 from bench.runs.resources import Resources
@@ -101,7 +101,8 @@ def _key(
         conditions += [resources.weights(cell, profile), task.version, cell.limit]
         conditions += [cell.dtype, profile.device]
     question = [cell.model, cell.method, cell.params, conditions, registry.source_hash(cell.method)]
-    question += [measurement_hash(), library_versions()]
+    question += [measurement_hash(), family_hash(catalogue.family_of(cell.model))]
+    question += [library_versions()]
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,10 +14,9 @@ from bench.measure.engines import engaged, forget, settled
 from bench.measure.timing import Paired
 from bench.models.loaded import Multimodal
 from bench.records.record import EAGER, Cell, Generation, Latency
-from bench.runs.answers import AnswerTiming, recorded, rounded
+from bench.runs.answers import AnswerTiming, Inputs, recorded, rounded
 from bench.runs.session import Session
 
-Inputs = Callable[[int], Mapping[str, Any]]  # batch -> the arguments of a model
 Run = Callable[..., object]  # a model, or its compiled code
 Note = Callable[[str], None]  # told what is being measured
 

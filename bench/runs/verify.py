@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from bench import adapter_for, count_macs, reduced, trace
 from bench.measure.conventions import Decoder, prompt_macs
 from bench.models.loaded import placed
-from bench.models.multimodal import asked
+from bench.models.noise import asked
 from bench.records import published
 from bench.records.published import UNITS, PublishedCost
 from bench.runs.shape_only import on_meta

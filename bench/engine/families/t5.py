@@ -45,6 +45,27 @@ def answer_start(model: Any) -> int:
     return int(text.pad_token_id if start is None else start)
 
 
+def padding_side(model: Any) -> str:
+    """Return where a batch's shorter prompts are padded: an answer that follows needs the left.
+
+    An encoder knows tokens by their distance, and a BLIP-2 puts its image ahead of the padded
+    words, so that padding between the two would move them apart.
+    """
+    return "right" if has_encoder(model) else "left"
+
+
+def begun_answers(model: Any, batch: int) -> dict[str, Tensor]:
+    """Return the argument with which a decoder begins answers; none where they follow a prompt."""
+    if not has_encoder(model):
+        return {}
+    return {"decoder_input_ids": torch.full((batch, 1), answer_start(model))}
+
+
+def answer_begins(model: Any, ids: Tensor) -> int:
+    """Return where answers begin in what `generate()` returns for prompts `ids` (B,L)."""
+    return 1 if has_encoder(model) else ids.shape[1]  # behind a start token, or the prompt
+
+
 class EncoderPass(LanguagePass):
     """The state of T5's encoder during one prompt, which the decoder then asks for its mask.
 

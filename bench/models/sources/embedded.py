@@ -86,6 +86,9 @@ class Embedded(Source):
             return ""
         return str(read_mapping(embedded.path(FOLDERS[self.name]) / "config.json")["model_type"])
 
+    def family(self) -> str:
+        return huggingface.family_of(self.model_type()) or "timm"
+
     def learned(self) -> dict[str, Path]:
         folder = embedded.path("learned") / self.name.removeprefix("embedded:")
         return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}

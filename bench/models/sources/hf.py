@@ -118,6 +118,9 @@ class HuggingFace(Source):
             file = _cached_config(self.model)
         return str(read_mapping(file).get("model_type", "")) if file.is_file() else ""
 
+    def family(self) -> str:
+        return hf.family_of(self.model_type())
+
 
 def _cached_config(hub_id: str) -> Path:
     """Return where the hub's cache has a model's configuration; a path to no file if it has not."""

@@ -105,6 +105,9 @@ class ImgFocus(Source):
     def model_type(self) -> str:
         return "llava" if self.name == VQA else ""
 
+    def family(self) -> str:
+        return "multimodal" if self.name == VQA else "timm"
+
     def build(self, random_weights: bool, seed: int) -> Loaded:
         torch.manual_seed(seed)
         if self.name == VQA:

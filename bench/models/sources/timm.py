@@ -69,6 +69,9 @@ class Timm(Source):
         weights = "path" if self.file else f"hub:timm/{self.model}"
         return describe(self.name, model, {"weights": "random" if random_weights else weights})
 
+    def family(self) -> str:
+        return "timm"
+
     def fingerprint(self) -> str | None:
         return None if self.file is None else hash_files([self.file])
 
@@ -121,6 +124,9 @@ class TimmFolder(Source):
             sha = None if random_weights else self.fingerprint()
             weights = {"weights": "random" if random_weights else "path", "sha256": sha}
             return describe(self.name, model, weights, input_size=tuple(size))
+
+    def family(self) -> str:
+        return "timm"
 
     def fingerprint(self) -> str | None:
         return hash_files(weight_files(self.folder))

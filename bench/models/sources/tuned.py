@@ -104,6 +104,9 @@ class Tuned(Source):
     def model_type(self) -> str:
         return source_of(training(self.folder)["model"]).model_type()
 
+    def family(self) -> str:
+        return source_of(training(self.folder)["model"]).family()
+
     def learned(self) -> dict[str, Path]:
         files = sorted(self.folder.glob("*.safetensors"))
         return {file.stem: file for file in files if file.name not in (ADAPTER, WEIGHTS)}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from bench.records.record import Record
-from bench.records.sources import measurement_hash
+from bench.records.sources import is_current
 from bench.report.data import load
 
 UNKNOWN = "unknown"
@@ -15,7 +15,7 @@ LIBRARIES = ("torch", "timm", "transformers")
 
 def is_older(record: Record) -> bool:
     """Whether another version of the measuring code than the one at hand took a record."""
-    return record.provenance.get("measurement_sha256") != measurement_hash()
+    return not is_current(record.provenance)
 
 
 def older(records: Sequence[Record]) -> str:
@@ -37,6 +37,10 @@ def remark(records: Sequence[Record]) -> str:
         parts += [f"{name} {counted(values)}"] if len(values) > 1 else []
     code = Counter(_short(record.provenance.get("measurement_sha256")) for record in records)
     parts += [f"measuring code {counted(code)}"] if len(code) > 1 else []
+    for family in sorted({record.provenance.get("family", UNKNOWN) for record in records}):
+        of_it = [one for one in records if one.provenance.get("family", UNKNOWN) == family]
+        code = Counter(_short(record.provenance.get("family_sha256")) for record in of_it)
+        parts += [f"code of the family {family} {counted(code)}"] if len(code) > 1 else []
     text = f"Versions are mixed: {'; '.join(parts)}." if parts else ""
     for machine in sorted({load.machine(record) for record in records}):
         hosts = fingerprints(r for r in records if load.machine(r) == machine)

@@ -23,7 +23,7 @@ from bench.core.errors import BenchError
 from bench.measure import profiles
 from bench.measure.profiles import AUTO
 from bench.records.files import write_atomic
-from bench.records.sources import library_versions, measurement_hash
+from bench.records.sources import code_hash, library_versions
 from bench.runs.executors import on_node
 from bench.runs.executors.on_node import NodeFacts, Planned
 from bench.runs.executors.tasks import Ask, Tasks
@@ -245,7 +245,7 @@ def _remote(function: Any, options: dict[str, Any]) -> Any:
 
 def _check_alike(facts: NodeFacts) -> None:
     """Raise BenchError where a node measures with other code or libraries than the driver plans."""
-    ours = {**library_versions(), "the code that measures": measurement_hash()[:12]}
+    ours = {**library_versions(), "the code that measures": code_hash()[:12]}
     theirs = {**facts.libraries, "the code that measures": facts.code[:12]}
     unlike = [f"{k} {theirs.get(k)} and here {v}" for k, v in ours.items() if theirs.get(k) != v]
     if unlike:

@@ -16,7 +16,7 @@ import torch
 from bench.core.errors import BenchError
 from bench.measure import machine as this
 from bench.measure import profiles
-from bench.records.sources import library_versions, measurement_hash
+from bench.records.sources import code_hash, library_versions
 from bench.runs import checking, planning
 from bench.runs.jobs import Done, Job
 from bench.runs.measuring import Measurer
@@ -84,7 +84,7 @@ def facts(offered: Sequence[str]) -> NodeFacts:
         fitting = "cpu"
     env = this.environment("", "cuda" if gpus else "cpu", cpus)
     return NodeFacts(
-        platform.node(), cpus, gpus, fitting, machines, env, measurement_hash(), library_versions()
+        platform.node(), cpus, gpus, fitting, machines, env, code_hash(), library_versions()
     )
 
 
