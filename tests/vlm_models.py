@@ -45,6 +45,8 @@ from bench.check.tiles import (
     paligemma_batch,
     smolvlm,
     smolvlm_batch,
+    video_llava,
+    video_llava_videos,
 )
 
 __all__ = [
@@ -83,6 +85,8 @@ __all__ = [
     "qwen_batch",
     "smolvlm",
     "smolvlm_batch",
+    "video_llava",
+    "video_llava_videos",
     "words_of",
 ]
 

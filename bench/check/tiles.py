@@ -23,6 +23,8 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
 )
 
 from bench.check.multimodal import (
@@ -70,6 +72,18 @@ def next_video(blocks: int = 6) -> Any:
         video_token_index=VIDEO,
     )
     return ready(LlavaNextVideoForConditionalGeneration(config))
+
+
+def video_llava(blocks: int = 6) -> Any:
+    """Video-LLaVA: an encoder of images and one of videos, whose frames keep their class token."""
+    torch.manual_seed(0)
+    config = VideoLlavaConfig(
+        vision_config=ENCODER,
+        text_config={**LLAMA, "num_hidden_layers": blocks},
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+    )
+    return ready(VideoLlavaForConditionalGeneration(config))
 
 
 def internvl(blocks: int = 6) -> Any:
@@ -171,6 +185,11 @@ def next_videos(n: int = 4, seed: int = 0) -> Batch:
 def onevision_videos(n: int = 4, seed: int = 0) -> Batch:
     """The same with a new line behind."""
     return _videos(n, seed, 28)
+
+
+def video_llava_videos(n: int = 4, seed: int = 0) -> Batch:
+    """The same with 36 patches and a class token a frame."""
+    return _videos(n, seed, 3 * 37)
 
 
 def _videos(n: int, seed: int, tokens: int) -> Batch:

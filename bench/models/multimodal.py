@@ -21,7 +21,7 @@ from bench.models.noise import QWEN, QWEN_GRID, WORDS, asked, noise
 if TYPE_CHECKING:
     from bench.models.loaded import Images
 
-_WATCHES = (*QWEN, "llava_onevision", "llava_next_video")  # take frames as a video
+_WATCHES = (*QWEN, "llava_onevision", "llava_next_video", "video_llava")  # take frames as a video
 _BY_PROMPT = ("llava_onevision", "gemma3")  # processors that want to know whose an image is
 _PLAIN_PROMPTS = {  # else as LLaVA's
     "blip-2": "Question: {question} Answer:",  # its processor puts the image ahead

@@ -247,8 +247,9 @@ class Cost:
 class Record:
     """One cell's result. `key` identifies everything the result depends on.
 
-    `provenance` has the hashes of the measuring code (`bench.records.sources`), `measurement_sha256`
-    of what all models share and `family_sha256` of the model's family; `env` has the versions of the libraries and the host's `fingerprint`.
+    `provenance` has the hashes of the measuring code (`bench.records.sources`): that of what all
+    models share, `measurement_sha256`, and `family_sha256` of the model's family. `env` has the
+    versions of the libraries and the host's `fingerprint`.
     """
 
     key: str

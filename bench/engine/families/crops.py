@@ -171,7 +171,8 @@ class CropsPass(ProjectorPass):
         self.features = None  # which are not these tokens
         if self.tower.drops_class:  # places count it
             self.place = self.place + self.tower.prefix
-        self.grid, self.expected = (side, side), x.shape[1]
+        self.grid = (side, side) if side * side == shape[1] else None
+        self.expected = x.shape[1]
         for reduction in self.later:
             x = self._step(reduction, 0, x)
         super()._report(self.expected, x.shape[1])

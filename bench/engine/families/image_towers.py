@@ -186,7 +186,9 @@ class CropsTower(ProjectorTower):
     def install(self, run: Any) -> Iterator[None]:
         """Follow the tokens up to the prompt."""
         owner = self.owner
-        ours: dict[str, Any] = {"pack_image_features": partial(run.packed, self.owner)}
+        ours: dict[str, Any] = {}
+        if hasattr(owner, "pack_image_features"):
+            ours["pack_image_features"] = partial(run.packed, owner)
         if hasattr(owner, "get_video_features"):
             plain = original(owner, "get_video_features")
             # generate() goes by the names of its arguments

@@ -29,6 +29,7 @@ from bench.engine.families.language import DECODERS
 from bench.engine.families.prefix import PrefixTower
 from bench.engine.families.qwen_vl import MergerTower, PackedTower
 from bench.engine.families.t5 import ENCODERS, AnswerTower, EncoderTower, has_encoder
+from bench.engine.families.video_llava import FramesTower, StillTower
 from bench.engine.tower import Tower, override
 
 _LLAVA = ("model.language_model", "model.multi_modal_projector", "model.vision_tower")
@@ -36,6 +37,8 @@ _BLIP2 = ("language_projection", "vision_model")
 _OPT, _T5 = "language_model.model.decoder", "language_model.encoder"
 _QWEN_VL = ("model.language_model", "model.visual.merger", "model.visual")
 _IDEFICS3 = ("model.text_model", "model.connector", "model.vision_model")
+_STILLS = ("model.language_model", "model.multi_modal_projector", "model.image_tower")
+_FRAMES: dict[str, Any] = {"image": StillTower, "between": FramesTower}
 _CROPS: dict[str, Any] = {"between": CropsTower, "grid": True}
 _SHUFFLED: dict[str, Any] = {"image": JoinedImageTower, "between": ShuffleTower}
 _CONNECTED: dict[str, Any] = {"image": JoinedImageTower, "between": ConnectorTower}
@@ -50,6 +53,7 @@ LAYOUTS = {
     "LlavaForConditionalGeneration": Layout("LLaVA-1.5", *_LLAVA),
     "LlavaNextForConditionalGeneration": Layout("LLaVA-NeXT", *_LLAVA, **_CROPS),
     "LlavaNextVideoForConditionalGeneration": Layout("LLaVA-NeXT-Video", *_LLAVA, **_CROPS),
+    "VideoLlavaForConditionalGeneration": Layout("Video-LLaVA", *_STILLS, **_FRAMES),
     "LlavaOnevisionForConditionalGeneration": Layout("LLaVA-OneVision", *_LLAVA, **_CROPS),
     "InternVLForConditionalGeneration": Layout("InternVL", *_LLAVA, **_SHUFFLED),
     "Idefics3ForConditionalGeneration": Layout("Idefics3", *_IDEFICS3, **_CONNECTED),

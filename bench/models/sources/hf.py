@@ -49,8 +49,8 @@ class HuggingFace(Source):
         about = "by its shape, with --random-weights and without a hub"
         return {
             "ORG/NAME": "a Hugging Face id: CLIP, SigLIP, ViT, DeiT, BEiT, DINOv2, DINOv3, BLIP, "
-            "ViLT, LLaVA, LLaVA-NeXT, LLaVA-NeXT-Video, LLaVA-OneVision, InternVL, Idefics3, "
-            "SmolVLM, PaliGemma, Gemma 3, BLIP-2, Qwen2-VL, Qwen2.5-VL, Qwen3-VL",
+            "ViLT, LLaVA, LLaVA-NeXT, LLaVA-NeXT-Video, Video-LLaVA, LLaVA-OneVision, InternVL, "
+            "Idefics3, SmolVLM, PaliGemma, Gemma 3, BLIP-2, Qwen2-VL, Qwen2.5-VL, Qwen3-VL",
             "FOLDER": "a folder written by save_pretrained, or by `train --method`",
             **dict.fromkeys(shapes(), about),
         }
