@@ -9,7 +9,7 @@ are broken stably; key norms and cosines are float32 in a half-precision model t
 Kept as in the code, and surprising: budgets are rounded down to the same number a pivot and the
 image's pivots come on top, so that 132 tokens stay for 128; pivots take their turns in the order in
 which CPython goes through a set of their positions, which the result depends on. Positions are
-counted without padding. On the meta device, where positions have no values, any order will do.
+counted without padding.
 Shapes: B samples, N tokens, P pivots, C channels.
 """
 
@@ -23,13 +23,8 @@ from torch.nn import functional as F
 
 from bench.core import BenchError, Plan, Site, register, take
 from bench.core.kinds import LanguageReducer
-from methods.algorithms.language import (
-    block_before,
-    highest,
-    in_set_order,
-    least_alike,
-    words_after,
-)
+from methods.algorithms.language import block_before, highest, least_alike, words_after
+from methods.algorithms.set_order import in_set_order
 
 
 @register("dart", source="Wen et al., EMNLP 2025", url="https://arxiv.org/abs/2502.11494")

@@ -57,15 +57,20 @@ def objectness(site: Site) -> Tensor:
     """(B,N) in [0,1]: how much sharper than the mean a token attends, the sharpest being 1.
 
     Sharpness is the negative entropy of the attention, averaged over heads and without the sizes.
-    The authors first map it to [0,1], which the mean and the maximum undo.
+    The authors first map it to [0,1], which the mean and the maximum undo. They undo a constant and
+    a factor as well: what is summed here is the divergence from even attention, times the number of
+    tokens. Where attention is nearly even its terms do not feel an error of rounding, while those
+    of the entropy pass it on to a difference that is a thousand times smaller than they are.
     """
     out_BN = site.protect | (site.size[..., 0] == 0)
+    seen_BN = (~out_BN).float()
+    count_B1 = seen_BN.sum(1, keepdim=True)
     bias = torch.zeros_like(site.size[..., 0]).masked_fill(out_BN, -torch.inf)[:, None, None]
     scored = replace(site, q=site.q.float(), k=site.k.float(), bias=bias)
-    attention_BNN = scored.attention().mean(1)
-    tiny = torch.finfo(attention_BNN.dtype).tiny  # 0 log 0 is 0, and so that its slope is finite
-    sharp_BN = torch.xlogy(attention_BNN, attention_BNN.clamp_min(tiny)).sum(-1)
-    sharp_BN = sharp_BN.masked_fill(out_BN, 0)
-    mean = sharp_BN.sum(1, keepdim=True) / (~out_BN).sum(1, keepdim=True)
+    times_BNN = scored.attention().mean(1) * count_B1[..., None]  # 1 where attention is even
+    tiny = torch.finfo(times_BNN.dtype).tiny  # 0 log 0 is 0, and so that its slope is finite
+    apart_BNN = times_BNN.xlogy(times_BNN.clamp_min(tiny)) - (times_BNN - seen_BN[:, None])
+    sharp_BN = apart_BNN.sum(-1).masked_fill(out_BN, 0)
+    mean = sharp_BN.sum(1, keepdim=True) / count_B1
     above_BN = (sharp_BN - mean).clamp_min(0).masked_fill(out_BN, 0)
     return above_BN / above_BN.amax(1, keepdim=True).clamp_min(tiny)

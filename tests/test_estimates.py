@@ -26,8 +26,9 @@ from bench.core.errors import BenchError
 from bench.measure import rates, roofline
 from bench.measure.macs import UncountedOperator, count_macs
 from bench.measure.operators import Operator, operators
-from bench.measure.roofline import ENGINES, Range, Rates, on_sheet, seconds
+from bench.measure.roofline import Range, Rates, on_sheet, seconds
 from bench.records import sources
+from bench.records.record import ENGINES
 from bench.runs import estimate
 from bench.runs.estimate import Pass
 from bench.runs.shape_only import on_meta

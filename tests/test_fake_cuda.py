@@ -92,13 +92,6 @@ ALLOWED: dict[str, tuple[int, str]] = {
     ),
     "bench/models/guide.py: spelled": (1, "the same"),
 }  # fmt: skip
-# Methods that wait though they are not adaptive, or more than once: how often a removal, and why.
-EXCEPTIONS: dict[str, tuple[int, str]] = {
-    "dart": (
-        1, "its pivots take turns in the order of a set of CPython's, which the host works out"
-    ),
-    "pact": (8, "centres are found in rounds, until none is left"),
-}  # fmt: skip
 DEEP = Case("timm deep", partial(timm_vit, depth=8))  # where FlowCut cuts more than once
 TWINS = (  # of cases that are here
     "timm registers", "BLIP matching text", "Qwen2-VL vision", "Qwen2-VL projector",
@@ -201,8 +194,7 @@ def seen_on_gpu(case: Case, method: type[Reducer], params: dict[str, Any]) -> Se
 def complaints(name: str, seen: Seen) -> list[str]:
     """Waits that are not allowed, in words."""
     of_method, wrong = seen.of_the_method, []
-    each, _ = EXCEPTIONS.get(name, (int(seen.adaptive), ""))
-    if len(of_method) > each * seen.calls:
+    if len(of_method) > seen.adaptive * seen.calls:
         wrong.append(f"{name} waits {len(of_method)} times in {seen.calls} removals: {of_method}")
     for place, times in Counter(wait.place for wait in seen.ours).items():
         if not place.startswith(("methods/", "crossget/")) and times > ALLOWED.get(place, (0,))[0]:
@@ -261,7 +253,6 @@ def test_the_documentation_names_the_methods_that_wait() -> None:
     passes += all_seen(DEEP, "flowcut")
     assert not [wrong for name, seen in passes for wrong in complaints(name, seen)]
     assert sorted(named) == sorted({name for name, seen in passes if seen.of_the_method})
-    assert EXCEPTIONS.keys() <= set(named)
     for name, method in methods().items():
         if is_adaptive(method):
             assert f"`{name}`" in text, f"{name} is adaptive: does it wait?"

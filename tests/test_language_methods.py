@@ -67,7 +67,8 @@ def test_centres_are_those_of_the_loop(cutoff: float, most: int) -> None:
     x[:, 7] = x[:, 3]  # equally dense: the lower position comes first
     dist = (1 - x @ x.transpose(1, 2)).clamp_min(0)
     dist.diagonal(dim1=1, dim2=2).zero_()
-    chosen = bounded_peaks(dist, cutoff, most)
+    chosen, decided = bounded_peaks(dist, cutoff, most, rounds=32)
+    assert decided
     for b in range(2):
         density = [sum(math.exp(-((d / 2) ** 2)) for d in row) for row in dist[b].tolist()]
         centres: list[int] = []
@@ -75,6 +76,19 @@ def test_centres_are_those_of_the_loop(cutoff: float, most: int) -> None:
             if all(dist[b, i, j] > cutoff for j in centres):
                 centres.append(i)
         assert chosen[b].nonzero()[:, 0].tolist() == sorted(centres[:most])
+
+
+def test_too_few_rounds_are_noticed_and_more_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = torch.tensor([0.6 + 0.01 * i for i in range(40)]).cumsum(0)  # each near the next alone
+    chain = (place[:, None] - place).abs()[None]
+    assert not bounded_peaks(chain, 1.0, 40, rounds=16)[1]
+    centres, decided = bounded_peaks(chain, 1.0, 40, rounds=64)
+    assert decided and int(centres.sum()) == 20
+    given, _, params, _ = golden("pact", "pact")
+    s = pact_site(given, params["rope_base"])
+    plan = PACT().plan(s, 44)
+    monkeypatch.setattr("methods.pact.ROUNDS", 1)
+    assert torch.equal(PACT().plan(s, 44).keep, plan.keep)
 
 
 def test_pact_without_its_second_step_and_its_means() -> None:

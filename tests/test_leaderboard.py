@@ -21,7 +21,7 @@ from bench.measure import profiles
 from bench.records import audit, record
 from bench.records.cell_keys import HASHED, key_from
 from bench.records.outcomes import sample_scores
-from bench.records.record import Accuracy, Metric, Record
+from bench.records.record import Accuracy, Generation, Metric, Record, Served, Speedup, Stage
 from bench.records.sources import LIBRARIES, family_hash, measurement_hash
 from bench.records.store import Store
 from bench.report.leaderboard import site
@@ -205,6 +205,33 @@ def test_what_was_tampered_with_is_refused(what: str, records: list[Record]) -> 
     with pytest.raises(BenchError, match=message) as refused:
         audit.audit(change(victim))
     assert "\n" not in str(refused.value)
+
+
+STAGE = Stage("ttft", [1.0, 1.0], [2.0, 2.0], 1.0, Speedup(2.0, (1.9, 2.1)))
+EDITED: dict[str, Stage] = {
+    "p50_ms": replace(STAGE, p50_ms=0.5),
+    "samples_ms": replace(STAGE, samples_ms=[0.5]),
+    "speedup.median": replace(STAGE, speedup=Speedup(9.0, (8.0, 10.0))),
+}
+
+
+@pytest.mark.parametrize("field", EDITED)
+def test_an_edited_stage_of_an_answer_is_refused(field: str, records: list[Record]) -> None:
+    """Of the answer to one prompt, and to each batch of them."""
+    answer = Generation(8, {}, {}, 1, 1, [STAGE], served=[Served(n, [STAGE]) for n in (4, 8)])
+
+    def told(answer: Generation) -> None:
+        one = records[0]
+        audit.audit(replace(one, cost=replace(one.cost, generation=answer)))
+
+    told(answer)
+    stages = [EDITED[field]]
+    with pytest.raises(BenchError, match=rf"^'cost\.generation, ttft\.{field}'"):
+        told(replace(answer, stages=stages))
+    few, many = answer.served
+    for served in ([replace(few, stages=stages), many], [few, replace(many, stages=stages)]):
+        with pytest.raises(BenchError, match=rf"^'cost\.generation of \d prompts, ttft\.{field}'"):
+            told(replace(answer, served=served))
 
 
 def test_an_interval_over_seeds_is_worked_out_too(repo: Path) -> None:

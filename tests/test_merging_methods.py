@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,16 @@ def test_vid_tldr_reduces_in_the_first_blocks_as_its_authors() -> None:
     with torch.no_grad(), bench.reduced(model, "vid-tldr"):
         seen = bench.trace(model, tiny.images(1)).tokens["vision"]
     assert [a - b for a, b in seen] == [16, 5, 2, 0]
+
+
+def test_nearly_even_attention_has_an_objectness_in_all_digits() -> None:
+    s = random_site(64, protected=())
+    s = replace(s, q=0.1 * s.q, k=0.1 * s.k, bias=None)
+    attention = replace(s, q=s.q.double(), k=s.k.double()).attention().mean(1)
+    sharp = (attention * attention.log()).sum(-1)  # in float32 this would be 0.01 off
+    above = (sharp - sharp.mean(1, keepdim=True)).clamp_min(0)
+    exact = (above / above.amax(1, keepdim=True)).float()
+    torch.testing.assert_close(objectness(s), exact, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("n", [22, 23])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from methods.algorithms.language import (
     rating,
     words_after,
 )
+from methods.algorithms.set_order import in_set_order
 from methods.dart import DART
 from methods.fastv import FastV
 from methods.pyramiddrop import PyramidDrop
@@ -168,6 +170,19 @@ def test_dart_is_its_loop(pivots: tuple[int, int], left: int) -> None:
         assert keep[b].tolist() == sorted({*range(s.x.shape[1])} - {*image} | {*kept})
 
 
+@pytest.mark.parametrize("below", [80, 600, 10**6, 2**61 - 1])
+@pytest.mark.parametrize("count", [1, 4, 5, 8, 18, 19, 77])  # tables of 8, 32, 128 and 512 slots
+def test_numbers_are_in_the_order_of_a_set(count: int, below: int) -> None:
+    draw = random.Random(count)
+    rows = [draw.sample(range(below), count) for _ in range(20)]
+    rows.append([below - 1 - 32 * i if below > 32 * count else i for i in range(count)])  # collide
+    filled = [draw.randint(0, count) for _ in rows[1:]] + [count]
+    order = in_set_order(torch.tensor(rows), torch.tensor(filled)).tolist()
+    for row, n, listed in zip(rows, filled, order, strict=True):
+        assert [row[i] for i in listed[:n]] == list(set(row[:n]))
+        assert listed[n:] == [*range(n, count)]
+
+
 def loop_merged(x: Tensor, again: list[int], count: int) -> list[Tensor]:
     """Density peaks of some tokens, and the mean of what is nearest to each."""
     far = {(i, j): math.dist(x[i].tolist(), x[j].tolist()) / math.sqrt(24) for i in again
@@ -291,9 +306,8 @@ def test_equal_tokens_are_kept_from_the_front(name: str) -> None:
         assert kept == list(range(kept[0], kept[0] + 12)) and s.protect[b, kept[0] - 1]
 
 
-@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "sparsevlm", "sparsevlm-plus"])
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop", "dart", "sparsevlm", "sparsevlm-plus"])
 def test_compiles_as_one_graph(name: str) -> None:
-    """`dart` goes by the order of a set, which is read on the host."""
     s = random_site()
 
     def reduce(x: Tensor, q: Tensor, k: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from bench.core.errors import BenchError, Unsupported, shown
-from bench.records.record import EAGER
+from bench.records.record import COMPILE, EAGER, GRAPHS
 
-_MODES = {"compile": "default", "graphs": "reduce-overhead"}
+_MODES: Mapping[str, str] = {COMPILE: "default", GRAPHS: "reduce-overhead"}  # of torch.compile
 
 
 def require(engine: str, device: str) -> None:
@@ -28,10 +28,10 @@ def require(engine: str, device: str) -> None:
     Raises:
         BenchError: it has not; one line with what is missing.
     """
-    if engine == "graphs" and device != "cuda":
+    if engine == GRAPHS and device != "cuda":
         raise BenchError(f"engine 'graphs' needs a CUDA device, not {device}: use --engine compile")
     compilers = filter(None, [os.environ.get("CXX"), "g++", "clang++", "c++"])
-    if engine == "compile" and device == "cpu" and not any(map(shutil.which, compilers)):
+    if engine == COMPILE and device == "cpu" and not any(map(shutil.which, compilers)):
         raise BenchError("engine 'compile' needs a C++ compiler: install g++, or name one in CXX")
 
 

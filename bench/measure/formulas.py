@@ -163,8 +163,6 @@ _FREE = """
     is_non_overlapping_and_dense is_same_size item _local_scalar_dense record_stream
     _assert_async _assert_scalar _functional_assert_async _assert_tensor_metadata
     sym_constrain_range sym_constrain_range_for_size _fused_sdp_choice
-
-    crossget_bench::in_set_order
 """
 FREE: frozenset[str] = frozenset(_FREE.split())
 

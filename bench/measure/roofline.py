@@ -10,13 +10,14 @@ measurement: no record and no report has one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from bench.core.errors import BenchError, check_known
 from bench.measure import profiles
 from bench.measure.operators import Operator
+from bench.records.record import EAGER, ENGINES, GRAPHS
 
 Span = tuple[float, float, float]  # what is likely, and the limits below and above
 
@@ -25,8 +26,7 @@ COMPUTE: Span = (0.70, 0.55, 0.85)
 MEMORY: Span = (0.80, 0.65, 0.95)
 LAUNCH_S: Span = (4e-6, 2e-6, 8e-6)
 
-# The ways to run operators, and the share of a launch that each of them takes there.
-ENGINES: Mapping[str, float] = {"eager": 1.0, "compile": 1.0, "graphs": 0.125}
+REPLAYED = 0.125  # share of a launch that an operator of a CUDA graph takes
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def operator_seconds(operator: Operator, rates: Rates) -> float:
     return work + rates.launch_s
 
 
-def seconds(ran: Sequence[Operator], device: Device, engine: str = "eager") -> tuple[float, ...]:
+def seconds(ran: Sequence[Operator], device: Device, engine: str = EAGER) -> tuple[float, ...]:
     """Return the seconds of a pass under each of the device's rates, the likely ones first.
 
     "eager" launches each operator. With "compile" pointwise operators are written into their
@@ -125,8 +125,9 @@ def seconds(ran: Sequence[Operator], device: Device, engine: str = "eager") -> t
         BenchError: no such engine.
     """
     check_known("unknown engine", engine, ENGINES)
-    left = [operator for operator in ran if engine == "eager" or not operator.pointwise]
-    engaged = [replace(r, launch_s=r.launch_s * ENGINES[engine]) for r in device.rates]
+    left = [operator for operator in ran if engine == EAGER or not operator.pointwise]
+    share = REPLAYED if engine == GRAPHS else 1.0
+    engaged = [replace(r, launch_s=r.launch_s * share) for r in device.rates]
     return tuple(sum(operator_seconds(operator, r) for operator in left) for r in engaged)
 
 

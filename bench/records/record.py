@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,7 +20,9 @@ from bench.core.errors import BenchError
 
 SCHEMA = 1
 BASELINE = "none"  # the unreduced model, by its name among methods
-EAGER = "eager"  # the engine that runs a pass operator by operator
+Engine = Literal["eager", "compile", "graphs"]  # what each does: bench.measure.engines
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+EAGER, COMPILE, GRAPHS = ENGINES
 COST_ONLY = "cost"  # the task name of a cell that measures cost and no accuracy
 
 # tokens into and out of each block, by tower; means where several examples were counted

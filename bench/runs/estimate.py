@@ -28,7 +28,7 @@ from bench.measure.operators import Operator, operators
 from bench.measure.roofline import Device, Range
 from bench.models.loaded import Loaded, Multimodal
 from bench.models.noise import WORDS
-from bench.records.record import BASELINE, label
+from bench.records.record import BASELINE, EAGER, ENGINES, label
 from bench.runs.checking import placed
 from bench.runs.shape_only import Requests, on_meta
 from bench.runs.spec import Options
@@ -63,7 +63,7 @@ class Pass:
     """What is run: samples a pass, the engine, tokens of a prompt beside its image's."""
 
     batch: int = 1
-    engine: str = "eager"
+    engine: str = EAGER
     words: int | None = None
 
 
@@ -169,7 +169,7 @@ def main(
 ) -> int:
     """Print the estimates; returns the exit status, 1 where a method cannot run in this model."""
     names = devices(on)
-    check_known("--engine: unknown engine", setting.engine, roofline.ENGINES)
+    check_known("--engine: unknown engine", setting.engine, ENGINES)
     dtypes = {name: dtype_of(name, dtype) for name in names}
     ran: dict[str, list[Ran]] = {}
     rows: list[Estimate] = []

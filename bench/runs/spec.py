@@ -32,7 +32,7 @@ from bench.core.documents import YAML_BYTES, parse_yaml, read_text
 from bench.core.errors import BenchError, near_miss, reason_of
 from bench.core.names import check_name
 from bench.core.numbers import LARGEST
-from bench.records.record import BASELINE, COST_ONLY, Cell, label
+from bench.records.record import BASELINE, COST_ONLY, EAGER, Cell, Engine, label
 
 Where = tuple[str | int, ...]  # a place in a document: keys and list positions from the top
 OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names than a suite's keys
@@ -99,7 +99,6 @@ class MethodEntry(BaseModel):
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Backend = Literal["sdpa", "eager"]
-Engine = Literal["eager", "compile", "graphs"]
 Batch = Annotated[int, Field(strict=True, ge=1, le=LARGEST_BATCH)]
 
 
@@ -116,7 +115,7 @@ class Suite(BaseModel):
     profiles: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["auto"]
     dtypes: Annotated[list[Dtype], BeforeValidator(_listed), Field(min_length=1)] | None = None
     backends: Annotated[list[Backend], BeforeValidator(_listed), Field(min_length=1)] | None = None
-    engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = ["eager"]
+    engines: Annotated[list[Engine], BeforeValidator(_listed), Field(min_length=1)] = [EAGER]
     batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
     answer_batches: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] = [1]
     limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None

@@ -126,30 +126,38 @@ def farthest(dist_BNN: Tensor, count: int, first: int) -> Tensor:
     return chosen
 
 
-def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int) -> Tensor:
+def bounded_peaks(dist_BNN: Tensor, cutoff: float, most: int, rounds: int) -> tuple[Tensor, Tensor]:
     """(B,N) bool, centres that lie more than `cutoff` apart, with all others within it of one.
 
     A token becomes a centre if no denser one within `cutoff` of it has become one; of these the
     `most` densest are taken. A token's density is the sum of `exp(-(d/2)^2)` over all tokens,
     itself among them; of equally dense ones the lower position counts as the denser. Distances
     below 0 count as 0, and so does a token's to itself.
+
+    Args:
+        dist_BNN: distances.
+        cutoff: how near a token may be to a centre.
+        most: how many centres at most.
+        rounds: a token is surely decided after as many as there are tokens in a chain that leads
+            to it, each denser than the next and within `cutoff` of it.
+
+    Returns:
+        The centres, and whether all tokens are decided, as a tensor that nobody has asked yet.
     """
     dist_BNN = dist_BNN.clamp_min(0)
     dist_BNN.diagonal(dim1=1, dim2=2).zero_()
     density_BN = (-(dist_BNN / 2).square()).exp().sum(-1)
     order_BN = density_BN.argsort(dim=1, descending=True, stable=True)
     rank_BN = order_BN.argsort(dim=1)
-    near_BNN = dist_BNN <= cutoff
-    blocks_BNN = near_BNN & (rank_BN[:, None] < rank_BN[:, :, None])
-    centre_BN = torch.zeros_like(rank_BN, dtype=torch.bool)
-    free_BN = ~centre_BN
-    while free_BN.any():  # waits for a GPU, once a round
-        new_BN = free_BN & ~(blocks_BNN & free_BN[:, None]).any(-1)
-        centre_BN = centre_BN | new_BN
-        free_BN = free_BN & ~(near_BNN & new_BN[:, None]).any(-1) & ~new_BN
-    sorted_BN = centre_BN.gather(1, order_BN)
+    blocks_BNN = (dist_BNN <= cutoff) & (rank_BN[:, None] < rank_BN[:, :, None])
+    blocks_BNN = blocks_BNN.to(torch.uint8)  # of which a CPU takes the maximum faster than of bool
+    before_BN = centre_BN = torch.ones_like(rank_BN, dtype=torch.uint8)
+    for _ in range(rounds):
+        before_BN, centre_BN = centre_BN, (blocks_BNN & centre_BN[:, None]).amax(-1) ^ 1
+    sorted_BN = centre_BN.bool().gather(1, order_BN)
     sorted_BN = sorted_BN & (sorted_BN.cumsum(1) <= most)
-    return torch.zeros_like(centre_BN).scatter(1, order_BN, sorted_BN)
+    centres_BN = torch.zeros_like(sorted_BN).scatter(1, order_BN, sorted_BN)
+    return centres_BN, (centre_BN == before_BN).all()
 
 
 def around_centres(
@@ -157,17 +165,21 @@ def around_centres(
     patches_I: Tensor,
     passed_P: Tensor,
     centre_P: Tensor,
+    decided: Tensor,
     dist_IP: Tensor,
     reach: float,
     mean: bool,
-) -> Plan:
+) -> Plan | None:
     """The plan of one sample in which patches join their nearest centre, or are dropped.
+
+    This asks once how many tokens stay and join. Returns None where centres are not `decided`.
 
     Args:
         protect_N: bool, tokens that stay.
         patches_I: positions of the others.
         passed_P: the numbers of those patches that surely join.
         centre_P: bool, which of these are centres; they stay at their places.
+        decided: bool, a scalar: the centres are final.
         dist_IP: distances between all patches and these.
         reach: the other patches join a centre that is so near.
         mean: a centre becomes the mean of what joins it; else it stays as it is, and counts them.
@@ -176,7 +188,10 @@ def around_centres(
     joins_I = (nearest_I <= reach).scatter(0, passed_P, ~centre_P)
     stays_N = protect_N.scatter(0, patches_I[passed_P], centre_P)
     slot_N = stays_N.cumsum(0) - 1
-    kept, joining = torch.stack([stays_N.sum(), joins_I.sum()]).tolist()  # waits for a GPU
+    asked = torch.stack([decided.long(), stays_N.sum(), joins_I.sum()])
+    final, kept, joining = asked.tolist()  # waits for a GPU
+    if not final:
+        return None
     first_N, first_I = ((~b).to(torch.int8).argsort(stable=True) for b in (stays_N, joins_I))
     keep, join_R = first_N[None, :kept], first_I[:joining]
     src, dst = patches_I[join_R][None], slot_N[patches_I[passed_P[number_I[join_R]]]][None]

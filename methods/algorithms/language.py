@@ -94,26 +94,6 @@ def highest(score_BN: Tensor, among_BN: Tensor, count: int) -> Tensor:
     return score_BN.argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
-@torch.library.custom_op("crossget_bench::in_set_order", mutates_args=())
-def in_set_order(number_BP: Tensor, filled_B: Tensor) -> Tensor:
-    """(B,P) order in which CPython goes through a set of each row's first `filled` numbers.
-
-    The set is filled from the left; what is not filled stays at the end. As an operator of its own
-    it is opaque to `torch.compile`, which cannot trace what numbers decide.
-    """
-    count = number_BP.shape[1]
-    rows = [
-        [row.index(number) for number in set(row[:filled])] + list(range(filled, count))
-        for row, filled in zip(number_BP.tolist(), filled_B.tolist(), strict=True)
-    ]
-    return torch.tensor(rows, device=number_BP.device)
-
-
-@in_set_order.register_fake
-def _(number_BP: Tensor, filled_B: Tensor) -> Tensor:
-    return torch.empty_like(number_BP)
-
-
 def least_alike(alike_BPN: Tensor, count_BP: Tensor, taken_BN: Tensor) -> Tensor:
     """(B,N) what is taken when each pivot in turn takes the `count` tokens least like it."""
     for alike_BN, count_B in zip(alike_BPN.unbind(1), count_BP.unbind(1), strict=True):

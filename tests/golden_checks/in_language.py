@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.core.schedules import as_schedule
 from bench.core.site import LanguageSite
 from golden_checks.cases import Case
-from methods.algorithms.language import in_set_order, raters, words_after
+from methods.algorithms.language import raters, words_after
+from methods.algorithms.set_order import in_set_order
 from methods.dart import DART
 from methods.fastv import FastV
 from methods.pact import PACT
