@@ -177,7 +177,7 @@ class AnswerProbe(Probe):
     def answers(self) -> list[Answer]:
         """At the default and, where the method does not refuse it, the hard budget."""
         reducer, answers = self.make(), [self.answer(self.make())]
-        if self.resizes or not _calls(answers[0]):
+        if self.resizes or not (_calls(answers[0]) or decisions(answers[0])):
             return answers
         with contextlib.suppress(self.refusals):
             answers.append(self.answer(reducer, self.budget(reducer, "hard")))
@@ -202,6 +202,11 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 def _calls(answer: Answer) -> Sequence[Call]:
     return answer.seen.calls if answer.seen else ()
+
+
+def decisions(answer: Answer) -> Sequence[Call]:
+    """What the method decided about new tokens."""
+    return answer.seen.decoded if answer.seen else ()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from bench.check.answer import Answer, AnswerProbe
 from bench.check.multimodal import IMAGE
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
 from bench.core import Reducer, Schedule
-from bench.core.kinds import Gradual, InputReducer, ProjectorReducer, is_adaptive
+from bench.core.kinds import DecodeReducer, Gradual, InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
 from bench.engine.tower import Tower
 
@@ -158,7 +158,7 @@ def left_of(probe: AnswerProbe, answer: Answer) -> list[list[Row]]:
     rows = _entering(probe, answer)
     depth = len(probe.subject.towers["language"].blocks)
     assert answer.seen is not None
-    if probe.tower.name != "language":
+    if probe.tower.name != "language" or issubclass(probe.method, DecodeReducer):
         return [rows] * depth
     reducer, budget = answer.seen.reducer, answer.seen.budget
     schedule = _schedule(reducer, budget, probe.tower)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.check import answers, counts, isolation, meta, passes, plans, ties
+from bench.check import answers, counts, hidden, isolation, meta, passes, plans, ties
 from bench.check.answer import AnswerProbe
 from bench.check.cases import CASES, Case, Prompted
 from bench.check.probe import Broken, NotApplicable, Probe
@@ -29,6 +29,7 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "positions": answers.positions,
     "causal": answers.causal,
     "generation": answers.generation,
+    "hidden": hidden.hidden,
     "state": isolation.state,
     "deterministic": isolation.deterministic,
     "half": passes.half,
