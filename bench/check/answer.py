@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.check.cases import Case, Inputs
-from bench.check.multimodal import IMAGE
+from bench.check.multimodal import IMAGE, VIDEO
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.core import Plan, Reducer, Site
 from bench.core.kinds import LanguageReducer
@@ -70,7 +70,7 @@ def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) ->
             max_new_tokens=new,
             do_sample=False,
             use_cache=cache,
-            suppress_tokens=[IMAGE],  # an answer in words, as of a trained model
+            suppress_tokens=[IMAGE, VIDEO],  # an answer in words, as of a trained model
             output_logits=True,
             return_dict_in_generate=True,
         )

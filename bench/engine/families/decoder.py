@@ -121,7 +121,9 @@ class LanguagePass(Pass):
         """The frames that each prompt (B,N) shows; of videos a GPU is asked, once a prompt."""
         if not self.videos:
             return [1] * len(ids)
-        return frames_of(self.videos, self.tower.video_of(ids).sum(1).tolist(), self.counts)
+        # ids without values are of a prompt that shows a video alone
+        shown = self.counts if ids.is_meta else self.tower.video_of(ids).sum(1).tolist()
+        return frames_of(self.videos, shown, self.counts)
 
     def _cut_prompt(
         self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
