@@ -2,8 +2,8 @@
 
 Source: Tao et al., "DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models",
 CVPR 2025 (arXiv:2411.15024), §3.2; llava/model/llava_arch.py (`dycole_ttm`).
-Departures: the second stage is left out, which at each new token hides some of the video's keys and
-deletes none; frames have the model's own number of tokens, where the code counts on 196; how
+Its second stage, at each new token, is `dycoke-decode`.
+Departures: frames have the model's own number of tokens, where the code counts on 196; how
 many tokens of a thinned frame stay follows from the budget unless `merging_ratio` gives it; fewer
 than five frames do not crash; similarity is float32 in a half-precision model too; ties are broken
 stably.

@@ -3,12 +3,13 @@
 Source: Liu et al., "Video Compression Commander: Plug-and-Play Inference Acceleration for Video
 Large Language Models", EMNLP 2025 (arXiv:2505.14454); token_compressor/vidcom2/vidcom2.py.
 Departures: frames have the model's own number of tokens, where the code counts on 169 or 196; the
-share to keep follows from the budget unless `base_scale` gives it; scores are float32 in a
+share to keep follows from the budget unless `base_scale` gives it, and where rounding adds to the
+budget the most ordinary tokens go; scores are float32 in a
 half-precision model too; ties are broken stably.
 Kept as in the code, and surprising: only the half of the channels that vary least is looked at; the
 softmax over frames is so sharp (temperature 0.01) that the most unusual frame gets nearly all of
 what is shared out; a frame's count is rounded, a half to the even one, and is at least 1, so that
-the total may miss the budget by some tokens.
+the total may miss what `base_scale` says by some tokens.
 Shapes: B videos, F frames, P tokens of a frame, N = F * P, C channels.
 """
 
@@ -82,6 +83,9 @@ class VidCom2(VideoReducer, Adaptive):
         count_BF = (scales(video_BFP, base) * x_BFPC.shape[2]).round().clamp(min=1)
         rank_BFP = (video_BFP + frame_BFP).argsort(dim=2, stable=True).argsort(2)
         keep_BN = (rank_BFP < count_BF[..., None]).flatten(1)
+        if self.base_scale is None:
+            score_BN = (video_BFP + frame_BFP).flatten(1).masked_fill(~keep_BN, torch.inf)
+            keep_BN &= score_BN.argsort(dim=1, stable=True).argsort(1) < n - r
         return _in_order(keep_BN, site, n - r)
 
 

@@ -26,7 +26,7 @@ from bench.check.kit import FAILED, NOT_APPLICABLE, OK, PROPERTIES, Finding, che
 from bench.check.subject import Subject
 from bench.cli import app
 from bench.core import Learner, Plan, Reducer, Site, Unsupported, registry
-from bench.core.kinds import Adaptive, LanguageReducer, ProjectorReducer
+from bench.core.kinds import Adaptive, DecodeReducer, LanguageReducer, ProjectorReducer
 from bench.core.registry import methods
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.language import LanguageTower
@@ -581,6 +581,24 @@ class LeavesTheVocabulary(Inside):
         return super().plan(site, r)
 
 
+class HidesWords(DecodeReducer):
+    """Hides the first word of a prompt, in place of one of the image's keys."""
+
+    budget: ClassVar[dict[str, Any]] = {"keep_rate": 0.5, "layers": (2,)}
+
+    def plan(self, site: Site, r: int) -> Plan:
+        fixed, image = site.split()
+        return Plan(torch.cat([fixed[:, 1:], image[:, : image.shape[1] - r + 1]], 1))
+
+
+class HidesOneMore(HidesWords):
+    """Hides one more of the image's keys than it is asked to."""
+
+    def plan(self, site: Site, r: int) -> Plan:
+        fixed, image = site.split()
+        return Plan(torch.cat([fixed, image[:, r + 1 :]], 1))
+
+
 BROKEN_INSIDE = [
     ("counts", DropsOneMoreInside, "layer 2 should keep 28 tokens, and keeps 27"),
     ("protected", DropsWords, "layer 2 loses protected token 0 of sample 0"),
@@ -592,6 +610,8 @@ BROKEN_INSIDE = [
     ),
     ("causal", BlendsWordsIn, "another last word changes the scores before it by"),
     ("generation", TakesTurns, "the second token's scores are"),
+    ("hidden", HidesWords, "layer 2 loses protected token 0 of sample 0"),
+    ("hidden", HidesOneMore, "layer 2 should show 29 of 47 keys, and shows 28"),
     (
         "state",
         LeavesTheVocabulary,
@@ -678,7 +698,7 @@ def test_every_property_has_a_method_that_breaks_it() -> None:
 def test_a_good_method_passes_everything() -> None:
     found = list(check(Shortest, cases=[VIT, TEXT]))
     assert len(found) == 2 * len(PROPERTIES)
-    answers = {"positions", "causal", "generation"}
+    answers = {"positions", "causal", "generation", "hidden"}
     excused = {(f.property, f.case) for f in found if f.status == NOT_APPLICABLE}
     assert excused == {(p, c.name) for p in answers for c in (VIT, TEXT)} | {
         ("permutation", TEXT.name)
@@ -692,7 +712,7 @@ def test_a_good_method_passes_everything() -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if c.tower == "language"], ids=lambda c: c.name)
 def test_a_good_method_inside_a_language_model_passes_everything(case: Case) -> None:
     found = list(check(Renumbers, cases=[case]))
-    excused = {"permutation"} if case.thorough else {"permutation", "compile"}
+    excused = {"permutation", "hidden"} | (set() if case.thorough else {"compile"})
     assert {f.property: f.status for f in found if f.status != OK} == dict.fromkeys(
         excused, NOT_APPLICABLE
     )

@@ -95,7 +95,7 @@ ALLOWED: dict[str, tuple[int, str]] = {
 DEEP = Case("timm deep", partial(timm_vit, depth=8))  # where FlowCut cuts more than once
 TWINS = (  # of cases that are here
     "timm registers", "BLIP matching text", "Qwen2-VL vision", "Qwen2-VL projector",
-    "Qwen2.5-VL language",
+    "Qwen2.5-VL language", "Qwen2.5-VL video", "OneVision video",
 )  # fmt: skip
 ACTING = ("timm ViT", "timm deep", "LLaVA projector", "LLaVA language")  # all that may wait act
 # What a method does by default, and what makes it adaptive or not: tried on those.

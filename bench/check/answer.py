@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.check.cases import Case, Inputs
-from bench.check.multimodal import IMAGE
+from bench.check.multimodal import IMAGE, VIDEO
 from bench.check.probe import Call, NotApplicable, Probe, Seen
 from bench.core import Plan, Reducer, Site
 from bench.core.kinds import LanguageReducer
@@ -70,7 +70,7 @@ def answer(model: Any, inputs: Inputs, *, cache: bool = True, new: int = NEW) ->
             max_new_tokens=new,
             do_sample=False,
             use_cache=cache,
-            suppress_tokens=[IMAGE],  # an answer in words, as of a trained model
+            suppress_tokens=[IMAGE, VIDEO],  # an answer in words, as of a trained model
             output_logits=True,
             return_dict_in_generate=True,
         )
@@ -177,7 +177,7 @@ class AnswerProbe(Probe):
     def answers(self) -> list[Answer]:
         """At the default and, where the method does not refuse it, the hard budget."""
         reducer, answers = self.make(), [self.answer(self.make())]
-        if self.resizes or not _calls(answers[0]):
+        if self.resizes or not (_calls(answers[0]) or decisions(answers[0])):
             return answers
         with contextlib.suppress(self.refusals):
             answers.append(self.answer(reducer, self.budget(reducer, "hard")))
@@ -202,6 +202,11 @@ def alike(a: Tensor, b: Tensor) -> bool:
 
 def _calls(answer: Answer) -> Sequence[Call]:
     return answer.seen.calls if answer.seen else ()
+
+
+def decisions(answer: Answer) -> Sequence[Call]:
+    """What the method decided about new tokens."""
+    return answer.seen.decoded if answer.seen else ()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from bench.check.answer import Answer, AnswerProbe, alike, answer, holding, of_a
 from bench.check.counts import Row, left_of
 from bench.check.multimodal import PAD
 from bench.check.probe import Broken, Interrupted, NotApplicable, Probe
-from bench.core.kinds import Appender, InputReducer
+from bench.core.kinds import Appender, DecodeReducer, InputReducer
 from bench.engine.families.prefix import PrefixTower
 from bench.engine.reduce import reduced
 
@@ -199,6 +199,8 @@ def generation(probe: Probe) -> str:
     decided first.
     """
     here = of_answers(probe)
+    if issubclass(probe.method, DecodeReducer):
+        raise NotApplicable("it hides cached keys, which there are none of without a cache")
     cached, free = here.answers[0], here.answer(probe.make(), cache=False, new=2)
     far = (free.scores - cached.scores[:, :2]).abs().amax((0, 2))
     if not alike(free.scores[:, 0], cached.scores[:, 0]):

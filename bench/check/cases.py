@@ -63,6 +63,10 @@ class Case:
         """One sample of them."""
         return {name: t[i : i + 1] for name, t in inputs.items()}
 
+    def films(self, inputs: Inputs) -> list[tuple[int, tuple[int, int]]]:
+        """Tokens of each video at the projector, with the grid of its frames; empty of images."""
+        return []
+
     def settle(self, tower: Any) -> None:
         """Tell a tower what it otherwise notes of its sequence while a pass runs."""
 
@@ -95,14 +99,26 @@ class Prompted(Case):
 
     Attributes:
         prompts: makes padded prompts, so many, from a seed.
+        frames: of each prompt's video in `costed`; 0 where it shows an image.
     """
 
     batch: int = 4
     prompts: Callable[[int, int], Inputs] = multimodal.llava_batch
+    frames: int = 0
 
     def inputs(self, model: nn.Module, seed: int) -> Inputs:
         """Prompts, no two of the same length."""
         return self.prompts(self.batch, seed - 1)
+
+    def films(self, inputs: Inputs) -> list[tuple[int, tuple[int, int]]]:
+        """Videos of a batch that are alike count once, as they run."""
+        if not self.frames:
+            return []
+        if "video_grid_thw" in inputs:  # patches are merged two by two
+            grids = inputs["video_grid_thw"].tolist()
+            return [(t * h * w // 4, (h // 2, w // 2)) for t, h, w in grids]
+        frames = inputs["pixel_values_videos"].shape[1]
+        return [(9 * frames, (3, 3))]  # 36 patches, pooled
 
     def alone(self, inputs: Inputs, i: int) -> Inputs:
         """One prompt without its padding."""
@@ -115,8 +131,8 @@ class Prompted(Case):
     @contextlib.contextmanager
     def costed(self, model: nn.Module, valueless: nn.Module) -> Iterator[tuple[Inputs, Inputs]]:
         """A prompt of noise, as costs are counted on."""
-        with asked(valueless, COSTED_WORDS) as shapes:
-            yield noise(model, 1, COSTED_WORDS), shapes
+        with asked(valueless, COSTED_WORDS, frames=self.frames) as shapes:
+            yield noise(model, 1, COSTED_WORDS, frames=self.frames), shapes
 
 
 @dataclass(frozen=True)
@@ -208,6 +224,7 @@ _qwen2, _qwen2_5, _qwen3 = (
 _packed = partial(Prompted, batch=2, prompts=multimodal.qwen_batch)
 _paligemma, _gemma3 = (partial(build, blocks=12) for build in (tiles.paligemma, tiles.gemma3))
 _prefix, _blocks = tiles.paligemma_batch, tiles.gemma3_batch
+_films = tiles.onevision_videos
 _crops, _tiles, _padded = tiles.onevision_batch, tiles.internvl_batch, tiles.smolvlm_batch
 
 CASES = (
@@ -235,6 +252,7 @@ CASES = (
     Prompted("LLaVA language", _deep, "language", thorough=True),
     Prompted("OneVision vision", _onevision, batch=2, prompts=_crops),
     Prompted("OneVision projector", _onevision, "projector", batch=2, prompts=_crops),
+    Prompted("OneVision video", _onevision, "projector", batch=2, prompts=_films, frames=3),
     Prompted("InternVL vision", _internvl, batch=2, prompts=_tiles),
     Prompted("InternVL projector", _internvl, "projector", batch=2, prompts=_tiles),
     Prompted("SmolVLM vision", _smolvlm, batch=2, prompts=_padded),
@@ -246,6 +264,7 @@ CASES = (
     _packed("Qwen2.5-VL vision", _qwen2_5),
     _packed("Qwen2.5-VL projector", _qwen2_5, "projector"),
     _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),  # as of Qwen2-VL
+    _packed("Qwen2.5-VL video", _qwen2_5, "projector", prompts=multimodal.qwen_videos, frames=3),
     _packed("Qwen3-VL vision", _qwen3),
     _packed("Qwen3-VL projector", _qwen3, "projector"),
     _packed("Qwen3-VL language", _qwen3_vl, "language", batch=3),

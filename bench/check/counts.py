@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from bench.check.answer import Answer, AnswerProbe
-from bench.check.multimodal import IMAGE
+from bench.check.multimodal import IMAGE, VIDEO
 from bench.check.probe import Broken, Call, Probe, Seen, made_by
 from bench.core import Reducer, Schedule
-from bench.core.kinds import Gradual, InputReducer, ProjectorReducer, is_adaptive
+from bench.core.kinds import DecodeReducer, Gradual, InputReducer, ProjectorReducer, is_adaptive
 from bench.core.schedules import as_schedule
 from bench.engine.tower import Tower
 
@@ -158,7 +158,7 @@ def left_of(probe: AnswerProbe, answer: Answer) -> list[list[Row]]:
     rows = _entering(probe, answer)
     depth = len(probe.subject.towers["language"].blocks)
     assert answer.seen is not None
-    if probe.tower.name != "language":
+    if probe.tower.name != "language" or issubclass(probe.method, DecodeReducer):
         return [rows] * depth
     reducer, budget = answer.seen.reducer, answer.seen.budget
     schedule = _schedule(reducer, budget, probe.tower)
@@ -187,7 +187,7 @@ def _entering(probe: AnswerProbe, answer: Answer) -> list[Row]:
     ids = probe.subject.inputs["input_ids"]
     for words, x, filled in zip(ids, step.embeds, step.mask, strict=True):
         place = (filled & ~x[:, 0].isnan()).nonzero()[:, 0]
-        row = Row(words[place] == IMAGE, place - filled.nonzero()[0])
+        row = Row((words[place] == IMAGE) | (words[place] == VIDEO), place - filled.nonzero()[0])
         rows.append(row.renumbered() if _one_axis(probe) else row)
     return rows
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.check import answers, counts, isolation, meta, passes, plans, ties
+from bench.check import answers, counts, hidden, isolation, meta, passes, plans, ties
 from bench.check.answer import AnswerProbe
 from bench.check.cases import CASES, Case, Prompted
 from bench.check.probe import Broken, NotApplicable, Probe
 from bench.check.settings import kept_settings
 from bench.core import Reducer, Unsupported
+from bench.core.kinds import VideoReducer
 from bench.core.registry import method as lookup
 from bench.measure.latency import using_threads
 
@@ -29,6 +30,7 @@ PROPERTIES: dict[str, Callable[[Probe], str]] = {
     "positions": answers.positions,
     "causal": answers.causal,
     "generation": answers.generation,
+    "hidden": hidden.hidden,
     "state": isolation.state,
     "deterministic": isolation.deterministic,
     "half": passes.half,
@@ -78,6 +80,8 @@ def check(
 def open_case(cls: type[Reducer], case: Case, params: Mapping[str, Any]) -> Probe | str:
     """The method on a case's model, or the line with which it refuses that model."""
     prompted = isinstance(case, Prompted)
+    if isinstance(case, Prompted) and case.frames and not issubclass(cls, VideoReducer):
+        return "tried on images: it does not compare frames"
     with using_threads(1), kept_settings():
         probe = (AnswerProbe if prompted else Probe)(cls, case, params)
         return _refusal(probe) or probe

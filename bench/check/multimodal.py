@@ -273,14 +273,25 @@ def qwen_batch(n: int = 4, seed: int = 0) -> Batch:
     return {**batch, "pixel_values": values, "image_grid_thw": grids, "mm_token_type_ids": types}
 
 
+def qwen_videos(n: int = 4, seed: int = 0) -> Batch:
+    """Videos of different lengths and sizes as packed patches, their frames side by side."""
+    grids = torch.tensor([[3, 4, 6], [4, 4, 4], [2, 6, 6], [3, 4, 4]])[:n]
+    g = torch.Generator().manual_seed(seed + 3)
+    values = torch.randn(int(grids.prod(1).sum()), 3 * 4 * 4, generator=g)
+    batch = prompts((grids.prod(1) // 4).tolist(), AROUND[:n], seed)
+    ids = batch["input_ids"]
+    batch |= {"input_ids": ids.where(ids != IMAGE, VIDEO), "mm_token_type_ids": 2 * (ids == IMAGE)}
+    return {**batch, "pixel_values_videos": values, "video_grid_thw": grids}
+
+
 def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
     """One sample without its padding."""
     filled, one = batch["attention_mask"][i] > 0, {}
     for key, value in batch.items():
         if key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
             one[key] = value[i : i + 1, filled]
-        elif key == "pixel_values" and "image_grid_thw" in batch:  # packed patches
-            sizes = batch["image_grid_thw"].prod(1).tolist()
+        elif key in ("pixel_values", "pixel_values_videos") and _grids(batch) is not None:
+            sizes = _grids(batch).prod(1).tolist()  # packed patches
             one[key] = value[sum(sizes[:i]) : sum(sizes[: i + 1])]
         elif key == "pixel_values" and len(value) > len(
             batch["input_ids"]
@@ -291,3 +302,8 @@ def alone(batch: Mapping[str, Tensor], i: int) -> Batch:
         else:
             one[key] = value[i : i + 1]
     return one
+
+
+def _grids(batch: Mapping[str, Tensor]) -> Any:
+    """(N,3) slices, rows and columns of packed images or videos; None of others."""
+    return batch.get("image_grid_thw", batch.get("video_grid_thw"))

@@ -20,7 +20,7 @@ def protected(probe: Probe) -> str:
     """Class, prefix, end-of-text and appended tokens stay, unmixed, where readers find them."""
 
     def examine(call: Call) -> None:
-        _survive(call)
+        survive(call)
         # of several prefix tokens the harness restores the order, and of all where that counts
         if call.site.prefix == 1 and not probe.tower.ordered and call.plan.keep[:, 0].any():
             raise _prefix_moved(call)
@@ -32,7 +32,8 @@ def protected(probe: Probe) -> str:
     return ""
 
 
-def _survive(call: Call) -> None:
+def survive(call: Call) -> None:
+    """Raise Broken where a decision loses a protected token, or merges one."""
     plan, protect, layer = call.plan, call.site.protect, call.site.layer
     kept = torch.zeros_like(protect, dtype=torch.long)
     kept = kept.scatter_add(1, plan.keep.clamp(min=0), (plan.keep >= 0).long())
@@ -66,7 +67,7 @@ def misfit(calls: Sequence[Call]) -> str:
     for call in calls:
         try:
             _fits(call)
-            _survive(call)
+            survive(call)
         except Broken as wrong:
             return str(wrong)
     return ""

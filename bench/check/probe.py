@@ -15,6 +15,7 @@ from bench.check.cases import Case, Inputs
 from bench.check.subject import Subject
 from bench.core import BenchError, Learner, Plan, Reducer, Site, Unsupported, observing
 from bench.core.kinds import InputReducer
+from bench.core.site import DecodeSite
 from bench.engine.reduce import reduced
 from bench.engine.tower import override
 from bench.engine.tracing import Trace
@@ -65,6 +66,7 @@ class Seen:
     budget: dict[str, Any]
     out: Tensor = field(init=False)
     calls: list[Call] = field(default_factory=list)
+    decoded: list[Call] = field(default_factory=list)  # decisions about new tokens of an answer
     trace: Trace = field(default_factory=Trace)
     entered: list[int] = field(default_factory=list)  # tokens of each sequence at the first block
 
@@ -130,7 +132,8 @@ class Probe:
             before = {name: t.clone() for name, t in tensors.items()}
             decision = plan(site, r)
             changed = tuple(n for n, t in tensors.items() if not torch.equal(t, before[n]))
-            seen.calls.append(Call(site, r, decision, changed))
+            calls = seen.decoded if isinstance(site, DecodeSite) else seen.calls
+            calls.append(Call(site, r, decision, changed))
             return decision
 
         with (

@@ -35,7 +35,8 @@ class Subject:
         self.inputs, self.others = (case.inputs(self.model, seed) for seed in (1, 2))
         with self.counting() as lengths, torch.no_grad():
             self.plain = self.run()
-        self.lengths = lengths
+        self.films = case.films(self.inputs)
+        self.lengths = [n for n, _ in self.films] or lengths
         self.twin = copy.deepcopy(self.model)
         self.before = snapshot(self.model)
         with torch.no_grad():
@@ -66,7 +67,9 @@ class Subject:
 
     @property
     def grids(self) -> list[tuple[int, int] | None]:
-        """Rows and columns of each sequence; packed images have their own."""
+        """Rows and columns of each sequence, of a video's frame; packed images have their own."""
+        if self.films:
+            return [grid for _, grid in self.films]
         prefix, side = self.tower.prefix, int(self.tower.joins**0.5)
         packed = self.inputs.get("image_grid_thw")
         if packed is None or self.case.tower == "language":

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.options import (
+    Frames,
     Json,
     KeepRate,
     Layers,
@@ -67,6 +68,7 @@ def cost(
     layers: Layers = None,
     param: Param = None,
     words: Words = None,
+    frames: Frames = 0,
     json: Json = False,
 ) -> None:
     """Print what a model costs with a method, from its shape alone: GMACs, KV cache, shares.
@@ -78,6 +80,7 @@ def cost(
     Examples:
       run_bench.py cost llava-1.5-7b-hf --method tome --r 13 --method visionzip --method divprune
       run_bench.py cost llava-1.5-7b-hf --method fastv --keep-rate 0.5 --layers 2 --words 60
+      run_bench.py cost qwen2.5-vl-7b-instruct --frames 16 --method vidcom2 --method dycoke
       run_bench.py cost timm:vit_base_patch16_224 --method evit --keep-rate 0.7 --json
     """
     from bench.models import catalogue
@@ -85,7 +88,7 @@ def cost(
 
     catalogue.check_name(model, random_weights=True)  # before torch takes its seconds to load
     wanted = costs.arguments(method or [], r, keep_rate, layers, param or [])
-    raise typer.Exit(costs.main(model, wanted, words, json))
+    raise typer.Exit(costs.main(model, wanted, words, json, frames))
 
 
 def estimate(

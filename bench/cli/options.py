@@ -60,4 +60,7 @@ Words = Annotated[
     int | None,
     typer.Option(min=0, max=1_000_000, help="Tokens of the prompt beside the image's [36]."),
 ]
+Frames = Annotated[
+    int, typer.Option(min=0, max=10_000, help="Show a video of so many frames, not an image [0].")
+]
 Shaped = Annotated[str, typer.Argument(help="A model's name (list models); no weights needed.")]

@@ -165,6 +165,18 @@ class LanguageReducer(Bounded):
     renumbers: ClassVar[bool] = False
 
 
+class DecodeReducer(Bounded):
+    """A method by which a new token sees some of the image's keys in the KV cache, not all.
+
+    `plan` is asked at each new token, sample by sample, on a `DecodeSite`. What it keeps are keys:
+    the block ahead of which it acts and all blocks behind attend to those alone. Nothing leaves
+    the cache, and a prompt is not reduced.
+    """
+
+    towers: ClassVar[tuple[str, ...]] = ("language",)
+    before: ClassVar[bool] = True
+
+
 class InputReducer(Reducer):
     """A method that makes the input image smaller, so that no block ever sees the other tokens."""
 

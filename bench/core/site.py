@@ -5,7 +5,7 @@ Shape suffixes: B batch, N tokens in, M tokens kept, C channels, H heads, D chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -253,3 +253,18 @@ class LanguageSite(Site):
             row = position[rows][:, None] if isinstance(rows, slice) else rows[:, None, None, None]
             later = position > row
             yield torch.zeros_like(later, dtype=self.q.dtype).masked_fill(later, -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeSite(Site):
+    """A block of a language model, ahead of which keys can be hidden from one new token.
+
+    Here N is the number of keys in the cache, the new token's among them; x (1,1,C) and q (1,H,1,D)
+    are the new token's alone. The unprotected keys are the image's.
+
+    Attributes:
+        memory: what the method noted at the answer's earlier tokens, empty at its first; a method
+            writes here what it wants to know at the next.
+    """
+
+    memory: MutableMapping[str, Tensor]

@@ -47,7 +47,9 @@ class Joint(Loaded):
         return self.placed(noise(self.model, batch))
 
     @contextlib.contextmanager
-    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
+    def valueless_inputs(
+        self, words: int | None = None, frames: int = 0
+    ) -> Iterator[dict[str, Any]]:
         with on_meta(self.model):
             yield self.example_inputs(1)
 

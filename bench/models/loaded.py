@@ -105,10 +105,13 @@ class Loaded(ABC):
         return {self.image_argument: images.to(self.device, self.dtype)}
 
     @contextlib.contextmanager
-    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
+    def valueless_inputs(
+        self, words: int | None = None, frames: int = 0
+    ) -> Iterator[dict[str, Any]]:
         """Give one example on the meta device, where the model is told what it reads from values.
 
-        `words` are the tokens of a prompt beside its image's, for multimodal models alone.
+        `words` are the tokens of a prompt beside its image's, and `frames` those of a video in
+        place of an image, for multimodal models alone.
         """
         yield self.example_inputs(1)
 

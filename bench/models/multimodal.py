@@ -15,13 +15,13 @@ from bench.core.errors import BenchError
 from bench.engine.families.image_towers import side_of
 from bench.engine.families.language import image_token_id
 from bench.engine.families.t5 import answer_begins, begun_answers, has_encoder
+from bench.models.films import WATCHES
 from bench.models.loaded import Multimodal
-from bench.models.noise import QWEN, QWEN_GRID, WORDS, asked, noise
+from bench.models.noise import QWEN_GRID, WORDS, asked, noise
 
 if TYPE_CHECKING:
     from bench.models.loaded import Images
 
-_WATCHES = (*QWEN, "llava_onevision", "llava_next_video", "video_llava")  # take frames as a video
 _BY_PROMPT = ("llava_onevision", "gemma3")  # processors that want to know whose an image is
 _PLAIN_PROMPTS = {  # else as LLaVA's
     "blip-2": "Question: {question} Answer:",  # its processor puts the image ahead
@@ -37,7 +37,7 @@ class PromptedModel(Multimodal):
 
     @property
     def takes_video(self) -> bool:
-        return self.model.config.model_type in _WATCHES
+        return self.model.config.model_type in WATCHES
 
     def prepare(
         self,
@@ -160,8 +160,10 @@ class PromptedModel(Multimodal):
         return self.placed(noise(self.model, batch))
 
     @contextlib.contextmanager
-    def valueless_inputs(self, words: int | None = None) -> Iterator[dict[str, Any]]:
-        with asked(self.model, WORDS if words is None else words) as prompt:
+    def valueless_inputs(
+        self, words: int | None = None, frames: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        with asked(self.model, WORDS if words is None else words, frames=frames) as prompt:
             yield prompt
 
 

@@ -24,39 +24,47 @@ from bench.engine.families.language import image_token_id
 from bench.engine.families.t5 import begun_answers, padding_side
 from bench.engine.families.vlm import prompt_layout
 from bench.engine.tower import override, without
+from bench.models.films import film, video_token_id
 
 WORDS = 36  # tokens of a prompt that are not the image's: what FastV's 611.84 leave beside 576
 QWEN_GRID = 36  # patches a side of the image in a prompt of noise: 504 pixels, 324 tokens
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Tiles of the largest image, with the image as a whole.
 TILES = {"internvl": 12 + 1, "idefics3": 16 + 1, "smolvlm": 16 + 1}
-_ON_CPU = ("image_sizes", "image_grid_thw")  # sizes are read, so they need values
+_ON_CPU = ("image_sizes", "image_grid_thw", "video_grid_thw")  # sizes are read, so they need values
 _VALUELESS = ("attention_mask", "mm_token_type_ids")  # what is read and may be left out
 _IMAGE_FIRST = ("blip-2", "paligemma")
 
 
 def noise(
-    model: Any, batch: int = 1, words: int = WORDS, tokens: int | None = None
+    model: Any, batch: int = 1, words: int = WORDS, tokens: int | None = None, frames: int = 0
 ) -> dict[str, Tensor]:
     """Return a prompt with one image of noise and so many random words, the same in each sample.
+
+    With `frames` it is a video of so many in place of an image.
 
     The image is as large as the model takes without making its tokens fewer: LLaVA-NeXT and
     LLaVA-OneVision cut it into crops, others into `TILES`. Without values it may stand for so many
     `tokens` as one likes, the language model alone being of interest.
     """
     g = torch.Generator().manual_seed(0)
-    config, (whole, parts) = model.config, _image(model)
-    tokens = whole if tokens is None else tokens
+    config, shown = model.config, image_token_id(model)
+    if frames:
+        layout, parts = film(model, frames, QWEN_GRID)
+        shown = video_token_id(model)
+    else:
+        whole, parts = _image(model)
+        layout = torch.ones(whole if tokens is None else tokens, dtype=torch.bool)
     special = {value for key, value in config.to_dict().items() if key.endswith(("_id", "_index"))}
     usual = [i for i in range(3, config.text_config.vocab_size) if i not in special]
-    ids = torch.tensor(usual)[torch.randint(len(usual), (1, tokens + words), generator=g)]
+    ids = torch.tensor(usual)[torch.randint(len(usual), (1, len(layout) + words), generator=g)]
     ahead = 0 if config.model_type in _IMAGE_FIRST else min(words, 1)
-    ids[:, ahead : ahead + tokens] = image = image_token_id(model)
+    ids[:, ahead : ahead + len(layout)].masked_fill_(layout, shown)
     prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if config.model_type in QWEN:
-        prompt["mm_token_type_ids"] = (ids == image).long()
+        prompt["mm_token_type_ids"] = (ids == shown).long() * (2 if frames else 1)
     if config.model_type in ("gemma3", "paligemma"):  # a PaliGemma's prompt is all of one type
-        prompt["token_type_ids"] = (ids == image).long() * (config.model_type == "gemma3")
+        prompt["token_type_ids"] = (ids == shown).long() * (config.model_type == "gemma3")
     for key, part in parts.items():
         prompt[key] = torch.randn(part, generator=g) if isinstance(part, tuple) else part
     prompt.update(begun_answers(model, 1))
@@ -90,17 +98,20 @@ def _image(model: Any) -> tuple[int, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def asked(model: Any, words: int = WORDS, tokens: int | None = None) -> Iterator[dict[str, Tensor]]:
+def asked(
+    model: Any, words: int = WORDS, tokens: int | None = None, frames: int = 0
+) -> Iterator[dict[str, Tensor]]:
     """Give a prompt of noise for a model on the meta device, which is told where the image is."""
-    prompt = noise(model, 1, words, tokens)
-    image = prompt["input_ids"] == image_token_id(model)
-    if "image_grid_thw" in prompt:  # positions, which the model would take from values
-        patches, tokens = len(prompt["pixel_values"]), image.shape[1]
-        prompt["image_position_ids"] = torch.zeros(patches, 2, dtype=torch.long)
+    prompt = noise(model, 1, words, tokens, frames)
+    image = prompt["input_ids"] == (video_token_id if frames else image_token_id)(model)
+    if model.config.model_type in QWEN:  # positions, which the model would take from values
+        kind, pixels = ("video", "pixel_values_videos") if frames else ("image", "pixel_values")
+        patches = len(prompt[pixels])
+        prompt[f"{kind}_position_ids"] = torch.zeros(patches, 2, dtype=torch.long)
         if model.config.model_type == "qwen3_vl":  # learned ones are resampled from four
-            prompt["image_interp_indices"] = torch.zeros(patches, 4, dtype=torch.long)
-            prompt["image_interp_weights"] = torch.zeros(patches, 4)
-        prompt["position_ids"] = torch.zeros(3, 1, tokens, dtype=torch.long)
+            prompt[f"{kind}_interp_indices"] = torch.zeros(patches, 4, dtype=torch.long)
+            prompt[f"{kind}_interp_weights"] = torch.zeros(patches, 4)
+        prompt["position_ids"] = torch.zeros(3, 1, image.shape[1], dtype=torch.long)
     dtype = next(model.parameters()).dtype
     with contextlib.ExitStack() as stack:
         stack.enter_context(prompt_layout(model, image))

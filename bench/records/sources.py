@@ -42,8 +42,8 @@ ESTIMATING = ("measure/operators.py", "measure/rates.py", "measure/roofline.py")
 # What decides numbers of some models alone, and where each family's part of it begins: a family is
 # measured by these files and by all of `FAMILY_CODE` that they import.
 FAMILY_CODE = (
-    *("engine/families/[!_]*.py", "models/blip.py", "models/joint.py", "models/multimodal.py"),
-    *("models/noise.py", "models/vilt.py"),
+    *("engine/families/[!_]*.py", "models/blip.py", "models/films.py", "models/joint.py"),
+    *("models/multimodal.py", "models/noise.py", "models/vilt.py"),
 )
 FAMILIES = {
     "timm": ("engine/families/timm_vit.py",),

@@ -1,6 +1,7 @@
 """What one prompt or one image costs with each of a few methods, from shapes alone, in seconds.
 
     python run_bench.py cost llava-1.5-7b-hf --method tome --r 13 --method divprune
+    python run_bench.py cost qwen2.5-vl-7b-instruct --frames 16 --method vidcom2 --method dycoke
     python run_bench.py cost timm:vit_base_patch16_224 --method evit --keep-rate 0.5 --json
 
 The model is built on the meta device, where tensors have no values.
@@ -44,24 +45,24 @@ class MethodCost:
 
 
 def rows(
-    loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int
+    loaded: Loaded, methods: Sequence[tuple[str, Mapping[str, Any]]], words: int, frames: int = 0
 ) -> list[MethodCost]:
     """Return the costs of the unreduced model and of each method with its arguments."""
-    costs = [MethodCost(BASELINE, _costs(loaded, words))]
+    costs = [MethodCost(BASELINE, _costs(loaded, words, frames))]
     for name, params in methods:
         if name == BASELINE:
             continue
         try:
             with reduced(loaded.model, name, **params):
-                costs.append(MethodCost(label(name, params), _costs(loaded, words)))
+                costs.append(MethodCost(label(name, params), _costs(loaded, words, frames)))
         except Unsupported as reason:
             costs.append(MethodCost(label(name, params), {}, str(reason)))
     return costs
 
 
-def _costs(loaded: Loaded, words: int) -> dict[str, float]:
+def _costs(loaded: Loaded, words: int, frames: int) -> dict[str, float]:
     """Return what the model costs as it is now."""
-    with loaded.valueless_inputs(words) as inputs:
+    with loaded.valueless_inputs(words, frames) as inputs:
         if isinstance(loaded, Multimodal):
             return _stages(loaded.model, inputs)
         return {"total": count_macs(loaded.model, **inputs).total / 1e9}
@@ -129,18 +130,25 @@ def main(
     methods: Sequence[tuple[str, Mapping[str, Any]]],
     words: int | None = None,
     json: bool = False,
+    frames: int = 0,
 ) -> int:
-    """Print the costs; returns the exit status, 1 where a method cannot run in this model."""
+    """Print the costs; returns the exit status, 1 where a method cannot run in this model.
+
+    With `frames` the prompt shows a video of so many in place of an image.
+    """
     loaded = on_meta(model)
-    requests = Requests(loaded)
+    if frames:
+        _check_watches(loaded)
+    requests = Requests(loaded, frames)
     for name, params in methods:
         with placed(Options(params), 0, params), contextlib.suppress(Unsupported):
             requests.check(name, params)
     words = WORDS if words is None else words
-    costs = rows(loaded, methods, words)
+    costs = rows(loaded, methods, words, frames)
     scope = loaded.scope
     if isinstance(loaded, Multimodal):
-        scope = f"a prompt of one image and {words} other tokens"
+        shown = f"one video of {frames} frames" if frames else "one image"
+        scope = f"a prompt of {shown} and {words} other tokens"
     if json:
         print(jsonlib.dumps(_document(model, scope, DTYPE, costs), indent=1))
     else:
@@ -153,6 +161,13 @@ def main(
             if row.unsupported:
                 console.print(f"{row.method}: {row.unsupported}", markup=False)
     return 1 if any(row.unsupported for row in costs) else 0
+
+
+def _check_watches(loaded: Loaded) -> None:
+    """Raise BenchError where a model cannot be shown a video."""
+    if not isinstance(loaded, Multimodal):
+        raise BenchError(f"--frames: {loaded.name} is no language model that is shown videos")
+    loaded.require_video()
 
 
 def _shares(baseline: MethodCost, row: MethodCost) -> dict[str, float]:

@@ -29,16 +29,21 @@ def on_meta(name: str, dtype: str = DTYPE) -> Loaded:
 class Requests:
     """Checks what is asked of methods in one model, ahead of any measurement."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        """Keep a model as `on_meta` makes it."""
-        self.loaded = loaded
+    def __init__(self, loaded: Loaded, frames: int = 0) -> None:
+        """Keep a model as `on_meta` makes it; with `frames` it is shown a video of so many."""
+        self.loaded, self.frames = loaded, frames
 
     @functools.cached_property
     def tokens(self) -> dict[str, int]:
         """How many tokens come into the first block of each tower."""
-        with torch.inference_mode(), self.loaded.valueless_inputs() as inputs:
+        with torch.inference_mode(), self._inputs() as inputs:
             traced = trace(self.loaded.model, **inputs).tokens
-        return {tower: blocks[0][0] for tower, blocks in traced.items()}
+        # behind the projector a video's frames are one sequence, of which this sees one frame
+        left_out = "projector" if self.frames else ""
+        return {tower: blocks[0][0] for tower, blocks in traced.items() if tower != left_out}
+
+    def _inputs(self) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        return self.loaded.valueless_inputs(frames=self.frames)
 
     def check(self, method: str, arguments: Mapping[str, Any]) -> None:
         """Check the arguments of `reduced()` for a method.
@@ -56,7 +61,7 @@ class Requests:
         """Run a method once: it alone knows what its parameters can be for so many tokens."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            inputs = stack.enter_context(self.loaded.valueless_inputs())
+            inputs = stack.enter_context(self._inputs())
             stack.enter_context(reduce.reduced(self.loaded.model, method, **arguments))
             try:
                 self.loaded.model(**inputs)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from sites import classless, close, heads, language_site, projector_site, received_as, span
 from torch import Tensor
 
 from bench.core.schedules import as_schedule
-from bench.core.site import ProjectorSite
+from bench.core.site import DecodeSite, ProjectorSite
 from golden_checks.cases import Case
 from methods.algorithms.crops import crop_scores, runs, shared_out
 from methods.algorithms.prumerge import (
@@ -26,6 +25,7 @@ from methods.algorithms.video import by_frame
 from methods.cdpruner import CDPruner, most_diverse, relevance
 from methods.divprune import DivPrune, far_apart
 from methods.dycoke import DyCoke
+from methods.dycoke_decode import DyCokeDecode
 from methods.evs import EVS, changes
 from methods.fastervlm import FasterVLM
 from methods.hiprune import HiPrune, with_neighbours
@@ -329,7 +329,8 @@ def check_evs(case: Case) -> None:
 def check_dycoke(case: Case) -> None:
     given, out, params, name = case
     if name == "dp":
-        pytest.skip("the second stage, at each new token, is left out")
+        at_new_tokens(case)
+        return
     frames, n = params["frames"], len(given["features"])
     s = video_site(given["features"], frames)
     method = DyCoke(params["merging_ratio"])
@@ -339,3 +340,24 @@ def check_dycoke(case: Case) -> None:
     for plan in (method.plan(s, r), DyCoke().plan(s, r)):
         assert torch.equal(plan.keep[0], kept)
         assert torch.equal(plan.apply(s.x, s.size)[0][0], out["tokens"])
+
+
+def at_new_tokens(case: Case) -> None:
+    """The second stage, of which the file is part: token after token of one answer."""
+    given, out, params, _ = case
+    start, length = params["image_token_start_index"], params["image_token_length"]
+    method, memory = DyCokeDecode(), {}
+    image = range(start, start + length + 1)  # and the last, which is always visible
+    for step, attention in enumerate(given["attention"]):
+        n = params["prompt_length"] + step + 1
+        protect = torch.tensor([[i not in image for i in range(n)]])
+        q, k = attention.new_ones(1, len(attention), 1, 1), attention[None, :, :n, None].log()
+        site = DecodeSite(
+            q[:, 0], q, k, k, torch.ones(1, n, 1), protect, params["dycoke_l"], 6,
+            n_protected=n - len(image), tower="language", scale=1.0, prefix=0, memory=memory,
+        )  # fmt: skip
+        close(site.attention()[0, :, 0], attention[:, :n])
+        kept = method.kept(1 - params["dycoke_p"], len(image), 0)
+        plan = method.plan(site, len(image) - kept)
+        assert torch.equal(plan.keep[0], out["visible_keys_from_layer_l"][step, :n].nonzero()[:, 0])
+        assert plan.keep.shape[1] == int(out["visible_count"][step])

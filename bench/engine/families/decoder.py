@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from bench.core import observe
 from bench.core.errors import Unsupported
-from bench.core.kinds import LanguageReducer, is_adaptive
+from bench.core.kinds import DecodeReducer, LanguageReducer, is_adaptive
 from bench.core.site import LanguageSite
 from bench.core.tensors import take
+from bench.engine.families.hidden_keys import HiddenKeys
 from bench.engine.families.prompt import (
     Prompt,
     Removal,
@@ -55,6 +56,7 @@ class LanguagePass(Pass):
         removals: what blocks see from which layer on.
         ragged: samples are unequally long, with empty slots in front.
         start: the site at the model's input.
+        keys: what methods hide of the cache from a new token.
         mask: the mask that the latest attention got.
         rotary: what a block is told of the present tokens' positions, once it was worked out.
     """
@@ -78,6 +80,7 @@ class LanguagePass(Pass):
         self.ragged = self.renumbered = self.changed = False
         self.start: LanguageSite | None = None
         self.qkv = None
+        self.keys = HiddenKeys()
         self.mask: Tensor | None = None
         self.rotary: dict[str, Any] = {}
         self.module: Any = None
@@ -92,6 +95,7 @@ class LanguagePass(Pass):
         self.past = 0 if cache is None else int(cache.get_seq_length())
         self.decoding = self.past > 0
         if self.decoding:
+            self.keys.shown = None
             return plain(*args, **self._next(kw))
         self._clear()
         self.number_batch()
@@ -117,7 +121,9 @@ class LanguagePass(Pass):
         """The frames that each prompt (B,N) shows; of videos a GPU is asked, once a prompt."""
         if not self.videos:
             return [1] * len(ids)
-        return frames_of(self.videos, self.tower.video_of(ids).sum(1).tolist(), self.counts)
+        # ids without values are of a prompt that shows a video alone
+        shown = self.counts if ids.is_meta else self.tower.video_of(ids).sum(1).tolist()
+        return frames_of(self.videos, shown, self.counts)
 
     def _cut_prompt(
         self, plain: Callable[..., Any], args: Any, kw: dict[str, Any], x: Tensor, image: Tensor
@@ -176,7 +182,7 @@ class LanguagePass(Pass):
 
     def _next(self, kw: dict[str, Any]) -> dict[str, Any]:
         """The arguments for the next token, as after the shorter prompt."""
-        if self.cut is None and not self.removals:
+        if self.cut is None and not self.removals and not self.keys.acting:
             return kw
         tokens = kw.get("input_ids") if kw.get("inputs_embeds") is None else kw["inputs_embeds"]
         if tokens is not None and tokens.shape[1] != 1:
@@ -214,6 +220,9 @@ class LanguagePass(Pass):
         return x
 
     def _step(self, reduction: Reduction, layer: int, x: Tensor) -> Tensor:
+        if isinstance(reduction.reducer, DecodeReducer):
+            self.keys.step(self, reduction, layer, x)
+            return x
         if self.prompt is None or (layer == 0 and reduction.reducer.before):
             return x
         before = replace(self.prompt, x=x)
@@ -235,7 +244,7 @@ class LanguagePass(Pass):
             reduction.count(layer, self.depth, now, first, None)
             for now, first in zip(self.counts, self.initials, strict=True)
         ]
-        if not any(r):
+        if not any(r) or isinstance(reducer, DecodeReducer):
             return prompt
         for observer in observe.OBSERVERS:
             observer.enter("reduction")
@@ -320,7 +329,9 @@ class LanguagePass(Pass):
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float, inner: Any, fused: bool
     ) -> Tensor:
-        """The model's own attention; a prompt's q, k, v are noted for the methods."""
-        if self.prompt is not None:
+        """The model's own attention; q, k, v are noted for the methods that look at them."""
+        if self.prompt is not None or self.keys.acting:
             self.qkv, self.scale, self.mask = (q, k, v), scale, mask
+        if self.keys.shown is not None:
+            k, v, mask = self.keys.visible(k, v, mask, self.tower)
         return inner(q, k, v, mask, scale)  # type: ignore[no-any-return]

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import Unsupported
+from bench.core.kinds import DecodeReducer
 from bench.core.site import LanguageSite
 from bench.engine.families.decoder import LanguagePass
 from bench.engine.families.hf import Family
 from bench.engine.families.language import LanguageTower
 from bench.engine.families.prompt import Prompt, Removal
 from bench.engine.masks import both, weighted
+from bench.engine.reduction import Reduction
 from bench.engine.tower import Run, Tower, original, override
 
 _SELF = ("layer.0.layer_norm", "layer.0.SelfAttention")
@@ -75,6 +77,20 @@ class EncoderPass(LanguagePass):
 
     tower: EncoderTower
     of_pairs: Tensor | None
+
+    def __init__(self, tower: LanguageTower, reductions: Sequence[Reduction]) -> None:
+        """Nothing is known about a prompt yet.
+
+        Raises:
+            Unsupported: a method hides keys from new tokens, which the encoder never sees.
+        """
+        super().__init__(tower, reductions)
+        for reduction in reductions:
+            if isinstance(reduction.reducer, DecodeReducer):
+                raise Unsupported(
+                    f"method '{reduction.reducer.name}' hides the cached keys of a prompt from new "
+                    "tokens, and this prompt is read by an encoder"
+                )
 
     def _clear(self) -> None:
         super()._clear()
