@@ -23,7 +23,8 @@ from bench.report.tables import printed, provenance
 from bench.report.tables.table import unescape
 
 NAME = "index.html"
-SCRIPTS = ("base.js", "record.js", "plot.js", "table.js", "cells.js", "tokens.js")
+TABLE = ("filter.js", "csv.js", "table.js")
+SCRIPTS = ("base.js", "state.js", "record.js", "plot.js", "tokens.js", *TABLE, "cells.js")
 
 
 def write(content: Content, folder: Path) -> None:
