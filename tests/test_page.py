@@ -322,6 +322,35 @@ def test_every_control_has_a_name(visit: Visit) -> None:
             ), role
 
 
+def test_landmarks_have_names_of_their_own(visit: Visit) -> None:
+    names = visit.page.evaluate(
+        "[...document.querySelectorAll('section, [role=region], [role=group]')].map((n) =>"
+        " n.ariaLabel || document.getElementById(n.getAttribute('aria-labelledby'))?.innerText)"
+    )
+    assert all(names) and len(names) == len(set(names))
+    levels = visit.page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((n) => n.tagName)")
+    assert levels[0] == "H1" and levels.count("H1") == 1
+
+
+def test_the_table_of_a_phone_scrolls_in_its_box(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file, viewport={"width": 390, "height": 844}, has_touch=True)
+    visit.page.select_option("#only", "")
+    visit.tick("gmacs", "ms", "memory", "tokens")
+    box, name = visit.page.locator("#scroll"), visit.page.locator("#rows th").first
+    assert box.evaluate("n => n.scrollWidth > n.clientWidth + 300")
+    before = name.bounding_box()
+    box.evaluate("n => { n.scrollLeft = 400 }")
+    assert name.bounding_box()["x"] == before["x"]  # the first column stays
+    assert before["width"] < 195  # and leaves room for the others
+    assert visit.page.evaluate("[document.documentElement.scrollWidth, scrollX]") == [390, 0]
+    small = visit.page.evaluate(
+        "[...document.querySelectorAll('button, select, summary, .menu label, input[type=search]')]"
+        ".filter((n) => n.offsetParent && n.offsetHeight < 24).map((n) => n.outerHTML)"
+    )
+    assert small == []
+    visit.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone(browser: Any, file: Path, scheme: str) -> None:
     settings = {

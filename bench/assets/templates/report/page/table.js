@@ -37,8 +37,8 @@ const COMMON = [
 ];
 
 /* Model and task need no columns where a single one is shown, unless its settings have several seeds. */
-const single = () => data.panels[$("only").value]?.apart === false;
-const displayed = () => COLUMNS.filter(({ key }) => key === "method" || (shown.has(key) && !(single() && ["model", "task"].includes(key))));
+const needless = (key) => ["model", "task"].includes(key) && data.panels[$("only").value]?.apart === false;
+const displayed = () => COLUMNS.filter(({ key }) => key === "method" || (shown.has(key) && !needless(key)));
 
 function arranged(rows) {
   const column = COLUMNS.find((c) => c.key === sorted.column);
@@ -64,6 +64,7 @@ function fill() {
   $("more").hidden = rows.length <= limit;
   $("more").textContent = `Show ${Math.min(STEP, rows.length - limit)} more`;
   $("csv").disabled = !rows.length;
+  for (const box of $("columns").querySelectorAll("input")) box.disabled = needless(box.value);
 }
 function heads(columns) {
   const focus = document.activeElement.dataset.key;
