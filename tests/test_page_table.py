@@ -132,11 +132,16 @@ def test_a_link_shows_what_its_sender_saw(visit: Visit, browser: Any) -> None:
     at.locator('#heads [data-key="gmacs"]').click()
     at.fill("#filter", "speed>=1.01 fashion")
     at.select_option("#front", "memory")
+    at.locator("details.fold summary").nth(1).click()
+    at.wait_for_url("**open=study*")
     guest = Visit(browser, visit.file, place=at.url.partition("#")[2])
     for place in ("#rows", "#heads", "#count", "#figure"):
         assert guest.page.inner_text(place) == at.inner_text(place)
     pressed = '#legend [data-method="tome"]'
     assert guest.page.get_attribute(pressed, "aria-pressed") == "false"
+    assert guest.page.locator("details.fold[open]").evaluate_all("all => all.map((n) => n.id)") == [
+        at.locator("details.fold").nth(1).get_attribute("id")
+    ]
     assert guest.page.url == at.url and guest.page.inner_text("#unknown") == ""
     strange = Visit(browser, visit.file, place="sort=-nothing&only=all&colour=red&hidden=%25E0%25")
     told = strange.page.inner_text("#unknown")
