@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import os
 import re
@@ -22,7 +23,6 @@ from bench.records.record import Record
 from bench.report import build
 from bench.report.content import content
 from bench.report.data import frame
-from bench.report.data.differences import FLAGS
 from bench.report.data.names import series
 from bench.report.figures import style
 from bench.report.page import page, page_data
@@ -140,7 +140,7 @@ def browser() -> Iterator[Any]:
 class Visit:
     """An open page, what it asked the network for and what went wrong in it."""
 
-    def __init__(self, browser: Any, file: Path, **settings: Any) -> None:
+    def __init__(self, browser: Any, file: Path, place: str = "", **settings: Any) -> None:
         self.context = browser.new_context(
             **{"viewport": {"width": 1280, "height": 900}, **settings}
         )
@@ -151,8 +151,13 @@ class Visit:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
-        self.address = file.as_uri()
-        self.page.goto(self.address)
+        self.file, self.address = file, file.as_uri()
+        self.page.goto(f"{self.address}#{place}" if place else self.address)
+
+    def cells(self) -> list[dict[str, Any]]:
+        text = self.page.locator("#data").text_content()
+        found: list[dict[str, Any]] = json.loads(text)["cells"]
+        return found
 
     def column(self, name: str) -> list[float | None]:
         heads = self.page.locator("#heads th").all_inner_texts()
@@ -160,6 +165,21 @@ class Visit:
         texts = self.page.locator(f"#rows tr > :nth-child({at})").all_inner_texts()
         found = [re.match(r"[-+]?[\d.]+", text.strip().replace("−", "-")) for text in texts]
         return [float(match[0]) if match else None for match in found]
+
+    def tick(self, *columns: str) -> None:
+        """Show columns that are not shown, hide those that are."""
+        menu = self.page.locator(".menu summary")
+        menu.click()
+        for key in columns:
+            self.page.click(f'#columns [value="{key}"]')
+        menu.click()
+
+    def saved(self) -> list[dict[str, str]]:
+        """Save the table as CSV, and read it."""
+        with self.page.expect_download() as download:
+            self.page.click("#csv")
+        with open(download.value.path(), newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def count(self, selector: str) -> int:
         return int(self.page.locator(selector).count())
@@ -173,56 +193,6 @@ def visit(browser: Any, file: Path) -> Iterator[Visit]:
     assert found.requests == [found.address]  # nothing but the file itself
     assert found.page.evaluate("window.hacked") is None
     found.context.close()
-
-
-def test_sorting(visit: Visit) -> None:
-    button = visit.page.locator('#heads [data-key="gmacs"]')
-    head = button.locator("..")
-    assert head.get_attribute("aria-sort") == "none"
-    button.click()
-    most_first = visit.column("GMACs")
-    assert head.get_attribute("aria-sort") == "descending"
-    assert most_first == sorted(most_first, key=lambda v: -(v or 0)) and len(set(most_first)) > 5
-    button.press("Enter")  # the button keeps the focus
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert visit.column("GMACs") == sorted(most_first, key=lambda v: v or 0)
-    visit.page.locator('#heads [data-key="delta"]').click()
-    assert visit.column("Δ")[-1] is None  # the baseline has no difference: last, not first
-
-
-def test_differences_are_marked_as_in_the_tables(visit: Visit, records: list[Record]) -> None:
-    wanted = {
-        (row["method"], row["setting"] or "–", row["model"]): {
-            flag.mark for flag in FLAGS if row[flag.field]
-        }
-        for rows in frame.build(records).by_group.values()
-        for row in rows
-    }
-    assert any("†" in marks for marks in wanted.values())
-    visit.page.select_option("#only", "")
-    assert visit.count("#rows tr") == len(wanted)
-    for cells in visit.page.locator("#rows tr").all():
-        method, setting, model, *_ = texts = cells.locator("> *").all_inner_texts()
-        assert set(texts[5]) & {"≈", "†", "‡"} == wanted[method.strip(), setting, model]
-
-
-def test_filtering(visit: Visit) -> None:
-    assert visit.count("#rows tr") == 22  # those of the model and task that the plot shows
-    visit.page.select_option("#only", "")
-    assert visit.count("#rows tr") == 45
-    visit.page.fill("#filter", "tome fashion")
-    assert visit.page.locator("#rows th").all_inner_texts() == [" tome"] * 3
-    assert visit.page.locator("#count").inner_text() == "3 of 45 cells"
-    visit.page.fill("#filter", "gmacs<0.3 accuracy>80")
-    assert all(v is not None and v < 0.3 for v in visit.column("GMACs"))
-    assert all(v is not None and v > 80 for v in visit.column("Accuracy"))
-    visit.page.fill("#filter", "nothing-like-it")
-    assert visit.count("#rows tr") == 0
-    visit.page.fill("#filter", "")
-    visit.page.select_option("#panel", "1")
-    visit.page.select_option("#only", "1")
-    slow, fast = visit.column("p50 ms"), visit.page.select_option("#batch", "1")
-    assert fast and visit.column("p50 ms") != slow
 
 
 def test_pointing_at_the_plot(visit: Visit) -> None:
@@ -352,6 +322,35 @@ def test_every_control_has_a_name(visit: Visit) -> None:
             ), role
 
 
+def test_landmarks_have_names_of_their_own(visit: Visit) -> None:
+    names = visit.page.evaluate(
+        "[...document.querySelectorAll('section, [role=region], [role=group]')].map((n) =>"
+        " n.ariaLabel || document.getElementById(n.getAttribute('aria-labelledby'))?.innerText)"
+    )
+    assert all(names) and len(names) == len(set(names))
+    levels = visit.page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((n) => n.tagName)")
+    assert levels[0] == "H1" and levels.count("H1") == 1
+
+
+def test_the_table_of_a_phone_scrolls_in_its_box(browser: Any, file: Path) -> None:
+    visit = Visit(browser, file, viewport={"width": 390, "height": 844}, has_touch=True)
+    visit.page.select_option("#only", "")
+    visit.tick("gmacs", "ms", "memory", "tokens")
+    box, name = visit.page.locator("#scroll"), visit.page.locator("#rows th").first
+    assert box.evaluate("n => n.scrollWidth > n.clientWidth + 300")
+    before = name.bounding_box()
+    box.evaluate("n => { n.scrollLeft = 400 }")
+    assert name.bounding_box()["x"] == before["x"]  # the first column stays
+    assert before["width"] < 195  # and leaves room for the others
+    assert visit.page.evaluate("[document.documentElement.scrollWidth, scrollX]") == [390, 0]
+    small = visit.page.evaluate(
+        "[...document.querySelectorAll('button, select, summary, .menu label, input[type=search]')]"
+        ".filter((n) => n.offsetParent && n.offsetHeight < 24).map((n) => n.outerHTML)"
+    )
+    assert small == []
+    visit.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone(browser: Any, file: Path, scheme: str) -> None:
     settings = {
@@ -364,7 +363,9 @@ def test_phone(browser: Any, file: Path, scheme: str) -> None:
     assert visit.page.evaluate(width) == 390
     visit.page.select_option("#only", "")
     assert visit.page.evaluate(width) == 390
-    box = visit.page.locator(".point .shape").nth(3).bounding_box()
+    shape = visit.page.locator(".point .shape").nth(3)
+    shape.scroll_into_view_if_needed()
+    box = shape.bounding_box()
     visit.page.touchscreen.tap(box["x"] + 4, box["y"] + 4)  # a finger looks first
     assert (
         visit.page.locator(".tip").is_visible()
@@ -396,13 +397,11 @@ def test_contrast(browser: Any, file: Path, scheme: str) -> None:
 
 
 def test_thousands_of_cells(browser: Any, records: list[Record], tmp_path: Path) -> None:
-    frames = frame.build(records)
-    panels, cells, kept = page_data.cells(frames)
+    panels, cells, kept = page_data.cells(frame.build(records))
     many = 5000 // len(cells) + 1
-    kept = {**kept, "records": kept["records"] * many}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_data, "cells", lambda frames: (panels, cells * many, kept))
-        file = page.write(frames, tmp_path)
+        patch.setattr(page_data, "cells", lambda frames: (panels, cells * many, kept * many))
+        file = written(records, tmp_path)
     assert file.stat().st_size < 15_000_000
     visit = Visit(browser, file)
     visit.page.select_option("#only", "")
@@ -435,19 +434,19 @@ def test_seeing_the_tokens(browser: Any, quick: Path) -> None:
     at.locator("#samples canvas").nth(3).wait_for()  # unpacking takes a moment
     words = at.locator("#samples canvas").first
     at.select_option("#tokens-set", "1")
-    at.select_option("#tokens-cell", label="topk keep_rate=0.5")
-    at.locator('#samples canvas[aria-label="24 patches kept, 172 dropped"]').first.wait_for()
+    at.select_option("#tokens-cell", label="topk keep_rate=0.515")
+    at.locator('#samples canvas[aria-label="34 patches kept, 222 dropped"]').first.wait_for()
     slide = at.locator("#tokens-slide")
     assert slide.get_attribute("max") == "12"
     drawn = "c => c.toDataURL()"
     end = words.evaluate(drawn)
     slide.press("Home")
-    at.locator('#samples canvas[aria-label="196 patches kept"]').first.wait_for()
+    at.locator('#samples canvas[aria-label="256 patches kept"]').first.wait_for()
     assert at.inner_text("#tokens-layer") == "0, the input" and words.evaluate(drawn) != end
     for _ in range(4):
         slide.press("ArrowRight")
-    at.locator('#samples canvas[aria-label="98 patches kept, 98 dropped"]').first.wait_for()
-    at.select_option("#tokens-cell", label="tome r=16")
+    at.locator('#samples canvas[aria-label="131 patches kept, 125 dropped"]').first.wait_for()
+    at.select_option("#tokens-cell", label="tome r=21")
     at.locator('#samples canvas[aria-label*="merged into"]').first.wait_for()
     caption = at.locator("#samples figcaption").first.inner_text()
     assert "shows" in caption and "none" in caption and "tome" in caption

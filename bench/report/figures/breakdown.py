@@ -15,7 +15,7 @@ from bench.report.data.makers import makes
 from bench.report.data.rows import Row, known, label_of
 from bench.report.figures import style
 from bench.report.figures.drawing import DASHED, View, by_batch, joined
-from bench.report.figures.plots import Plot, shown
+from bench.report.figures.plots import Plot, Shown, shown
 
 # Part, colour and hatch: hatch and lightness tell them apart in grey.
 PARTS = (
@@ -59,21 +59,28 @@ def chosen(rows: Sequence[Row]) -> list[Row]:
     return sorted(best.values(), key=lambda row: row["method"])
 
 
+def splits(frames: Frames, group: str) -> tuple[Shown, list[Row]]:
+    """Return what a group's figures show, and each method near half the MACs with its `parts`."""
+    data = shown(frames, group)
+    points = [row | {"parts": parts_of(row)} for row in joined(chosen(data.rows), data.timed)]
+    return data, [row for row in points if row["parts"]]
+
+
+def caption(data: Shown) -> str:
+    """Say what the times are shares of."""
+    text = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % is the "
+    return text + f"unreduced model with its fastest attention.{data.left_out}"
+
+
 @makes("figure", 42)
 def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
     """Yield the times of each method near half the MACs, where their parts are known."""
-    data = shown(frames, group)
-    points = [row | {"parts": parts_of(row)} for row in joined(chosen(data.rows), data.timed)]
-    points = [row for row in points if row["parts"]]
+    data, points = splits(frames, group)
     if points:
-        caption = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % "
-        caption += "is the unreduced model with its fastest attention; a black line, the time that "
-        caption += (
-            "goes with the MACs that are left; in brackets, an attention path other than the "
-        )
-        caption += "plain one."
+        text = f"{caption(data)} A black line: the time that goes with the MACs that are left; in "
+        text += "brackets: an attention path other than the plain one."
         draw = partial(breakdown, View.of(frames, data.title), points)
-        yield Plot(f"{group}--time", caption + data.left_out, draw)
+        yield Plot(f"{group}--time", text, draw)
 
 
 def breakdown(view: View, points: Sequence[Row]) -> Figure:

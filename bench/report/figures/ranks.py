@@ -31,6 +31,15 @@ class Ranking:
     critical: float
     p: float
 
+    @property
+    def caption(self) -> str:
+        """What the ranks are of, and how far apart two must be."""
+        return (
+            f"Mean rank over {self.tasks} models and tasks at {self.budget} of the MACs (1 is the "
+            f"most accurate). Nemenyi's critical difference is {self.critical:.1f} ranks; "
+            f"Friedman's test, p = {self.p:.2g}."
+        )
+
 
 def ranking(budgets: Sequence[Budget]) -> Ranking | None:
     """Rank at the budget where most methods meet on most tasks; None where too few do."""
@@ -56,10 +65,7 @@ def rank_plots(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
     """Yield the mean ranks, where enough methods met on several tasks."""
     result = ranking(budgets(frames))
     if result:
-        text = f"Mean rank over {result.tasks} models and tasks at {result.budget} of the MACs (1 "
-        text += "is the most accurate). Two methods differ where their bars do not overlap: "
-        text += f"Nemenyi's critical difference is {result.critical:.1f} ranks; Friedman's test, "
-        text += f"p = {result.p:.2g}."
+        text = f"{result.caption} Two methods differ where their bars do not overlap."
         draws = partial(draw, style.looks(frames.series, frames.leaders), result)
         yield Plot("ranks", text, draws, narrow=True)
 

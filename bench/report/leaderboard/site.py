@@ -24,7 +24,7 @@ from bench.report.leaderboard import standings
 from bench.report.leaderboard.contributions import Contributed, read
 from bench.report.page import page, page_data
 
-SCRIPTS = ("base.js", "table.js", "board.js")
+SCRIPTS = ("base.js", "state.js", *page.TABLE, "board.js")
 FOLDER = "records"
 Place = tuple[str, str]  # hardware and engine, which a timing goes with
 

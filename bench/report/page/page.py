@@ -6,8 +6,6 @@ the data as JSON. It asks the network for nothing, and its policy forbids it to.
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,18 +16,19 @@ from bench.report.data import disturbed, load
 from bench.report.data.frame import Frames
 from bench.report.data.templates import environment
 from bench.report.figures import token_maps
-from bench.report.page import page_data
-from bench.report.tables import printed, provenance
+from bench.report.page import page_data, study
+from bench.report.tables import provenance
 from bench.report.tables.table import unescape
 
 NAME = "index.html"
-SCRIPTS = ("base.js", "record.js", "plot.js", "table.js", "cells.js", "tokens.js")
+TABLE = ("filter.js", "csv.js", "table.js")
+SCRIPTS = ("base.js", "state.js", "record.js", "plot.js", "tokens.js", *TABLE, "cells.js")
 
 
 def write(content: Content, folder: Path) -> None:
     """Write a report's page; the same records give the same bytes."""
     templates = environment(autoescape=True)
-    templates.filters["unescaped"] = unescape
+    templates.filters |= {"unescaped": unescape, "bold": study.bold}
     frames = content.frames
     tokens = token_maps.for_page(content.fates, frames.records)
     panels, cells, records = page_data.cells(frames)
@@ -46,20 +45,13 @@ def write(content: Content, folder: Path) -> None:
         records=page_data.packed(records),
         counts=_counts(frames),
         older=frames.older,
-        findings=[(title, _bold(unescape(text))) for title, text in _findings(content)],
+        findings=[(title, study.bold(text)) for title, text in _findings(content)],
         tokens=bool(tokens),
         notes=frames.notes,
-        heads=printed.HEADS,
-        published=[
-            (frames.title(group), table.rows)
-            for group in frames.by_group
-            if (table := printed.printed_table(frames, group))
-        ],
+        study=study.parts(content),
         failed=frames.failed,
         machines=_machines(frames.records),
-        conventions=[
-            _bold(line) for line in provenance.conventions(frames) if not line.startswith("**Bold")
-        ],
+        conventions=[study.bold(line) for line in provenance.conventions(frames)],
         equal=content.equal,
         disturbed=disturbed.LEGEND if disturbed.note(frames.records) else "",
     )
@@ -77,11 +69,6 @@ def _findings(content: Content) -> list[tuple[str, str]]:
     """Return the headlines (Markdown), each with its model and task; "" where it is of all."""
     groups = [(unescape(s.title), s.headline) for s in content.groups if s.headline]
     return [*(("", text) for text in content.findings), *groups]
-
-
-def _bold(line: str) -> str:
-    """Write a line of the conventions as HTML."""
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(line))
 
 
 def _counts(frames: Frames) -> str:

@@ -48,6 +48,23 @@ function marker(method, size = 11) {
 const name = (cell) => [cell.method, cell.setting].filter(Boolean).join(" ");
 const batches = [...new Set(data.cells.flatMap((cell) => Object.keys(cell.speeds)))].sort((a, b) => a - b);
 
+/* The models and tasks by name: their numbers change with the records. */
+const titled = (option) => data.panels[option.value]?.title ?? "all";
+
+/* The cells that no other one beats on two axes; what other load disturbed neither beats nor is unbeaten. An axis has `of`,
+   the way that is `better` (1 or -1), and may tell what is `disturbed`. */
+function front(cells, x, y) {
+  const better = (axis, a, b) => axis.better * (axis.of(a) - axis.of(b));
+  const able = cells.filter((cell) => [x, y].every((axis) => known(axis.of(cell)) && !axis.disturbed?.(cell)));
+  able.sort((a, b) => better(x, b, a) || better(y, b, a)); // the best across first: what follows must be better up
+  let last = null;
+  return able.filter((cell) => {
+    const beaten = last && better(y, cell, last) <= 0 && (better(x, cell, last) < 0 || better(y, cell, last) < 0);
+    if (!beaten) last = cell;
+    return !beaten;
+  });
+}
+
 /* What was deflated and written in base64. */
 function inflated(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

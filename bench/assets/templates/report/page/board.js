@@ -13,6 +13,9 @@ const count = { head: "Records", key: "records", of: (c) => c.records.length, wr
 const unlike = ["memory", "tokens"];
 const COLUMNS = [...COMMON.slice(0, 4), budget, best, ...COMMON.slice(4).filter((c) => !unlike.includes(c.key)), where, count];
 
+const SHOWN = ["setting", "model", "task", "band", "accuracy", "speed", "hardware"];
+const timedOn = (cell) => `${pick(cell).hardware} · ${pick(cell).engine}`;
+
 const chosen = (cell) => Boolean(pick(cell)) && (!$("leaders").checked || Boolean(cell.best) || cell.base)
   && [["only", String(cell.panel)], ["band", cell.base ? "" : cell.band], ["dtype", cell.dtype]].every(([name, value]) => value === "" || ["", value].includes($(name).value));
 
@@ -48,4 +51,4 @@ options($("hardware"), [["", "any"], ...every(records.map((record) => record.har
 options($("engine"), [["", "any"], ...every(records.map((record) => record.engine))], "");
 options($("dtype"), [["", "any"], ...every(data.cells.map((cell) => cell.dtype))], "");
 options($("batch"), sizes.map((b) => [b, `batch ${b}`]), sizes[0]);
-begin(["only", "band", "leaders", "hardware", "dtype", "engine", "batch"]);
+begin(["only", "band", "leaders", "hardware", "dtype", "engine", "batch"], ["gmacs"]); // timings are of several machines

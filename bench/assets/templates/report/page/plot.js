@@ -42,12 +42,14 @@ function chooseMethods() {
     flip(method);
     event.currentTarget.setAttribute("aria-pressed", String(!hidden.has(method)));
     draw();
+    remember();
   }, { mouseenter: () => emphasise(method), mouseleave: () => emphasise(null), "data-method": method })));
   for (const [text, all] of [["all", true], ["none", false]]) {
     legend.append(el("button", { type: "button", class: "plain", "aria-label": `Show ${text} methods`, click: () => {
       methods.forEach((method) => (all ? hidden.delete(method) : hidden.add(method)));
       legend.querySelectorAll("[data-method]").forEach((node) => node.setAttribute("aria-pressed", String(all)));
       draw();
+      remember();
     } }, text));
   }
 }
@@ -73,14 +75,6 @@ function scale(axis, points, from, to) {
 }
 /* Whether other load disturbed what a point stands for. */
 const shaky = (cell, ...axes) => axes.some((axis) => axis.disturbed?.(cell));
-/* The points that no other one beats on both axes; disturbed ones beat nobody. */
-function front(all, x, y) {
-  const points = all.filter(({ cell }) => !shaky(cell, x, y));
-  const better = (axis, a, b) => axis.better * (axis.of(a.cell) - axis.of(b.cell));
-  return points.filter((p) => !points.some((q) => better(x, q, p) >= 0 && better(y, q, p) >= 0 && better(x, q, p) + better(y, q, p) > 0))
-    .sort((a, b) => x.of(a.cell) - x.of(b.cell));
-}
-
 function draw() {
   const panel = data.panels[$("panel").value];
   const x = AXES[$("x").value], y = AXES[$("y").value];
@@ -99,7 +93,7 @@ function draw() {
     const at = v.at(y.of(cell));
     picture.append(svg("line", { class: "base", x1: EDGE.left, x2: width - EDGE.right, y1: at, y2: at }));
   }
-  picture.append(line(front(points, x, y), { class: "front" }));
+  picture.append(line(front(points.map(({ cell }) => cell), x, y).map((cell) => ({ cell })), { class: "front" }));
   const order = [...points].sort((a, b) => x.of(a.cell) - x.of(b.cell));
   for (const method of panel.apart ? [] : new Set(order.map((p) => p.cell.method))) { // seeds of one setting make no line
     picture.append(line(order.filter((p) => p.cell.method === method), { class: "series", "data-method": method, style: look(method).style }));
@@ -224,6 +218,14 @@ $("x").addEventListener("change", draw);
 $("y").addEventListener("change", draw);
 if (data.panels.length) {
   refresh();
+  keepSelect("panel", titled);
+  keepSelect("x");
+  keepSelect("y");
+  keepList("hidden", () => Object.keys(data.looks), (method) => hidden.has(method), (methods) => {
+    hidden.clear();
+    methods.forEach((method) => hidden.add(method));
+    refresh();
+  });
   let width = 0; // the observer calls once by itself
   new ResizeObserver(([entry]) => { if (Math.round(entry.contentRect.width) !== width) { width = Math.round(entry.contentRect.width); draw(); } }).observe($("figure"));
 } else $("plot").hidden = true;

@@ -98,4 +98,11 @@ if (data.tokens.length) {
   $("tokens-slide").addEventListener("input", view);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", view); // canvases have no style
   chooseSet();
+  keepSelect("tokens-set", (option) => option.text);
+  keepSelect("tokens-cell", (option) => option.text);
+  const slide = $("tokens-slide");
+  keep("tokens-after", () => slide.value, (text) => {
+    if (slide.value !== text) { slide.value = text; view(); }
+    return slide.value === text;
+  });
 }
