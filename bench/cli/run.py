@@ -48,6 +48,10 @@ def run(
         Path | None, typer.Option(parser=path, help="Also write a report into this folder.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Samples used for accuracy.")] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Stop a cell once its paired difference is known to ± so many points."),
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Cost only, from the model's shape.")
     ] = False,
@@ -114,7 +118,7 @@ def run(
     options: dict[str, Any] = {
         "suite": suite, "model": model, "task": task, "method": method, "r": r,
         "keep_rate": keep_rate, "budget": budget, "profile": profile, "limit": limit,
-        "random_weights": random_weights, "dtype": dtype, "batch": batch,
+        "precision": precision, "random_weights": random_weights, "dtype": dtype, "batch": batch,
         "answer_batch": answer_batch, "backend": backend, "engine": engine, "seconds": seconds,
         "seed": seed,
     }  # fmt: skip

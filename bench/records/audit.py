@@ -38,6 +38,7 @@ def audit(record: Record) -> None:
         _names,
         _key,
         derived.accuracy,
+        derived.stops,
         derived.counts,
         derived.timings,
     ):

@@ -14,7 +14,7 @@ from scipy.special import ndtri, stdtrit
 
 from bench.core.errors import shown
 from bench.records.outcomes import Scores, sample_scores, scores_by_seed
-from bench.records.record import Accuracy, Generation, Metric, Record, Served, Speedup
+from bench.records.record import Accuracy, Generation, Metric, Record, Served, Speedup, Stop
 
 Problem = tuple[str, str]  # the field, and what is wrong with it
 Ends = tuple[float, float] | None
@@ -111,6 +111,45 @@ def _over_seeds(
     below, above = (math.hypot(np.mean([end[i] for end in ends]) - value, drawn) for i in (0, 1))
     low, high = value - below, value + above
     return (max(low, 0.0), min(high, 100.0)) if unit == "%" else (low, high)
+
+
+def stops(record: Record) -> Iterator[Problem]:
+    """Yield where a cell did not stop when its samples say that it had to."""
+    cell, scored, stop = record.cell, record.accuracy, record.accuracy.stop
+    if stop is None:
+        if cell.precision and scored.metrics and not (cell.baseline or scored.reason):
+            yield "accuracy.stop", "nothing tells after how many samples it stopped"
+        return
+    ours = sample_scores(scored.primary or "", scored.outcomes)
+    sizes = [size for size, _ in stop.looks]
+    if stop.precision != cell.precision or cell.baseline:
+        yield "accuracy.stop.precision", "not the cell's"
+    elif ours is None or not sizes or not len(ours) == len(stop.unreduced) == sizes[-1]:
+        yield "accuracy.stop.looks", "the last one is not after as many samples as were scored"
+    elif sizes != sorted({*sizes}) or sizes[0] < 1 or sizes[-1] > stop.asked:
+        yield "accuracy.stop.looks", "not after more and more samples, up to those asked for"
+    elif cell.limit is not None and stop.asked > cell.limit:
+        yield "accuracy.stop.asked", f"{stop.asked}, the cell's limit is {cell.limit}"
+    else:
+        percent = scored.metrics[str(scored.primary)].unit == "%"
+        yield from _looks(stop, ours, 100.0 if percent else 1.0)
+
+
+def _looks(stop: Stop, ours: Scores, scale: float) -> Iterator[Problem]:
+    """Yield where a half-width is not that of the samples, or it ended at another look."""
+    base = np.asarray(stop.unreduced, dtype=np.float64)
+    for size, half in stop.looks:
+        gaps, hits = ours[:size] - base[:size], {0.0, 1.0}
+        if {*ours[:size], *base[:size]} <= hits:
+            gaps = np.concatenate([gaps, [1, -1]])
+        low, high = _student(scale * gaps, scale) or (0.0, 0.0)
+        if not _near(2 * half, high - low):
+            yield "accuracy.stop.looks", f"±{half:g}, its outcomes give ±{(high - low) / 2:g}"
+    for size, half in stop.looks[:-1]:
+        if half <= stop.precision:
+            yield "accuracy.stop.looks", f"after {size} samples it was narrow enough"
+    if stop.early and stop.looks[-1][1] > stop.precision:
+        yield "accuracy.stop.looks", "it stopped before it was narrow enough"
 
 
 # --- counts and timings --------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Cell:
     profile: str
     seed: int = 0
     limit: int | None = None  # samples used for accuracy; None is all of them
+    precision: float | None = None  # half-width at which its paired interval is narrow enough
     baseline: bool = False  # the unreduced model
     random_weights: bool = False
     dtype: str | None = None  # None: the profile's first
@@ -65,6 +66,35 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """How many samples a cell took until its difference to the unreduced model was known so well.
+
+    Attributes:
+        precision: the half-width of that difference's 95 % interval that was asked for, in the
+            primary metric's unit.
+        asked: samples that it would have taken at most.
+        looks: after how many samples it was looked, each with the half-width there. The last one
+            ended it, because it was narrow enough or all samples were taken.
+        unreduced: the unreduced model's scores on the samples that were taken, in their order.
+    """
+
+    precision: float
+    asked: int
+    looks: list[tuple[int, float]]
+    unreduced: list[float]
+
+    @property
+    def samples(self) -> int:
+        """How many samples were taken."""
+        return self.looks[-1][0]
+
+    @property
+    def early(self) -> bool:
+        """Whether that is fewer than would have been taken without."""
+        return self.samples < self.asked
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """The metrics of a task and its outcome for each sample; `reason` says why there are none.
 
@@ -75,6 +105,8 @@ class Accuracy:
         repeats: the outcomes under each further seed; none in records of before, and where nothing
             is drawn.
         seed_values: the primary metric under each seed, the first included; empty without repeats.
+        stop: of a cell with a precision, when it stopped, by its first seed; None where it could
+            not stop.
     """
 
     primary: str | None
@@ -83,6 +115,7 @@ class Accuracy:
     reason: str | None = None
     repeats: list[dict[str, list[Any]]] = field(default_factory=list)
     seed_values: list[float] = field(default_factory=list)
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True)

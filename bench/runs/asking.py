@@ -75,8 +75,8 @@ class Recording(Feed):
 
     def __post_init__(self) -> None:
         """Stand between the task and the model."""
-        if not isinstance(self.loaded, _Standing):
-            object.__setattr__(self, "loaded", _Heard(self.loaded))
+        if not isinstance(self.loaded, Standing):
+            object.__setattr__(self, "loaded", Heard(self.loaded))
 
     def part(self, failed: list[str]) -> Part:
         """Return what was kept; `failed` are the names that the task returned."""
@@ -161,7 +161,7 @@ class Recording(Feed):
         return Feed(self.loaded.loaded, self.index, self.size, self.device, self.progress)
 
 
-class _Standing:
+class Standing:
     """Something in a model's place, that is taken for one of its kind."""
 
     loaded: Any
@@ -172,7 +172,7 @@ class _Standing:
         return self.loaded.__class__
 
 
-class _Heard(_Standing):
+class Heard(Standing):
     """A model that is listened to: what a task asks of it, and nothing else, reaches it.
 
     Attributes:
@@ -183,6 +183,7 @@ class _Heard(_Standing):
     """
 
     def __init__(self, loaded: Any) -> None:
+        """Listen to nothing yet."""
         self.loaded = loaded
         self.listening: Phase | None = None
         self.blank: int | None = None
@@ -220,7 +221,7 @@ class Replaying(Feed):
 
     def __post_init__(self) -> None:
         """Stand between the task and the model."""
-        if not isinstance(self.loaded, _Standing):
+        if not isinstance(self.loaded, Standing):
             object.__setattr__(self, "loaded", _Said(self.loaded))
 
     def images(self, prepared: Prepared) -> Iterator[tuple[Tensor, list[bool]]]:
@@ -262,7 +263,7 @@ class Replaying(Feed):
             raise BenchError(f"the shards have {found} of {wanted} samples: run them again")
 
 
-class _Said(_Standing):
+class _Said(Standing):
     """A model that says what the shards heard, batch after batch."""
 
     def __init__(self, loaded: Any) -> None:

@@ -20,6 +20,7 @@ from bench.measure.kept import Kept, note_if_unlike
 from bench.measure.task_images import with_pixels
 from bench.models.loaded import Loaded, Multimodal
 from bench.records.record import (
+    BASELINE,
     COST_ONLY,
     Accuracy,
     Cell,
@@ -30,7 +31,7 @@ from bench.records.record import (
     Params,
     Tokens,
 )
-from bench.runs import seed_average, shape_only
+from bench.runs import seed_average, shape_only, stopping
 from bench.runs.answers import NEW_TOKENS
 from bench.runs.counting import counted, mean_count
 from bench.runs.session import Session, apply, inputs_of
@@ -78,6 +79,7 @@ def measure_into(
         Unsupported: the method cannot run on this model, or the model not do this task.
         BenchError: a measurement contradicts itself; whatever the model raises comes through.
     """
+    _know_unreduced(cell, session, task, stage)
     with apply(session.loaded, cell):
         examples = Examples.of(cell, session, task)
         known = None if examples.adaptive else session.cost_of(cell)
@@ -88,12 +90,23 @@ def measure_into(
             measurement.cost = known
             stage("accuracy")
             measurement.accuracy = accuracy(cell, session, task, stage)
-    measurement.accuracy = seed_average.over_seeds(
-        measurement.accuracy,
-        cell,
-        session,
-        lambda seed: accuracy(cell, session, task, lambda what: stage(f"seed {seed}, {what}")),
-    )
+    first = measurement.accuracy
+
+    def of_seed(seed: int) -> Accuracy:
+        samples = first.stop.samples if first.stop else None
+        return accuracy(
+            cell, session, task, lambda what: stage(f"seed {seed}, {what}"), samples=samples
+        )
+
+    measurement.accuracy = seed_average.over_seeds(first, cell, session, of_seed)
+
+
+def _know_unreduced(cell: Cell, session: Session, task: Task | None, stage: Note) -> None:
+    """Score the unreduced model for a cell with a precision, where nobody has done so yet."""
+    known = cell.baseline or cell.precision is None or stopping.place(cell) in session.unreduced
+    if not known and task is not None and cell.task != COST_ONLY and not session.loaded.random:
+        plain = replace(cell, method=BASELINE, params={}, baseline=True)
+        accuracy(plain, session, task, lambda what: stage(f"unreduced, {what}"))
 
 
 def _measure_both(
@@ -204,27 +217,43 @@ def count(examples: Examples, session: Session) -> tuple[Macs, Tokens]:
     return singles[0] if len(singles) == 1 else mean_count(singles)
 
 
-def accuracy(cell: Cell, session: Session, task: Task | None, stage: Note) -> Accuracy:
-    """Return the score of the model as it is now, or why there is none."""
+def accuracy(
+    cell: Cell, session: Session, task: Task | None, stage: Note, samples: int | None = None
+) -> Accuracy:
+    """Return the score of the model as it is now, or why there is none.
+
+    Of a cell with a precision, `samples` are so many without a further look.
+    """
     if session.loaded.random:
         return Accuracy(None, reason="random weights: no accuracy can be taken from them")
     if cell.task == COST_ONLY or task is None:
         return Accuracy(None, reason="cost only: no task was asked for")
-    with redrawing():
-        scored = task.evaluate(
-            session.loaded,
-            limit=cell.limit,
-            batch_size=evaluation_batch(session.loaded),
-            progress=lambda done, total: stage(f"accuracy, {done} of {total}"),
-        )
-    reasons = [UNSCORED] if scored.primary is None else []
+    size = evaluation_batch(session.loaded)
+
+    def progress(done: int, total: int) -> None:
+        stage(f"accuracy, {done} of {total}")
+
+    stop, reasons = None, []
+    if cell.precision is None:
+        with redrawing():
+            scored = task.evaluate(
+                session.loaded, limit=cell.limit, batch_size=size, progress=progress
+            )
+    else:
+        scored, stop, why = stopping.score(cell, session, task, size, progress, samples)
+        reasons += [why] * bool(why)
+    reasons += [UNSCORED] * (scored.primary is None)
     if scored.failed:
         names = ", ".join(shown(name) for name in scored.failed[:20])
         names += " …" if len(scored.failed) > 20 else ""
         reasons.append(
             f"images that did not decode and count as wrong ({len(scored.failed)}): {names}"
         )
-    return Accuracy(scored.primary, scored.metrics, scored.outcomes, "; ".join(reasons) or None)
+    reason = "; ".join(reasons) or None
+    result = Accuracy(scored.primary, scored.metrics, scored.outcomes, reason, stop=stop)
+    if cell.baseline:
+        session.unreduced[stopping.place(cell)] = result
+    return result
 
 
 def evaluation_batch(loaded: Loaded) -> int:

@@ -234,9 +234,13 @@ class Driver:
 
 
 def divisible(planned: PlannedCell) -> bool:
-    """Whether a cell has an accuracy that could be taken in shards, as far as its plan tells."""
+    """Whether a cell has an accuracy that could be taken in shards, as far as its plan tells.
+
+    One with a precision is taken whole: how many samples it needs, the first of them tell.
+    """
     nothing = planned.broken or planned.refused or planned.counted or planned.missing
-    return not nothing and planned.cell.task != COST_ONLY and not planned.cell.random_weights
+    whole = planned.cell.precision is not None or planned.cell.random_weights
+    return not (nothing or whole or planned.cell.task == COST_ONLY)
 
 
 def _session(planned: PlannedCell) -> str:
@@ -244,4 +248,6 @@ def _session(planned: PlannedCell) -> str:
 
 
 def _baseline(record: Record) -> Baseline:
-    return Baseline(str(record.env.get("fingerprint")), record.cost)
+    cell, scored = record.cell, record.status == "ok" and record.cell.precision is not None
+    pair = (cell, record.accuracy) if scored else None
+    return Baseline(str(record.env.get("fingerprint")), record.cost, pair)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bench.records.record import Cost, Record, Status
+from bench.records.record import Accuracy, Cell, Cost, Record, Status
 from bench.runs.planning import PlannedCell
 from bench.runs.shards import Shard
 
@@ -16,10 +16,14 @@ POLL_SECONDS = 1.0  # between looks at what others hold, where nothing else is t
 
 @dataclass(frozen=True)
 class Baseline:
-    """What an earlier cell says of the unreduced model: its cost, and the host it was on."""
+    """What an earlier cell says of the unreduced model: its cost, and the host it was on.
+
+    Of a cell with a precision also which one it is and what it scored: others are paired with it.
+    """
 
     fingerprint: str
     cost: Cost
+    scored: tuple[Cell, Accuracy] | None = None
 
 
 @dataclass(frozen=True)

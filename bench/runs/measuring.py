@@ -19,6 +19,7 @@ from bench.measure import machine as this
 from bench.measure.latency import using_threads
 from bench.measure.memory import is_out_of_memory
 from bench.records.record import BASELINE, COST_ONLY, Accuracy, Record, Status, label
+from bench.runs import stopping
 from bench.runs.cell import Measurement, count_into, measure_into
 from bench.runs.jobs import Done, Failure, Job
 from bench.runs.numbering import Undivided
@@ -120,6 +121,10 @@ class Measurer:
             for baseline in job.baselines or ():
                 if not self.alone or baseline.fingerprint == this.fingerprint():
                     session.recall(baseline.cost)
+        for baseline in job.baselines or ():
+            if baseline.scored is not None:
+                cell, scored = baseline.scored
+                session.unreduced.setdefault(stopping.place(cell), scored)
         return session
 
     def _record(

@@ -49,7 +49,8 @@ def suite(options: Mapping[str, Any]) -> tuple[Suite, Document | Options]:
     else:
         raise BenchError("nothing to run: give --suite NAME or --model NAME (see run --help)")
     for option, key in (
-        ("profile", "profiles"), ("limit", "limit"), ("dtype", "dtypes"), ("batch", "batch_sizes"),
+        ("profile", "profiles"), ("limit", "limit"), ("precision", "precision"),
+        ("dtype", "dtypes"), ("batch", "batch_sizes"),
         ("answer_batch", "answer_batches"), ("backend", "backends"), ("engine", "engines"),
         ("seconds", "latency_seconds"), ("seed", "seed"), ("random_weights", "random_weights"),
     ):  # fmt: skip
@@ -227,7 +228,12 @@ def _methods() -> list[dict[str, Any]]:
 
 def _suites() -> list[dict[str, Any]]:
     suites = [spec.load(name)[0] for name in spec.names()]
-    return _summaries({s.name: f"{s.description} ({len(s.cells())} cells)" for s in suites})
+    return _summaries({s.name: f"{s.description} ({_size(s)})" for s in suites})
+
+
+def _size(suite: Suite) -> str:
+    cells = f"{len(suite.cells())} cells"
+    return cells if suite.precision is None else f"{cells}, each until ±{suite.precision:g} points"
 
 
 def _profiles() -> list[dict[str, Any]]:

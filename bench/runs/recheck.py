@@ -184,6 +184,7 @@ def suite_of(record: Record) -> Suite:
         "backends": cell.backend and [cell.backend],
         "engines": [cell.engine],
         "limit": cell.limit,
+        "precision": cell.precision,
         "seed": cell.seed,
         "answer_batches": list(cell.answer_batches) if timed else [1],
         "batch_sizes": list(cell.batch_sizes or ()) or None if timed else [1],

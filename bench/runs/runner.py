@@ -58,7 +58,7 @@ def run(
         folders = {str(store.path(p.cell, p.key, p.machine).parent) for p in agenda.cells}
         summary.records = ", ".join(sorted(folders))
         with Display(len(todo), skipped, quiet, how.events) as display:
-            for line in _notes(agenda):
+            for line in _notes(agenda, how):
                 display.note(line)
             kind = Driver if how.shard is None else Taker
             driver = kind(store, agenda, command, display, summary, how)
@@ -79,11 +79,15 @@ def _work(driver: Driver, todo: list[PlannedCell], backend: Backend) -> None:
             driver.finish(one)
 
 
-def _notes(agenda: Agenda) -> list[str]:
-    """What a run says ahead of its cells: what is missing, and what stands in for it."""
+def _notes(agenda: Agenda, how: How) -> list[str]:
+    """What a run says ahead of its cells: what is missing, what stands in, what is not divided."""
     missing = [f"- {reason}" for reason in agenda.resources.missing.values() if reason]
     head = "missing, so the rows that need it get their costs alone, on random weights:"
-    return ["\n".join([head, *missing])] * bool(missing) + agenda.notes
+    notes = ["\n".join([head, *missing])] * bool(missing) + agenda.notes
+    divided = how.shards > 1 or how.shard is not None
+    if divided and any(planned.cell.precision is not None for planned in agenda.cells):
+        notes.append("cells with a precision are not divided into shards: each is one job")
+    return notes
 
 
 def _closing(summary: Summary) -> str:

@@ -30,7 +30,7 @@ from bench.measure.timing import Timing
 from bench.models import catalogue, joint
 from bench.models.loaded import Loaded, Multimodal
 from bench.models.loading import backends_of, set_backend
-from bench.records.record import BASELINE, EAGER, Cell, Cost, Speedup
+from bench.records.record import BASELINE, EAGER, Accuracy, Cell, Cost, Speedup
 from bench.tasks import Task
 
 ANSWERS = "answers"  # the kind of timing that is no batch size
@@ -54,6 +54,7 @@ class Session:
         equal: what timing the unreduced model against itself gave, by batch size.
         usual_ms: the unreduced model's median time in undisturbed timings, the least so far, by
             kind of timing (a batch size, or "answers").
+        unreduced: what the unreduced model scored, see `stopping.place`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Session:
         self.equal: dict[int, Speedup] = {}
         self.usual_ms: dict[str, float] = {}
         self._costs: dict[str, tuple[str, Cost]] = {}
+        self.unreduced: dict[Any, Accuracy] = {}
         self._pixels: dict[Any, Tensor | None] = {}
         self._memory: dict[int, PeakMemory] = {}
         self._fastest: dict[int, Fastest] = {}
@@ -257,7 +259,7 @@ def parameters(cell: Cell) -> dict[str, Any]:
 
 
 def _any_task(cell: Cell) -> str:
-    return repr(dataclasses.replace(cell, task="", limit=None, names={}))
+    return repr(dataclasses.replace(cell, task="", limit=None, precision=None, names={}))
 
 
 def twin(model: nn.Module) -> nn.Module:

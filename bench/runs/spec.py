@@ -11,7 +11,8 @@ methods:
   - {name: evit, keep_rate: [0.7, 0.5], layers: [3, 6, 9]}    # `layers` is one value
   - {name: topk, budget: [70% gmacs, 50% gmacs]}              # solved for each model
 profiles: [auto]
-limit: 1000                                   # samples used for accuracy
+limit: 1000                                   # samples used for accuracy, at most
+precision: 4                                  # fewer, once a difference is known to ±4 points
 ```
 
 The unreduced model (`none`) is always run, and first. A mistake is reported as `FILE:LINE: …`.
@@ -43,7 +44,7 @@ OPTIONS: Mapping[str | int, str] = {  # of `run`, where they have other names th
 }  # fmt: skip
 SUITES = Path(__file__).parents[1] / "assets" / "suites"
 
-LARGEST_BATCH, LONGEST_SECONDS = 1 << 20, 3600
+LARGEST_BATCH, LONGEST_SECONDS, WIDEST_POINTS = 1 << 20, 3600, 100
 NOT_SWEPT = frozenset({"layers"})  # parameters whose value is itself a list
 
 
@@ -119,6 +120,7 @@ class Suite(BaseModel):
     batch_sizes: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] | None = None
     answer_batches: Annotated[list[Batch], BeforeValidator(_listed), Field(min_length=1)] = [1]
     limit: Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | None = None
+    precision: Annotated[float, Field(strict=True, gt=0, le=WIDEST_POINTS)] | None = None
     latency_seconds: Annotated[float, Field(strict=True, gt=0, le=LONGEST_SECONDS)] = 1.5
     random_weights: bool = False
     missing: Literal["error", "cost"] = "error"  # where weights or data are out of reach
@@ -151,6 +153,7 @@ class Suite(BaseModel):
                         profile=profile,
                         seed=self.seed,
                         limit=self.limit,
+                        precision=self.precision,
                         baseline=method == BASELINE,
                         random_weights=self.random_weights
                         if model.random_weights is None

@@ -28,7 +28,8 @@ def write(record_file: Path, out: Path) -> int:
     """Write the answers in a record; return how many bytes they take.
 
     Raises:
-        BenchError: no record, no answers in it, or a task of another version or without a format.
+        BenchError: no record, no answers in it, those of a cell with a precision, or a task of
+            another version or without a format.
     """
     record = Record.read(record_file)
     if not record.accuracy.outcomes:
@@ -40,6 +41,11 @@ def write(record_file: Path, out: Path) -> int:
         raise BenchError(
             f"{record_file} was recorded on other data than '{record.cell.task}' has now: "
             "run it again"
+        )
+    if record.cell.precision is not None:
+        raise BenchError(
+            f"{record_file} has the answers to as many samples as a precision took: run it "
+            "without one"
         )
     text = task.submission(record.accuracy.outcomes)
     if out.is_file() or not out.exists():

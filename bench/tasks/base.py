@@ -89,6 +89,14 @@ class Task(ABC):
         with torch.inference_mode():
             return self.score(Feed(loaded, index, batch_size, device, progress))
 
+    def by_sample(self, metric: str) -> bool:
+        """Whether a metric scores each sample whatever other samples there are.
+
+        Such metrics of unequally many samples compare. One that depends on the others (a text's
+        image is looked for among all images, say) does not, nor one that nobody answers for.
+        """
+        return False
+
     @abstractmethod
     def score(self, feed: Feed) -> Evaluation:
         """Score the model of `feed` on its samples, without gradients."""
@@ -166,10 +174,18 @@ def _a(noun: str) -> str:
 
 
 def subset(n: int, limit: int | None) -> list[int]:
-    """Return which samples a limit leaves: spread over the data, the same for everyone."""
-    if limit is None or limit >= n:
-        return list(range(n))
-    return sorted(np.random.default_rng(0).permutation(n)[:limit].tolist())
+    """Return which samples a limit leaves: spread over the data, the same for everyone.
+
+    Those of a smaller limit come first among those of a larger one; all samples without a limit are
+    in the order of the data.
+    """
+    return list(range(n)) if limit is None or limit >= n else shuffled(n)[:limit]
+
+
+def shuffled(n: int) -> list[int]:
+    """Return all samples in an order of which any beginning is spread over the data."""
+    order: list[int] = np.random.default_rng(0).permutation(n).tolist()
+    return order
 
 
 def hash_of(*parts: object) -> str:

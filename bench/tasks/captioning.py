@@ -80,6 +80,10 @@ class Captioning(Task):
             references[owner].append(text)
         return references
 
+    def by_sample(self, metric: str) -> bool:
+        """CIDEr, whose words weigh as in the references of all images, and ROUGE-L."""
+        return metric.startswith(("cider", "rouge_l"))
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `caption`, and each one's CIDEr where there are references."""
         public = any(self.texts)

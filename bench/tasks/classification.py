@@ -29,6 +29,10 @@ class Classification(Task):
         super().__init__(name, version, labels)
         self.prepared, self.labels, self.classes = Prepared(pictures), labels, classes
 
+    def by_sample(self, metric: str) -> bool:
+        """Yes: an image is judged alone."""
+        return True
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a classifier. Outcomes: `correct` is 0 or 1 an image, `rank` counts from 0."""
         loaded = feed.loaded

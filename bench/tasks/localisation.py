@@ -75,6 +75,10 @@ class Localisation(Task):
         self.pictures, self.expressions = pictures, expressions
         self.unit, self.prompt = unit, prompt
 
+    def by_sample(self, metric: str) -> bool:
+        """Yes: an expression is looked for in its image alone."""
+        return True
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `correct`, `iou` (0 to 1) and `answer`, "" to a broken picture.
 

@@ -162,25 +162,25 @@ class Prepared:
     def __init__(self, pictures: Pictures) -> None:
         """Wrap pictures; nothing is opened yet."""
         self.pictures = pictures
-        self._kept: tuple[Any, list[tuple[Tensor, list[bool]]]] | None = None
+        self._kept: dict[tuple[int, ...], tuple[Tensor, list[bool]]] = {}
+        self._of, self._bytes = "", 0
 
     def batches(
         self, loaded: Loaded, index: Sequence[int], size: int
     ) -> Iterator[tuple[Tensor, list[bool]]]:
         """Yield (B,C,H,W) float32 batches and which of their images decoded (the others are 0)."""
-        key = (loaded.name, tuple(index), size)
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
-            return
-        batches: list[tuple[Tensor, list[bool]]] = []
-        held = 0
+        if self._of != loaded.name:
+            self._kept, self._of, self._bytes = {}, loaded.name, 0
         for start in range(0, len(index), size):
-            batch = self._prepare(loaded, index[start : start + size])
-            held += batch[0].numel() * 4
-            batches = [*batches, batch] if held <= CACHE_BYTES else []
+            rows = tuple(index[start : start + size])
+            if rows in self._kept:
+                yield self._kept[rows]
+                continue
+            batch = self._prepare(loaded, rows)
+            taken = batch[0].numel() * 4
+            if self._bytes + taken <= CACHE_BYTES:
+                self._kept[rows], self._bytes = batch, self._bytes + taken
             yield batch
-        if held <= CACHE_BYTES:
-            self._kept = (key, batches)
 
     def _prepare(self, loaded: Loaded, index: Sequence[int]) -> tuple[Tensor, list[bool]]:
         images = torch.zeros(len(index), loaded.channels, *loaded.image_size)

@@ -57,6 +57,10 @@ class Reasoning(Task):
         super().__init__(name, version, statements)
         self.pictures, self.statements = pictures, statements
 
+    def by_sample(self, metric: str) -> bool:
+        """All but consistency, which wants every pair of a sentence."""
+        return metric != "consistency"
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a model of two pictures.
 

@@ -46,14 +46,17 @@ class Retrieval(Task):
     def searched(self, index: Sequence[int]) -> tuple[list[int], list[str]]:
         """Return the texts that some pictures are compared with, and the row of each one's picture.
 
-        Distractors come last; their row is -1.
+        That of a distractor is -1. Texts of all pictures are in one order, whichever are searched.
         """
-        owners, texts = flattened(self.texts, index)
-        if self.all_texts:
-            others = sorted(set(range(len(self))) - set(index))
-            distractors = [text for i in others for text in self.texts[i]]
-            owners, texts = owners + [-1] * len(distractors), texts + distractors
-        return owners, texts
+        if not self.all_texts:
+            return flattened(self.texts, index)
+        rows = {picture: row for row, picture in enumerate(index)}
+        owners = [rows.get(i, -1) for i, texts in enumerate(self.texts) for _ in texts]
+        return owners, [text for texts in self.texts for text in texts]
+
+    def by_sample(self, metric: str) -> bool:
+        """Where all texts are searched, what is found of an image."""
+        return self.all_texts and metric.startswith("i2t_")
 
     def score(self, feed: Feed) -> Evaluation:
         """Score a two-tower model.

@@ -85,6 +85,10 @@ class VideoQuestions(Task):
         super().__init__(name, version, questions)
         self.videos, self.questions, self.frames = videos, questions, frames
 
+    def by_sample(self, metric: str) -> bool:
+        """Yes: a question is answered alone."""
+        return True
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `correct` and `answer`, "" to a video that does not decode.
 

@@ -70,6 +70,10 @@ class QuestionAnswering(Task):
         self.pictures, self.questions = pictures, questions
         self.score_of, self.max_answer, self.ids = score, max_answer, ids
 
+    def by_sample(self, metric: str) -> bool:
+        """Yes: a question is answered alone."""
+        return True
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a model. Outcomes: `correct` (0 to 1) and `answer`, "" to an undecoded picture.
 

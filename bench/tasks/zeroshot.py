@@ -69,6 +69,10 @@ class ZeroShot(Task):
         self.prepared, self.labels = Prepared(pictures), labels
         self.classes, self.templates = classes, templates
 
+    def by_sample(self, metric: str) -> bool:
+        """Yes: an image meets all classes, whatever the limit."""
+        return True
+
     def score(self, feed: Feed) -> Evaluation:
         """Score a two-tower model. Outcomes: `correct`, and 0-based `rank`."""
         require_tokenizer(feed.loaded)
