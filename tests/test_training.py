@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from torch import nn
 
 from bench.cli import outcome
 from bench.training.checkpoints import ABOUT, TrainingError, folders
-from bench.training.loop import Job, Settings, fit, rate_factor
+from bench.training.loop import Job, Settings, accelerator, fit, rate_factor
 from recipes.__main__ import app
 from recipes.phases import Phase, Rates, Scratch, optimizers, train_phases
 
@@ -71,6 +72,12 @@ def test_training_that_was_killed_ends_as_one_that_was_not(
         assert torch.equal(a, b)
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("uncut", "cut")]
     assert logs[0] == logs[1] and logs[0].count("\n") == 6  # 3 evaluations, two losses, the end
+
+
+def test_a_training_before_it_may_have_run_on_another_device() -> None:
+    accelerator("cpu")
+    PartialState().device = torch.device("cuda")  # as a training there leaves it
+    assert accelerator("cpu").device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

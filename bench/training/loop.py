@@ -79,13 +79,21 @@ class Settings:
 
 
 def accelerator(device: str) -> Any:
-    """Return a new accelerate.Accelerator; it joins the other processes, if there are any."""
+    """Return a new accelerate.Accelerator; it joins the other processes, if there are any.
+
+    accelerate has one device for as long as a program runs, also after the training that chose it.
+    One on another device forgets it.
+    """
     try:
         import accelerate
+        from accelerate.state import AcceleratorState, is_initialized
     except ImportError as error:
         raise TrainingError("training needs accelerate: pip install accelerate peft") from error
+    kind = torch.device(device).type
+    if is_initialized() and AcceleratorState().device.type != kind:
+        AcceleratorState._reset_state(reset_partial_state=True)
     return accelerate.Accelerator(
-        cpu=torch.device(device).type == "cpu",
+        cpu=kind == "cpu",
         device_placement=False,  # the model is loaded to its device
         step_scheduler_with_optimizer=False,
         mixed_precision="no",  # each loss says what it computes in bfloat16
