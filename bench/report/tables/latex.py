@@ -10,9 +10,7 @@ import re
 import textwrap
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from bench.report.data.templates import TRIMMED, environment
 from bench.report.tables.table import MISSING, Column, Table, unescape
@@ -68,11 +66,10 @@ def _tabular(table: Table) -> str:
     bands = [row.get("band") for row in table.rows]
     gaps = ["\\addlinespace\n" if above != band else "" for above, band in pairwise(bands)]
     first = [gap + cell for gap, cell in zip(["", *gaps], columns[0], strict=False)]
-    frame = pd.DataFrame(dict(enumerate([first, *columns[1:]])), dtype=object)
-    style: Any = frame.style.hide(axis="index")
-    style = style.format_index(lambda i: heads[i], axis="columns")
-    text: str = style.to_latex(column_format="".join(specs), hrules=True)
-    return text
+    body = zip(first, *columns[1:], strict=True)
+    head, *lines = (f"{' & '.join(cells)} \\\\\n" for cells in (heads, *body))
+    rows = f"\\toprule\n{head}\\midrule\n{''.join(lines)}\\bottomrule\n"
+    return f"\\begin{{tabular}}{{{''.join(specs)}}}\n{rows}\\end{{tabular}}\n"
 
 
 @cache
