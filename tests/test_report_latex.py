@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.report.tables.latex import latex
+from bench.report.tables.latex import latex, lines_of, parts_of
 from bench.report.tables.table import Column, Table, interval, words
 
 needs_latex = pytest.mark.skipif(
@@ -75,6 +76,18 @@ def test_long_words_are_broken_into_lines() -> None:
     assert r"\begin{tabular}{>{\raggedright\arraybackslash}p{17em}}" in text
 
 
+def test_a_table_at_8_pt_is_broken_where_a_page_ends() -> None:
+    narrow = replace(table(), rows=[row | {"name": row["name"][:5]} for row in table().rows])
+    assert parts_of(narrow, 400) == [[0, 1, 2]]  # what is for the screen only is left out
+    assert parts_of(narrow, 130) == [[0, 1], [0, 2]]  # the names of the rows stand in both
+    assert lines_of(narrow, 130) == 2 * lines_of(narrow, 400) == 2 * (3 + 4)
+    text = latex(narrow, 130)
+    assert text.count(r"\begin{tabular}") == text.count("last & ") == 2
+    long = replace(narrow, rows=[row | {"name": "so many words " * 9} for row in narrow.rows])
+    assert lines_of(long, 400) > lines_of(narrow, 400)
+    assert r"\begin{tabularx}{\linewidth}{>{\raggedright\arraybackslash}X" in latex(long, 400)
+
+
 def compiled(folder: Path, name: str) -> None:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
@@ -85,6 +98,8 @@ def compiled(folder: Path, name: str) -> None:
 def test_a_table_compiles_by_itself_and_inside_a_paper(tmp_path: Path) -> None:
     (tmp_path / "one.tex").write_text(latex(table()), encoding="utf-8")
     (tmp_path / "paper.tex").write_text(PAPER, encoding="utf-8")
-    for name in ("one", "paper"):
+    rows = [row | {"name": "so many words " * 9} for row in table().rows]
+    (tmp_path / "small.tex").write_text(latex(replace(table(), rows=rows), 200), encoding="utf-8")
+    for name in ("one", "paper", "small"):
         compiled(tmp_path, f"{name}.tex")
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")

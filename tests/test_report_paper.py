@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 from test_report import synthetic, tables_in, vit, write
 from test_report_latex import compiled, needs_latex
 
@@ -16,9 +17,11 @@ from bench.core.errors import BenchError
 from bench.core.registry import methods
 from bench.records.record import Record
 from bench.report import build
-from bench.report.data import load
+from bench.report.data import frame, load
 from bench.report.figures import style
+from bench.report.headlines import headline
 from bench.report.paper.paper import references
+from bench.report.tables import latex
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,23 @@ def test_the_paper_holds_the_protocol_and_all_that_it_names(paper: Path) -> None
     )
 
 
+def test_the_body_has_the_finding_two_figures_and_two_tables(
+    paper: Path, records: list[Record]
+) -> None:
+    body, appendix = (paper / "main.tex").read_text().split("\\appendix\n")
+    frames = frame.build(records)
+    (finding,) = filter(None, (headline(frames, group) for group in frames.groups()))
+    assert latex.plain(finding) in body.partition("\\end{abstract}")[0]
+    tables, figures = (
+        re.findall(rf"\{{({kind}/[^}}]+)\}}", body) for kind in ("tables", "figures")
+    )
+    assert len(tables) == len(figures) == 2
+    assert not set(tables) & set(re.findall(r"\{(tables/[^}]+)\}", appendix))
+    for name in tables:
+        assert "\\footnotesize" in (tex := (paper / name).read_text()) and "adjustbox" not in tex
+    assert "max width" in (paper / "tables/origins.tex").read_text()  # scaled, in the appendix
+
+
 @needs_latex
 @pytest.mark.skipif(shutil.which("bibtex") is None, reason="needs bibtex")
 def test_the_paper_compiles(paper: Path, tmp_path: Path) -> None:
@@ -86,6 +106,7 @@ def test_the_paper_compiles(paper: Path, tmp_path: Path) -> None:
     compiled(folder, "main")
     log = (folder / "main.log").read_text(errors="replace")
     assert "undefined" not in log and "multiply defined" not in log
+    assert "Overfull" not in log and "Float too large" not in log
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -125,7 +146,6 @@ def test_profiles_and_formats(records: list[Record], tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", style.STYLES)
 def test_figures_have_the_width_of_their_page(name: str, records: list[Record]) -> None:
     from bench.report.content import content
-    from bench.report.data import frame
     from bench.report.figures import plots
 
     page = style.STYLES[name]
@@ -137,6 +157,9 @@ def test_figures_have_the_width_of_their_page(name: str, records: list[Record]) 
                 assert figure.get_figwidth() == wanted
                 sizes = [text.get_fontsize() for ax in figure.axes for text in ax.get_xticklabels()]
                 assert sizes == pytest.approx([11 / 12 * page.font_pt] * len(sizes))  # seaborn's
+        with style.printed(), plots._drawn(content(frames).groups[0].plots[0]) as figure:
+            texts = figure.findobj(Text)
+            assert min(text.get_fontsize() for text in texts if text.get_text()) >= 8  # type: ignore[attr-defined]
     assert style.active() == style.STYLES["page"]
 
 

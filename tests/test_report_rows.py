@@ -36,6 +36,7 @@ from bench.report.data.rows import MIB, cell_row, latency_rows, token_rows
 from bench.report.figures import breakeven, drawing, forest
 from bench.report.headlines import headline
 from bench.report.page import page_data
+from bench.report.tables import spreadsheet
 from bench.report.tables.across import across_tables
 from bench.report.tables.answers import answer_table
 from bench.report.tables.choices import choices_table
@@ -514,3 +515,17 @@ def test_a_forest_has_a_panel_for_each_budget_with_one_setting_a_method() -> Non
     twice = replace(twice, key="t" * 64, cell=replace(twice.cell, params={"r": 9}))
     swept = frame.build([*rivals(), record("pitome", 308), twice])
     assert list(forest.forest_plots(swept, group)) == []
+
+
+def test_a_csv_file_is_what_pandas_writes() -> None:
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = [
+        {"name": "=1+1", "n": 8, "x": 1e-7, "mixed": 3, "some": None, "flag": True, "-y": "a,b"},
+        {"name": 'a "b"\nc', "n": 9, "x": -2.5, "mixed": 0.1, "some": 5, "flag": None},
+        {"name": "-3", "n": 10, "x": float("nan"), "mixed": 1e22, "some": 7, "late": [1, 2]},
+    ]
+    columns = pd.DataFrame(rows, dtype=object).rename(columns=spreadsheet.harmless)
+    wanted = columns.map(spreadsheet.harmless).to_csv(index=False, lineterminator="\n")
+    assert spreadsheet.written(rows) == wanted
+    assert '\'=1+1,8,1e-07,3.0,,True,"a,b",\n' in wanted

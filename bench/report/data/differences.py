@@ -128,16 +128,16 @@ class Between:
         return fewer if not self.weight else (1 - self.weight) * fewer + self.weight * more
 
 
-def metrics(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, list[Row]]:
+def metrics(cells: Sequence[Scored]) -> dict[str, list[Row]]:
     """Return one row a metric, by cell, and add the primary metric's to the cells' own rows."""
     groups: dict[str, list[Scored]] = {}
-    for record, row in zip(records, rows, strict=True):
-        groups.setdefault(row["group"], []).append(Scored(record, row))
-    entries: dict[str, list[Row]] = {row["key"]: [] for row in rows}
-    for cells in groups.values():
-        for entry in _compared(cells):
+    for cell in cells:
+        groups.setdefault(cell.row["group"], []).append(cell)
+    entries: dict[str, list[Row]] = {cell.row["key"]: [] for cell in cells}
+    for group in groups.values():
+        for entry in _compared(group):
             entries[entry["key"]].append(entry)
-    for row in rows:
+    for row in (cell.row for cell in cells):
         entry = next((entry for entry in entries[row["key"]] if entry["primary"]), {})
         row["metric"] = entry.get("metric")
         row |= {f"accuracy_{name}": entry.get(name) for name in VALUES}

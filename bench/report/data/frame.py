@@ -197,8 +197,8 @@ def build(
     cells = _cells(done, baseline)
     _check_single(cells, baseline)
     by_uid = {load.uid(record): record for record in done}
-    scores = differences.metrics([by_uid[row["key"]] for row in cells], cells)
     scored = [differences.Scored(by_uid[row["key"]], row) for row in cells]
+    scores = differences.metrics(scored)
     ties.judge(scored, scores)
     hard.split(scored)
     if methods:

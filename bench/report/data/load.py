@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from bench.core.errors import BenchError
@@ -67,7 +66,7 @@ def cell_identity(record: Record) -> str:
     A changed method gives a new key, and another suite's folder may keep the record of the old one:
     the key cannot serve here.
     """
-    cell = {name: value for name, value in asdict(record.cell).items() if name not in _NOT_IDENTITY}
+    cell = {name: value for name, value in vars(record.cell).items() if name not in _NOT_IDENTITY}
     return json.dumps(cell, sort_keys=True, default=str)
 
 

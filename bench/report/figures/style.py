@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+PRINTED_PT = 9.0  # of a paper's figures, whose smallest text is 11/12 of it
 FONT_PT = 8.0  # of the figures' text, on which their heights are based
 
 
@@ -67,6 +68,17 @@ def use(name: str) -> Iterator[None]:
     if name not in STYLES:
         raise BenchError(f"unknown style '{name}'{near_miss(name, STYLES)}")
     token = _ACTIVE.set(STYLES[name])
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """Draw as for print while the context lasts: in the active style, with no text below 8 pt."""
+    page = active()
+    token = _ACTIVE.set(replace(page, font_pt=max(page.font_pt, PRINTED_PT)))
     try:
         yield
     finally:

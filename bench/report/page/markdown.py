@@ -8,12 +8,12 @@ from pathlib import Path
 from bench.report.content import Content, counts
 from bench.report.data.templates import TRIMMED, environment
 from bench.report.figures import plots
-from bench.report.tables import latex, provenance
+from bench.report.tables import latex, provenance, spreadsheet
 
 
 def write_csv(content: Content, folder: Path) -> None:
     """Write every table with every digit."""
-    _write(folder, {f"{table.name}.csv": table.csv for table in content.tables})
+    _write(folder, {f"{t.name}.csv": spreadsheet.written(t.rows) for t in content.tables})
 
 
 def write_latex(content: Content, folder: Path) -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
-import pandas as pd
-
 from bench.report.data import disturbed
 from bench.report.data.differences import NOISE, OVER_RANDOM, Flag, flags
 from bench.report.data.rows import Row, known
@@ -21,8 +19,6 @@ from bench.report.data.timings import is_noise
 MISSING = "–"
 SIGNIFICANT = 3  # digits of a column's smallest number
 MOST_DIGITS = 6  # behind the point
-_FORMULA = ("=", "+", "-", "@")  # what spreadsheets take for a formula begins with one of these
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -201,13 +197,6 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in [heads, rule, *lines])
 
     @property
-    def csv(self) -> str:
-        """All fields with every digit, and no formula: see `harmless`."""
-        frame = pd.DataFrame(list(self.rows), dtype=object).rename(columns=harmless)
-        text: str = frame.map(harmless).to_csv(index=False, lineterminator="\n")
-        return text
-
-    @property
     def label(self) -> str:
         """The name as LaTeX may refer to it."""
         return re.sub(r"[^A-Za-z0-9:.-]+", "-", self.name)
@@ -248,17 +237,6 @@ def escape(text: Any) -> str:
     """Make any text safe inside a cell of a Markdown table."""
     plain = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
     return plain.replace("<", "&lt;").replace(">", "&gt;")
-
-
-def harmless(value: Any) -> Any:
-    """Return a cell of a CSV file that no spreadsheet runs; text that it would has a quote ahead.
-
-    Text is one line. Numbers, negative ones included, stay numbers. Source: OWASP, CSV Injection.
-    """
-    if not isinstance(value, str):
-        return value
-    line = " ".join(value.split())
-    return f"'{line}" if line.startswith(_FORMULA) and not _NUMBER.fullmatch(line) else line
 
 
 @cache
