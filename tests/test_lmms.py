@@ -140,7 +140,7 @@ def test_cached_answers_are_kept_apart(
     assert len({key(base + more) for more in ("", ",r=4", ",r=8")} | {key(plain)}) == 4
     assert "signature" not in key(base, "another")
     made = lmms.CrossgetBench(str(model), "tome", r=4, device="cpu")
-    assert key("", made) == key(base + ",r=4,dtype=auto,backend=sdpa")
+    assert key("", made) == key(base + ",r=4,dtype=auto,backend=sdpa,frames=16")
     before = key(base)
     monkeypatch.setattr("bench.core.registry.source_hash", lambda name, params: "edited")
     assert key(base) != before

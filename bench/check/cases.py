@@ -264,7 +264,7 @@ CASES = (
     _packed("Qwen2.5-VL vision", _qwen2_5),
     _packed("Qwen2.5-VL projector", _qwen2_5, "projector"),
     _packed("Qwen2.5-VL language", _qwen2_5_vl, "language", batch=3),  # as of Qwen2-VL
-    _packed("Qwen2.5-VL video", _qwen2_5, "projector", prompts=multimodal.qwen_videos, frames=3),
+    _packed("Qwen2.5-VL video", _qwen2_5, "projector", prompts=tiles.qwen_videos, frames=3),
     _packed("Qwen3-VL vision", _qwen3),
     _packed("Qwen3-VL projector", _qwen3, "projector"),
     _packed("Qwen3-VL language", _qwen3_vl, "language", batch=3),

@@ -199,6 +199,17 @@ def _videos(n: int, seed: int, tokens: int) -> Batch:
     return {**batch, "input_ids": ids.where(ids != IMAGE, VIDEO), "pixel_values_videos": values}
 
 
+def qwen_videos(n: int = 4, seed: int = 0) -> Batch:
+    """Videos of different lengths and sizes as packed patches, their frames side by side."""
+    grids = torch.tensor([[3, 4, 6], [4, 4, 4], [2, 6, 6], [3, 4, 4]])[:n]
+    g = torch.Generator().manual_seed(seed + 3)
+    values = torch.randn(int(grids.prod(1).sum()), 3 * 4 * 4, generator=g)
+    batch = prompts((grids.prod(1) // 4).tolist(), AROUND[:n], seed)
+    ids = batch["input_ids"]
+    batch |= {"input_ids": ids.where(ids != IMAGE, VIDEO), "mm_token_type_ids": 2 * (ids == IMAGE)}
+    return {**batch, "pixel_values_videos": values, "video_grid_thw": grids}
+
+
 def internvl_batch(n: int = 4, seed: int = 0) -> Batch:
     """Prompts with one tile, two, three and one; 16 tokens each."""
     tiles = [1, 2, 3, 1][:n]

@@ -38,8 +38,11 @@ from bench.engine.families.t5 import answer_begins, padding_side
 from bench.engine.reduce import reduced
 from bench.models import catalogue, huggingface, tensors
 from bench.models.files import hash_files
+from bench.models.films import WATCHES
 from bench.models.sources import embedded as model_embedded
 from bench.records.sources import family_hash, library_versions, measurement_hash
+from bench.runs.lmms_media import film, picture
+from bench.tasks.video_questions import FRAMES
 
 NAME = "crossget_bench"
 
@@ -80,6 +83,7 @@ class Bridge:
         device: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
+        frames: int | str = FRAMES,
         **params: Any,
     ) -> None:
         """Load the model and its processor, and see that the method can work in it.
@@ -92,6 +96,7 @@ class Bridge:
             device: by default "cuda" where there is one; of several processes each takes its own.
             batch_size: prompts answered at once.
             max_batch_size: not used; lmms-eval hands it over.
+            frames: of a video that the model is shown, those of `bench.tasks.videos`.
             **params: `r`, `keep_rate`, `layers` and the method's own parameters.
 
         Raises:
@@ -105,14 +110,13 @@ class Bridge:
             raise Unsupported(f"{pretrained} is no language model that sees, which {NAME} asks")
         super().__init__()
         self.arguments = {"pretrained": pretrained, "method": method, "dtype": dtype} | params
-        self.arguments["backend"] = backend
+        self.arguments |= {"backend": backend, "frames": frames}
         self.method, self.params = method, _read(params)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        if not str(batch_size).isdigit():
-            raise BenchError(f"batch_size={batch_size}: give a number")
-        self.batch_size = int(batch_size)
+        self.batch_size = _number("batch_size", batch_size)
+        self.frames = _number("frames", frames)
         folder = model_embedded.FOLDERS.get(pretrained)
         where = embedded.path(folder) if folder else pretrained
         model = tensors.from_pretrained(
@@ -141,11 +145,12 @@ class Bridge:
             ]
 
     def _answer(self, requests: Sequence[Any], options: Mapping[str, Any]) -> Iterator[str]:
-        texts, images = zip(*map(self._prompt, requests), strict=True)
-        words = self.processor.tokenizer
+        texts, images, videos = zip(*map(self._prompt, requests), strict=True)
+        words, films = self.processor.tokenizer, [film for shown in videos for film in shown]
         inputs = self.processor(
             text=list(texts),
             images=list(images) if any(images) else None,
+            **({"videos": films, "do_sample_frames": False} if films else {}),
             padding=True,
             add_special_tokens=not (words.bos_token and texts[0].startswith(words.bos_token)),
             return_tensors="pt",
@@ -160,22 +165,33 @@ class Bridge:
                 answer = answer.split(stop)[0] if stop else answer
             yield answer
 
-    def _prompt(self, request: Any) -> tuple[str, list[Any]]:
-        """Return a request's text, with image tokens in it, and its images."""
+    def _prompt(self, request: Any) -> tuple[str, list[Any], list[list[Any]]]:
+        """Return a request's text, with image tokens in it, its images, its videos' frames."""
         _, messages_of, _, doc, task, split = request.args
         messages = messages_of(self.task_dict[task][split][doc])
         parts = [part for message in messages for part in message["content"]]
-        if kinds := {part["type"] for part in parts} - {"text", "image"}:
-            raise Unsupported(f"task '{task}' shows {' and '.join(sorted(kinds))}: images only")
-        images = [part["url"].convert("RGB") for part in parts if part["type"] == "image"]
+        known = {"text", "image", "video"} if self._watches else {"text", "image"}
+        if kinds := {part["type"] for part in parts} - known:
+            takes = "images and videos" if self._watches else "images"
+            raise Unsupported(f"task '{task}' shows {' and '.join(sorted(kinds))}: {takes} only")
+        videos = [film(part, self.frames) for part in parts if part["type"] == "video"]
+        images = [picture(part) for part in parts if part["type"] == "image"]
         if self.processor.chat_template:
             text = self.processor.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
         else:  # a model that was never taught to chat
-            mark = self.processor.image_token
-            text = "\n".join(part["text"] if part["type"] == "text" else mark for part in parts)
-        return text, images
+            text = "\n".join(part.get("text") or self._mark(part["type"]) for part in parts)
+        return text, images, videos
+
+    @property
+    def _watches(self) -> bool:
+        """Whether the model takes videos."""
+        return self.model.config.model_type in WATCHES
+
+    def _mark(self, kind: str) -> str:
+        """Return the placeholder of an image or a video."""
+        return str(getattr(self.processor, f"{kind}_token"))
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Refuse: answers are generated here."""
@@ -184,6 +200,13 @@ class Bridge:
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Refuse: one question, one answer."""
         raise Unsupported(f"{NAME} runs tasks of the kind generate_until only")
+
+
+def _number(name: str, value: int | str) -> int:
+    """Return a number of an argument, which lmms-eval may hand over as text."""
+    if not str(value).isdigit() or int(value) < 1:
+        raise BenchError(f"{name}={value}: give a number")
+    return int(value)
 
 
 def _read(params: Mapping[str, Any]) -> dict[str, Any]:
