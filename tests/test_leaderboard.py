@@ -385,6 +385,15 @@ def test_the_table_in_a_browser(browser: Any, page: Path) -> None:
     visit.page.locator("#rows tr", has_text="alpha").locator(".open").click()
     assert visit.page.locator("#history tbody tr").count() == 2
     assert visit.page.inner_text("#remake").count("run_bench.py recheck records/") == 2
+    visit.page.keyboard.press("Escape")
+    assert len(visit.landmarks()) > 2
+    visit.page.select_option("#hardware", index=1)
+    visit.page.select_option("#front", "gmacs")
+    rows = visit.saved()
+    assert rows and all(row["hardware"] in row["timed_on"] for row in rows)
+    again = Visit(browser, page, place=visit.page.url.partition("#")[2])
+    assert again.saved() == rows and not again.page.is_checked("#leaders")
+    again.context.close()
     assert visit.errors == [] and visit.requests == [visit.address]
     visit.context.close()
 

@@ -24,7 +24,7 @@ function show(index) {
   const cell = data.cells[index], panel = panelOf(cell);
   $("record-title").replaceChildren(marker(cell.method, 14), " " + name(cell));
   $("record-note").textContent = panel.title;
-  const head = ["Taken", "Hardware", "Engine", "Versions", panel.metric, "GMACs", "Speed-up", ""];
+  const head = ["Taken", "Hardware", "Engine", "Versions", panel.metric, "GMACs", "Speed-up", "File"];
   const line = (record) => {
     const [, speed, low, high, noise, disturbed] = record.speeds[$("batch").value] ?? [];
     return [record.created, record.hardware, record.engine, record.versions, accuracy(panel, record.value), short(record.gmacs),

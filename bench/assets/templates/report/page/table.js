@@ -52,7 +52,7 @@ function arranged(rows) {
 }
 function line({ cell, index }, columns) {
   return el("tr", { class: cell.base ? "baseline" : null }, columns.map((column) => column.key === "method"
-    ? el("th", { scope: "row" }, el("button", { type: "button", class: "open", title: "Show the record", click: () => show(index) }, [marker(cell.method), " " + cell.method]))
+    ? el("th", { scope: "row" }, el("button", { type: "button", class: "open", title: "Show the record", click: () => show(index) }, [marker(cell.method), "\u00a0" + cell.method]))
     : el("td", { class: column.text ? "text " + column.key : null }, column.write ? column.write(cell) : column.of(cell))));
 }
 function fill() {
@@ -106,7 +106,8 @@ function keepTable() {
 }
 /* Fill the table; controls that choose among cells have these names, and `fronts` are the costs that it offers a front of. */
 function begin(controls, fronts) {
-  options($("front"), [["", "off"], ...COLUMNS.filter(({ key }) => fronts.includes(key)).map((column) => [column.key, `accuracy and ${called(column)}`])], "");
+  const costs = COLUMNS.filter(({ key, of }) => fronts.includes(key) && data.cells.some((cell) => known(of(cell))));
+  options($("front"), [["", "off"], ...costs.map((column) => [column.key, `accuracy and ${called(column)}`])], "");
   $("columns").append(...COLUMNS.filter(({ key }) => key !== "method").map(({ head, key }) => el("label", {}, [el("input", { type: "checkbox", value: key,
     change: ({ target }) => choose(optional().filter((one) => (one === key ? target.checked : shown.has(one)))) }), " " + head])));
   $("filter").addEventListener("input", again);
