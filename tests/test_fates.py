@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -220,6 +221,12 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
     }
     with Image.open(tmp_path / "figures" / f"{drawn[0].name}.png") as picture:
         assert picture.width == round(figure.get_size_inches()[0] * 150)
+    svg = (tmp_path / "figures" / f"{drawn[0].name}.svg").read_text()
+    pictures = re.findall(r'image/png;base64,([^"]*)', svg)
+    tiles = [Image.open(io.BytesIO(base64.b64decode(data))) for data in pictures]
+    assert len(tiles) == len(figure.axes) and {tile.mode for tile in tiles} == {"P"}
+    shape = figure.axes[0].images[0].get_size()
+    assert {tile.size for tile in tiles} == {shape[::-1]}  # each pixel as it is, not resampled
 
 
 def test_strongest_leaves_the_fewest(noted: list[fates.Fates]) -> None:

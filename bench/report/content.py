@@ -121,7 +121,7 @@ def content(frames: Frames, fates: Sequence[Fates] = (), most: int | None = None
         Section("", tuple(over)),
         across,
         [*sections, *groups],
-        Section("Where the tokens go", (Block(plots=sample_plots, paper=False),)),
+        Section("Where the tokens go", (Block(plots=sample_plots),)),
         fates,
         headlines.break_even(frames),
         provenance.failed(frames),

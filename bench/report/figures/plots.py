@@ -6,13 +6,14 @@ writable configuration folder.
 
 from __future__ import annotations
 
+import base64
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -30,40 +31,46 @@ from bench.report.data.rows import Row, known
 from bench.report.data.timings import under_main
 from bench.report.figures import style
 
+_EMBEDDED = "data:image/png;base64,"
+
 
 @dataclass(frozen=True)
 class Plot:
     """A figure's file name without suffix, its caption, and how it is drawn.
 
-    A narrow one fits into a column of a page that has two; images are no vectors.
+    A narrow one fits into a column of a page that has two.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure]
     narrow: bool = False
-    vector: bool = True
 
 
 def save(plot: Plot, folder: Path) -> None:
     """Draw a figure and write it as ``NAME.png`` and ``NAME.svg``, the same bytes every time.
 
-    What is made of images is a PNG only. The PNG has the colours of a palette.
+    The PNG, and images within the SVG, have the colours of a palette.
     """
     with _drawn(plot) as figure:
         # Not savefig, which draws everything twice. Drawing lays the figure out, once is enough.
         agg: Any = FigureCanvasAgg(figure)
         agg.draw()
-        image = Image.fromarray(np.asarray(agg.buffer_rgba())).convert("RGB")
-        few = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        few.save(folder / f"{plot.name}.png", optimize=True)
-        if not plot.vector:
-            return
+        image = Image.fromarray(np.asarray(agg.buffer_rgba()))
+        (folder / f"{plot.name}.png").write_bytes(_few_colors(image))
         figure.set_layout_engine("none")
         vector: Any = FigureCanvasSVG(figure)
         text = StringIO()
         vector.print_svg(text, metadata={"Date": None, "Creator": None})
         (folder / f"{plot.name}.svg").write_bytes(_slim(text.getvalue()).encode())
+
+
+def _few_colors(image: Image.Image) -> bytes:
+    """Return an image as PNG in the colours of a palette: a third of the size."""
+    file = BytesIO()
+    few = image.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def save_pdf(plot: Plot, folder: Path) -> None:
@@ -85,6 +92,7 @@ def _slim(svg: str) -> str:
     svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
     svg = re.sub(r' id="[A-Za-z.]+(2d)?_\d+"| transform="rotate\(-0 [^"]*"', "", svg)
     svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    svg = re.sub(f'(?<={_EMBEDDED})[^"]*', _smaller, svg)
     styles = Counter(re.findall(r' style="([^"]*)"', svg))
     names = {text: f"s{i}" for i, (text, count) in enumerate(sorted(styles.items())) if count > 1}
 
@@ -95,6 +103,12 @@ def _slim(svg: str) -> str:
     rules = "".join(f".{name}{{{text}}}\n" for text, name in names.items())
     svg = svg.replace("</style>", f"{rules}</style>", 1)
     return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def _smaller(data: re.Match[str]) -> str:
+    """Return an image in base64 in the colours of a palette."""
+    image = Image.open(BytesIO(base64.b64decode(data[0])))
+    return base64.b64encode(_few_colors(image)).decode()
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
             twins = sum(figure.name.startswith(name) for figure in figures)
             name += f"-{twins + 1}" if twins else ""
             caption = _caption(group, cells, records)
-            figures.append(Plot(name, caption, partial(draw, group, cells), vector=False))
+            figures.append(Plot(name, caption, partial(draw, group, cells)))
     return figures
 
 
@@ -97,10 +97,10 @@ def draw(group: Fates, cells: Sequence[Fate]) -> Figure:
         for place, sample in enumerate(samples):
             image = _picture(group.samples[sample].png, group.grid)
             row = line[place * (1 + len(depths)) :]
-            row[0].imshow(image, interpolation="nearest")
+            row[0].imshow(image, interpolation="none")
             for ax, blocks in zip(row[1:], depths, strict=False):
                 tokens = tokens_after(blocks, cell, sample, group.grid[0] * group.grid[1])
-                ax.imshow(painted(image, tokens.reshape(group.grid)), interpolation="nearest")
+                ax.imshow(painted(image, tokens.reshape(group.grid)), interpolation="none")
             ax.set_xlabel(_answer(group, cell, sample), fontsize=6, labelpad=1, loc="right")
         words = cell.label.replace(" ", "\n") + ("\n(mixes softly)" if cell.soft else "")
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=7)

@@ -36,7 +36,8 @@ def references() -> dict[str, tuple[str, str]]:
 def write(content: Content, folder: Path) -> None:
     """Write ``paper/``: a body of a page or two, and all else in its appendix."""
     paper, frames, known = folder / "paper", content.frames, references()
-    sections = [_printed(s) for s in (*content.across, content.overview, *content.groups)]
+    sections = [*content.across, content.overview, *content.groups, content.tokens]
+    sections = [_printed(section) for section in sections]
     body = _body(sections)
     _save(paper, content, sections, body)
     told = [section for section in content.groups if section.headline]
