@@ -13,7 +13,7 @@ from test_report import synthetic
 
 from bench.core.errors import BenchError
 from bench.records import audit
-from bench.records.record import Record
+from bench.records.record import Record, Stop
 from bench.records.store import Store
 from bench.runs import agreement, recheck, runner
 from bench.runs.driving import Summary
@@ -158,3 +158,18 @@ def test_a_few_close_calls_may_fall_otherwise(dtype: str, flips: int, agrees: bo
     outcomes = {"correct": [int(rank == 0) for rank in ranks], "rank": ranks}
     new = replace(old, accuracy=scored(replace(old.accuracy, outcomes=outcomes)))
     assert (not agreement.compare(old, new).against) == agrees
+
+
+def test_cells_that_stopped_elsewhere_agree_on_the_samples_of_both() -> None:
+    old = synthetic()[0]
+
+    def stopped(size: int, outcomes: dict[str, list[Any]]) -> Record:
+        stop = Stop(4.0, 400, [(size, 3.0)], [1.0] * size)
+        first = {name: values[:size] for name, values in outcomes.items()}
+        return replace(old, accuracy=scored(replace(old.accuracy, outcomes=first, stop=stop)))
+
+    same = old.accuracy.outcomes
+    other = {"correct": [1 - hit for hit in same["correct"]], "rank": [9] * len(same["rank"])}
+    assert not agreement.compare(stopped(200, same), stopped(150, same)).against
+    assert agreement.compare(stopped(200, same), stopped(150, other)).against
+    assert agreement.compare(old, stopped(150, same)).against

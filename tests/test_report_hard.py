@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 from test_report import metric, synthetic
 from test_report_rows import record, shown
 
-from bench.records.record import Accuracy, Record
+from bench.records.record import Accuracy, Record, Stop
 from bench.report.data import frame, stats
 from bench.report.data.hard import LEAST, right
 from bench.report.tables.hard import hard_table
@@ -87,13 +87,17 @@ def test_seeds_count_by_their_share() -> None:
 def test_what_is_right() -> None:
     none = metric(np.ones(3))
     soft = Accuracy("accuracy", {"accuracy": none}, {"correct": [0.3, 0.6, 1.0]})
-    half = right(soft)
+    (half,) = right(soft) or [None]
     assert half is not None and half.tolist() == [0, 1, 1]
     ways = {"rank_i2t": [0, 4], "rank_t2i": [1, 0, 0]}
     names = dict.fromkeys(("i2t_r1", "i2t_r5", "t2i_r1"), none)
-    both = right(Accuracy("i2t_r1", names, ways))
+    (both,) = right(Accuracy("i2t_r1", names, ways)) or [None]
     assert both is not None and both.tolist() == [1, 0, 0, 1, 1]
     assert right(Accuracy("cider", {"cider": none}, {"cider": [9.0, 1.0]})) is None
+    first = Accuracy("i2t_r1", {"i2t_r1": none}, {"rank_i2t": [1]}, stop=Stop(4, 2, [(1, 3.0)], []))
+    shares = right(Accuracy("i2t_r1", names, ways), first)  # of the samples and ways of both
+    assert shares is not None and [one.tolist() for one in shares] == [[1], [0]]
+    assert right(replace(soft, outcomes={"correct": [1.0]}), soft) is None
     assert right(Accuracy(None)) is None
     assert right(Accuracy("top1", {"top1": none})) is None  # without outcomes
 

@@ -43,7 +43,6 @@ class Cell:
     profile: str
     seed: int = 0
     limit: int | None = None  # samples used for accuracy; None is all of them
-    precision: float | None = None  # half-width at which its paired interval is narrow enough
     baseline: bool = False  # the unreduced model
     random_weights: bool = False
     dtype: str | None = None  # None: the profile's first
@@ -53,6 +52,7 @@ class Cell:
     answer_batches: tuple[int, ...] = (1,)  # for answers of a language model; 1 is always timed
     latency_seconds: float = 1.5  # time budget for each batch size
     names: dict[str, str] = field(default_factory=dict)  # short ones of its model and task
+    precision: float | None = None  # half-width at which its paired interval is narrow enough
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,14 @@ def _accuracy(old: Record, new: Record, result: Agreement) -> None:
     most = 0  # samples that changed, in the metric where most did
     for name, metric in old.accuracy.metrics.items():
         ours = new.accuracy.metrics.get(name)
-        if ours is None or ours.unit != metric.unit or ours.n != metric.n:
+        stopped = old.accuracy.stop is not None and new.accuracy.stop is not None
+        if ours is None or ours.unit != metric.unit or (ours.n != metric.n and not stopped):
             result.against.append(f"{name}: not of the same samples here")
             continue
         pair = [scores_by_seed(name, one.accuracy) for one in (old, new)]
+        if stopped:  # a few answers may differ, and with them when it stopped
+            n = min(metric.n, ours.n)
+            pair = [None if one is None else one[:, :n] for one in pair]
         if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
             bound = 100 * most / metric.n + 1e-6
             if abs(metric.value - ours.value) > bound and (metric.unit == "%" or not most):

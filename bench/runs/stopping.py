@@ -114,5 +114,5 @@ def _comparable(task: Task, scored: Evaluation, stop: Stop) -> tuple[Evaluation,
     if not stop.early or len(kept) == len(scored.metrics):
         return scored, ""
     names = ", ".join(name for name in scored.metrics if name not in kept)
-    why = f"{stop.samples:,} of {stop.asked:,} samples were enough, on which these do not compare"
-    return replace(scored, metrics=kept), f"{why} and are left out: {names}"
+    why = f"it stopped early; what depends on which samples there are is left out: {names}"
+    return replace(scored, metrics=kept), why

@@ -8,16 +8,16 @@ are corrected by Holm's method within each table and metric.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
-from bench.records.outcomes import scores_by_seed
-from bench.records.record import Metric, Record
+from bench.records.precision import scale_of
 from bench.report.data import stats
 from bench.report.data.rows import DIFFERENCES, Row
+from bench.report.data.scored import RANDOM as RANDOM
+from bench.report.data.scored import Between, common
+from bench.report.data.scored import Scored as Scored
 
-RANDOM = "random"
 # In points of the unreduced MACs: how far the nearest random setting may be, and by how much the
 # cheapest one may be dearer than a method that is judged by it.
 LIKE_POINTS, EDGE_POINTS = 10.0, 2.0
@@ -49,83 +49,6 @@ LEGEND = (
 def flags(kind: str) -> list[Flag]:
     """Return the judgements of differences of a kind."""
     return [flag for flag in FLAGS if flag.kind == kind]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A cell: its record and its row, and its samples' scores by metric, made once."""
-
-    record: Record
-    row: Row
-
-    @cached_property
-    def scores(self) -> dict[str, stats.Scores | None]:
-        """Scores (seeds, samples), or None where the outcomes do not hold a metric."""
-        known = self.record.accuracy
-        return {name: scores_by_seed(name, known) for name in known.metrics}
-
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """The metrics by name."""
-        return self.record.accuracy.metrics
-
-    @property
-    def method(self) -> str:
-        """The method's name, whatever its parameters."""
-        return self.record.cell.method
-
-    @property
-    def share(self) -> Any:
-        """The percentage of the unreduced model's MACs, None where it is not known."""
-        return 100.0 if self.record.cell.baseline else self.row["gmacs_pct_of_unreduced"]
-
-
-@dataclass(frozen=True)
-class Between:
-    """Random reduction at a method's own MACs: a mean of two cells, by their distance in MACs.
-
-    Attributes:
-        fewer, more: the cells with the next fewer and the next more MACs; may be the same.
-        weight: of `more`, from 0 to 1.
-    """
-
-    fewer: Scored
-    more: Scored
-    weight: float
-
-    @property
-    def setting(self) -> str:
-        """The settings between which it lies, those of the unreduced model by its method."""
-        names = [cell.row["setting"] or cell.row["method"] for cell in (self.fewer, self.more)]
-        return " to ".join(dict.fromkeys(names))
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds each random cell was run under, the fewest of them."""
-        cells = [one for one in (self.fewer, self.more) if one.method == RANDOM]
-        return min((1 + len(one.record.accuracy.repeats) for one in cells), default=1)
-
-    @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """The means of the metrics that both cells have."""
-        return {
-            name: replace(one, value=self._mean(one.value, other.value), ci95=None)
-            for name, one in self.fewer.metrics.items()
-            if (other := self.more.metrics.get(name)) and one.unit == other.unit
-        }
-
-    @cached_property
-    def scores(self) -> dict[str, stats.Scores | None]:
-        """The means of the samples' scores, seed by seed, of metrics that pair."""
-        return {
-            name: self._mean(one, other)
-            for name, one in self.fewer.scores.items()
-            if (other := self.more.scores.get(name)) is not None
-            if one is not None and stats.pairable(one, other)
-        }
-
-    def _mean(self, fewer: Any, more: Any) -> Any:
-        return fewer if not self.weight else (1 - self.weight) * fewer + self.weight * more
 
 
 def metrics(cells: Sequence[Scored]) -> dict[str, list[Row]]:
@@ -284,14 +207,15 @@ def difference(cell: Scored, base: Scored | Between | None, name: str, kind: str
     if ours is None or theirs is None or theirs.unit != ours.unit:
         return row | {reason: f"{what} has no such metric"}
     row[kind] = ours.value - theirs.value
-    pair = cell.scores.get(name), base.scores.get(name)
-    if pair[0] is None or pair[1] is None or not stats.pairable(pair[0], pair[1]):
+    pair = common(cell, base, name)
+    if pair is None:
         return row | {reason: "no paired outcomes"}
-    scale = 100.0 if ours.unit == "%" else 1.0
-    result = stats.paired_over_seeds(pair[0], pair[1])
     # Outcomes that do not add up to the printed metric cannot give its interval.
-    if abs(scale * result.value - row[kind]) > 0.01 * scale / 100 + 1e-6:
+    if not all(one.reproduces(name) for one in (cell, *base.cells)):
         return row | {reason: "outcomes do not reproduce the metric"}
+    scale, result = scale_of(ours), stats.paired_over_seeds(*pair)
+    if any(one.early for one in (cell, *base.cells)):
+        row[kind] = scale * result.value
     values: dict[str, Any] = {"_low": scale * result.low, "_high": scale * result.high}
     values |= {"_p": result.p, "_reason": None}
     return row | {f"{kind}{end}": value for end, value in values.items()}

@@ -152,6 +152,8 @@ class Frames:
         if len(variety["limit"]) > 1:
             limit = row["limit"]
             parts.append("all samples" if limit is None else f"limit of {limit} samples")
+        if len(variety["precision"]) > 1 and row["precision"] is not None:
+            parts.append(f"until ±{row['precision']:g}")
         return " · ".join(parts)
 
     @cached_property

@@ -21,8 +21,8 @@ MAX_NAME = 120  # characters of a table's name, to which file names add a little
 # Cells that agree in all of these may stand in one table; a column never mixes them.
 TUNED = ", fine-tuned"  # behind the name of a model whose fine-tuning is a table of its own
 GROUP = (
-    *("machine", "profile", "model", "task", "random_weights", "limit", "dtype", "backend"),
-    *("engine", "how", "recipe", "macs_scope"),
+    *("machine", "profile", "model", "task", "random_weights", "limit", "precision", "dtype"),
+    *("backend", "engine", "how", "recipe", "macs_scope"),
 )
 Training = dict[str, Any]  # how a model was fine-tuned, as its record tells
 RECIPE = ("data", "epochs", "steps", "batch", "rank", "rate")
@@ -94,8 +94,8 @@ def _unscoped(record: Record, about: Training | None) -> tuple[Any, ...]:
     cell = record.cell
     model = f"{about['model']}{TUNED}" if about else cell.model
     how = str(record.provenance.get("how") or "measured")
-    place = (load.machine(record), cell.profile, model, cell.task, cell.random_weights, cell.limit)
-    run = cell.dtype, cell.backend, cell.engine
+    place = (load.machine(record), cell.profile, model, cell.task, cell.random_weights)
+    run = cell.limit, cell.precision, cell.dtype, cell.backend, cell.engine
     return (*place, *run, how, recipe(about) if about else None)
 
 
@@ -149,4 +149,6 @@ def _word(name: str, value: Any) -> str:
         return "random-weights" if value else "real-weights"
     if name == "limit":
         return "all" if value is None else f"n={value}"
+    if name == "precision":
+        return "fixed" if value is None else f"until={value:g}"
     return "default" if value is None else str(value)

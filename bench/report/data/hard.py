@@ -55,11 +55,10 @@ def split(cells: Sequence[Scored]) -> None:
 
 
 def _split(cell: Scored, judge: Scored, full: Scored) -> None:
-    ours, theirs, best = (right(one.record.accuracy) for one in (cell, judge, full))
-    if ours is None or theirs is None or best is None:
+    shares = right(*(one.record.accuracy for one in (cell, judge, full)))
+    if shares is None:
         return
-    if not ours.shape == theirs.shape == best.shape:
-        return
+    ours, theirs, best = shares
     cell.row["hard_judge"] = judge.row["setting"]
     known, kept = best >= RIGHT, theirs >= RIGHT
     for kind, chosen in ((HARD, known & ~kept), (EASY, known & kept)):
@@ -72,19 +71,26 @@ def _split(cell: Scored, judge: Scored, full: Scored) -> None:
             cell.row[f"{kind}_low"], cell.row[f"{kind}_high"] = ends
 
 
-def right(accuracy: Accuracy) -> Shares | None:
-    """Return the share of its seeds that got each sample right, shape (n,).
+def right(*cells: Accuracy) -> list[Shares] | None:
+    """Return the share of its seeds that got each sample right, shape (n,), of each of some cells.
 
-    In retrieval each query, of either way, is a sample, right where a right answer comes first.
-    None where the primary metric knows no right and wrong (CIDEr) or outcomes are missing.
+    They are of the samples that all have: where one stopped early, of the first. In retrieval each
+    query, of either way, is a sample, right where a right answer comes first. None where the
+    primary metric knows no right and wrong (CIDEr) or outcomes are missing.
     """
-    primary = accuracy.primary or ""
+    primary = cells[0].primary or ""
     names = [primary] if primary in ("accuracy", "top1") else []
     if primary.endswith("_r1"):
-        names = [name for name in accuracy.metrics if name.endswith("_r1")]
-    each = [scores_by_seed(name, accuracy) for name in names]
-    known = [scores >= RIGHT for scores in each if scores is not None]
-    if not known or len(known) < len(each) or len({len(one) for one in known}) > 1:
-        return None
-    shares: Shares = np.concatenate(known, axis=1).mean(axis=0)
-    return shares
+        metrics = [name for name in cells[0].metrics if name.endswith("_r1")]
+        names = [name for name in metrics if all(name in one.metrics for one in cells)]
+    early = any(one.stop is not None and one.stop.early for one in cells)
+    parts: list[list[Shares]] = [[] for _ in cells]
+    for name in names:
+        each = [scores_by_seed(name, one) for one in cells]
+        known = [(scores >= RIGHT).mean(axis=0) for scores in each if scores is not None]
+        n = min(map(len, known), default=0)
+        if len(known) < len(cells) or not (early or len({len(one) for one in known}) == 1):
+            return None
+        for part, shares in zip(parts, known, strict=True):
+            part.append(shares[:n])
+    return [np.concatenate(part) for part in parts] if names else None

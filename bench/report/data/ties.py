@@ -26,7 +26,8 @@ def judge(cells: Sequence[differences.Scored], scores: Mapping[str, Sequence[Row
                 contest = cell.row["group"], cell.row["band"], entry["metric"]
                 contests.setdefault(contest, []).append((cell, entry))
     for (*_, metric), members in contests.items():
-        best, first = max(members, key=lambda member: float(member[1]["value"]))
+        level = _level([entry for _, entry in members])
+        best, first = max(members, key=lambda member: float(member[1][level]))
         others = [member for member in members if member[1] is not first]
         leads = [differences.difference(best, cell, metric, LEAD, "the best") for cell, _ in others]
         differences.correct(leads, LEAD)
@@ -37,3 +38,14 @@ def judge(cells: Sequence[differences.Scored], scores: Mapping[str, Sequence[Row
         for cell, entry in members:
             if entry["primary"]:
                 cell.row[BEST] = entry[BEST]
+
+
+def _level(entries: Sequence[Row]) -> str:
+    """Return the field that says who is most accurate.
+
+    That is the difference to the baseline where cells have unequally many samples: it is of the
+    samples that both have, and no cell gains by easy ones.
+    """
+    unequal = len({entry["n"] for entry in entries}) > 1
+    delta = differences.DELTA
+    return delta if unequal and all(known(entry[delta]) for entry in entries) else "value"

@@ -78,7 +78,8 @@ def _accuracy_columns(rows: Sequence[Row], baseline: str) -> list[Column]:
             for row in cells:
                 row |= {name: row[name.removesuffix(suffix)] for name in fields}
         columns += [level, *differences]
-    return columns
+    samples = {row["accuracy_n"] for row in rows if row["accuracy_n"]}
+    return columns + [Column("n", "accuracy_n", digits=0)] * (len(samples) > 1)
 
 
 def _differences(rows: Sequence[Row], baseline: str, level: Column, suffix: str) -> list[Column]:
@@ -161,6 +162,16 @@ def _detectable(rows: Sequence[Row]) -> str:
     return f"differences to the baseline below {least} would mostly go unseen (power 0.8)"
 
 
+def _stopped(rows: Sequence[Row]) -> str:
+    """Say when cells with a precision have samples enough, and on which they are compared."""
+    precision = rows[0].get("precision")
+    if precision is None or not any(row["accuracy_n"] for row in rows):
+        return ""
+    unit = " points" if rows[0]["accuracy_unit"] == "%" else ""
+    enough = f"n: until the difference to the unreduced model is known to ±{precision:g}{unit}"
+    return f"{enough}; two cells are compared on the samples that both have"
+
+
 def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
     def distinct(name: str) -> str:
         return ", ".join(dict.fromkeys(str(row[name]) for row in rows if row[name]))
@@ -173,6 +184,7 @@ def _caption(rows: Sequence[Row], condition: str | None, legend: str) -> str:
     parts = (
         f"MACs: {distinct('macs_scope')}",
         f"accuracy on {' / '.join(map(str, samples))} samples" if samples else "",
+        _stopped(rows),
         f"peak memory: {peak}" if peak else "",
         f"timing: {condition}" if condition else "no timings recorded",
         f"weights: {weights}" if weights else "",

@@ -9,7 +9,7 @@ from bench.report.data.names import metric_name
 from bench.report.data.rows import DIFFERENCES
 from bench.report.data.ties import BEST
 from bench.report.tables.comparison import KINDS
-from bench.report.tables.table import Table, accuracy, escape, interval, name_columns
+from bench.report.tables.table import Column, Table, accuracy, escape, interval, name_columns
 
 KEEP = ("group", "key", "method", "setting", "band", "is_baseline", "seed", "older")
 
@@ -39,6 +39,8 @@ def accuracy_table(frames: Frames, group: str) -> Table | None:
             if any(row[f"{stem}_{kind}"] is not None for row in rows):
                 delta = delta.flagged(flags(kind), before=f"{stem}_")
         columns += [level, delta]
+        if len({row[f"{stem}_n"] for row in rows if row[f"{stem}_n"]}) > 1:
+            columns.append(Column("n", f"{stem}_n", digits=0))
     if not entries:
         return None
     caption = f"Δ: paired difference to {escape(frames.baseline)}, in the metric's unit. {LEGEND}."

@@ -50,7 +50,9 @@ def _pair(cell: Scored, base: Scored) -> Row:
     row |= {"metric": ours["metric"], "unit": ours["accuracy_unit"]}
     for name, side in (("ours", ours), ("theirs", theirs)):
         row[name] = label_of(side)
-    return row | difference(cell, base, ours["metric"], KIND, "the other method")
+    row |= difference(cell, base, ours["metric"], KIND, "the other method")
+    # On the samples that both have, the other one may be more accurate.
+    return _pair(base, cell) if (row[KIND] or 0) < 0 else row
 
 
 def _p(key: str) -> Callable[[Row], str]:
