@@ -66,10 +66,10 @@ def splits(frames: Frames, group: str) -> tuple[Shown, list[Row]]:
     return data, [row for row in points if row["parts"]]
 
 
-def caption(data: Shown) -> str:
-    """Say what the times are shares of."""
+def caption(data: Shown, more: str = "") -> str:
+    """Say what the times are shares of, `more` about a figure, and what is left out."""
     text = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % is the "
-    return text + f"unreduced model with its fastest attention.{data.left_out}"
+    return text + f"unreduced model with its fastest attention.{more}{data.left_out}"
 
 
 @makes("figure", 42)
@@ -77,10 +77,10 @@ def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
     """Yield the times of each method near half the MACs, where their parts are known."""
     data, points = splits(frames, group)
     if points:
-        text = f"{caption(data)} A black line: the time that goes with the MACs that are left; in "
-        text += "brackets: an attention path other than the plain one."
+        more = " A black line: the time that goes with the MACs that are left; in brackets: an "
+        more += "attention path other than the plain one."
         draw = partial(breakdown, View.of(frames, data.title), points)
-        yield Plot(f"{group}--time", text, draw)
+        yield Plot(f"{group}--time", caption(data, more), draw)
 
 
 def breakdown(view: View, points: Sequence[Row]) -> Figure:
