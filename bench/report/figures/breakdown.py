@@ -69,7 +69,7 @@ def splits(frames: Frames, group: str) -> tuple[Shown, list[Row]]:
 def caption(data: Shown) -> str:
     """Say what the times are shares of."""
     text = f"Where the time goes, each method near half the MACs ({data.condition}): 100 % is the "
-    return text + f"unreduced model with its fastest attention.{data.left_out}"
+    return text + "unreduced model with its fastest attention."
 
 
 @makes("figure", 42)
@@ -80,7 +80,7 @@ def time_plots(frames: Frames, group: str) -> Iterator[Plot]:
         text = f"{caption(data)} A black line: the time that goes with the MACs that are left; in "
         text += "brackets: an attention path other than the plain one."
         draw = partial(breakdown, View.of(frames, data.title), points)
-        yield Plot(f"{group}--time", text, draw)
+        yield Plot(f"{group}--time", text + data.left_out, draw)
 
 
 def breakdown(view: View, points: Sequence[Row]) -> Figure:

@@ -108,4 +108,4 @@ def time_split(frames: Frames, group: str) -> Iterator[Table]:
         columns = [words("Method", "method"), Column("batch", "batch", digits=0)]
         columns += [Column(f"{name}, %", name, digits=1) for name in names]
         columns += [Column("time, %", "time", digits=1), Column("MACs left, %", "left", digits=1)]
-        yield Table(f"{group}--time", breakdown.caption(shown), columns, rows)
+        yield Table(f"{group}--time", breakdown.caption(shown) + shown.left_out, columns, rows)
