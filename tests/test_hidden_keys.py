@@ -226,7 +226,8 @@ def test_what_cannot_be_hidden_is_refused() -> None:
     model, inputs = tiny.llava(), tiny.llava_batch(1)
     for ways, words in (
         ([(DECODE[0], {"keep_rate": 0.5, "layers": [0]})], "no block runs ahead of block 0"),
-        ([(DECODE[0], {"keep_rate": 0.5, "layers": [1, 2]})], "give one layer"),
+        ([(DECODE[0], {"keep_rate": 0.5, "layers": [1, 2]})], "from one block on alone"),
+        ([DECODE, DECODE], "'dycoke-decode' alone can hide keys"),
         ([DECODE, ("fastv", {"keep_rate": 0.5, "layers": [3]})], "leave in an earlier block"),
     ):
         with bench.reduced(model, ways), pytest.raises(Unsupported, match=words):
