@@ -147,13 +147,16 @@ class Looks(DecodeReducer):
 
 
 def test_samples_may_see_unequally_many_keys() -> None:
+    """Of prompts with padding, and of equally long ones, which have no mask."""
     for family in ("LLaVA", "LLaVA eager"):
         make, batch_of = FAMILIES[family]
-        model, inputs = make(), batch_of(2)
-        with bench.reduced(model, Looks(odd=True), r=10, layers=[LAYER]):
-            got = scores(model, inputs)
-        expected = by_hand(model, inputs, lambda b, at, _: at[:10] if b else [])
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+        model, padded = make(), batch_of(2)
+        twice = {name: t.repeat(2, *[1] * (t.dim() - 1)) for name, t in batch_of(1).items()}
+        for inputs in (padded, twice):
+            with bench.reduced(model, Looks(odd=True), r=10, layers=[LAYER]):
+                got = scores(model, inputs)
+            expected = by_hand(model, inputs, lambda b, at, _: at[:10] if b else [])
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_site_holds_the_cache_of_the_block_before() -> None:
@@ -223,7 +226,8 @@ def test_what_cannot_be_hidden_is_refused() -> None:
     model, inputs = tiny.llava(), tiny.llava_batch(1)
     for ways, words in (
         ([(DECODE[0], {"keep_rate": 0.5, "layers": [0]})], "no block runs ahead of block 0"),
-        ([(DECODE[0], {"keep_rate": 0.5, "layers": [1, 2]})], "give one layer"),
+        ([(DECODE[0], {"keep_rate": 0.5, "layers": [1, 2]})], "from one block on alone"),
+        ([DECODE, DECODE], "'dycoke-decode' alone can hide keys"),
         ([DECODE, ("fastv", {"keep_rate": 0.5, "layers": [3]})], "leave in an earlier block"),
     ):
         with bench.reduced(model, ways), pytest.raises(Unsupported, match=words):

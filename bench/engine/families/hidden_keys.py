@@ -83,8 +83,8 @@ class HiddenKeys:
             raise Unsupported(
                 f"method '{name}' reads attention, and no block runs ahead of block 0"
             )
-        if len(self.acting) > 1:
-            raise Unsupported(f"method '{name}' hides keys from one block on: give one layer")
+        if len(self.acting) > 1 or self.shown is not None:
+            raise Unsupported(f"method '{name}' alone can hide keys, and from one block on alone")
         if any(removal.layer >= layer for removal in run.removals):
             raise Unsupported(
                 f"method '{name}' reads attention of block {layer - 1}, and image tokens leave the "
