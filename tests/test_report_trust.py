@@ -547,7 +547,7 @@ def test_every_table_of_measurements_carries_the_remark(
     parts = content(frame.build(cells))
     remark = "Versions are mixed: torch 2.9 (21 cells), 2.10 (1 cell). 2 hosts share the name box"
     tables = [table for section in (parts.groups[0], *parts.across) for table in section.tables]
-    assert len(tables) == 11
+    assert len(tables) == 12
     for table in tables:
         assert remark in table.caption, table.name
         assert "Versions are mixed: torch 2.9 (21 cells)" in latex(table)
