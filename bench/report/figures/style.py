@@ -110,7 +110,8 @@ KNOWN: dict[str, Look] = {
         files("bench.assets.data").joinpath("looks.json").read_text(encoding="utf-8")
     ).items()
 }
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*", "8", "H")
+# Not "8" and "H", which at this size are "o" and "h".
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PLAIN = ("none",)  # the unreduced model, black everywhere
 
