@@ -39,6 +39,7 @@ from bench.report import build
 from bench.report.data import differences, frame, load, stats
 from bench.report.data.names import metric_name, setting
 from bench.report.figures import style
+from bench.report.page import page_data
 
 SAMPLES = 400
 DEPTH = 12
@@ -811,6 +812,9 @@ def test_at_most_five_series_have_colours_and_no_two_look_alike() -> None:
     assert looks["tome"] == style.KNOWN["tome"] and looks["crossget"] == style.KNOWN["crossget"]
     assert looks["none"].color == style.BLACK and looks["pool"].color == style.GREY
     assert style.looks(["b", "a"]) == style.looks(["a", "b"])
+    many = style.looks([f"m{i}" for i in range(60)])  # letters, where shapes end
+    outlines = {page_data._outline(look.marker) for look in many.values()}
+    assert len(outlines) == 60 and many == style.looks(many)
 
 
 def test_a_deuteranope_tells_the_colours_apart() -> None:

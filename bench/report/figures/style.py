@@ -8,10 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
+from itertools import chain, count, product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import seaborn
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path as Outline
+from matplotlib.textpath import TextPath
 
 from bench.core.errors import BenchError, near_miss
 
@@ -87,10 +93,10 @@ def printed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Look:
-    """A method's colour (hex) and matplotlib marker."""
+    """A method's colour (hex) and what matplotlib takes for a marker: its name or its outline."""
 
     color: str
-    marker: str
+    marker: Any
 
 
 # Of Okabe and Ito's palette five colours that a deuteranope tells apart, from each other and from
@@ -104,7 +110,9 @@ KNOWN: dict[str, Look] = {
         files("bench.assets.data").joinpath("looks.json").read_text(encoding="utf-8")
     ).items()
 }
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*", "8", "H")
+# Not "8" and "H", which at this size are "o" and "h".
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PLAIN = ("none",)  # the unreduced model, black everywhere
 
 
@@ -114,7 +122,7 @@ def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[s
     Without leaders the first by name have colours.
 
     A leader keeps its method's own colour where that is of the palette and free. Markers are the
-    methods' own where they are free, so that no two series look alike while there are markers.
+    methods' own where they are free; no two series share one. Where shapes end, letters follow.
     """
     series = sorted(set(series))
     leaders = series if leaders is None else leaders
@@ -129,14 +137,33 @@ def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[s
     for name in coloured:
         colors[name] = colors[name] or free.pop(0)
     chosen: dict[str, Look] = {}
-    taken: set[str] = set()
+    taken: set[Any] = set()
     for name in [*coloured, *sorted({*series} - {*coloured})]:
         known = own[name]
-        order = [known.marker, *_MARKERS] if known else _MARKERS
-        marker = next((one for one in order if one not in taken), order[0])
+        order = chain([known.marker] if known else [], _MARKERS, _letters())
+        marker = next(one for one in order if one not in taken)
         taken.add(marker)
         chosen[name] = Look(colors[name], marker)
     return chosen
+
+
+def _letters() -> Iterator[Outline]:
+    """Yield markers without end: the letters, then pairs of them, and so on."""
+    for length in count(1):
+        for letters in product(_LETTERS, repeat=length):
+            yield _lettered("".join(letters))
+
+
+@cache
+def _lettered(text: str) -> Outline:
+    """Return text as a marker: its outline around the origin."""
+    font = FontProperties(family="DejaVu Sans", weight="bold")
+    written = TextPath((0, 0), text, size=1, prop=font)
+    box = written.get_extents()
+    centre = (box.p0 + box.p1) / 2
+    points = np.array(written.vertices)
+    points[np.equal(written.codes, Outline.CLOSEPOLY)] = centre  # which matplotlib takes for extent
+    return Outline(points - centre, written.codes)
 
 
 def is_wide(figure: Figure) -> bool:
@@ -146,7 +173,9 @@ def is_wide(figure: Figure) -> bool:
 
 def marker_size(look: Look) -> float:
     """Return a marker's size in points, such that all look equally heavy."""
-    return {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}.get(look.marker, 5.0) * active().scale
+    sizes: dict[Any, float] = {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}
+    shape = 5.0 if isinstance(look.marker, str) else 6.5  # letters are thinner
+    return sizes.get(look.marker, shape) * active().scale
 
 
 def filled(look: Look) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from bench.report.tables.table import Table, accuracy, escape, name_columns, wor
 
 CAPTION = (
     "The cells that no other beats in accuracy and MACs, or in accuracy and speed-up: another one "
-    "would be no worse in both, and better in one beyond noise (a lower share of the MACs; "
+    "would be no worse in both, and better in one beyond noise (MACs by a lower band; "
     "accuracy by a paired test, corrected by Holm's method; a speed-up by both intervals and what "
     "two equal things show)."
 )
