@@ -150,6 +150,7 @@ KEYS: dict[str, set[str]] = {  # which of these are wrong at which key
     "backends": set(WRONG) - {"null"},
     "batch_sizes": _NO_INT - {"null", "list"},
     "limit": _NO_INT - {"null"},
+    "precision": set(WRONG) - {"number", "float", "null"},
     "latency_seconds": set(WRONG) - {"number", "float"},
     "random_weights": set(WRONG) - {"bool"},
     "missing": set(WRONG),

@@ -144,6 +144,7 @@ VALUES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         + ("50%", "50", "gmacs", "50% watts", "50%% gmacs", "", "%", "50% gmacs tokens"),
     ),
     "--limit": ((*RUN, "--task", "fashion-mnist"), (*NO_NUMBERS, "0", "1.5", "1" + "0" * 30)),
+    "--precision": (RUN, (*NO_NUMBERS, "0", "101", "1e9")),
     "--batch": (RUN, (*NO_NUMBERS, "0", "1.5", "1" + "0" * 30)),
     "--seconds": (RUN, (*NO_NUMBERS, "0", "1e9", "1" + "0" * 30)),
     "--seed": (RUN, (*NO_NUMBERS, "1.5", "1" + "0" * 30)),
@@ -183,6 +184,8 @@ def values_in_suites() -> Iterator[Bad]:
                 yield _suite(f"{key}: {value}", SUITE | {key: value}, key)
     for value in (-1, 0, 1e9, "abc", None, [], {}, float("nan"), float("inf")):
         yield _suite(f"seconds: {value}", SUITE | {"latency_seconds": value}, "latency_seconds")
+    for value in (-1, 0, 101, "abc", [], {}, float("nan"), float("inf")):
+        yield _suite(f"precision: {value}", SUITE | {"precision": value}, "precision")
     for entry in ENTRIES:
         yield _suite(str(entry), SUITE | {"methods": [entry]}, "methods")
 
