@@ -28,10 +28,9 @@ from torch.nn import functional as F
 from bench.core import BenchError, Plan, Site, check_known, register, take
 from bench.core.kinds import Adaptive, Compounding, LanguageReducer
 from bench.core.site import LanguageSite
-from methods.algorithms.clustering import around_centres, bounded_peaks
+from methods.algorithms.clustering import around_centres, settled
 from methods.algorithms.language import block_before, highest, mean_query_attention
 
-ROUNDS = 32  # 1,600 random or smoothly changing vectors needed at most 31, and 316 needed 13
 VECTORS = ("current_k_cosine", "current_k", "current_q_cosine", "current_q")
 
 
@@ -98,13 +97,9 @@ class PACT(LanguageReducer, Adaptive, Compounding):
         if site.x.is_meta:  # as many as the budget allows, and all others in their means
             return Plan(torch.cat([fixed, image_BI[:, :most]], 1), *(image_BI[:, 1:],) * 2)
         reach = self.coef_pruned * self.cutoff if self.include_pruned_in_mean else -torch.inf
-        apart_BPP, rounds, plan = take(far_BIP, passed_BP), ROUNDS, None
-        while plan is None:  # asks once, and again after a chain of tokens longer than the rounds
-            (centre_P,), decided = bounded_peaks(apart_BPP, self.cutoff, most, rounds)
-            chosen = image_BI[0], passed_BP[0], centre_P, decided, far_BIP[0]
-            plan = around_centres(site.protect[0], *chosen, reach, self.take_mean)
-            rounds *= 4
-        return plan
+        sample = site.protect[0], image_BI[0], passed_BP[0], far_BIP[0], reach, self.take_mean
+        centres = settled(take(far_BIP, passed_BP), self.cutoff, most)
+        return next(filter(None, (around_centres(*sample, *one) for one in centres)))
 
     def scores(self, site: LanguageSite) -> Tensor:
         """(B,N) importance, in float32; that of the words means nothing."""

@@ -87,7 +87,7 @@ def test_too_few_rounds_are_noticed_and_more_are_run(monkeypatch: pytest.MonkeyP
     given, _, params, _ = golden("pact", "pact")
     s = pact_site(given, params["rope_base"])
     plan = PACT().plan(s, 44)
-    monkeypatch.setattr("methods.pact.ROUNDS", 1)
+    monkeypatch.setattr("methods.algorithms.clustering.ROUNDS", 1)
     assert torch.equal(PACT().plan(s, 44).keep, plan.keep)
 
 

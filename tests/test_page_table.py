@@ -12,7 +12,7 @@ from test_page import Visit, browser, file, records, visit, written
 from bench.records.record import Record
 from bench.report.data import frame
 from bench.report.data.differences import FLAGS
-from bench.report.tables.table import harmless
+from bench.report.tables.spreadsheet import harmless
 
 __all__ = ["browser", "file", "records", "visit"]  # fixtures
 

@@ -81,9 +81,11 @@ def code_hash() -> str:
 
 def is_current(provenance: Mapping[str, Any]) -> bool:
     """Whether the code at hand took a record with this provenance."""
-    return provenance.get("measurement_sha256") == measurement_hash() and provenance.get(
-        "family_sha256"
-    ) == family_hash(str(provenance.get("family")))
+    now = {
+        "measurement_sha256": measurement_hash(),
+        "family_sha256": family_hash(str(provenance.get("family"))),
+    }
+    return all(provenance.get(name) == value for name, value in now.items())
 
 
 def measuring_files() -> list[Path]:
