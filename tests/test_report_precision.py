@@ -12,8 +12,8 @@ from test_report_rows import bold, record, shown
 
 from bench.records.record import Accuracy, Record, Stop
 from bench.report.data import frame
-from bench.report.data.differences import Scored, difference
-from bench.report.data.scored import Between
+from bench.report.data.differences import difference
+from bench.report.data.scored import Between, Scored
 from bench.report.data.stats import paired_difference
 from bench.report.tables.comparison import main_table
 from bench.report.tables.pairs import pairs_table

@@ -178,7 +178,7 @@ def _key(record: Record) -> Iterator[Problem]:
             machine=env["machine"],
             profile=provenance["profile"],
             threads=env["threads"],
-            provenance={name: provenance[name] for name in HASHED if name in provenance},
+            provenance=provenance,
         )
         if key != record.key:
             yield "key", f"its contents give {key[:12]}…, not {record.key[:12]}…"

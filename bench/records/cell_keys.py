@@ -35,7 +35,7 @@ def key_from(
         machine: the name of the results folder.
         profile: all fields of the hardware profile.
         threads: intra-op threads of PyTorch.
-        provenance: the hashes `HASHED`, as far as there are any.
+        provenance: has the hashes `HASHED`, as far as there are any; the rest is left out.
     """
     parts = {
         "schema": SCHEMA,
@@ -44,7 +44,7 @@ def key_from(
         "cell": {name: value for name, value in asdict(cell).items() if name not in NAMES},
         "profile": profile,
         "threads": threads,
-        **provenance,
+        **{name: provenance[name] for name in HASHED if name in provenance},
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from bench.report.data import disturbed
 from bench.report.data.frame import Frames
@@ -12,7 +11,7 @@ from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known, label_of
 from bench.report.data.ties import BEST
 from bench.report.data.timings import is_noise
-from bench.report.figures.breakeven import Map, Sweep, maps
+from bench.report.figures.breakeven import Map, Sweep, by_model
 from bench.report.tables.table import escape, signed
 
 # Where a method acts, by the towers whose blocks see fewer tokens; the first that holds is said.
@@ -113,10 +112,7 @@ def _answered(frames: Frames, row: Row) -> str:
 
 def break_even(frames: Frames) -> list[str]:
     """Say for each model from where on reduction pays, where batches and resolutions were swept."""
-    sweeps: dict[Sweep, dict[str, Map]] = {}
-    for sweep, places in maps(frames):
-        sweeps.setdefault(replace(sweep, method=""), {})[sweep.method] = places
-    return [_pays(sweep, methods) for sweep, methods in sweeps.items()]
+    return [_pays(sweep, methods) for sweep, methods in by_model(frames).items()]
 
 
 def _pays(sweep: Sweep, methods: Mapping[str, Map]) -> str:

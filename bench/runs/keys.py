@@ -12,7 +12,7 @@ from bench.core import registry
 from bench.measure.profiles import Profile
 from bench.models import catalogue
 from bench.models.files import hash_files
-from bench.records.cell_keys import HASHED, key_from
+from bench.records.cell_keys import key_from
 from bench.records.record import Cell
 from bench.records.sources import family_hash, library_versions, measurement_hash
 from bench.runs.session import parameters, threads_of
@@ -58,5 +58,5 @@ def key_of(cell: Cell, profile: Profile, machine: str, provenance: Mapping[str, 
         machine=machine,
         profile=dataclasses.asdict(profile),
         threads=threads_of(profile),
-        provenance={name: provenance[name] for name in HASHED if name in provenance},
+        provenance=provenance,
     )

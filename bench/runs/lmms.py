@@ -41,7 +41,7 @@ from bench.models.files import hash_files
 from bench.models.films import WATCHES
 from bench.models.sources import embedded as model_embedded
 from bench.records.sources import family_hash, library_versions, measurement_hash
-from bench.runs.lmms_media import film, picture
+from bench.runs.lmms_media import picture, video_frames
 from bench.tasks.video_questions import FRAMES
 
 NAME = "crossget_bench"
@@ -174,7 +174,7 @@ class Bridge:
         if kinds := {part["type"] for part in parts} - known:
             takes = "images and videos" if self._watches else "images"
             raise Unsupported(f"task '{task}' shows {' and '.join(sorted(kinds))}: {takes} only")
-        videos = [film(part, self.frames) for part in parts if part["type"] == "video"]
+        videos = [video_frames(part, self.frames) for part in parts if part["type"] == "video"]
         images = [picture(part) for part in parts if part["type"] == "image"]
         if self.processor.chat_template:
             text = self.processor.apply_chat_template(

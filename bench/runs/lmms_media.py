@@ -28,7 +28,7 @@ def picture(part: Mapping[str, Any]) -> Image.Image:
         raise BenchError(f"{image}: no image that can be read ({error})") from None
 
 
-def film(part: Mapping[str, Any], frames: int) -> list[Image.Image]:
+def video_frames(part: Mapping[str, Any], frames: int) -> list[Image.Image]:
     """Return so many frames of the video of a message's part, or all where it has fewer.
 
     A task names a video by its path; or by a mapping that has the path and, of a part of the

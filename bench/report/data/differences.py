@@ -14,9 +14,7 @@ from typing import Any
 from bench.records.precision import scale_of
 from bench.report.data import stats
 from bench.report.data.rows import DIFFERENCES, Row
-from bench.report.data.scored import RANDOM as RANDOM
-from bench.report.data.scored import Between, common
-from bench.report.data.scored import Scored as Scored
+from bench.report.data.scored import RANDOM, Between, Scored, common
 
 # In points of the unreduced MACs: how far the nearest random setting may be, and by how much the
 # cheapest one may be dearer than a method that is judged by it.

@@ -28,6 +28,7 @@ from bench.report.data import (
 from bench.report.data.bands import by_band
 from bench.report.data.names import task_name
 from bench.report.data.rows import Row, cell_row, failure_row, latency_rows, token_rows
+from bench.report.data.scored import Scored
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def build(
     cells = _cells(done, baseline)
     _check_single(cells, baseline)
     by_uid = {load.uid(record): record for record in done}
-    scored = [differences.Scored(by_uid[row["key"]], row) for row in cells]
+    scored = [Scored(by_uid[row["key"]], row) for row in cells]
     scores = differences.metrics(scored)
     ties.judge(scored, scores)
     hard.split(scored)

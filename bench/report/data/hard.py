@@ -20,7 +20,7 @@ from bench.records.outcomes import scores_by_seed
 from bench.records.record import Accuracy
 from bench.report.data import stats
 from bench.report.data.bands import off_middle
-from bench.report.data.differences import Scored
+from bench.report.data.scored import Scored
 
 JUDGE = "downsample"
 HARD, EASY = "hard", "easy"

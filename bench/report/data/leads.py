@@ -24,9 +24,15 @@ def fastest(frames: Frames, rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
     Timings that other load disturbed do not count; None where no others are left.
     """
-    _, timed = under_main(frames.timed(rows))
-    quiet = disturbed.quiet(timed)
-    if not quiet:
+    timings = at_largest_batch(frames, rows)
+    if not timings:
         return None
-    timing = max(quiet, key=lambda entry: (entry["batch"], entry["speedup_x"]))
+    timing = max(timings, key=lambda entry: entry["speedup_x"])
     return next(row for row in rows if row["key"] == timing["key"]), timing
+
+
+def at_largest_batch(frames: Frames, rows: Sequence[Row]) -> list[Row]:
+    """Return the cells' timings at the largest batch that other load did not disturb."""
+    quiet = disturbed.quiet(under_main(frames.timed(rows))[1])
+    largest = max((timing["batch"] for timing in quiet), default=None)
+    return [timing for timing in quiet if timing["batch"] == largest]

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from bench.report.data import differences
 from bench.report.data.rows import Row, known
+from bench.report.data.scored import Scored
 
 LEAD = "lead"  # the most accurate setting's difference to another one
 BEST = "among_best"
 
 
-def judge(cells: Sequence[differences.Scored], scores: Mapping[str, Sequence[Row]]) -> None:
+def judge(cells: Sequence[Scored], scores: Mapping[str, Sequence[Row]]) -> None:
     """Add the field `among_best` to cells' rows and to those of their metrics.
 
     None where a row does not compete. P values are corrected by Holm's method within a band. Where
     nothing pairs two cells, they are equals if their values are.
     """
-    contests: dict[tuple[str, ...], list[tuple[differences.Scored, Row]]] = {}
+    contests: dict[tuple[str, ...], list[tuple[Scored, Row]]] = {}
     for cell in cells:
         cell.row[BEST] = None
         for entry in scores[cell.row["key"]]:

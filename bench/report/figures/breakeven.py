@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -81,6 +81,14 @@ def maps(frames: Frames) -> Sequence[tuple[Sweep, Map]]:
         for sweep, sizes in sorted(places.items())
         if all(len({place[axis] for place in sizes}) > 1 for axis in (0, 1))
     ]
+
+
+def by_model(frames: Frames) -> dict[Sweep, dict[str, Map]]:
+    """Return the maps by method, of each model at a share of the MACs: a `Sweep` of no method."""
+    sweeps: dict[Sweep, dict[str, Map]] = {}
+    for sweep, places in maps(frames):
+        sweeps.setdefault(replace(sweep, method=""), {})[sweep.method] = places
+    return sweeps
 
 
 def draw(drawn: Sequence[tuple[Sweep, Map]]) -> Figure:

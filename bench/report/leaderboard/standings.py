@@ -17,9 +17,10 @@ from scipy.stats import rankdata
 from bench.records.record import EAGER, Record
 from bench.report.data import frame, load
 from bench.report.data.budgets import budgets
-from bench.report.data.differences import Scored, correct, difference, is_noise
+from bench.report.data.differences import correct, difference, is_noise
 from bench.report.data.frame import Frames
 from bench.report.data.rows import Row
+from bench.report.data.scored import Scored
 from bench.report.data.ties import LEAD
 
 ANYWHERE = "any machine"

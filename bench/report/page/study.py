@@ -56,16 +56,13 @@ def bold(text: str) -> str:
 
 def break_even(frames: Frames) -> Iterator[Table]:
     """Yield speed-ups by method and resolution, a column a batch size, where both were swept."""
-    sweeps: dict[breakeven.Sweep, list[tuple[str, breakeven.Map]]] = {}
-    for sweep, places in breakeven.maps(frames):
-        sweeps.setdefault(replace(sweep, method=""), []).append((sweep.method, places))
-    for about, maps in sweeps.items():
-        batches = sorted({batch for _, places in maps for batch, _ in places})
+    for about, maps in breakeven.by_model(frames).items():
+        batches = sorted({batch for places in maps.values() for batch, _ in places})
         rows: list[Row] = [
             {"method": method, "px": px}
             | {f"x{b}": places.get((b, px)) for b in batches}
             | {f"slower{b}": places.get((b, px), 1.0) < 1 for b in batches}
-            for method, places in maps
+            for method, places in maps.items()
             for px in sorted({px for _, px in places})
         ]
         columns = [words("Method", "method"), Column("px", "px", digits=0)]

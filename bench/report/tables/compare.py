@@ -26,9 +26,10 @@ from scipy.stats import mannwhitneyu
 from bench.core.errors import BenchError
 from bench.records.record import Cost, Latency, Record
 from bench.report.data import disturbed, equal, load, mixture
-from bench.report.data.differences import Scored, correct, difference
+from bench.report.data.differences import correct, difference
 from bench.report.data.names import metric_name
 from bench.report.data.rows import MIB, Row, condition
+from bench.report.data.scored import Scored
 from bench.report.tables.table import escape
 from bench.report.tables.verdicts import (
     KIND,

@@ -7,11 +7,12 @@ from dataclasses import replace
 from statistics import median
 
 from bench.report.data import disturbed
-from bench.report.data.differences import DELTA, LEGEND, OVER_RANDOM, RANDOM, detectable, flags
+from bench.report.data.differences import DELTA, LEGEND, OVER_RANDOM, detectable, flags
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
+from bench.report.data.scored import RANDOM
 from bench.report.data.ties import BEST
 from bench.report.data.timings import batches, ends_of, under_main, with_timings
 from bench.report.tables.table import (

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations
 
-from bench.report.data.differences import NOISE, Scored, correct, difference, is_noise
+from bench.report.data.differences import NOISE, correct, difference, is_noise
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, label_of
+from bench.report.data.scored import Scored
 from bench.report.tables.table import MISSING, Column, Table, escape, interval, probability, words
 
 KIND = "lead"

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
-from bench.report.data import disturbed
-from bench.report.data.differences import Scored, correct, difference, is_noise
+from bench.report.data.differences import correct, difference, is_noise
 from bench.report.data.frame import Frames
+from bench.report.data.leads import at_largest_batch
 from bench.report.data.makers import makes
 from bench.report.data.names import metric_name
 from bench.report.data.rows import Row, known
+from bench.report.data.scored import Scored
 from bench.report.data.ties import BEST, LEAD
 from bench.report.data.timings import is_noise as is_equal
-from bench.report.data.timings import under_main, with_timings
+from bench.report.data.timings import with_timings
 from bench.report.tables.comparison import SHARE, speedup_column
 from bench.report.tables.table import Table, accuracy, escape, name_columns, words
 
@@ -38,7 +39,7 @@ def pareto_table(frames: Frames, group: str) -> Table | None:
     rows = [row for row in rows if row["metric"] == rows[0]["metric"] and known(row["level"])]
     if len(rows) < 2:
         return None
-    timings = _timings(frames, rows)
+    timings = {timing["key"]: timing for timing in at_largest_batch(frames, rows)}
     fronts = {"MACs": by_macs(rows), "speed": by_speed(frames, rows, timings)}
     shown = with_timings(rows, list(timings.values()))
     for row in shown:
@@ -51,13 +52,6 @@ def pareto_table(frames: Frames, group: str) -> Table | None:
         columns.append(speedup_column(f"speed-up, b{batch}", "speedup", batch))
     columns.append(words("unbeaten in accuracy and", "unbeaten"))
     return Table(f"{group}--pareto", escape(CAPTION), columns, shown)
-
-
-def _timings(frames: Frames, rows: Sequence[Row]) -> dict[str, Row]:
-    """Return by cell the timing at the largest batch that no other load disturbed."""
-    quiet = disturbed.quiet(under_main(frames.timed(rows))[1])
-    largest = max((timing["batch"] for timing in quiet), default=None)
-    return {timing["key"]: timing for timing in quiet if timing["batch"] == largest}
 
 
 def by_macs(rows: Sequence[Row]) -> set[str]:
