@@ -54,14 +54,18 @@ class Row:
 def measure(model: nn.Module, x: torch.Tensor, method: str) -> Row:
     """Count what `method`, at its default budget, adds to `model`."""
     try:
-        plain, reductions = len(operators(model, x)), Reductions()
+        plain, reductions = _working(model, x), Reductions()
         with bench.reduced(model, method), observing(reductions):
-            added = len(operators(model, x)) - plain
+            added = _working(model, x) - plain
     except BenchError as error:
         return Row(method, None, 0, AUTHORS.get(method), str(error))
     share = added / reductions.count if reductions.count else None
     reason = "" if share is not None else "it removes nothing inside the blocks"
     return Row(method, share, reductions.count, AUTHORS.get(method), reason)
+
+
+def _working(model: nn.Module, x: torch.Tensor) -> int:
+    return sum(operator.moves for operator in operators(model, x))
 
 
 def show(rows: list[Row]) -> None:

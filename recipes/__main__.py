@@ -46,7 +46,9 @@ def train(
     resume: Annotated[
         bool, typer.Option(" /--no-resume", help="Begin anew in the same folder.")
     ] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda; bfloat16 autocast on both.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; in bfloat16 where that is fast.")
+    ] = "cpu",
     data_dir: Annotated[Path | None, typer.Option(help="Cache of the raw data.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     compile: Annotated[

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.assets.embedded import TEXT_TOKENS, drawings
-from bench.training.losses import MAX_LOGIT_SCALE, contrastive_loss
+from bench.training.losses import MAX_LOGIT_SCALE, autocast, contrastive_loss
 from recipes.augment import augment, normalise
 from recipes.phases import Phase, Rates, Scratch, either, train_phases
 from recipes.text import build_tokenizer
@@ -111,7 +111,7 @@ def _loss_function(
         batch, rows = augment(images[indices], pixels, rng).to(device), rows.to(device)
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with autocast(device):
             out = model(
                 pixel_values=batch,
                 input_ids=tokens["input_ids"],

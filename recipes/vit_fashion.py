@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.assets.embedded import FASHION_MEAN, FASHION_STD, VIT_FASHION, raw
+from bench.training.losses import autocast
 from recipes.phases import Phase, Rates, Scratch, either, train_phases
 
 LOW_RESOLUTION = 14
@@ -72,7 +73,7 @@ def train(settings: Scratch) -> dict[str, float]:
         batch = augment(x[picked], rng)
         if pixels != FULL_RESOLUTION:
             batch = F.interpolate(batch, size=pixels, mode="area")
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with autocast(device):
             logits = model(batch.to(device))
         return F.cross_entropy(logits.float(), y[picked].to(device), label_smoothing=0.05)
 

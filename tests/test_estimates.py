@@ -26,6 +26,7 @@ from bench.core.errors import BenchError
 from bench.measure import rates, roofline
 from bench.measure.macs import UncountedOperator, count_macs
 from bench.measure.operators import Operator, operators
+from bench.measure.rates import CpuRates
 from bench.measure.roofline import Range, Rates, on_sheet, seconds
 from bench.records import sources
 from bench.records.record import ENGINES
@@ -77,11 +78,12 @@ def test_a_product_reads_both_factors_and_writes_its_result() -> None:
     assert not linear.pointwise
 
 
-def test_views_are_free_and_what_is_expanded_is_read_once() -> None:
-    assert seen(lambda x: x.view(6, 5).transpose(0, 1)[1:].unsqueeze(0), 2, 3, 5) == []
-    assert seen(lambda x: x.new_empty(100).detach(), 2) == []
+def test_views_move_nothing_and_what_is_expanded_is_read_once() -> None:
+    views = seen(lambda x: x.view(6, 5).transpose(0, 1)[1:].unsqueeze(0), 2, 3, 5)
+    views += seen(lambda x: x.new_empty(100).detach(), 2)
+    assert len(views) == 6 and not any(one.moves for one in views)
     one = torch.ones(1, 5)
-    (added,) = seen(lambda x: x + one.expand(4, 5), 4, 5)
+    _, added = seen(lambda x: x + one.expand(4, 5), 4, 5)
     assert added.bytes == 4 * (20 + 5 + 20) and added.pointwise
 
 
@@ -119,7 +121,7 @@ def test_they_have_the_macs_that_the_counter_counts(family: str) -> None:
     given = fed(model)
     found = operators(model, **given)
     assert sum(operator.macs for operator in found) == count_macs(model, **given).total
-    assert all(operator.bytes > 0 for operator in found)
+    assert all(operator.bytes > 0 for operator in found if operator.moves)
 
 
 def test_an_operator_of_unknown_cost_is_an_error() -> None:
@@ -131,12 +133,25 @@ def test_an_operator_of_unknown_cost_is_an_error() -> None:
 
 
 def test_an_operator_takes_the_larger_of_both_and_a_launch() -> None:
-    rates = Rates(flops=1e12, bandwidth=1e9, launch_s=3e-6)
-    assert roofline.operator_seconds(Operator("mm", 10**9, 1000), rates) == 2e-3 + 3e-6
-    assert roofline.operator_seconds(Operator("mm", 1000, 10**6), rates) == 1e-3 + 3e-6
+    one = Rates(flops=1e12, bandwidth=1e9, launch_s=3e-6)
+    assert one.seconds(Operator("mm", 10**9, 1000)) == 2e-3 + 3e-6
+    assert one.seconds(Operator("mm", 1000, 10**6)) == 1e-3 + 3e-6
+    assert one.seconds(Operator("view", 0, 0)) == 0
     h100 = on_sheet("h100")
     likely = seconds([Operator("mm", 10**9, 0), Operator("add", 0, 10**9)], h100)[0]
     assert likely == pytest.approx(2e9 / (0.7 * 989.4e12) + 1e9 / (0.8 * 3350e9) + 2 * 4e-6)
+
+
+def test_a_cpu_reads_weights_and_then_computes_and_is_called_for_a_view() -> None:
+    cpu = CpuRates(flops=1e11, bandwidth=1e10, launch_s=1e-5, attention=5e10, cached=1e11)
+    product = Operator(
+        "linear", 10 * 100 * 1000, 4 * (1000 + 10**5 + 10**4), product=(10, 100, 1000)
+    )
+    assert cpu.seconds(product) == pytest.approx(2e6 / 1e11 + 4e5 / 1e10 + 1e-5)
+    attention = Operator(rates.ATTENTION, 10**6, 100)
+    assert cpu.seconds(attention) == pytest.approx(2e6 / 5e10 + 1e-5)
+    assert cpu.seconds(Operator("add", 0, 10**6)) == pytest.approx(1e6 / 1e11 + 1e-5)
+    assert cpu.seconds(Operator("view", 0, 0)) == 1e-5
 
 
 @pytest.mark.parametrize("name", roofline.sheets())
@@ -186,13 +201,17 @@ def test_a_speedup_is_taken_under_the_same_rates() -> None:
 
 
 def test_this_cpu_is_measured() -> None:
-    device = rates.this_cpu([Operator("linear", 10**6, 10, product=(16, 32, 64))], "float32")
+    plain = seen(lambda x: F.linear(x, torch.ones(64, 32)), 16, 32)
+    plain += seen(lambda x: F.scaled_dot_product_attention(x, x, x), 1, 2, 16, 64)
+    device = rates.this_cpu(plain, "float32")
     likely, *limits = device.rates
-    assert len(limits) == 8 and device.name == "cpu" and "measured here" in device.source
-    for field in ("flops", "bandwidth", "launch_s"):
+    assert len(limits) == 32 and device.name == "cpu" and "measured here" in device.source
+    for field in ("flops", "bandwidth", "launch_s", "attention", "cached"):
         values = [getattr(one, field) for one in limits]
         assert 0 < min(values) <= getattr(likely, field) <= max(values)
         assert math.isfinite(max(values))
+    times = seconds(plain, device)
+    assert 0 < min(times) <= times[0] <= max(times) < 1
 
 
 # --- the command ---------------------------------------------------------------------------------

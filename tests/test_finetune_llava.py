@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,9 @@ from bench.core.registry import method
 from bench.models import catalogue
 from bench.models.loaded import Multimodal
 from bench.models.multimodal import PromptedModel
+from bench.tasks.clutter import NAMES
 from bench.training import finetune as finetuning
-from bench.training import pairs
+from bench.training import losses, pairs
 from bench.training.finetune import Recipe, finetune
 from bench.training.loop import Settings
 from bench.training.losses import answers
@@ -115,6 +117,41 @@ def test_training_scenes_are_not_those_of_the_test() -> None:
     assert batch.texts == again.texts
     assert batch.pictures[0][0].tobytes() == again.pictures[0][0].tobytes()
     assert batch.pictures[0][0].tobytes() != other.pictures[0][0].tobytes()
+
+
+def test_questions_about_clutter_are_told_by_the_step_and_their_answers_are_right() -> None:
+    drawn = {name: [np.full((96, 96, 3), i, np.uint8)] for i, name in enumerate(NAMES.values())}
+    data = pairs.Clutter(Multimodal, drawn)
+    batch = data.batch(torch.arange(10), torch.Generator().manual_seed(0))
+    half = data.batch(torch.arange(10), torch.Generator().manual_seed(0), slice(5, 10))
+    assert half.texts == batch.texts[5:] and half.answers == batch.answers[5:]
+    assert [kind.split()[0] for kind in batch.texts[:5]] == [
+        "what",
+        "is",
+        "how",
+        "where",
+        "describe",
+    ]
+    for (picture,), text, answer in zip(batch.pictures, batch.texts, batch.answers, strict=True):
+        assert picture.size == (224, 224)
+        if text.startswith("what"):  # a drawing of one dark colour, in one quarter of the image
+            shade = list(drawn).index(answer)
+            there = (
+                (np.asarray(picture) <= shade).all(2) if shade else np.asarray(picture).max(2) == 0
+            )
+            assert there.sum() >= 48**2
+
+
+def test_the_precision_is_what_the_hardware_multiplies_fast(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, sees = catalogue.load(str(folder)), catalogue.load("embedded:vit-fashion")
+    for capability, words in (("AVX2", "float32"), ("AVX512", "bfloat16 autocast")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda c=capability: c)
+        assert losses.precision(reads) == "float32" and losses.precision(sees) == words
+        with losses.autocast("cpu"):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.float32 if capability == "AVX2" else torch.bfloat16)
 
 
 def test_a_model_without_processor_and_other_data_are_one_clear_line(

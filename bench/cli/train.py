@@ -44,7 +44,8 @@ def train(
     data: Annotated[
         Text,
         typer.Option(
-            help="emoji or karpathy:JSON[:IMAGES]; drawings; fashion or imagefolder:PATH; scenes."
+            help="emoji or karpathy:JSON[:IMAGES]; drawings; fashion or imagefolder:PATH; scenes; "
+            "clutter."
         ),
     ] = None,
     loss_weight: Annotated[
@@ -75,7 +76,9 @@ def train(
     no_scores: Annotated[
         bool, typer.Option("--no-scores", help="Leave out scoring the model at the end.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda; bfloat16 autocast on both.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; in bfloat16 where that is fast.")
+    ] = "cpu",
     data_dir: Annotated[
         Path | None, typer.Option(parser=path, help="Cache of the raw data.")
     ] = None,

@@ -62,7 +62,8 @@ class Operator:
         name: as `bench.measure.formulas` calls it.
         macs: multiply-accumulates.
         bytes: of the tensors that it reads and writes; indexing reads what it gathers.
-        pointwise: it maps or copies elements, so that a compiler can write it into a neighbour.
+        pointwise: it maps, copies or views elements, so that a compiler can write it into a
+            neighbour.
         product: (n, k, m) of a product (n,k) x (k,m) with weights; None of all other operators.
     """
 
@@ -72,11 +73,16 @@ class Operator:
     pointwise: bool = False
     product: tuple[int, int, int] | None = None
 
+    @property
+    def moves(self) -> bool:
+        """Whether there is work in it; a view and an empty tensor are a call without."""
+        return bool(self.macs or self.bytes)
+
 
 def operators(model: nn.Module, *args: Any, **kwargs: Any) -> list[Operator]:
     """Run `model(*args, **kwargs)` once, in inference mode; return its operators in their order.
 
-    Views are free and left out. Works inside `bench.reduced()`; the model is in eval mode.
+    Views are among them. Works inside `bench.reduced()`; the model is in eval mode.
 
     Raises:
         UncountedOperator: nobody knows what an operator costs.
@@ -88,7 +94,7 @@ def operators(model: nn.Module, *args: Any, **kwargs: Any) -> list[Operator]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Notes each operator that does work."""
+    """Notes each operator."""
 
     supports_higher_order_operators = True
 
@@ -104,9 +110,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
             with self:
                 return func.decompose(*args, **kwargs)
         out = _laid_out(func, shapes.run(func, args, kwargs))
-        operator = _operator(func, args, kwargs, out)
-        if operator is not None:
-            self.ran.append(operator)
+        self.ran.append(_operator(func, args, kwargs, out))
         return out
 
 
@@ -130,8 +134,8 @@ def _laid_out(func: Any, out: Any) -> Any:
     return out.transpose(1, 2).contiguous().transpose(1, 2) if out.dim() == 4 else out
 
 
-def _operator(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> Operator | None:
-    """Return what one call costs; None where it does no work."""
+def _operator(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> Operator:
+    """Return what one call costs."""
     name = formulas.name_of(func)
     declared = func._schema.arguments[len(args) :]
     rest = (kwargs.get(argument.name, argument.default_value) for argument in declared)
@@ -140,7 +144,7 @@ def _operator(func: Any, args: Any, kwargs: Mapping[str, Any], out: Any) -> Oper
         raise _unknown(func)
     written = [*_tensors(out)]
     if func.is_view or name in _IDLE or not written:
-        return None
+        return Operator(name, 0, 0, pointwise=True)
     read = [*_tensors((*args, *kwargs.values()))]
     moved = _traffic(func, name, read, written)
     return Operator(name, macs, moved, _is_pointwise(name), _product(name, macs, written[0]))

@@ -1,9 +1,11 @@
 """What this machine's CPU reaches, by a micro-benchmark of a few seconds: for estimates on a CPU.
 
-No data sheet says what PyTorch reaches on so many threads. Measured are the matrix products of the
-model itself, with weights that no cache holds any more as in a pass through many layers; a copy
-larger than the caches; and a Transformer so small that its time is that of starting its operators.
-The fastest of several calls counts, as other load only slows.
+No data sheet says what PyTorch reaches on so many threads, and a CPU's operators are unlike a
+GPU's: a product reads its weights from memory, as in a pass through many layers no cache holds
+them any more, and computes when it has them; what the operator before wrote is in a cache; and a
+view is a call like any other. So measured are the products of the model itself, with all rows and
+with few; its attention; what lies between them; and a Transformer so small that its time is that
+of calling its operators. The fastest of several calls counts, as other load only slows.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +25,40 @@ from torch.nn import functional as F
 from bench.measure.blocks import no_garbage_collection
 from bench.measure.machine import cpu_name
 from bench.measure.operators import Operator, operators
-from bench.measure.roofline import Device, Span, spread
+from bench.measure.roofline import Device, Rates, Span, spread
+
+Product = tuple[int, int, int]  # (n, k, m)
 
 NAME = "cpu"
 PRODUCTS = 6  # of a model's matrix products, those of most MACs
+FEW_ROWS = 32  # of a product, beside all
 OUT_OF_CACHE = 1 << 26  # bytes
 CALLS = 15
+ATTENTION, HEAD = "scaled_dot_product_attention", 64  # its usual width
 DEPTH, TOKENS, WIDTH = 12, 8, 8  # of a Transformer in which no operator has work
-USUAL = (197, 768, 768)  # (n, k, m) where a model has no products
+USUAL: Product = (197, 768, 768)  # where a model has no products
+
+
+@dataclass(frozen=True)
+class CpuRates(Rates):
+    """What a CPU's operators reach: `flops` and `bandwidth` are those of products.
+
+    Attributes:
+        attention: its operations a second.
+        cached: bytes a second of what is neither.
+    """
+
+    attention: float
+    cached: float
+
+    def seconds(self, operator: Operator) -> float:
+        """Return how long one operator takes, from when it is called."""
+        if operator.product is not None:
+            n, k, m = operator.product
+            weights = operator.bytes * k * m / (n * k + k * m + n * m)
+            return 2 * operator.macs / self.flops + weights / self.bandwidth + self.launch_s
+        flops = self.attention if operator.name == ATTENTION else self.flops
+        return max(2 * operator.macs / flops, operator.bytes / self.cached) + self.launch_s
 
 
 class _Block(nn.Module):
@@ -56,57 +86,103 @@ def this_cpu(plain: Sequence[Operator], dtype: str) -> Device:
     kind: torch.dtype = getattr(torch, dtype)
     heaviest = _heaviest(plain)
     with torch.inference_mode(), no_garbage_collection():
-        rates = spread(_products(heaviest, kind), _bandwidth(heaviest, kind), _launches(kind))
+        flops, bandwidth = _products(heaviest, kind)
+        attention, cached = _attention(plain, kind, flops), _between(heaviest, kind)
+        rates = spread(CpuRates, flops, bandwidth, _calls(kind), attention, cached)
     source = f"measured here: {cpu_name()}, {torch.get_num_threads()} threads"
     return Device(NAME, dtype, rates, source)
 
 
-def _heaviest(plain: Sequence[Operator]) -> dict[tuple[int, int, int], int]:
-    """Return the MACs of a model's matrix products (n, k, m), of those that have most."""
-    macs: Counter[tuple[int, int, int]] = Counter()
-    for operator in plain:
-        if operator.product is not None:
-            macs[operator.product] += operator.macs
-    return dict(macs.most_common(PRODUCTS)) or {USUAL: 1}
+def _heaviest(plain: Sequence[Operator]) -> dict[Product, int]:
+    """Return how often a model has its matrix products (n, k, m), of those with most MACs."""
+    often = Counter(operator.product for operator in plain if operator.product is not None)
+    found = sorted(often, key=lambda one: -often[one] * prod(one))[:PRODUCTS]
+    return {one: often[one] for one in found} or {USUAL: 1}
 
 
-def _products(heaviest: Mapping[tuple[int, int, int], int], kind: torch.dtype) -> Span:
-    """Return the operations a second of the model's matrix products: of all, least, most."""
-    rates = {(n, k, m): 2 * n * k * m / _cold(n, k, m, kind) for n, k, m in heaviest}
-    taken = sum(macs / rates[shape] for shape, macs in heaviest.items())
-    return sum(heaviest.values()) / taken, min(rates.values()), max(rates.values())
+def _products(heaviest: dict[Product, int], kind: torch.dtype) -> tuple[Span, Span]:
+    """Return the operations a second of a model's products, and the bytes of their weights.
 
-
-def _cold(n: int, k: int, m: int, kind: torch.dtype) -> float:
-    """Return the seconds of (n,k) x (k,m), the weights cold."""
-    x, weight = torch.randn(n, k).to(kind), torch.randn(m, k).to(kind)
-    several = max(2, OUT_OF_CACHE // (weight.numel() * weight.element_size()))
-    weights = cycle([weight.clone() for _ in range(several)])
-    return min(_times(lambda: F.linear(x, next(weights))))
-
-
-def _bandwidth(heaviest: Mapping[tuple[int, int, int], int], kind: torch.dtype) -> Span:
-    """Return the bytes a second at which one row reads the model's weights; a copy's is the most.
-
-    Weights are most of the bytes of a pass, and no cache holds them.
+    Both from their times with all rows and with few; computing takes at least half of a time, and
+    weights are read no faster than memory is copied.
     """
     source = torch.ones(OUT_OF_CACHE, dtype=torch.uint8)  # pages of zeros may be one and the same
     target = source.clone()
     copy = 2 * OUT_OF_CACHE / min(_times(lambda: target.copy_(source)))
-    weights = [kind.itemsize * k * m for _, k, m in heaviest]
-    taken = [_cold(1, k, m, kind) for _, k, m in heaviest]
-    rates = [size / seconds for size, seconds in zip(weights, taken, strict=True)]
-    return sum(weights) / sum(taken), min(copy, *rates), max(copy, *rates)
+    work, size, computing, reading = [], [], [], []
+    for (n, k, m), often in heaviest.items():
+        few = min(FEW_ROWS, max(1, n // 4))
+        all_s, few_s = _cold(n, k, m, kind), _cold(few, k, m, kind)
+        a_row = max(all_s - few_s, 0.5 * all_s) / max(n - few, 1)
+        weights = kind.itemsize * k * m
+        work.append(2 * n * k * m * often)
+        size.append(weights * often)
+        computing.append(n * a_row * often)
+        reading.append(max(few_s - few * a_row, weights / copy) * often)
+    return _span(work, computing), _span(size, reading)
 
 
-def _launches(kind: torch.dtype) -> Span:
+def _span(amounts: Sequence[float], seconds: Sequence[float]) -> Span:
+    """Return the rate of all together, the lowest and the highest of each."""
+    each = [amount / taken for amount, taken in zip(amounts, seconds, strict=True)]
+    return sum(amounts) / sum(seconds), min(each), max(each)
+
+
+def _cold(n: int, k: int, m: int, kind: torch.dtype) -> float:
+    """Return the seconds of (n,k) x (k,m) + (m,), the weights cold."""
+    x, weight, bias = (torch.randn(*shape).to(kind) for shape in ((n, k), (m, k), (m,)))
+    several = max(2, OUT_OF_CACHE // (weight.numel() * weight.element_size()))
+    weights = cycle([weight.clone() for _ in range(several)])
+    return min(_times(lambda: F.linear(x, next(weights), bias)))
+
+
+def _attention(plain: Sequence[Operator], kind: torch.dtype, flops: Span) -> Span:
+    """Return the operations a second of a model's attention, of all its tokens and of a quarter.
+
+    A model without attention gets those of its products.
+    """
+    sizes = Counter((one.macs, one.bytes) for one in plain if one.name == ATTENTION)
+    if not sizes:
+        return flops
+    macs, moved = max(sizes, key=lambda size: size[0] * sizes[size])
+    n = max(1, 2 * kind.itemsize * macs // moved)  # 2 B H N² D of 4 B H N D numbers
+    heads = max(1, moved // (4 * kind.itemsize * n * HEAD))
+
+    def reached(tokens: int) -> float:
+        qkv = [torch.randn(1, heads, tokens, HEAD).to(kind) for _ in range(3)]
+        seconds = min(_times(lambda: F.scaled_dot_product_attention(*qkv)))
+        return 4 * heads * tokens**2 * HEAD / seconds
+
+    found = reached(n), reached(max(1, n // 4))
+    return found[0], min(found), max(found)
+
+
+def _between(heaviest: dict[Product, int], kind: torch.dtype) -> Span:
+    """Return the bytes a second of sums, norms and GELUs as large as a model's activations."""
+    n, narrow, _ = min(heaviest, key=lambda shape: shape[1])
+    wide = max(m for _, _, m in heaviest)
+    x, hidden = torch.randn(n, narrow).to(kind), torch.randn(n, wide).to(kind)
+    weight, bias = torch.ones(2, narrow).to(kind)
+    taken = [
+        min(_times(run))
+        for run in (
+            lambda: x + x,
+            lambda: F.layer_norm(x, (narrow,), weight, bias),
+            lambda: F.gelu(hidden),
+        )
+    ]
+    moved = [kind.itemsize * size for size in (3 * x.numel(), 2 * x.numel(), 2 * hidden.numel())]
+    return _span(moved, taken)
+
+
+def _calls(kind: torch.dtype) -> Span:
     """Return the seconds until an operator has begun: of a model's, of one in a loop, usually."""
     model = nn.Sequential(*(_Block() for _ in range(DEPTH))).to(kind).eval()
     x = torch.ones(1, TOKENS, WIDTH, dtype=kind)
     several = len(operators(model, x))
     passes = [taken / several for taken in _times(lambda: model(x))]
     alone = min(_times(lambda: [x + x for _ in range(several)])) / several
-    return min(passes), min(alone, *passes), statistics.median(passes)
+    return min(passes), min(alone, *passes), max(alone, statistics.median(passes))
 
 
 def _times(run: Callable[[], object]) -> list[float]:

@@ -1,9 +1,9 @@
 """Estimate how long a forward pass takes on hardware that is not here: by a roofline, in a range.
 
-An operator takes max(2·MACs / (η·peak), bytes / (η'·bandwidth)) + launch, and a pass takes the sum
-over its operators. Peak and bandwidth are the data sheet's (bench/assets/data/profiles.yaml). What
-share of them is reached is known in a range alone, and so is the time. An estimate is no
-measurement: no record and no report has one.
+An operator takes max(2·MACs / (η·peak), bytes / (η'·bandwidth)) + launch, a view nothing, and a
+pass takes the sum over its operators. Peak and bandwidth are the data sheet's
+(bench/assets/data/profiles.yaml). What share of them is reached is known in a range alone, and so
+is the time. An estimate is no measurement: no record and no report has one.
 
     seconds(operators(model, **inputs), on_sheet("h100"), "eager")
 """
@@ -37,6 +37,13 @@ class Rates:
     bandwidth: float
     launch_s: float
 
+    def seconds(self, operator: Operator) -> float:
+        """Return how long one operator takes by the roofline, its launch included."""
+        if not operator.moves:  # the host is ahead of the device
+            return 0.0
+        work = max(2 * operator.macs / self.flops, operator.bytes / self.bandwidth)
+        return work + self.launch_s
+
 
 @dataclass(frozen=True)
 class Device:
@@ -62,10 +69,10 @@ class Range:
         return Range(min(values), values[0], max(values))
 
 
-def spread(flops: Span, bandwidth: Span, launch_s: Span) -> tuple[Rates, ...]:
-    """Return the likely rates, then every combination of the limits."""
-    limits = product(flops[1:], bandwidth[1:], launch_s[1:])
-    return (Rates(flops[0], bandwidth[0], launch_s[0]), *(Rates(*corner) for corner in limits))
+def spread(kind: type[Rates], *spans: Span) -> tuple[Rates, ...]:
+    """Return the likely rates of a kind, then every combination of the limits."""
+    limits = product(*(span[1:] for span in spans))
+    return (kind(*(span[0] for span in spans)), *(kind(*corner) for corner in limits))
 
 
 def sheets() -> list[str]:
@@ -99,19 +106,13 @@ def of_peaks(name: str, dtype: str, tflops: float, gbs: float, source: str) -> D
     return Device(
         name,
         dtype,
-        spread(_scaled(COMPUTE, tflops * 1e12), _scaled(MEMORY, gbs * 1e9), LAUNCH_S),
+        spread(Rates, _scaled(COMPUTE, tflops * 1e12), _scaled(MEMORY, gbs * 1e9), LAUNCH_S),
         source,
     )
 
 
 def _scaled(span: Span, unit: float) -> Span:
     return span[0] * unit, span[1] * unit, span[2] * unit
-
-
-def operator_seconds(operator: Operator, rates: Rates) -> float:
-    """Return how long one operator takes by the roofline, its launch included."""
-    work = max(2 * operator.macs / rates.flops, operator.bytes / rates.bandwidth)
-    return work + rates.launch_s
 
 
 def seconds(ran: Sequence[Operator], device: Device, engine: str = EAGER) -> tuple[float, ...]:
@@ -128,7 +129,7 @@ def seconds(ran: Sequence[Operator], device: Device, engine: str = EAGER) -> tup
     left = [operator for operator in ran if engine == EAGER or not operator.pointwise]
     share = REPLAYED if engine == GRAPHS else 1.0
     engaged = [replace(r, launch_s=r.launch_s * share) for r in device.rates]
-    return tuple(sum(operator_seconds(operator, r) for operator in left) for r in engaged)
+    return tuple(sum(r.seconds(operator) for operator in left) for r in engaged)
 
 
 def speedup(plain: Sequence[float], reduced: Sequence[float]) -> Range:

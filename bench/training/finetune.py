@@ -45,7 +45,7 @@ from bench.records.store import slug
 from bench.training import checkpoints, loop, pairs
 from bench.training.checkpoints import TrainingError
 from bench.training.loop import Job, Settings
-from bench.training.losses import BatchLoss, task_loss
+from bench.training.losses import BatchLoss, precision, task_loss
 
 EVALUATE_EVERY = 1000  # steps
 LARGEST_RANK = 1 << 16  # more than any layer has channels
@@ -150,7 +150,7 @@ def finetune(
     if processes.is_main_process:
         _write(settings, recipe, loaded.model, reducer, learned)
         about |= {
-            "precision": f"{settings.device}, bfloat16 autocast",
+            "precision": f"{settings.device}, {precision(loaded)}",
             "command": command,
             "scores": {name: round(value, 4) for name, value in scores.items()},
             "losses": loop.losses(settings.out),

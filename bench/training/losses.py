@@ -18,6 +18,27 @@ MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 BatchLoss = Callable[[Batch], Tensor]
 
 
+def takes_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: a GPU, a CPU with AVX-512."""
+    # Other CPUs emulate it, tens of times slower.
+    kind = torch.device(device).type
+    return kind != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+
+
+def autocast(device: torch.device | str) -> torch.autocast:
+    """Return the context in which a loss is computed: bfloat16 where that is fast, else float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=takes_bfloat16(device))
+
+
+def precision(loaded: Loaded) -> str:
+    """Return in words what the loss of a model is computed in."""
+    # A model that reads stays in float32 on every CPU.
+    half = takes_bfloat16(loaded.device) and not (
+        isinstance(loaded, Reader) and loaded.device.type == "cpu"
+    )
+    return "bfloat16 autocast" if half else "float32"
+
+
 def task_loss(loaded: Loaded, processes: Any) -> BatchLoss:
     """Return the loss for a model's kind; `processes` is an accelerate.Accelerator.
 
@@ -41,7 +62,7 @@ def task_loss(loaded: Loaded, processes: Any) -> BatchLoss:
 
 def _cross_entropy(loaded: Classifier) -> BatchLoss:
     def loss(batch: Batch) -> Tensor:
-        with torch.autocast(loaded.device.type, torch.bfloat16):
+        with autocast(loaded.device):
             logits = loaded.logits(batch.images.to(loaded.device))
         return F.cross_entropy(logits, batch.target.to(loaded.device))
 
@@ -58,7 +79,7 @@ def _contrastive(loaded: TwoTower, processes: Any) -> BatchLoss:
         if model.logit_scale.requires_grad:
             with torch.no_grad():
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             out = model(pixel_values=batch.images.to(device), **words)
         image = gathered(out.image_embeds.float(), processes)
         target = gathered(batch.target.to(device), processes)
@@ -74,7 +95,7 @@ def _to_texts(loaded: ImageTower, processes: Any) -> BatchLoss:
 
     def loss(batch: Batch) -> Tensor:
         text = loaded.encode_texts(tokenizer(batch.texts))
-        with torch.autocast(loaded.device.type, torch.bfloat16):
+        with autocast(loaded.device):
             image = loaded.encode_images(batch.images.to(loaded.device))
         image = gathered(image, processes)
         target = gathered(batch.target.to(loaded.device), processes)

@@ -6,7 +6,7 @@ texts, which cost little beside images and are the negatives of every image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,10 +24,17 @@ from bench.assets.embedded.drawings import (
     emoji_concepts,
     house_images,
 )
-from bench.assets.embedded.raw import fashion
+from bench.assets.embedded.raw import ByteArray, fashion
 from bench.core.errors import BenchError
 from bench.models.image_tower import ImageTower
-from bench.models.loaded import Captioner, Classifier, Loaded, PairClassifier, Reader
+from bench.models.loaded import (
+    Captioner,
+    Classifier,
+    Loaded,
+    Multimodal,
+    PairClassifier,
+    Reader,
+)
 from bench.tasks import classification, clutter, retrieval, scenes, statements
 from bench.tasks.pictures import BROKEN, Arrays
 
@@ -39,10 +46,11 @@ if TYPE_CHECKING:
 SCENES = 8192  # are called a pass over what has no end
 TEST_SEEDS = 1000  # seeds below are left to evaluations
 LARGE = 224  # pixels
+DRAWN = 96  # pixels of a drawing that is one of several in a scene
 LARGE_HOUSES = ("noto", "fluent-emoji", "fluent-emoji-flat", "emojione")
 EXTRA_TEXTS = 96  # captions of other drawings than the batch's
 ALL = slice(None)
-SHIPPED = ("", "drawings", "emoji", "fashion", "scenes")
+SHIPPED = ("", "clutter", "drawings", "emoji", "fashion", "scenes")
 GIVEN = {"imagefolder": "imagefolder:PATH", "karpathy": "karpathy:JSON[:IMAGES]"}
 
 
@@ -191,6 +199,33 @@ class Scenes:
 
 
 @dataclass
+class Clutter(Scenes):
+    """Endlessly many questions about cluttered scenes of 224 pixels, by four design houses.
+
+    `drawn` holds the drawings of each name; see `drawn_by`.
+    """
+
+    drawn: Mapping[str, Sequence[ByteArray]]
+
+    def _samples(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
+        """Images, what is asked, and the right answer, `count` times; kinds in turn."""
+        found = []
+        for i in range(count):
+            placed = clutter.arrange(np.random.default_rng([seed, i]))
+            image = clutter.draw(placed, self.drawn, np.random.default_rng([seed, i, 1]))
+            kind = scenes.KINDS[i % len(scenes.KINDS)]
+            told = scenes.ask(kind, placed, np.random.default_rng([seed, i, 2]), [*self.drawn])
+            found.append(((image,), *told))
+        return found
+
+
+def drawn_by(houses: Sequence[str], data_dir: Path | None) -> dict[str, list[ByteArray]]:
+    """Return, for each name that is asked about in clutter, its drawings (96,96,3) by houses."""
+    drawn = [house_images(house, data_dir, DRAWN) for house in houses]
+    return {name: [house[label] for house in drawn] for label, name in clutter.NAMES.items()}
+
+
+@dataclass
 class Labelled:
     """Labelled pictures, prepared as `loaded` says, mirrored half the time."""
 
@@ -236,7 +271,7 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
 
     An image encoder that knows its texts takes "drawings", two towers "emoji" or
     "karpathy:JSON[:IMAGES]" (split train), classifiers "fashion" or "imagefolder:PATH", those that
-    answer, caption or judge "scenes".
+    answer, caption or judge "scenes", multimodal language models also "clutter".
 
     Raises:
         BenchError: another name, or data that are missing or unusable.
@@ -258,7 +293,12 @@ def load(name: str, loaded: Loaded, cache: Path | None) -> Pairs:
     if isinstance(loaded, Reader):
         if scheme in ("", "scenes"):
             return Scenes(type(loaded))
-        raise BenchError(f"unknown training data '{name}': a model that reads takes scenes")
+        if scheme == "clutter" and isinstance(loaded, Multimodal):
+            return Clutter(type(loaded), drawn_by(LARGE_HOUSES, cache))
+        raise BenchError(
+            f"unknown training data '{name}': a model that reads takes scenes, a multimodal "
+            "language model also clutter"
+        )
     if isinstance(loaded, ImageTower):
         if scheme in ("", "drawings"):
             return LargeDrawings(loaded, cache)
