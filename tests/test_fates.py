@@ -172,7 +172,7 @@ def test_a_report_shows_the_cells_that_it_has(
     stale = [replace(r, provenance={**r.provenance, "weights_sha256": "0"}) for r in some]
     assert all(c["old"] for c in token_maps.for_page([shown], stale)[0]["cells"])
     (plot,) = token_figure.plots([shown], stale)
-    assert plot.caption.endswith("than the numbers were measured with: tome r=16.")
+    assert plot.caption.endswith("than the numbers were measured with: none, tome r=16.")
     assert "measured with" not in token_figure.plots([shown], fresh + some[:1])[0].caption
 
 
@@ -215,7 +215,9 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
     figure = drawn[0].draw()
     assert max(figure.get_size_inches() - (6.76, 9.5)) <= 0
     rows = {ax.get_ylabel().partition("\n")[0] for ax in figure.axes} - {""}
+    assert figure.axes[0].get_ylabel() == "none"
     assert rows == {
+        "none",
         *("crossget", "downsample", "evit", "pool", "random", "tome", "topk"),
         "patchmerger",
     }
@@ -232,3 +234,4 @@ def test_figure_in_the_report(quick: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_strongest_leaves_the_fewest(noted: list[fates.Fates]) -> None:
     chosen = {cell.method: cell.label for cell in token_figure.strongest(noted[0])}
     assert chosen["tome"] == "tome r=16" and chosen["topk"] == "topk keep_rate=0.5"
+    assert next(iter(chosen)) == "none"

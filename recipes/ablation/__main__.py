@@ -248,7 +248,7 @@ def measure(
             "methods": [{**entry, "models": names} for entry, names in users.values()],
             "profiles": [profile],
             "limit": study.limit,
-            "batch_sizes": [16],
+            "batch_sizes": [4],
             "latency_seconds": study.latency_seconds,
         },
         spec.Options(),

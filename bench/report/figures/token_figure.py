@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.records.fates import DROPPED, Fate, Fates, unpack
-from bench.records.record import Record
+from bench.records.record import BASELINE, Record
 from bench.records.store import slug
 from bench.report.data.names import task_name
 from bench.report.figures import style
@@ -50,9 +50,9 @@ def plots(shown: Sequence[Fates], records: Sequence[Record]) -> list[Plot]:
 
 def _caption(group: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> str:
     text = f"Where the tokens go: {group.model} on {task_name(group.task)}. Merged patches share a "
-    text += "colour, dropped ones fade to grey; above, the truth, and below, the answer; of each "
-    text += "method the setting that leaves the fewest tokens. Shown are the samples on which the "
-    text += "methods disagree most."
+    text += "colour, dropped ones fade to grey; above, the truth, and below, the answer; first "
+    text += "the unreduced model, then of each method the setting that leaves the fewest tokens. "
+    text += "Shown are the samples on which the methods disagree most."
     old = {cell.label for cell in cells} & outdated(group, records)
     if old:
         text += " Drawn with other code, weights or data than the numbers were measured with: "
@@ -61,14 +61,15 @@ def _caption(group: Fates, cells: Sequence[Fate], records: Sequence[Record]) -> 
 
 
 def strongest(group: Fates) -> list[Fate]:
-    """Return of each method the cell that leaves the fewest tokens of the patches."""
+    """Return of each method the cell that leaves the fewest tokens, the unreduced one first."""
     best: dict[str, Fate] = {}
     for cell in group.cells:
         if cell.layers:
             rival = best.get(cell.method)
             if rival is None or _left(cell, group) < _left(rival, group):
                 best[cell.method] = cell
-    return [best[method] for method in sorted(best)]
+    unreduced = [cell for cell in group.cells if cell.method == BASELINE and best]
+    return [*unreduced, *(best[method] for method in sorted(best))]
 
 
 def _left(cell: Fate, group: Fates) -> int:
@@ -122,8 +123,8 @@ def _telling(group: Fates, cells: Sequence[Fate]) -> list[int]:
 
     def agreement(sample: int) -> float:
         truth = group.samples[sample].truth
-        right = sum(cell.answers[sample][0][0] == truth for cell in cells)
-        return abs(right - len(cells) / 2)
+        right = [cell.answers[sample][0][0] == truth for cell in cells if cell.layers]
+        return abs(sum(right) - len(right) / 2)
 
     return sorted(range(len(group.samples)), key=agreement)[:SAMPLES]
 
