@@ -149,8 +149,8 @@ def _attention(plain: Sequence[Operator], kind: torch.dtype, flops: Span) -> Spa
     heads = max(1, moved // (4 * kind.itemsize * n * HEAD))
 
     def reached(tokens: int) -> float:
-        qkv = [torch.randn(1, heads, tokens, HEAD).to(kind) for _ in range(3)]
-        seconds = min(_times(lambda: F.scaled_dot_product_attention(*qkv)))
+        q, k, v = (torch.randn(1, heads, tokens, HEAD).to(kind) for _ in range(3))
+        seconds = min(_times(lambda: F.scaled_dot_product_attention(q, k, v)))
         return 4 * heads * tokens**2 * HEAD / seconds
 
     found = reached(n), reached(max(1, n // 4))

@@ -209,7 +209,7 @@ class Clutter(Scenes):
 
     def _samples(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
         """Images, what is asked, and the right answer, `count` times; kinds in turn."""
-        found = []
+        found: list[tuple[Sequence[Any], str, str]] = []
         for i in range(count):
             placed = clutter.arrange(np.random.default_rng([seed, i]))
             image = clutter.draw(placed, self.drawn, np.random.default_rng([seed, i, 1]))
