@@ -12,8 +12,9 @@ from test_report import metric, synthetic
 from test_report_rows import record, shown
 
 from bench.records.record import Accuracy, Record, Stop
-from bench.report.data import frame, stats
-from bench.report.data.hard import LEAST, right
+from bench.report.data import frame, hard, stats
+from bench.report.data.hard import LEAST
+from bench.report.data.scored import Scored
 from bench.report.tables.hard import hard_table
 from bench.report.tables.table import MISSING
 
@@ -82,6 +83,11 @@ def test_seeds_count_by_their_share() -> None:
     method = scored("random", set(range(20)), repeats=again)
     row = rows_of([FULL, SMALL, method])["random"]
     assert row["hard_value"] == pytest.approx(100 * (5 + 15 + 0) / 45)
+
+
+def right(*known: Accuracy) -> Any:
+    made = record("tome")
+    return hard.right(*(Scored(replace(made, accuracy=one), {}) for one in known))
 
 
 def test_what_is_right() -> None:

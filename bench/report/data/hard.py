@@ -16,8 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records.outcomes import scores_by_seed
-from bench.records.record import Accuracy
 from bench.report.data import stats
 from bench.report.data.bands import off_middle
 from bench.report.data.scored import Scored
@@ -55,7 +53,7 @@ def split(cells: Sequence[Scored]) -> None:
 
 
 def _split(cell: Scored, judge: Scored, full: Scored) -> None:
-    shares = right(*(one.record.accuracy for one in (cell, judge, full)))
+    shares = right(cell, judge, full)
     if shares is None:
         return
     ours, theirs, best = shares
@@ -71,22 +69,22 @@ def _split(cell: Scored, judge: Scored, full: Scored) -> None:
             cell.row[f"{kind}_low"], cell.row[f"{kind}_high"] = ends
 
 
-def right(*cells: Accuracy) -> list[Shares] | None:
+def right(*cells: Scored) -> list[Shares] | None:
     """Return the share of its seeds that got each sample right, shape (n,), of each of some cells.
 
     They are of the samples that all have: where one stopped early, of the first. In retrieval each
     query, of either way, is a sample, right where a right answer comes first. None where the
     primary metric knows no right and wrong (CIDEr) or outcomes are missing.
     """
-    primary = cells[0].primary or ""
+    primary = cells[0].record.accuracy.primary or ""
     names = [primary] if primary in ("accuracy", "top1") else []
     if primary.endswith("_r1"):
         metrics = [name for name in cells[0].metrics if name.endswith("_r1")]
         names = [name for name in metrics if all(name in one.metrics for one in cells)]
-    early = any(one.stop is not None and one.stop.early for one in cells)
+    early = any(one.early for one in cells)
     parts: list[list[Shares]] = [[] for _ in cells]
     for name in names:
-        each = [scores_by_seed(name, one) for one in cells]
+        each = [one.scores.get(name) for one in cells]
         known = [(scores >= RIGHT).mean(axis=0) for scores in each if scores is not None]
         n = min(map(len, known), default=0)
         if len(known) < len(cells) or not (early or len({len(one) for one in known}) == 1):
