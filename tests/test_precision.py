@@ -18,6 +18,7 @@ from bench.core.errors import BenchError
 from bench.measure import profiles
 from bench.measure.memory import PeakMemory
 from bench.records import audit
+from bench.records.derived import ALL_TAKEN
 from bench.records.precision import half_width
 from bench.records.record import Accuracy, Cell, Record
 from bench.records.store import Store
@@ -211,7 +212,7 @@ def test_a_metric_of_the_pool_stops_nothing_and_says_so(tmp_path: Path) -> None:
     opened, task, one = retrieval(tmp_path, all_texts=False)
     result = scored(opened, one, task)
     assert result.stop is None and result.metrics["i2t_r1"].n == len(task)
-    assert result.reason == "all samples were taken: i2t_r1 depends on which samples there are"
+    assert result.reason == f"{ALL_TAKEN}: i2t_r1 depends on which samples there are"
 
 
 def test_broken_pictures_of_all_looks_are_named(tmp_path: Path) -> None:
@@ -289,9 +290,10 @@ def check_lies(known: dict[str, Record], monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(audit, "_key", lambda record: iter(()))
         with pytest.raises(BenchError, match=problem):
             audit.audit(forged(record, **change))
-    silent = replace(known["tome r=6"].accuracy, stop=None)
-    with pytest.raises(BenchError, match="nothing tells"):
-        audit.audit(replace(known["tome r=6"], accuracy=silent))
+    for reason in (None, "it was enough"):
+        silent = replace(known["tome r=6"].accuracy, stop=None, reason=reason)
+        with pytest.raises(BenchError, match="nothing tells"):
+            audit.audit(replace(known["tome r=6"], accuracy=silent))
 
 
 def check_later_run(folder: Path, first: Record, monkeypatch: pytest.MonkeyPatch) -> None:
