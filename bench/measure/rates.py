@@ -96,8 +96,8 @@ def this_cpu(plain: Sequence[Operator], dtype: str) -> Device:
 def _heaviest(plain: Sequence[Operator]) -> dict[Product, int]:
     """Return how often a model has its matrix products (n, k, m), of those with most MACs."""
     often = Counter(operator.product for operator in plain if operator.product is not None)
-    found = sorted(often, key=lambda one: -often[one] * prod(one))[:PRODUCTS]
-    return {one: often[one] for one in found} or {USUAL: 1}
+    heaviest = sorted(often, key=lambda shape: -often[shape] * prod(shape))[:PRODUCTS]
+    return {shape: often[shape] for shape in heaviest} or {USUAL: 1}
 
 
 def _products(heaviest: dict[Product, int], kind: torch.dtype) -> tuple[Span, Span]:
@@ -153,8 +153,8 @@ def _attention(plain: Sequence[Operator], kind: torch.dtype, flops: Span) -> Spa
         seconds = min(_times(lambda: F.scaled_dot_product_attention(q, k, v)))
         return 4 * heads * tokens**2 * HEAD / seconds
 
-    found = reached(n), reached(max(1, n // 4))
-    return found[0], min(found), max(found)
+    rates = reached(n), reached(max(1, n // 4))
+    return rates[0], min(rates), max(rates)
 
 
 def _between(heaviest: dict[Product, int], kind: torch.dtype) -> Span:

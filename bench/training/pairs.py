@@ -209,14 +209,15 @@ class Clutter(Scenes):
 
     def _samples(self, count: int, seed: int) -> list[tuple[Sequence[Any], str, str]]:
         """Images, what is asked, and the right answer, `count` times; kinds in turn."""
-        found: list[tuple[Sequence[Any], str, str]] = []
+        samples: list[tuple[Sequence[Any], str, str]] = []
         for i in range(count):
             placed = clutter.arrange(np.random.default_rng([seed, i]))
             image = clutter.draw(placed, self.drawn, np.random.default_rng([seed, i, 1]))
             kind = scenes.KINDS[i % len(scenes.KINDS)]
-            told = scenes.ask(kind, placed, np.random.default_rng([seed, i, 2]), [*self.drawn])
-            found.append(((image,), *told))
-        return found
+            rng = np.random.default_rng([seed, i, 2])
+            question, answer = scenes.ask(kind, placed, rng, [*self.drawn])
+            samples.append(((image,), question, answer))
+        return samples
 
 
 def drawn_by(houses: Sequence[str], data_dir: Path | None) -> dict[str, list[ByteArray]]:
