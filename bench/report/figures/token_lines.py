@@ -19,6 +19,7 @@ from bench.report.figures.labels import spread
 from bench.report.figures.plots import Plot
 
 Steps = tuple[list[int], list[float]]  # layers, and the tokens after them
+NARROW = 24  # letters of a title, of which four stand beside each other
 LABEL_SIZE = 0.8125  # of the labels at the lines' ends, in font sizes
 LONGEST = 16  # characters of a label
 PANEL_IN, TITLE_IN = 1.05, 0.24  # heights of a panel's axes, and of what is above them
@@ -53,17 +54,17 @@ def token_lines(view: View, rows: Sequence[Row], tokens: Sequence[Row], tower: s
     methods = [m for m in methods_of(rows) if any(s not in full for _, s in lines.get(m, []))]
     methods = methods or [row["method"] for row in base] or [rows[0]["method"]]
     knobs = {name: _knob([text for text, _ in lines[name]], tower) for name in methods}
+    titles = {m: style.short(f"{m} ({knob})" if knob else m, 30) for m, (knob, _) in knobs.items()}
     longest = max(len(text) for _, names in knobs.values() for text in names)
-    columns = min(4 if longest <= 6 else 3, len(methods))
+    narrow = longest <= 6 and max(map(len, titles.values())) <= NARROW
+    columns = min(4 if narrow else 3, len(methods))
     figure, axes = _grid(len(methods), columns)
     _limit(axes[0], tokens, longest, columns)
     for index, (ax, method) in enumerate(zip(axes, methods, strict=True)):
         for steps in full:
             ax.plot(*steps, **DASHED)
-        knob, names = knobs[method]
-        _panel(ax, view.looks[method], [steps for _, steps in lines[method]], names)
-        title = f"{method} ({knob})" if knob else method
-        ax.set_title(style.short(title, 30), color=view.looks[method].color, pad=3)
+        _panel(ax, view.looks[method], [steps for _, steps in lines[method]], knobs[method][1])
+        ax.set_title(titles[method], color=view.looks[method].color, pad=3)
         ax.tick_params(labelbottom=index + columns >= len(methods))
     page = style.active()
     edge = 0.04 * page.scale / figure.get_figheight()
