@@ -25,7 +25,7 @@ from bench.cli import app
 from bench.core.errors import BenchError
 from bench.measure import rates, roofline
 from bench.measure.macs import UncountedOperator, count_macs
-from bench.measure.operators import Operator, operators
+from bench.measure.operators import ATTENTION, Operator, operators
 from bench.measure.rates import CpuRates
 from bench.measure.roofline import Range, Rates, on_sheet, seconds
 from bench.records import sources
@@ -148,7 +148,7 @@ def test_a_cpu_reads_weights_and_then_computes_and_is_called_for_a_view() -> Non
         "linear", 10 * 100 * 1000, 4 * (1000 + 10**5 + 10**4), product=(10, 100, 1000)
     )
     assert cpu.seconds(product) == pytest.approx(2e6 / 1e11 + 4e5 / 1e10 + 1e-5)
-    attention = Operator(rates.ATTENTION, 10**6, 100)
+    attention = Operator(ATTENTION, 10**6, 100)
     assert cpu.seconds(attention) == pytest.approx(2e6 / 5e10 + 1e-5)
     assert cpu.seconds(Operator("add", 0, 10**6)) == pytest.approx(1e6 / 1e11 + 1e-5)
     assert cpu.seconds(Operator("view", 0, 0)) == 1e-5

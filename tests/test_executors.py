@@ -90,7 +90,7 @@ def test_a_job_past_its_limit_is_ended_and_the_next_one_runs() -> None:
     assert late is not None and after is not None
     assert late.reason == f"ended after {LIMIT_S:.0f} s: its time limit (--time-limit)"
     assert (late.status, after.status) == ("failed", "ok") and late.seconds >= LIMIT_S
-    assert time.monotonic() - start < 600  # it did not sleep to its end
+    assert time.monotonic() - start < 300  # half of what it would have slept
 
 
 def test_closing_leaves_no_process() -> None:

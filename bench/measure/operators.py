@@ -52,6 +52,7 @@ _SCATTERS = frozenset(
 )
 _COPIES = frozenset(["clone", "_to_copy", "copy", "fill", "zero"])
 _PRODUCTS = frozenset(["linear", "addmm", "mm"])
+ATTENTION = "scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _laid_out(func: Any, out: Any) -> Any:
 
     They write a token's heads side by side, so that no copy follows.
     """
-    if formulas.name_of(func) != "scaled_dot_product_attention" or not out.is_meta:
+    if formulas.name_of(func) != ATTENTION or not out.is_meta:
         return out
     return out.transpose(1, 2).contiguous().transpose(1, 2) if out.dim() == 4 else out
 

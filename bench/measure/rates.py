@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from bench.measure.blocks import no_garbage_collection
 from bench.measure.machine import cpu_name
-from bench.measure.operators import Operator, operators
+from bench.measure.operators import ATTENTION, Operator, operators
 from bench.measure.roofline import Device, Rates, Span, spread
 
 Product = tuple[int, int, int]  # (n, k, m)
@@ -34,7 +34,7 @@ PRODUCTS = 6  # of a model's matrix products, those of most MACs
 FEW_ROWS = 32  # of a product, beside all
 OUT_OF_CACHE = 1 << 26  # bytes
 CALLS = 15
-ATTENTION, HEAD = "scaled_dot_product_attention", 64  # its usual width
+HEAD = 64  # usual width of an attention head
 DEPTH, TOKENS, WIDTH = 12, 8, 8  # of a Transformer in which no operator has work
 USUAL: Product = (197, 768, 768)  # where a model has no products
 

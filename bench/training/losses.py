@@ -20,7 +20,7 @@ BatchLoss = Callable[[Batch], Tensor]
 
 def takes_bfloat16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 faster than float32: a GPU, a CPU with AVX-512."""
-    # Other CPUs emulate it, tens of times slower.
+    # Other CPUs emulate it, which is far slower than float32.
     kind = torch.device(device).type
     return kind != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
 
