@@ -195,12 +195,12 @@ def gradient(probe: Probe) -> str:
         wanted = {"the input": entered[0], **learned}
         loss = seen.out.square().sum()
         slopes = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-        if learned:  # what is being learned may be drawn
-            frozen, tensors = probe.make_learning()
-            for tensor in tensors.values():
-                tensor.requires_grad_(False)
-            seen = probe.watch(frozen)
-    _decides_alike(probe.default, seen)
+        # what is being learned may be drawn, and the last bits of a pass depend on what it records
+        recorded = probe.watch(_frozen(probe))
+        unrecorded = _frozen(probe)
+        with override(unrecorded, "plan", torch.no_grad()(unrecorded.plan)):
+            plain = probe.watch(unrecorded)
+    _decides_alike(plain, recorded)
     gradients = dict(zip(wanted, slopes, strict=True))
     for name, value in gradients.items():
         if value is not None and not value.isfinite().all():
@@ -216,8 +216,15 @@ def gradient(probe: Probe) -> str:
     raise Broken(f"no gradient reaches any of its {len(learned)} learned tensors")
 
 
+def _frozen(probe: Probe) -> Reducer:
+    reducer, learned = probe.make_learning()
+    for tensor in learned.values():
+        tensor.requires_grad_(False)
+    return reducer
+
+
 def _decides_alike(plain: Seen, recorded: Seen) -> None:
-    """With gradients recorded a method decides as without."""
+    """With gradients recorded a method decides as without, given the same tokens."""
     for one, other in zip(plain.calls, recorded.calls, strict=True):
         for i in range(len(one.plan.keep)):
             part = differs(decision(one.plan, i), decision(other.plan, i))

