@@ -810,7 +810,10 @@ def test_at_most_five_series_have_colours_and_no_two_look_alike() -> None:
     assert len({looks[name].color for name in coloured}) == 5
     assert len({look.marker for look in looks.values()}) == len(series)
     assert looks["tome"] == style.KNOWN["tome"] and looks["crossget"] == style.KNOWN["crossget"]
+    assert looks["evit"].marker == style.KNOWN["evit"].marker  # not the variant's of crossget
     assert looks["none"].color == style.BLACK and looks["pool"].color == style.GREY
+    unscored = style.looks(["ats", "dart", "diffrate", "dpc-knn", "kmedoids", "tome", "topk"])
+    assert unscored["tome"] == style.KNOWN["tome"] and unscored["kmedoids"].color == style.GREY
     assert style.looks(["b", "a"]) == style.looks(["a", "b"])
     many = style.looks([f"m{i}" for i in range(60)])  # letters, where shapes end
     outlines = {page_data._outline(look.marker) for look in many.values()}

@@ -17,7 +17,7 @@ from bench.report import build
 from bench.report.content import content
 from bench.report.data import frame
 from bench.report.data.budgets import budgets
-from bench.report.figures import breakdown, breakeven, drawing, plots, ranks, style
+from bench.report.figures import breakdown, breakeven, drawing, plots, ranks, style, token_lines
 
 
 def timed(speed: float, fastest: float | None, share: float, deciding: float) -> dict[str, Any]:
@@ -168,3 +168,14 @@ def test_every_setting_is_drawn_near_half_the_macs() -> None:
     frames = frame.build(vit(synthetic()))
     chosen = breakdown.chosen(frames.cells)
     assert [row["method"] for row in chosen] == sorted(METHODS.keys() - {"none"})
+
+
+def test_only_towers_that_lose_tokens_have_a_figure_of_tokens() -> None:
+    rng = np.random.default_rng(0)
+    settings = [("none", {}), ("crossget", {"r": 8})]
+    records = [make("model", "task", method, params, rng) for method, params in settings]
+    for record, text in zip(records, (12, 13), strict=True):  # CrossGET appends a cross token
+        record.cost.tokens["text"] = [(text, text)] * 2
+    frames = frame.build(records)
+    names = [plot.name for plot in token_lines.token_plots(frames, frames.groups()[0])]
+    assert [name.rpartition("--")[2] for name in names] == ["tokens-vision"]

@@ -50,11 +50,12 @@ def plots(study: Study) -> list[Plot]:
 
 
 def _whole(study: Study) -> list[Setting]:
-    """Return the settings of whole methods: parts of one stand in the ablation."""
+    """Return the settings of whole methods; parts of one stand in the ablation, if there is one."""
     best: dict[tuple[str, str], Setting] = {}
+    parts_apart = any(chain.is_ablation for chain in chains(study))
     for one in study.settings:
         name = (one.method, str(one.params))
-        if one.share is None or one.variant:
+        if one.share is None or (one.variant and parts_apart):
             continue
         if name not in best or (one.weight or 0.0) > (best[name].weight or 0.0):
             best[name] = one
@@ -76,8 +77,8 @@ def accuracy(study: Study, towers: Sequence[str]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     shape = (len(metrics), len(towers))
     grid = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
-    looks = style.looks(s.method for s in study.settings)
     settings = _whole(study)
+    looks = style.looks(s.series for s in settings)
     for metric, line in zip(metrics, grid, strict=True):
         line[0].set_ylabel(f"{metric_name(metric)} (%)")
         for tower, ax in zip(towers, line, strict=True):
@@ -87,7 +88,7 @@ def accuracy(study: Study, towers: Sequence[str]) -> Figure:
         ax.set_title(f"{tower.replace('+', ' and ')} tower{'s' if '+' in tower else ''} reduced")
     for ax in grid[-1]:
         ax.set_xlabel("GMACs")
-    methods = sorted({s.method for s in settings if s.towers in towers})
+    methods = sorted({s.series for s in settings if s.towers in towers})
     legend(figure, _handles(methods, looks))
     figure.suptitle(style.safe(study.title, 110), x=0.01, ha="left")
     return figure
@@ -95,9 +96,9 @@ def accuracy(study: Study, towers: Sequence[str]) -> Figure:
 
 def _panel(ax: Axes, settings: Sequence[Setting], metric: str, looks: Looks) -> None:
     """Draw every method's settings, the unreduced model also as lines across the panel."""
-    methods = sorted({one.method for one in settings})
+    methods = sorted({one.series for one in settings})
     for method in reversed(methods):  # the first, which is CrossGET here, on top
-        own = [(_gmacs(s), s) for s in settings if s.method == method]
+        own = [(_gmacs(s), s) for s in settings if s.series == method]
         own.sort(key=lambda pair: pair[0])
         look = looks[method]
         before = [(x, over_samples(s.untrained, metric)) for x, s in own]
@@ -220,18 +221,17 @@ def curves(study: Study) -> Figure:
     size = (style.active().text_in, 2.6 * style.active().scale)
     figure = Figure(figsize=size, layout="constrained")
     ax = figure.subplots()
-    looks = style.looks(s.method for s in study.settings)
+    looks = style.looks(s.series for s in study.settings)
     handles = []
     for one in (s for s in study.settings if s.losses):
-        look, shared = looks[one.method], min(len(line) for line in one.losses)
+        look, shared = looks[one.series], min(len(line) for line in one.losses)
         steps = [step for step, _ in one.losses[0][:shared]]
         values = np.array([[value for _, value in line[:shared]] for line in one.losses])
         dashes = DASHES if one.variant else "-"
-        name = f"{one.method}, {setting(one.variant)}" if one.variant else one.method
         drawn: dict[str, Any] = {"color": look.color, "linestyle": dashes, "linewidth": 1.1}
         ax.plot(steps, values.mean(0), **drawn)
         ax.fill_between(steps, values.min(0), values.max(0), color=look.color, alpha=0.15, lw=0)
-        handles.append(_line(label=style.short(name, 60), **drawn))
+        handles.append(_line(label=style.short(one.series, 60), **drawn))
     ax.set_xlabel("step")
     ax.set_ylabel("training loss")
     legend(figure, handles)

@@ -15,6 +15,7 @@ from bench.records.record import Record
 from bench.records.store import slug
 from bench.report.data import load
 from bench.report.data.grouping import RECIPE, params_key, recipe, training
+from bench.report.data.names import series
 from recipes.ablation.estimates import MEAN_RECALL, recalls, score
 
 Params = Mapping[str, Any]
@@ -54,6 +55,11 @@ class Setting:
     def variant(self) -> dict[str, Any]:
         """The other parameters; a part that is switched on is what the method does anyway."""
         return {k: v for k, v in self.params.items() if k not in BUDGET and v is not True}
+
+    @property
+    def series(self) -> str:
+        """The method with its variant, in words."""
+        return series(self.method, self.params)
 
     @property
     def share(self) -> float | None:

@@ -80,12 +80,14 @@ class Frames:
         return tuple(sorted({row["method"] for row in self.cells}))
 
     @cached_property
-    def leaders(self) -> tuple[str, ...]:
+    def leaders(self) -> tuple[str, ...] | None:
         """The series in the order of how often each is among the best of a band.
 
-        Of equals the one first that is more accurate in the mean.
+        Of equals the one first that is more accurate in the mean; None where nothing was scored.
         """
         rivals = [row for row in self.cells if not row["is_baseline"]]
+        if all(row["accuracy_value"] is None for row in rivals):
+            return None
 
         def order(name: str) -> tuple[Any, ...]:
             rows = [row for row in rivals if row["method"] == name]

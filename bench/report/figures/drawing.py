@@ -74,7 +74,7 @@ class View:
         self._accuracy_panel(ax, rows, "gmacs")
         ax.set_xlim(limits(row["gmacs"] for row in rows))
         scope = rows[0]["macs_scope"] or "scope not recorded"
-        ax.set_xlabel(style.safe(f"GMACs ({scope})", 40))
+        ax.set_xlabel(style.safe(f"GMACs ({scope})", 44))
 
     def speed_panel(self, ax: Axes, points: Sequence[Row]) -> None:
         """Draw accuracy against measured speed-up into one panel."""

@@ -119,13 +119,13 @@ _PLAIN = ("none",)  # the unreduced model, black everywhere
 def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[str, Look]:
     """Return a look for each series: colours for the first five leaders, grey for the others.
 
-    Without leaders the first by name have colours.
+    Without leaders those with a colour of their own have it first.
 
     A leader keeps its method's own colour where that is of the palette and free. Markers are the
     methods' own where they are free; no two series share one. Where shapes end, letters follow.
     """
     series = sorted(set(series))
-    leaders = series if leaders is None else leaders
+    leaders = sorted(series, key=_familiarity) if leaders is None else leaders
     coloured = [name for name in leaders if name not in _PLAIN][: len(COLORS)]
     own = {name: KNOWN.get(name.partition(",")[0]) for name in {*series, *coloured}}
     colors = dict.fromkeys(own, GREY) | dict.fromkeys(_PLAIN, BLACK)
@@ -138,10 +138,11 @@ def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[s
         colors[name] = colors[name] or free.pop(0)
     chosen: dict[str, Look] = {}
     taken: set[Any] = set()
-    for name in [*coloured, *sorted({*series} - {*coloured})]:
+    order = [*coloured, *sorted({*series} - {*coloured})]
+    for name in sorted(order, key=lambda name: name not in KNOWN):  # variants take what is left
         known = own[name]
-        order = chain([known.marker] if known else [], _MARKERS, _letters())
-        marker = next(one for one in order if one not in taken)
+        markers = chain([known.marker] if known else [], _MARKERS, _letters())
+        marker = next(one for one in markers if one not in taken)
         taken.add(marker)
         chosen[name] = Look(colors[name], marker)
     return chosen
@@ -176,6 +177,12 @@ def marker_size(look: Look) -> float:
     sizes: dict[Any, float] = {"*": 8.0, "P": 6.0, "X": 6.0, "D": 4.2}
     shape = 5.0 if isinstance(look.marker, str) else 6.5  # letters are thinner
     return sizes.get(look.marker, shape) * active().scale
+
+
+def _familiarity(name: str) -> int:
+    known = [*KNOWN]
+    method = name.partition(",")[0]
+    return known.index(method) if method in known else len(known)
 
 
 def filled(look: Look) -> dict[str, Any]:

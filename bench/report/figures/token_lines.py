@@ -31,10 +31,12 @@ LINES_APART = 0.13  # of a panel's height
 def token_plots(frames: Frames, group: str) -> Iterator[Plot]:
     """Yield a figure for each tower that loses tokens."""
     rows = frames.by_group[group]
+    bases = [row["key"] for row in rows if row["is_baseline"]]
     tokens = [entry for row in rows for entry in frames.counts[row["key"]]]
     for tower in dict.fromkeys(entry["tower"] for entry in tokens):
         counts = [entry for entry in tokens if entry["tower"] == tower]
-        if len({entry["tokens"] for entry in counts}) > 1:
+        full = [entry for entry in counts if entry["key"] in bases] or counts
+        if min(entry["tokens"] for entry in counts) < max(entry["tokens"] for entry in full):
             caption = f"Tokens after each layer of the {tower} tower (layer 0: its input); "
             caption += "dashed: the baseline. Methods that leave this tower alone are left out."
             draw = partial(token_lines, View.of(frames, frames.title(group)), rows, counts, tower)
