@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.models.multimodal import describe
 from bench.tasks import scenes, vqa
 from bench.tasks.pictures import Arrays
+from bench.training.losses import autocast
 from recipes.phases import Phase, Rates, Scratch, either, train_phases
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
@@ -200,7 +201,7 @@ def loss_of(model: Any, batch: Batch, patches: Tensor, device: str) -> Tensor:
         device: "cpu" or "cuda".
     """
     mask = torch.zeros(batch.seen.shape).masked_fill(~batch.seen, torch.finfo(torch.float32).min)
-    with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+    with autocast(device, reads=True):
         image = model.model.multi_modal_projector(pooled(patches, batch.side))
         embed = model.get_input_embeddings()
         first = embed(torch.full((len(image), 1), BOS, device=device))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.models import catalogue
 from bench.tasks import scenes, vqa
+from bench.training.losses import autocast
 from recipes import dialogues
 from recipes.augment import image_processor, normalise
 from recipes.dialogues import Batch, Lessons, World
@@ -44,7 +45,7 @@ def build(vocabulary: int) -> Any:
 
 def features(model: Any, images: NDArray[np.uint8], device: str) -> Tensor:
     """Return the image encoder's patches (B,256,C) of scenes (B,64,64,3)."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+    with autocast(device, reads=True):
         pixels = normalise(images).to(device)
         tower = model.model.vision_tower(pixels, output_hidden_states=True)
         patches: Tensor = tower.hidden_states[-2][:, 1:]

@@ -340,7 +340,7 @@ def test_all_methods_train_on_the_same_batches_and_none_is_clips_own_loss(
         return loss
 
     monkeypatch.setattr(task_losses, "contrastive_loss", spy)
-    monkeypatch.setattr(task_losses, "takes_bfloat16", lambda device: True)
+    monkeypatch.setattr(task_losses, "takes_bfloat16", lambda *_: True)
     first, texts = {}, {}
     for method in ("none", "tome", "evit", "dynamicvit", "crossget"):
         batches.seen.clear(), losses.clear()
@@ -378,7 +378,7 @@ def test_the_loss_falls_in_bfloat16_with_weights_in_float32(
 
     monkeypatch.setattr(task_losses, "contrastive_loss", spy)
     monkeypatch.setattr(catalogue, "load", load)
-    monkeypatch.setattr(task_losses, "takes_bfloat16", lambda device: True)
+    monkeypatch.setattr(task_losses, "takes_bfloat16", lambda *_: True)
     finetune(recipe(epochs=12.0, rate=0.003), Settings(tmp_path / "out"))
     assert dtypes == {(torch.float32, torch.bfloat16)}
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:4])

@@ -18,24 +18,26 @@ MAX_LOGIT_SCALE = 4.6052  # log 100, as in CLIP
 BatchLoss = Callable[[Batch], Tensor]
 
 
-def takes_bfloat16(device: torch.device | str) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32: a GPU, a CPU with AVX-512."""
-    # Other CPUs emulate it, which is far slower than float32.
-    kind = torch.device(device).type
-    return kind != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+def takes_bfloat16(device: torch.device | str, reads: bool = False) -> bool:
+    """Whether losses are computed in bfloat16 on a device: a GPU, or a CPU with AVX-512.
+
+    Other CPUs emulate it, which is far slower than float32. A model that reads (`reads`) stays in
+    float32 on every CPU.
+    """
+    if torch.device(device).type != "cpu":
+        return True
+    return not reads and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def autocast(device: torch.device | str) -> torch.autocast:
-    """Return the context in which a loss is computed: bfloat16 where that is fast, else float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=takes_bfloat16(device))
+def autocast(device: torch.device | str, reads: bool = False) -> torch.autocast:
+    """Return the context in which a loss is computed; the arguments are `takes_bfloat16`'s."""
+    enabled = takes_bfloat16(device, reads)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
 
 
 def precision(loaded: Loaded) -> str:
     """Return in words what the loss of a model is computed in."""
-    # A model that reads stays in float32 on every CPU.
-    half = takes_bfloat16(loaded.device) and not (
-        isinstance(loaded, Reader) and loaded.device.type == "cpu"
-    )
+    half = takes_bfloat16(loaded.device, isinstance(loaded, Reader))
     return "bfloat16 autocast" if half else "float32"
 
 
@@ -110,7 +112,7 @@ def answers(loaded: Reader) -> BatchLoss:
 
     def loss(batch: Batch) -> Tensor:
         inputs = loaded.placed(loaded.teach(batch.pictures, batch.texts, batch.answers))
-        with torch.autocast("cuda", torch.bfloat16, enabled=loaded.device.type == "cuda"):
+        with autocast(loaded.device, reads=True):
             value: Tensor = loaded.model(**inputs).loss
         return value
 

@@ -99,7 +99,7 @@ def overview(
 def macs_figure(view: View, rows: Sequence[Row]) -> Figure:
     """Draw accuracy against GMACs."""
     figure, (ax,) = panels(1, style.active().column_in, 3.0)
-    view.macs_panel(ax, rows)
+    view.macs_panel(ax, rows, letters=44)
     ends = ax, line_ends(with_gmacs(rows), "gmacs", "accuracy_value")
     return view.finish(figure, rows, [FRONT], ends)
 

@@ -68,13 +68,13 @@ class View:
         """Return the view of some data under a title."""
         return cls(frames.baseline, head, style.looks(frames.series, frames.leaders))
 
-    def macs_panel(self, ax: Axes, rows: Sequence[Row]) -> None:
-        """Draw accuracy against GMACs into one panel."""
+    def macs_panel(self, ax: Axes, rows: Sequence[Row], letters: int = 40) -> None:
+        """Draw accuracy against GMACs into one panel, with so many letters in a line below it."""
         rows = with_gmacs(rows)
         self._accuracy_panel(ax, rows, "gmacs")
         ax.set_xlim(limits(row["gmacs"] for row in rows))
         scope = rows[0]["macs_scope"] or "scope not recorded"
-        ax.set_xlabel(style.safe(f"GMACs ({scope})", 44))
+        ax.set_xlabel(style.safe(f"GMACs ({scope})", letters))
 
     def speed_panel(self, ax: Axes, points: Sequence[Row]) -> None:
         """Draw accuracy against measured speed-up into one panel."""
