@@ -139,7 +139,8 @@ def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[s
     chosen: dict[str, Look] = {}
     taken: set[Any] = set()
     order = [*coloured, *sorted({*series} - {*coloured})]
-    for name in sorted(order, key=lambda name: name.count(",")):  # variants take what is left
+    order.sort(key=lambda name: (name not in KNOWN, name.count(",")))  # variants take what is left
+    for name in order:
         known = own[name]
         markers = chain([known.marker] if known else [], _MARKERS, _letters())
         marker = next(one for one in markers if one not in taken)
