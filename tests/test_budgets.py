@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import bench
 from bench.core.errors import BenchError
@@ -59,7 +62,18 @@ def test_a_latency_is_the_inverse_of_a_speed_up(monkeypatch: pytest.MonkeyPatch)
 def test_latency_is_measured_and_other_parameters_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(budgets, "NEAR_POINTS", 100.0)  # timings jump where other work runs
+    timed = budgets.paired
+
+    def paired(*sides: Callable[[], Any], **options: Any) -> Any:
+        """Time both sides, and answer by their work: times jump where something else runs."""
+        pair, work = timed(*sides, **options), []
+        for run in sides:
+            with FlopCounterMode(display=False) as counter:
+                run()
+            work.append(counter.get_total_flops())
+        return replace(pair, speedup=replace(pair.speedup, median=work[0] / work[1]))
+
+    monkeypatch.setattr(budgets, "paired", paired)
     model, x = tiny.timm_vit(img_size=64), {"x": tiny.images(8, 64)}
     params = {"fuse": False, "layers": [0]}
     solved = budgets.solve(model, "evit", "60% latency", x, params)
