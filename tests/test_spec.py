@@ -148,6 +148,37 @@ def test_a_suite_file_takes_its_own_name(tmp_path: Path) -> None:
     assert spec.load(str(tmp_path / "mine.yaml"))[0].name == "mine"
 
 
+def test_a_suite_may_extend_another(tmp_path: Path) -> None:
+    quick, (engines, _) = spec.load("quick")[0], spec.load("engines")
+    assert (engines.name, engines.engines) == ("engines", ["eager", "compile"])
+    alone = [replace(cell, suite="quick") for cell in engines.cells()]
+    assert [cell for cell in alone if cell.engine == "eager"] == quick.cells()
+    assert len(alone) == 2 * len(quick.cells())
+
+    (tmp_path / "base.yaml").write_text("models: [m/m]\nmethods: [none]\nlimit: 5\nseed: 3")
+    (tmp_path / "mine.yaml").write_text("limit: 7\nextends: base.yaml")
+    mine, _ = spec.load(str(tmp_path / "mine.yaml"))
+    assert (mine.name, mine.limit, mine.seed) == ("mine", 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("models: [m/m]\nmethods: [none]\nlimit: 0", "mine.yaml:2: base.yaml:3: 'limit': "),
+        ("extends: mine.yaml", "mine.yaml:2: base.yaml:1: mine.yaml:2: it extends itself"),
+        ("extends: quik", "mine.yaml:2: base.yaml:1: unknown suite 'quik' — did you mean 'quick'"),
+    ],
+)
+def test_mistakes_in_what_a_suite_extends_name_both(
+    tmp_path: Path, base: str, message: str
+) -> None:
+    (tmp_path / "base.yaml").write_text(base)
+    (tmp_path / "mine.yaml").write_text("limit: 7\nextends: base.yaml")
+    with pytest.raises(BenchError) as error:
+        spec.load(str(tmp_path / "mine.yaml"))
+    assert str(error.value).startswith(message)
+
+
 SHORT = GOOD + "names: {embedded:clip-emoji: CLIP, fashion-mnist: Fashion}\n"
 
 

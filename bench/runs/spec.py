@@ -15,7 +15,8 @@ limit: 1000                                   # samples used for accuracy, at mo
 precision: 4                                  # fewer, once a difference is known to ±4 points
 ```
 
-The unreduced model (`none`) is always run, and first. A mistake is reported as `FILE:LINE: …`.
+The unreduced model (`none`) is always run, and first. `extends: quick` takes every key that is not
+written from another suite. A mistake is reported as `FILE:LINE: …`.
 """
 
 from __future__ import annotations
@@ -251,8 +252,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.yaml"))
 
 
-def load(name: str) -> tuple[Suite, Document]:
-    """Return the suite called `name`, or the one in the YAML file at that path, with its text."""
+def load(name: str, *, within: Sequence[Path] = ()) -> tuple[Suite, Document]:
+    """Return the suite called `name`, or the one in the YAML file at that path, with its text.
+
+    `within` are the files of the suites that extend it.
+
+    Raises:
+        BenchError: there is none, it has a mistake, or it extends itself.
+    """
     check_name("suite", name)
     path = SUITES / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")) or "/" in name:
@@ -264,5 +271,15 @@ def load(name: str) -> tuple[Suite, Document]:
     elif not os.path.isfile(path):
         raise BenchError(f"unknown suite '{name}'{near_miss(name, names(), 'list suites')}")
     document = Document(read_text(path, YAML_BYTES), path.name)
+    extended = document.data.pop("extends", None)
     document.data.setdefault("name", path.stem)
+    if extended is not None:
+        try:
+            if path in within:
+                raise BenchError("it extends itself")
+            beside = path.parent / str(extended) if str(extended).endswith(".yaml") else extended
+            _, base = load(str(beside), within=(*within, path))
+        except BenchError as error:
+            raise document.error(["extends"], str(error)) from error
+        document.data = {**base.data, **document.data}
     return parse(document.data, document), document
