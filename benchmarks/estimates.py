@@ -52,6 +52,7 @@ class Cell:
     """A recorded speed-up beside the estimated one; `error` is estimated / measured - 1."""
 
     method: str
+    engine: str
     batch: int
     threads: int
     measured: float
@@ -87,12 +88,13 @@ def cells(found: Sequence[tuple[Record, Latency]]) -> tuple[list[Cell], list[Dev
         if way not in cpus:
             with using_threads(timing.threads):
                 cpus[way] = quiet_cpu(plain.operators, timing.dtype)
-        times = [roofline.seconds(one.operators, cpus[way]) for one in (plain, reduced)]
+        engine = timing.engine
+        times = [roofline.seconds(one.operators, cpus[way], engine) for one in (plain, reduced)]
         estimated = roofline.speedup(*times)
         measured = timing.speedup.median
         error = estimated.point / measured - 1
         size = timing.batch, timing.threads
-        rows.append(Cell(record.cell.label, *size, measured, estimated, error))
+        rows.append(Cell(record.cell.label, engine, *size, measured, estimated, error))
     return rows, list(cpus.values())
 
 
@@ -124,18 +126,23 @@ def show_cells(rows: Sequence[Cell], cpus: Sequence[Device], elsewhere: int) -> 
         )
     if elsewhere:
         print(f"{elsewhere} of {len(rows)} timings are of another host than this one")
-    print(f"{'method':28} batch  measured  estimated            error")
+    print(f"{'method':28} engine   batch  measured  estimated            error")
     for row in rows:
         shown = f"{row.estimated.point:.2f} ({row.estimated.low:.2f}-{row.estimated.high:.2f})"
-        print(f"{row.method:28} {row.batch:5d} {row.measured:8.2f}x  {shown:18} {row.error:+8.1%}")
-    errors = np.abs([row.error for row in rows])
-    held = [row.estimated.low <= row.measured <= row.estimated.high for row in rows]
-    near = int((errors <= NEAR).sum())
-    print(
-        f"within {NEAR:.0%}: {near} of {len(rows)} ({near / len(rows):.0%}); "
-        f"error: median {np.median(errors):.1%}, p90 {np.quantile(errors, 0.9):.1%}; "
-        f"in the range: {sum(held)} of {len(rows)}"
-    )
+        print(
+            f"{row.method:28} {row.engine:7} {row.batch:6d} {row.measured:8.2f}x  {shown:18} "
+            f"{row.error:+8.1%}"
+        )
+    for engine in dict.fromkeys(row.engine for row in rows):
+        those = [row for row in rows if row.engine == engine]
+        errors = np.abs([row.error for row in those])
+        held = [row.estimated.low <= row.measured <= row.estimated.high for row in those]
+        near = int((errors <= NEAR).sum())
+        print(
+            f"{engine}, within {NEAR:.0%}: {near} of {len(those)} ({near / len(those):.0%}); "
+            f"error: median {np.median(errors):.1%}, p90 {np.quantile(errors, 0.9):.1%}; "
+            f"in the range: {sum(held)} of {len(those)}"
+        )
 
 
 # --- GPUs ----------------------------------------------------------------------------------------

@@ -379,7 +379,17 @@ def test_recorded_speedups_stand_beside_estimated_ones(
     told = json.loads(capsys.readouterr().out)
     (cell,) = told["cells"]
     assert cell["error"] == pytest.approx(cell["estimated"]["point"] / cell["measured"] - 1)
+
+    record = json.loads((folder / "one.json").read_text())
+    record["cost"]["latency"][0]["engine"] = "compile"
+    record["cost"]["latency"][0]["samples_ms"][0] += 1
+    (folder / "compiled.json").write_text(json.dumps(record))
+    script.main(records=folder, vidur=None, as_json=True)
+    by_engine = {c["engine"]: c for c in json.loads(capsys.readouterr().out)["cells"]}
+    assert by_engine["eager"] == cell
+    assert by_engine["compile"]["estimated"] != cell["estimated"]  # fewer launches
     script.main(records=folder, vidur=None, as_json=False)
-    assert "within 20%: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "eager, within 20%: " in said and "compile, within 20%: " in said
     with pytest.raises(BenchError, match="no record of a timing"):
         [*script.timings(tmp_path)]

@@ -168,7 +168,6 @@ STUDIES = {
                 "evit": {"keep_rate": {"vision": 0.58}},
                 "crossget": {"r": {"vision": 19}},
             },
-            unreduced=False,
             weight=0.1,  # of the authors' LLaVA code, 13B
         ),
         limit=500,
@@ -272,8 +271,8 @@ def main(
     own = STUDIES[study]
     chosen = [s for s in own.settings if only in s.name]
     with ThreadPoolExecutor(jobs) as pool:
-        for seed in range(seeds):
-            list(pool.map(lambda s, seed=seed: train(own, s, seed), chosen))
+        runs = [(own, setting, seed) for seed in range(seeds) for setting in chosen]
+        list(pool.map(train, *zip(*runs, strict=True)))
     failed = measure(own, chosen, seeds, results, profile)
     if failed:
         raise typer.Exit(failed)

@@ -249,7 +249,7 @@ def _handles(methods: Sequence[str], looks: Looks) -> list[Line2D]:
     star, grey = looks.get(UNREDUCED, style.KNOWN[UNREDUCED]), style.Look(GREY, "o")
     return [
         _line(linestyle="--", linewidth=0.9, label="none (unreduced)", **style.filled(star)),
-        *(_line(label=style.short(name, 26), **style.filled(looks[name])) for name in methods),
+        *(_line(label=style.short(name), **style.filled(looks[name])) for name in methods),
         _line(label=TRAINED, **style.filled(grey)),
         _line(label=UNTRAINED, linestyle=DASHES, linewidth=0.8, **_hollow(grey)),
     ]

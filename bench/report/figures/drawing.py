@@ -143,7 +143,7 @@ class View:
             look = self.looks[method]
             shapes.append((method, {"color": look.color, "marker": look.marker}))
         shapes += [(name, {"color": BLACK} | kind) for name, kind in extra]
-        legend(figure, [Line2D([], [], label=style.short(n, 26), **kind) for n, kind in shapes])
+        legend(figure, [Line2D([], [], label=style.short(n), **kind) for n, kind in shapes])
         return figure
 
 

@@ -62,7 +62,7 @@ def draw(view: View, bands: Mapping[str, Sequence[Row]]) -> Figure:
             ends = row["delta_low"], row["delta_high"]
             ax.plot(ends, (place, place), color=look.color, linewidth=1.4)
             ax.plot(row["delta"], place, linestyle="", zorder=3, **style.filled(look))
-        ax.set_yticks(range(len(rows)), [style.short(row["method"], 26) for row in rows])
+        ax.set_yticks(range(len(rows)), [style.short(row["method"]) for row in rows])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.grid(axis="y", visible=False)
         ax.set_title(f"{name} of the MACs")

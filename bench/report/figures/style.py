@@ -127,7 +127,7 @@ def looks(series: Iterable[str], leaders: Sequence[str] | None = None) -> dict[s
     series = sorted(set(series))
     leaders = sorted(series, key=_familiarity) if leaders is None else leaders
     coloured = [name for name in leaders if name not in _PLAIN][: len(COLORS)]
-    own = {name: KNOWN.get(name.partition(",")[0]) for name in {*series, *coloured}}
+    own = {name: KNOWN.get(_method(name)) for name in {*series, *coloured}}
     colors = dict.fromkeys(own, GREY) | dict.fromkeys(_PLAIN, BLACK)
     free = list(COLORS)
     for name in sorted(coloured, key=lambda name: (own[name] is None, coloured.index(name))):
@@ -182,8 +182,12 @@ def marker_size(look: Look) -> float:
 
 def _familiarity(name: str) -> int:
     known = [*KNOWN]
-    method = name.partition(",")[0]
-    return known.index(method) if method in known else len(known)
+    return known.index(_method(name)) if _method(name) in known else len(known)
+
+
+def _method(series: str) -> str:
+    """Return the method of a series, which a variant follows: `crossget, unguided`."""
+    return series.partition(",")[0]
 
 
 def filled(look: Look) -> dict[str, Any]:
@@ -230,6 +234,6 @@ def rc() -> dict[str, Any]:
     }
 
 
-def short(text: str, length: int = 18) -> str:
-    """Cut a direct label to what fits beside its line."""
+def short(text: str, length: int = 26) -> str:
+    """Cut a label to what fits beside its line; the usual length is that of a method's name."""
     return safe(text if len(text) <= length else text[: length - 1] + "…", length)
