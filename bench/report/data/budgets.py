@@ -34,7 +34,7 @@ class Budget:
 def budgets(frames: Frames) -> list[Budget]:
     """Return the bands from many MACs to few, methods by name."""
     bands: dict[str, dict[str, dict[str, Row]]] = {}
-    for group in frames.groups():
+    for group in frames.accuracies():
         for row in frames.by_group[group]:
             if row["is_baseline"] or row["accuracy_value"] is None or row["gmacs"] is None:
                 continue

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 
 from bench.core.errors import BenchError, near_miss
-from bench.records.record import Record
+from bench.records.record import ENGINES, Record
 from bench.report.data import (
     bands,
     differences,
@@ -117,6 +117,25 @@ class Frames:
         Not those of fine-tuned models: their seeds are no settings, the best seed is no finding.
         """
         return [name for name, rows in self.by_group.items() if "recipe" not in rows[0]]
+
+    @cached_property
+    def by_engine(self) -> list[dict[str, str]]:
+        """Of `groups`, by engine, those that differ in nothing else; eager first."""
+        alike: dict[tuple[Any, ...], dict[str, str]] = {}
+        names = [name for name in grouping.GROUP if name != "engine"]
+        for group in self.groups():
+            row = self.by_group[group][0]
+            alike.setdefault(tuple(row.get(n) for n in names), {})[row["engine"]] = group
+        return [
+            {e: groups[e] for e in sorted(groups, key=ENGINES.index)} for groups in alike.values()
+        ]
+
+    def accuracies(self) -> list[str]:
+        """Return those of `groups` that accuracies are told of: one of its engines each.
+
+        Accuracies are the eager pass's under every engine.
+        """
+        return [next(iter(groups.values())) for groups in self.by_engine]
 
     def remark(self, *groups: str) -> str:
         """Say what the cells of some tables do not have in common; empty where nothing."""

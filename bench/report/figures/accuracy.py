@@ -61,18 +61,19 @@ def group_plots(frames: Frames, group: str) -> Iterator[Plot]:
 @makes("figure", 40, overall=True)
 def overviews(frames: Frames, groups: Sequence[str]) -> Iterator[Plot]:
     """Yield the trade-offs of several models and tasks side by side, where there are several."""
-    data, view = [shown(frames, group) for group in groups], View.of(frames)
-    counted = [(d.title, rows) for d in data if len(rows := with_gmacs(d.scored)) > 1]
+    data, view = {group: shown(frames, group) for group in groups}, View.of(frames)
+    once = [data[group] for group in frames.accuracies() if group in data]
+    counted = [(d.title, rows) for d in once if len(rows := with_gmacs(d.scored)) > 1]
     if 1 < len(counted) <= MAX_PANELS:
         draw = partial(overview, view, counted, view.macs_panel)
         yield Plot("accuracy_vs_gmacs", CAPTION, draw)
-    fast = [(d.title, _largest_batch(joined(d.scored, d.timed))) for d in data]
+    fast = [(d.title, _largest_batch(joined(d.scored, d.timed))) for d in data.values()]
     fast = [(name, rows) for name, rows in fast if len(rows) > 1]
     if 1 < len(fast) <= MAX_PANELS:
         sizes = batches(row for _, rows in fast for row in rows)
         caption = "Accuracy against measured paired speed-up at batch "
         caption += f"{' or '.join(map(str, sizes))}, with 95 % intervals; dashed: the baseline."
-        caption += next((d.left_out for d in data if d.left_out), "")
+        caption += next((d.left_out for d in data.values() if d.left_out), "")
         draw = partial(overview, view, fast, view.speed_panel)
         yield Plot("accuracy_vs_speedup", caption, draw)
 

@@ -140,14 +140,14 @@ def _bound(size: int) -> Column:
     return Column(head, key, digits=0, better=1, wide=True).timing(size)
 
 
-def speedup_column(header: str, name: str, batch: int | None = None) -> Column:
+def speedup_column(header: str, name: str, batch: int | str | None = None) -> Column:
     """Return a column of speed-ups with their intervals: `name` is "speedup" or "fastest"."""
     end = "" if batch is None else f"_batch{batch}"
     how = {"digits": 2, "suffix": "×", "null": 1, "within": f"aa_half_x{end}", "better": 1}
     return interval(header, f"{name}{{}}_x{end}", **how).timing(batch)
 
 
-def disturbed_legend(rows: Sequence[Row], batches: Sequence[int] = ()) -> str:
+def disturbed_legend(rows: Sequence[Row], batches: Sequence[int | str] = ()) -> str:
     """Return what a caption says of the mark of disturbed timings; empty where none stands."""
     fields = [f"disturbed_batch{batch}" for batch in batches] or ["disturbed"]
     return disturbed.LEGEND if any(row.get(field) for row in rows for field in fields) else ""

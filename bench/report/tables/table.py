@@ -119,7 +119,7 @@ class Column:
         added = tuple((f"{before}{flag.field}{behind}", flag.mark) for flag in flags)
         return replace(self, marks=self.marks + added)
 
-    def timing(self, batch: int | None = None) -> Column:
+    def timing(self, batch: int | str | None = None) -> Column:
         """Return the column with disturbed timings marked and out of the contest.
 
         Args:
