@@ -166,16 +166,19 @@ def test_a_suite_may_extend_another(tmp_path: Path) -> None:
     [
         ("models: [m/m]\nmethods: [none]\nlimit: 0", "mine.yaml:2: base.yaml:3: 'limit': "),
         ("extends: mine.yaml", "mine.yaml:2: base.yaml:1: mine.yaml:2: it extends itself"),
+        ("extends: ../mine/../mine/base.yaml", "mine.yaml:2: base.yaml:1: base.yaml:1: it extends"),
         ("extends: quik", "mine.yaml:2: base.yaml:1: unknown suite 'quik' — did you mean 'quick'"),
     ],
 )
 def test_mistakes_in_what_a_suite_extends_name_both(
     tmp_path: Path, base: str, message: str
 ) -> None:
-    (tmp_path / "base.yaml").write_text(base)
-    (tmp_path / "mine.yaml").write_text("limit: 7\nextends: base.yaml")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "base.yaml").write_text(base)
+    (folder / "mine.yaml").write_text("limit: 7\nextends: base.yaml")
     with pytest.raises(BenchError) as error:
-        spec.load(str(tmp_path / "mine.yaml"))
+        spec.load(str(folder / "mine.yaml"))
     assert str(error.value).startswith(message)
 
 

@@ -255,7 +255,7 @@ def names() -> list[str]:
 def load(name: str, *, within: Sequence[Path] = ()) -> tuple[Suite, Document]:
     """Return the suite called `name`, or the one in the YAML file at that path, with its text.
 
-    `within` are the files of the suites that extend it.
+    `within` are the files of the suites that extend it, resolved.
 
     Raises:
         BenchError: there is none, it has a mistake, or it extends itself.
@@ -275,10 +275,11 @@ def load(name: str, *, within: Sequence[Path] = ()) -> tuple[Suite, Document]:
     document.data.setdefault("name", path.stem)
     if extended is not None:
         try:
-            if path in within:
+            if (here := path.resolve()) in within:
                 raise BenchError("it extends itself")
-            beside = path.parent / str(extended) if str(extended).endswith(".yaml") else extended
-            _, base = load(str(beside), within=(*within, path))
+            is_file = str(extended).endswith((".yaml", ".yml"))
+            other = path.parent / str(extended) if is_file else extended
+            _, base = load(str(other), within=(*within, here))
         except BenchError as error:
             raise document.error(["extends"], str(error)) from error
         document.data = {**base.data, **document.data}
