@@ -271,8 +271,8 @@ def main(
     own = STUDIES[study]
     chosen = [s for s in own.settings if only in s.name]
     with ThreadPoolExecutor(jobs) as pool:
-        runs = [(own, setting, seed) for seed in range(seeds) for setting in chosen]
-        list(pool.map(train, *zip(*runs, strict=True)))
+        runs = [(setting, seed) for seed in range(seeds) for setting in chosen]
+        list(pool.map(lambda run: train(own, *run), runs))
     failed = measure(own, chosen, seeds, results, profile)
     if failed:
         raise typer.Exit(failed)

@@ -155,11 +155,15 @@ class Frames:
         """Name a model or task by its short name, if it has one."""
         return self.names.get(name, name)
 
+    def subject(self, row: Row) -> str:
+        """Name the model and task of a row."""
+        return f"{self.named(row['model'])} · {task_name(self.named(row['task']))}"
+
     def title(self, group: str) -> str:
         """Name a table by its model and task, and by whatever else tells it from the others."""
         row = self.by_group[group][0]
         variety = self._variety[row["model"], row["task"]]
-        parts = [f"{self.named(row['model'])} · {task_name(self.named(row['task']))}"]
+        parts = [self.subject(row)]
         telling = (
             "machine",
             "profile",

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from bench.report.data.bands import by_band
 from bench.report.data.frame import Frames
 from bench.report.data.makers import makes
-from bench.report.data.names import task_name
 from bench.report.data.rows import Row
 from bench.report.data.timings import batches, ends_of, under_main, with_timings
 from bench.report.tables.comparison import disturbed_legend, speedup_column
@@ -44,9 +43,8 @@ def _table(frames: Frames, groups: Mapping[str, str]) -> Table | None:
     under = {f"{size}_{engine}": f"{engine}, b{size}" for size in ends for engine in groups}
     columns = [*name_columns(shown), Column("MAC bound", "mac_bound_x", digits=2, suffix="×")]
     columns += [speedup_column(head, "speedup", key) for key, head in under.items()]
-    first = shown[0]
-    title = f"{frames.named(first['model'])} · {task_name(frames.named(first['task']))}"
+    title = f"Engines: {frames.subject(shown[0])}"
     said = (f"Timing: {', and '.join(conditions)}", disturbed_legend(shown, [*under]))
     caption = CAPTION.format("; ".join(filter(None, said)))
     name = f"{next(iter(groups.values()))}--engines"
-    return Table(name, escape(caption), columns, shown, escape(f"Engines: {title}"))
+    return Table(name, escape(caption), columns, shown, escape(title))
